@@ -1,0 +1,100 @@
+"""The one record that every data source becomes."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+
+from bat_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images with their labels and their ids, in the order of the source.
+
+    Attributes:
+      images: uint8, NHWC.
+      labels: int32 class indices.
+      ids: int64; an example's place in the source's own order, by which estimates made elsewhere
+        are joined to it. A subset of a split keeps the ids of the whole.
+    """
+
+    images: UInt8[np.ndarray, "examples height width channels"]
+    labels: Int32[np.ndarray, "examples"]
+    ids: Int64[np.ndarray, "examples"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Int64[np.ndarray, "rows"]) -> "Split":
+        """Returns the given rows, in the given order, with their ids."""
+        return Split(self.images[rows], self.labels[rows], self.ids[rows])
+
+    def digest(self) -> str:
+        """Returns a hash of ids, labels and images: equal if and only if the split is the same."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.labels, self.images):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A training and a test split of one image classification set."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part, split in (("train", self.train), ("test", self.test)):
+            _check(f"{self.name} {part}", split, len(self.class_names))
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise UserError(
+                f"{self.name}: training images are {self.train.images.shape[1:]} and test images"
+                f" {self.test.images.shape[1:]}; expected one (height, width, channels)"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, whether or not every one of them occurs."""
+        return len(self.class_names)
+
+
+def _check(what: str, split: Split, num_classes: int) -> None:
+    images, labels, ids = split.images, split.labels, split.ids
+    if images.dtype != np.uint8:
+        found = f"{images.dtype}"
+        if np.issubdtype(images.dtype, np.floating):
+            found += f" with {int(np.count_nonzero(~np.isfinite(images)))} values not finite"
+        raise UserError(f"{what}: images are {found}; expected uint8 values from 0 to 255")
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise UserError(
+            f"{what}: images have shape {images.shape}; expected (examples, height, width, 1 or 3)"
+        )
+    if not len(images) == len(labels) == len(ids):
+        raise UserError(
+            f"{what}: {len(images)} images, {len(labels)} labels and {len(ids)} ids; expected as"
+            " many of each"
+        )
+    if not len(images):
+        raise UserError(f"{what}: no images; expected at least one")
+    if labels.dtype != np.int32:
+        raise UserError(f"{what}: labels are {labels.dtype}; expected int32")
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        row = outside[0]
+        raise UserError(
+            f"{what}: example {ids[row]} has label {labels[row]}; expected 0 to {num_classes - 1}"
+        )
+    if len(np.unique(ids)) != len(ids):
+        raise UserError(f"{what}: some ids occur twice; expected each example once")
