@@ -1,0 +1,60 @@
+"""Whether a server answers, known within seconds.
+
+A download by TFDS retries for minutes when there is no network. So its servers are asked first.
+"""
+
+import queue
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable
+
+
+def unreachable(urls: Iterable[str], *, seconds: float = 8.0) -> str | None:
+    """Returns which server does not answer and why, or None if each of them does.
+
+    Every host is asked for one of its URLs, all at the same time, through the proxies of the
+    environment. Any answer counts, an error status too.
+
+    Args:
+      urls: what would be downloaded; only http and https are asked for.
+      seconds: the time for everything. The time-out of a socket does not bound the resolution of
+        names, hence threads that are left behind when the time is over.
+    """
+    hosts: dict[str, str] = {}
+    for url in urls:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme in ("http", "https"):
+            hosts.setdefault(parts.netloc, url)
+    answers: queue.Queue[tuple[str, str | None]] = queue.Queue()
+    for host, url in hosts.items():
+        threading.Thread(target=_ask, args=(host, url, seconds, answers), daemon=True).start()
+    deadline = time.monotonic() + seconds
+    waiting = set(hosts)
+    while waiting:
+        try:
+            host, problem = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return f"{min(waiting)} did not answer within {seconds:g} s"
+        if problem is not None:
+            return f"{host} cannot be reached ({problem})"
+        waiting.discard(host)
+    return None
+
+
+def _ask(
+    host: str, url: str, seconds: float, answers: "queue.Queue[tuple[str, str | None]]"
+) -> None:
+    request = urllib.request.Request(url, method="HEAD")
+    problem = None
+    try:
+        with urllib.request.urlopen(request, timeout=seconds):
+            pass
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except Exception as error:  # whatever it is, it is no answer, and it must reach the caller
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        problem = str(reason) or type(reason).__name__
+    answers.put((host, problem))
