@@ -1,0 +1,35 @@
+"""Handwritten digits that ship with scikit-learn: real data with nothing to download."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bat_jax.data.dataset import Dataset, Split
+from bat_jax.errors import UserError
+
+
+def read(path: Path | None) -> Dataset:
+    """Reads the 1,797 gray 8x8 images of `sklearn.datasets.load_digits`.
+
+    They are the test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,
+    UCI, https://doi.org/10.24432/C50P49). An id is a place in scikit-learn's order. There is no
+    official split: every fourth image (id % 4 == 3) is a test image, 449 of them, and the other
+    1,348 are for training. The source's values 0 to 16 are scaled to 0 to 255 and rounded.
+
+    Args:
+      path: must be None.
+    """
+    if path is not None:
+        raise UserError(f"digits: got path {path}; expected none, for they ship with scikit-learn")
+    from sklearn.datasets import load_digits  # a second to import, which no other reader needs
+
+    source = load_digits()
+    images = np.round(source.images[..., np.newaxis] * (255 / 16)).astype(np.uint8)
+    whole = Split(images, source.target.astype(np.int32), np.arange(len(images), dtype=np.int64))
+    test = whole.ids % 4 == 3
+    return Dataset(
+        "digits",
+        train=whole.take(np.flatnonzero(~test)),
+        test=whole.take(np.flatnonzero(test)),
+        class_names=tuple(str(name) for name in source.target_names),
+    )

@@ -1,0 +1,102 @@
+"""Encoded images (JPEG, PNG, ...) to one uint8 array."""
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from bat_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Pillow would open more: some (EPS) by starting programs, some (PPM) cut to 8 bits in silence.
+_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+# Pillow's modes of 8 bits a channel and no transparency, and their numbers of channels.
+_CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
+
+
+def decode(
+    names: Sequence[str],
+    read: Callable[[str], bytes],
+    *,
+    where: str,
+    remedy: str,
+    shape: tuple[int, int, int] | None = None,
+) -> UInt8[np.ndarray, "images height width channels"]:
+    """Decodes images of one size, in threads: Pillow lets go of Python's lock while it decodes.
+
+    Args:
+      names: the files of the images, at least one.
+      read: returns the content of a file.
+      where: the folder or archive, for messages.
+      remedy: what a user is told to do about a damaged image.
+      shape: height, width and channels of the result, 1 for gray or 3 for RGB. None takes the size
+        of the first image, and RGB if any image has colours.
+
+    Returns:
+      The images in the order of `names`. Gray ones are repeated to RGB where RGB is asked for.
+    """
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        # Pillow warns of oddities beside the pixels, in metadata or unused palettes.
+        warnings.simplefilter("ignore")
+
+        def opened(name: str) -> "Image":
+            return _open(read(name), f"{where}: {name}", remedy)
+
+        if shape is None:
+            width, height = opened(names[0]).size
+            channels = max(pool.map(lambda name: _CHANNELS[opened(name).mode], names))
+            shape = (height, width, channels)
+        images = np.empty((len(names), *shape), np.uint8)
+
+        def fill(row: int) -> None:
+            images[row] = _pixels(opened(names[row]), f"{where}: {names[row]}", shape, remedy)
+
+        for _ in pool.map(fill, range(len(names))):  # the first error ends it
+            pass
+    return images
+
+
+def _open(content: bytes, where: str, remedy: str) -> "Image":
+    from PIL import Image  # not needed by readers of raw arrays
+
+    try:
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
+    except Exception as error:  # damaged headers end in errors of many types
+        raise UserError(
+            f"{where}: is not an image that can be read; expected one of {', '.join(_FORMATS)};"
+            f" {remedy}"
+        ) from error
+    # Pillow reduces 16-bit colours to 8 without a word, except in the name of its decoder's mode.
+    if image.mode not in _CHANNELS or ";16" in str(image.tile):
+        raise UserError(
+            f"{where}: has pixels of mode {image.mode}"
+            f"{' with 16 bits' if ';16' in str(image.tile) else ''}; expected gray or RGB of 8 bits"
+            " without transparency; convert it"
+        )
+    return image
+
+
+def _pixels(
+    image: "Image", where: str, shape: tuple[int, int, int], remedy: str
+) -> UInt8[np.ndarray, "height width channels"]:
+    height, width, channels = shape
+    if image.size != (width, height):  # known before anything is decoded
+        raise UserError(
+            f"{where}: is {image.size[0]} wide and {image.size[1]} high; expected {width} and"
+            f" {height}, one size for all images; resize or remove it"
+        )
+    try:
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except Exception as error:  # damaged pixels end in errors of many types
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{where}: is a damaged image ({reason}); expected a whole one; {remedy}"
+        ) from error
+    return pixels.reshape(shape)

@@ -1,0 +1,85 @@
+"""Where data sets are published, where they are looked for, and what to say when they are amiss."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from jaxtyping import Integer
+
+from bat_jax.errors import UserError
+
+
+def data_folder() -> Path:
+    """Returns the folder for archives: `$BAT_JAX_DATA`, else ~/.cache/bat_jax/data."""
+    return Path(os.environ.get("BAT_JAX_DATA") or "~/.cache/bat_jax/data").expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class Official:
+    """The archive that the authors of a data set publish.
+
+    Attributes:
+      name: what `bat_jax.data.load` calls the set.
+      url: where the archive is.
+      size: its size, for people.
+      folder: the folder that it extracts to.
+    """
+
+    name: str
+    url: str
+    size: str
+    folder: str
+
+    @property
+    def archive(self) -> str:
+        """The archive's file name."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def again(self) -> str:
+        """What to do about a damaged file."""
+        return f"fetch {self.url} again"
+
+    def instruction(self, folder: Path) -> str:
+        """What to do when there is no file."""
+        return f"fetch {self.url} ({self.size}) and put it in {folder}"
+
+    def find(self, path: Path | None) -> Path | None:
+        """Returns the archive or its extracted folder; None if it is not in the default place.
+
+        Args:
+          path: the archive, its extracted folder or a folder holding one of them; None looks in
+            `data_folder()`.
+        """
+        if path is not None and path.is_file():
+            return path
+        place = data_folder() if path is None else path
+        if (place / self.archive).is_file():
+            return place / self.archive
+        if (place / self.folder).is_dir():
+            return place / self.folder
+        return path
+
+
+def check_labels(
+    labels: Integer[np.ndarray, "examples"], num_classes: int, *, where: str, remedy: str
+) -> None:
+    """Raises the error that names the first label outside [0, num_classes)."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        row = outside[0]
+        raise UserError(
+            f"{where}: example {row} has label {labels[row]}; expected 0 to {num_classes - 1};"
+            f" {remedy}"
+        )
+
+
+def note_count(where: str, found: int, official: int) -> None:
+    """Logs that a set is not of its published size, which a subset made on purpose is not either.
+
+    What is cut inside an example or an archive is an error of the reader. This says the rest.
+    """
+    if found != official:
+        logging.warning("%s: %d examples; the published set has %d", where, found, official)

@@ -1,0 +1,60 @@
+"""The data sets by name."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bat_jax.data import cifar, digits, fashion_mnist, image_folder, tfds_source, tiny_imagenet
+from bat_jax.data.dataset import Dataset
+from bat_jax.errors import UserError
+
+_READERS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": digits.read,
+    "fashion_mnist": fashion_mnist.read,
+    "cifar10": cifar.read_cifar10,
+    "cifar100": cifar.read_cifar100,
+    "tiny_imagenet": tiny_imagenet.read,
+}
+
+
+def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
+    """Reads a data set into memory.
+
+    Args:
+      name: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `tiny_imagenet`, `tfds:<name>` for an
+        image classification set of TensorFlow Datasets or `folder:<path>` for your own images.
+      path: the archive or folder of the set; for `tfds:<name>` the `data_dir` of TFDS. None looks
+        in the default places, which the readers of the sets tell, and may download.
+
+    Returns:
+      Training and test images (uint8, NHWC) with labels, ids and class names.
+
+    Raises:
+      UserError: in one line, what is missing or wrong, and what to do.
+    """
+    place = None if path is None else Path(path).expanduser()
+    if place is not None and not place.exists():
+        raise UserError(
+            f"{name}: path {place} does not exist; expected the set's archive or folder"
+        )
+    try:
+        return _read(name, place)
+    except OSError as error:  # such as a folder that may not be read
+        raise UserError(
+            f"{name}: {error.filename} cannot be read ({error.strerror}); expected the set's files;"
+            " check its permissions and the disk"
+        ) from error
+
+
+def _read(name: str, place: Path | None) -> Dataset:
+    kind, _, rest = name.partition(":")
+    if name in _READERS:
+        return _READERS[name](place)
+    if kind == "tfds" and rest:
+        return tfds_source.read(rest, name=name, data_dir=place)
+    if kind == "folder" and rest:
+        if place is not None:
+            raise UserError(f"{name}: got path {place} too; expected the folder in the name alone")
+        return image_folder.read(Path(rest).expanduser())
+    known = ", ".join([*_READERS, "tfds:<name>", "folder:<path>"])
+    raise UserError(f"data set {name!r} is unknown; expected one of {known}")

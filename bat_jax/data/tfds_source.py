@@ -1,0 +1,217 @@
+"""Image classification sets of TensorFlow Datasets, read without TensorFlow."""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from bat_jax.data import network
+from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.places import check_labels, data_folder
+from bat_jax.errors import UserError
+
+
+def read(
+    builder_name: str,
+    *,
+    name: str | None = None,
+    data_dir: Path | None = None,
+    instruction: str | None = None,
+) -> Dataset:
+    """Reads a set with the features `image` and `label`, and prepares it first where needed.
+
+    Reference: https://www.tensorflow.org/datasets/catalog/overview. The test set is the split
+    `test`, or `validation` where there is none. Where examples have a feature `id` that is or ends
+    in a number, as in b"train_16399", these numbers are the ids, and examples are sorted by them:
+    the order of the source. Otherwise an id is a place in TFDS's order, which is shuffled once and
+    for all when a set is prepared.
+
+    Args:
+      builder_name: name[/config][:version], as in `tfds.builder`.
+      name: the name of the result; None is `builder_name`.
+      data_dir: where prepared sets are. None is `$TFDS_DATA_DIR`, else ~/tensorflow_datasets.
+      instruction: what to do if there is no network, where that is simpler than TFDS's files.
+    """
+    name = name or builder_name
+    with _quiet():
+        builder = _builder(builder_name, name, data_dir)
+        if not builder.is_prepared():
+            _prepare(builder, name, instruction)
+        return _dataset(builder, name)
+
+
+def _dataset(builder: Any, name: str) -> Dataset:
+    features = builder.info.features
+    missing = [field for field in ("image", "label") if field not in (features or {})]
+    if missing:
+        raise UserError(
+            f"{name}: has no feature {missing[0]!r} but {', '.join(features or {})}; expected an"
+            " image classification set"
+        )
+    splits = list(builder.info.splits)
+    test = "test" if "test" in splits else "validation"
+    absent = [part for part in ("train", test) if part not in splits]
+    if absent:
+        raise UserError(
+            f"{name}: has no split {absent[0]!r} but {', '.join(splits) or 'none'}; expected train,"
+            " and test or validation"
+        )
+    shape = tuple(features["image"].shape)
+    if len(shape) != 3 or None in shape:
+        raise UserError(
+            f"{name}: feature 'image' has shape {shape}; expected one fixed (height, width,"
+            " channels); resize the images and load them as folder:<path>"
+        )
+    if not hasattr(features["label"], "names"):
+        raise UserError(
+            f"{name}: feature 'label' is {type(features['label']).__name__}; expected ClassLabel"
+        )
+    names = tuple(str(label) for label in features["label"].names)
+    return Dataset(
+        name,
+        train=_split(builder, name, "train", len(names)),
+        test=_split(builder, name, test, len(names)),
+        class_names=names,
+    )
+
+
+def _builder(builder_name: str, name: str, data_dir: Path | None) -> Any:
+    with _told(f"{name}: TFDS cannot be imported"):
+        import tensorflow_datasets as tfds  # two seconds, which only this reader costs
+    place = data_dir or os.environ.get("TFDS_DATA_DIR") or None
+    bare = re.split("[/:]", builder_name)[0]
+    if re.match(r"\w*:(?![\d*])", builder_name):
+        raise UserError(
+            f"{name}: names a set of a community; expected <name>[/<config>][:<version>] of TFDS's"
+            " own; see https://www.tensorflow.org/datasets/catalog/overview"
+        )
+    with _told(f"{name}: TFDS does not know it so"):
+        try:
+            return tfds.builder(builder_name, data_dir=place, file_format="array_record")
+        except tfds.core.DatasetNotFoundError as error:
+            known = tfds.list_builders(with_community_datasets=False)
+            close = difflib.get_close_matches(bare, known, n=3)
+            raise UserError(
+                f"{name}: TFDS {tfds.__version__} has no data set {bare!r}; expected one of its"
+                f" {len(known)} names{', such as ' * bool(close)}{', '.join(close)}; see"
+                " https://www.tensorflow.org/datasets/catalog/overview"
+            ) from error
+
+
+def _prepare(builder: Any, name: str, instruction: str | None) -> None:
+    import tensorflow_datasets as tfds
+
+    # Files that a user fetched by hand are taken from here, if they have the server's names.
+    by_hand = data_folder() / builder.name
+    by_instruction = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    if by_instruction and not (by_hand.is_dir() and any(by_hand.iterdir())):
+        raise UserError(
+            f"{name}: not prepared in {builder.data_dir}, and its files are not in {by_hand}, where"
+            f" they are to be put by hand: {' '.join(by_instruction.split())}"
+        )
+    downloads = builder.url_infos or {}
+    needed = [url for url, info in downloads.items() if not _fetched(by_hand, info)]
+    if not downloads and not by_instruction:
+        problem = network.unreachable([builder.info.homepage])  # what it downloads is not known
+    else:
+        problem = network.unreachable(needed)
+    if problem is not None:
+        raise UserError(
+            f"{name}: not prepared in {builder.data_dir}, and {problem}; without a network,"
+            f" {instruction or _by_hand(builder, needed, by_hand)}"
+        )
+    config = tfds.download.DownloadConfig(manual_dir=by_hand, try_download_gcs=False)
+    # TFDS prints a box of stars when TensorFlow is missing; the error below says it in a line.
+    with _told(f"{name}: TFDS cannot prepare it"), contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_config=config)
+
+
+def _fetched(folder: Path, info: Any) -> bool:
+    return bool(info.filename) and (folder / info.filename).is_file()
+
+
+def _by_hand(builder: Any, urls: Sequence[str], folder: Path) -> str:
+    if urls:
+        return f"fetch {' '.join(urls)} and put {'them' if len(urls) > 1 else 'it'} in {folder}"
+    return f"prepare it elsewhere and copy the folder {builder.data_dir}"
+
+
+def _split(builder: Any, name: str, part: str, num_classes: int) -> Split:
+    where = f"{name} {part}"
+    feature = builder.info.features["image"]
+    with _told(f"{where}: cannot be read from {builder.data_dir}"):
+        source = builder.as_data_source(split=part)
+        images = np.empty((len(source), *feature.shape), feature.np_dtype)
+        labels = np.empty(len(source), np.int32)
+        numbers: list[int | None] = []
+        for row, example in enumerate(source):
+            image = np.asarray(example["image"])
+            if image.shape != images.shape[1:]:
+                raise UserError(
+                    f"{where}: example {row} has shape {image.shape}; expected {images.shape[1:]};"
+                    f" remove {builder.data_dir} and prepare it again"
+                )
+            images[row], labels[row] = image, example["label"]
+            numbers.append(_number(example.get("id")))
+    check_labels(labels, num_classes, where=where, remedy=f"prepare {builder.data_dir} again")
+    ids = np.array([number for number in numbers if number is not None], np.int64)
+    if len(np.unique(ids)) < len(images):  # no ids, or not one an example
+        return Split(images, labels, np.arange(len(images), dtype=np.int64))
+    order = np.argsort(ids)
+    if np.array_equal(order, np.arange(len(order))):
+        return Split(images, labels, ids)
+    return Split(images, labels, ids).take(order)
+
+
+def _number(value: Any) -> int | None:
+    """Returns the number that an example's id is or ends in."""
+    if isinstance(value, bytes):
+        match = re.search(rb"(\d+)$", value)
+        return int(match[1]) if match else None
+    return int(value) if isinstance(value, int | np.integer) else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's warnings and log lines, which are for its developers, from ours."""
+    before = logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tells in one line whatever TFDS or a builder of its raises, which can be anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        module = _missing_module(error)
+        if module is not None:
+            raise UserError(
+                f"{what}: it needs {module}; install it with: pip install {module}"
+            ) from error
+        lines = str(error).strip().splitlines() or [""]
+        raise UserError(f"{what}: {type(error).__name__}: {lines[0]}") from error
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,125 @@
+"""Tiny ImageNet from the official zip archive or its extracted folder."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from bat_jax.data import archive, images
+from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.places import Official, data_folder, note_count
+from bat_jax.errors import UserError
+
+OFFICIAL = Official(
+    "tiny_imagenet",
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "237 MB",
+    "tiny-imagenet-200",
+)
+SHAPE = (64, 64, 3)
+_PER_CLASS = 500  # training images of a class in the whole set
+
+
+def read(path: Path | None) -> Dataset:
+    """Reads Tiny ImageNet: 100,000 training images, 64x64x3, in 200 classes.
+
+    Reference: Stanford CS231N, http://cs231n.stanford.edu/tiny-imagenet-200.zip. The 10,000
+    validation images are the test set, for the official test images have no labels. A label is a
+    class's line in wnids.txt. The id of a training image is 500 times its label plus the number in
+    its file's name, and that of a validation image the number in its file's name: so a subset has
+    the ids that its images have in the whole set. Gray images are made RGB.
+
+    Args:
+      path: tiny-imagenet-200.zip, or the folder extracted from it, or a folder that holds one of
+        them. None looks in the data folder.
+    """
+    source = OFFICIAL.find(path)
+    if source is None:
+        raise UserError(
+            f"tiny_imagenet: neither {OFFICIAL.archive} nor {OFFICIAL.folder} is in"
+            f" {data_folder()}; {OFFICIAL.instruction(data_folder())}"
+        )
+    with archive.opened(source, marker="wnids.txt", remedy=OFFICIAL.again) as files:
+        reader = _Reader(source, files)
+        return Dataset("tiny_imagenet", reader.train(), reader.test(), reader.class_names())
+
+
+class _Reader:
+    def __init__(self, source: Path, files: archive.Files) -> None:
+        self._source = source
+        self._files = files
+        self._wnids = [line for line in self._lines("wnids.txt") if line]
+        self._labels = {wnid: label for label, wnid in enumerate(self._wnids)}
+        if len(self._labels) < len(self._wnids) or not self._labels:
+            raise self._wrong("wnids.txt", f"{len(self._labels)} different classes", "one a line")
+
+    def class_names(self) -> tuple[str, ...]:
+        """Returns each class's words, such as "goldfish, Carassius auratus"."""
+        words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
+        return tuple(words.get(wnid, wnid) for wnid in self._wnids)
+
+    def train(self) -> Split:
+        rows = []
+        for wnid, label in self._labels.items():
+            of_class = self._numbered(f"train/{wnid}/images", wnid)
+            if not of_class:
+                raise self._wrong(f"train/{wnid}/images", "no image", "some .JPEG files")
+            for number, name in of_class.items():
+                if number >= _PER_CLASS:
+                    raise self._wrong(name, f"number {number}", f"0 to {_PER_CLASS - 1}")
+                rows.append((label * _PER_CLASS + number, label, name))
+        return self._split(rows, official=len(self._wnids) * _PER_CLASS)
+
+    def test(self) -> Split:
+        wnid_of = {}
+        for line in self._lines("val/val_annotations.txt"):
+            name, _, rest = line.partition("\t")
+            wnid_of[name] = rest.partition("\t")[0]
+        rows = []
+        for number, name in self._numbered("val/images", "val").items():
+            file = name.rpartition("/")[2]
+            if file not in wnid_of:
+                raise self._wrong("val/val_annotations.txt", f"no line for {file}", "one an image")
+            if wnid_of[file] not in self._labels:
+                raise self._wrong(
+                    "val/val_annotations.txt",
+                    f"class {wnid_of[file]!r} for {file}",
+                    f"one of the {len(self._labels)} in wnids.txt",
+                )
+            rows.append((number, self._labels[wnid_of[file]], name))
+        if not rows:
+            raise self._wrong("val/images", "no image", "some .JPEG files")
+        return self._split(rows, official=10_000)
+
+    def _split(self, rows: list[tuple[int, int, str]], official: int) -> Split:
+        ids, labels, names = zip(*sorted(rows), strict=True)
+        note_count(f"{self._source}: {names[0].partition('/')[0]}", len(names), official)
+        pixels = images.decode(
+            names,
+            self._files.read,
+            where=str(self._source),
+            remedy=OFFICIAL.again,
+            shape=SHAPE,
+        )
+        return Split(pixels, np.array(labels, np.int32), np.array(ids, np.int64))
+
+    def _numbered(self, folder: str, prefix: str) -> dict[int, str]:
+        numbered = {}
+        for name in self._files.under(folder):
+            match = re.fullmatch(rf"{re.escape(prefix)}_(\d+)\.JPEG", name.rpartition("/")[2])
+            if match is None:
+                raise self._wrong(folder, name.rpartition("/")[2], f"{prefix}_<number>.JPEG")
+            numbered[int(match[1])] = name
+        return numbered
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            text = self._files.read(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._wrong(name, f"not text ({error.reason})", "lines of text") from error
+        return [line.strip() for line in text.splitlines()]
+
+    def _wrong(self, name: str, found: str, expected: str) -> UserError:
+        return UserError(
+            f"{self._source}: {name}: found {found}; expected {expected}; {OFFICIAL.again}"
+        )

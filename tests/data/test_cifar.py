@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+
+from bat_jax.data import load
+from bat_jax.errors import UserError
+from tests.data import archives
+
+MAKE = {"cifar10": archives.make_cifar10, "cifar100": archives.make_cifar100}
+ARCHIVE = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
+FOLDER = {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
+both = pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+
+
+def check(dataset, splits):
+    for part in ("train", "test"):
+        images, labels = splits[part]
+        found = {"train": dataset.train, "test": dataset.test}[part]
+        np.testing.assert_array_equal(found.images, images)
+        np.testing.assert_array_equal(found.labels, labels)
+        np.testing.assert_array_equal(found.ids, np.arange(len(labels)))
+
+
+@both
+def test_an_archive_is_read_in_the_official_order(name, tmp_path):
+    splits = MAKE[name](tmp_path / ARCHIVE[name])
+    check(load(name, path=tmp_path / ARCHIVE[name]), splits)
+
+
+@both
+def test_the_extracted_folder_reads_as_the_archive_does(name, tmp_path):
+    splits = MAKE[name](tmp_path / "made.tar.gz")
+    archives.extract(tmp_path / "made.tar.gz", tmp_path)
+    check(load(name, path=tmp_path / FOLDER[name]), splits)
+    check(load(name, path=tmp_path), splits)
+
+
+@both
+def test_the_archive_is_found_in_the_data_folder(name, data_folder):
+    splits = MAKE[name](data_folder / ARCHIVE[name])
+    check(load(name), splits)
+
+
+def test_the_fine_labels_of_cifar100_are_the_classes(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz", classes=30)
+    dataset = load("cifar100", path=tmp_path / "a.tar.gz")
+    assert dataset.num_classes == 30
+    assert dataset.class_names[29] == "fine29"
+    assert dataset.train.labels.max() == 29
+
+
+@both
+def test_a_truncated_archive_is_told(name, tmp_path):
+    file = tmp_path / ARCHIVE[name]
+    MAKE[name](file)
+    content = file.read_bytes()
+    for length in (0, 1, 300, len(content) // 2, len(content) - 4):
+        file.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"damaged or incomplete.*fetch https"):
+            load(name, path=file)
+
+
+@both
+def test_a_flipped_byte_is_told(name, tmp_path):
+    file = tmp_path / ARCHIVE[name]
+    MAKE[name](file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        load(name, path=file)
+
+
+@both
+def test_what_is_no_archive_is_told(name, tmp_path):
+    file = tmp_path / ARCHIVE[name]
+    file.write_bytes(b"<html>404 Not Found</html>")
+    with pytest.raises(UserError, match=r"damaged or incomplete.*fetch https"):
+        load(name, path=file)
+
+
+def test_a_file_cut_inside_a_record_is_told(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz")
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    file = tmp_path / "cifar-100-binary" / "train.bin"
+    for content in (file.read_bytes()[:-1], b""):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"train.bin has \d+ bytes.*records of 3074 bytes"):
+            load("cifar100", path=tmp_path)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    archives.make_cifar10(tmp_path / "a.tar.gz")
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    (tmp_path / "cifar-10-batches-bin" / "data_batch_4.bin").unlink()
+    with pytest.raises(UserError, match=r"has no file data_batch_4.bin"):
+        load("cifar10", path=tmp_path)
+
+
+def test_the_archive_of_the_other_set_is_told(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz")
+    with pytest.raises(UserError, match=r"has no file data_batch_1.bin.*cifar-10-binary.tar.gz"):
+        load("cifar10", path=tmp_path / "a.tar.gz")
+
+
+def test_a_label_out_of_range_is_told_with_its_place(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz")
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    file = tmp_path / "cifar-100-binary" / "test.bin"
+    content = bytearray(file.read_bytes())
+    content[3 * 3074 + 1] = 100
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"test.bin: example 3 has label 100; expected 0 to 99"):
+        load("cifar100", path=tmp_path)
+
+
+def test_class_names_that_are_missing_or_no_text_are_told(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz")
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    for content, problem in ((b"\x80\x04\x95", "not text"), (b"\n", "empty")):
+        (tmp_path / "cifar-100-binary" / "fine_label_names.txt").write_bytes(content)
+        with pytest.raises(UserError, match=rf"fine_label_names\.txt is {problem}"):
+            load("cifar100", path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "archive", "members"),
+    [
+        ("cifar10", "cifar-10-python.tar.gz", ["cifar-10-batches-py/data_batch_1"]),
+        ("cifar100", "cifar-100-python.tar.gz", ["cifar-100-python/train"]),
+        ("cifar100", "renamed.tar.gz", ["cifar-100-python/meta", "cifar-100-python/train"]),
+    ],
+)
+def test_the_archives_of_pickles_are_refused_by_name(name, archive, members, tmp_path):
+    archives.write_tar(tmp_path / archive, dict.fromkeys(members, b"\x80\x04."))
+    with pytest.raises(UserError, match=rf"pickles.*fetch https.*{ARCHIVE[name]}"):
+        load(name, path=tmp_path / archive)
+    archives.extract(tmp_path / archive, tmp_path)
+    with pytest.raises(UserError, match="pickles"):
+        load(name, path=tmp_path / members[0].split("/")[0])
+
+
+@pytest.mark.parametrize("member", ["../train.bin", "/etc/train.bin", "a/../../train.bin"])
+def test_a_member_that_leads_out_of_the_archive_is_refused(member, tmp_path):
+    archives.write_tar(tmp_path / "a.tar.gz", {member: b"x" * 3074})
+    with pytest.raises(UserError, match=r"a\.tar\.gz: has a member named .* do not use it"):
+        load("cifar100", path=tmp_path / "a.tar.gz")
+    assert {file.name for file in tmp_path.iterdir()} <= {"a.tar.gz", "data-folder"}
+
+
+@both
+def test_without_data_and_network_the_error_says_what_to_fetch(name, data_folder, no_network):
+    with pytest.raises(UserError) as caught:
+        load(name)
+    message = str(caught.value)
+    assert f"https://www.cs.toronto.edu/~kriz/{ARCHIVE[name]}" in message
+    assert str(data_folder) in message
+    assert "\n" not in message
+    assert no_network == [[f"https://www.cs.toronto.edu/~kriz/{ARCHIVE[name]}"]]

@@ -1,0 +1,148 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bat_jax.data import load
+from bat_jax.errors import UserError
+from tests.data import archives
+
+
+def pixels(seed, *, gray=False, size=(6, 5)):
+    shape = size if gray else (*size, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def make(folder, *, gray=False, test="test"):
+    """Two classes; returns the training images in the order of ids."""
+    images = [pixels(k, gray=gray) for k in range(4)]
+    names = ("cat/1.png", "cat/2.bmp", "dog/1.png", "dog/2.tiff")
+    for name, image in zip(names, images, strict=True):
+        file = folder / "train" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    file = folder / test / "dog" / "9.png"
+    file.parent.mkdir(parents=True)
+    Image.fromarray(pixels(9, gray=gray)).save(file)
+    return np.stack(images)
+
+
+def error(folder):
+    with pytest.raises(UserError) as caught:
+        load(f"folder:{folder}")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_class_folders_are_read_in_sorted_order(test, tmp_path):
+    images = make(tmp_path, test=test)
+    (tmp_path / "train" / "cat" / ".DS_Store").write_bytes(b"\0")
+    dataset = load(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(dataset.train.images, images)
+    assert dataset.train.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.train.ids.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(dataset.test.images[0], pixels(9))
+    assert dataset.test.labels.tolist() == [1]
+    assert dataset.class_names == ("cat", "dog")
+
+
+def test_gray_images_have_one_channel(tmp_path):
+    images = make(tmp_path, gray=True)
+    dataset = load(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(dataset.train.images, images[..., np.newaxis])
+
+
+def test_one_image_with_colours_makes_all_rgb(tmp_path):
+    images = make(tmp_path, gray=True)
+    Image.fromarray(pixels(9)).save(tmp_path / "test" / "dog" / "9.png")
+    dataset = load(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(dataset.train.images, np.stack([images] * 3, axis=-1))
+    assert dataset.image_shape == (6, 5, 3)
+
+
+def test_a_missing_split_is_told_with_the_layout(tmp_path):
+    assert "has no folder train; expected <folder>/train/<class>" in error(tmp_path)
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    assert "has no folder test or val" in error(tmp_path)
+    (tmp_path / "test").mkdir()
+    assert "cat: is empty; expected images of class 'cat'" in error(tmp_path)
+    (tmp_path / "train" / "cat").rmdir()
+    assert "has no class folders" in error(tmp_path)
+    assert "is no folder" in error(tmp_path / "nowhere")
+
+
+def test_a_test_split_without_images_or_with_unknown_classes_is_told(tmp_path):
+    make(tmp_path)
+    (tmp_path / "test" / "cow").mkdir()
+    assert "has a class 'cow' that" in error(tmp_path)
+    (tmp_path / "test" / "cow").rmdir()
+    (tmp_path / "test" / "dog" / "9.png").unlink()
+    assert "test: has no images" in error(tmp_path)
+
+
+def test_mixed_sizes_are_told_with_the_file(tmp_path):
+    make(tmp_path)
+    Image.fromarray(pixels(0, size=(6, 7))).save(tmp_path / "train" / "dog" / "1.png")
+    assert "train/dog/1.png: is 7 wide and 6 high; expected 5 and 6" in error(tmp_path)
+
+
+@pytest.mark.parametrize("where", [0, 1, 2, 3])
+def test_16_bit_and_transparent_images_are_refused(where, tmp_path):
+    make(tmp_path)
+    name, image = [
+        ("a.png", Image.fromarray(np.zeros((6, 5), np.uint16))),
+        ("a.tiff", Image.fromarray(np.zeros((6, 5), np.float32))),
+        ("a.png", Image.new("RGBA", (5, 6))),
+        ("a.jpg", Image.new("CMYK", (5, 6))),
+    ][where]
+    image.save(tmp_path / "train" / "cat" / name)
+    assert f"train/cat/{name}: has pixels of mode {image.mode}" in error(tmp_path)
+    assert "expected gray or RGB of 8 bits" in error(tmp_path)
+
+
+def test_16_bit_colours_are_refused_which_pillow_would_cut_to_8(tmp_path):
+    make(tmp_path)
+    (tmp_path / "train" / "dog" / "a.png").write_bytes(png_of_16_bits(5, 6))
+    assert "train/dog/a.png: has pixels of mode RGB with 16 bits" in error(tmp_path)
+
+
+def png_of_16_bits(width, height):
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    rows = zlib.compress(bytes((1 + width * 6) * height))
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+
+
+def test_what_is_no_image_or_a_damaged_one_is_told(tmp_path):
+    make(tmp_path)
+    file = tmp_path / "train" / "cat" / "3.jpg"
+    file.write_text("notes")
+    assert "train/cat/3.jpg: is not an image that can be read" in error(tmp_path)
+    whole = archives.encoded(pixels(1), "JPEG")
+    file.write_bytes(whole[: len(whole) * 3 // 4])
+    assert "train/cat/3.jpg: is" in error(tmp_path)
+    file.write_bytes(b"")
+    assert "train/cat/3.jpg: is not an image" in error(tmp_path)
+    file.unlink()
+    file.mkdir()
+    assert "3.jpg: cannot be read" in error(tmp_path)
+
+
+def test_formats_that_pillow_opens_with_other_programs_are_refused(tmp_path):
+    make(tmp_path)
+    (tmp_path / "train" / "cat" / "3.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    assert "train/cat/3.eps: is not an image that can be read" in error(tmp_path)
+
+
+def test_a_path_besides_the_name_is_refused(tmp_path):
+    make(tmp_path)
+    with pytest.raises(UserError, match="expected the folder in the name alone"):
+        load(f"folder:{tmp_path}", path=tmp_path)
