@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib
 import io
 import os
 import re
@@ -17,6 +18,9 @@ from bat_jax.data import network
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.data.places import check_labels, data_folder
 from bat_jax.errors import UserError
+
+# Builders that are registered by their import.
+_OURS = {"tiny_imagenet": "bat_jax.data.tiny_imagenet_builder"}
 
 
 def read(
@@ -88,6 +92,8 @@ def _builder(builder_name: str, name: str, data_dir: Path | None) -> Any:
         import tensorflow_datasets as tfds  # two seconds, which only this reader costs
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or None
     bare = re.split("[/:]", builder_name)[0]
+    if bare in _OURS:
+        importlib.import_module(_OURS[bare])
     if re.match(r"\w*:(?![\d*])", builder_name):
         raise UserError(
             f"{name}: names a set of a community; expected <name>[/<config>][:<version>] of TFDS's"
@@ -111,6 +117,8 @@ def _prepare(builder: Any, name: str, instruction: str | None) -> None:
 
     # Files that a user fetched by hand are taken from here, if they have the server's names.
     by_hand = data_folder() / builder.name
+    if builder.name in _OURS and not by_hand.is_dir():
+        by_hand = data_folder()
     by_instruction = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     if by_instruction and not (by_hand.is_dir() and any(by_hand.iterdir())):
         raise UserError(
