@@ -36,7 +36,7 @@ class Split:
         digest = hashlib.sha256()
         for array in (self.ids, self.labels, self.images):
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,381 @@
+"""The losses of adversarial training and of BAT, as pure functions.
+
+Per-example functions return one value an example. The functions of a whole batch take an
+`axis_name`: inside `jax.shard_map` or `jax.pmap` they then compute over the global batch and return
+its value on every device, so that a result does not depend on how many devices share the batch.
+Under `jax.pmap` or `jax.shard_map(check_vma=False)`, average the gradients of such a value over the
+axis (`jax.lax.pmean`). Cross-entropy itself is optax's.
+
+Sections refer to docs/method.md, which says what is stated by the sources and what is
+reconstructed.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+Gate = Literal["misclassified", "all", "memorized"]
+Normalize = Literal["sum", "none"]
+Similarity = Literal["cosine", "dot"]
+Denominator = Literal["all", "negatives"]
+Pooling = Literal["sum", "mean"]
+
+
+def weighted_mean(
+    values: Float[Array, "batch"],
+    weights: Float[Array, "batch"],
+    *,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Returns the weighted mean over the global batch, sum_i w_i v_i / sum_i w_i.
+
+    Args:
+      values: per-example values, shape `[batch]`.
+      weights: non-negative weights, shape `[batch]`. Weights that are all 0 give 0.
+      axis_name: the mapped axis that the batch is shared over, if any.
+    """
+    weighted, total = _global_sum((jnp.sum(values * weights), jnp.sum(weights)), axis_name)
+    return jnp.where(total > 0, weighted / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def wrong_class_confidence(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+) -> Float[Array, "batch"]:
+    """Returns q_i = max_{k != y_i} p_k, how strongly a wrong class is held (section 4).
+
+    Args:
+      logits: shape `[batch, classes]`.
+      labels: class indices, shape `[batch]`.
+    """
+    return jnp.max(jnp.where(_is_label(logits, labels), 0.0, jax.nn.softmax(logits)), axis=-1)
+
+
+def kl_divergence(
+    logits: Float[Array, "batch classes"], other_logits: Float[Array, "batch classes"]
+) -> Float[Array, "batch"]:
+    """Returns KL(p || p'), in nats, of the softmax p of `logits` and p' of `other_logits`.
+
+    Args:
+      logits: of p, shape `[batch, classes]`.
+      other_logits: of p', shape `[batch, classes]`.
+    """
+    return optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(other_logits), jax.nn.log_softmax(logits)
+    )
+
+
+def trades(
+    clean_logits: Float[Array, "batch classes"],
+    adversarial_logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    *,
+    beta: float,
+) -> Float[Array, "batch"]:
+    """TRADES, per example: CE(z(x), y) + beta KL(p(x) || p(x')).
+
+    Args:
+      clean_logits: z(x), shape `[batch, classes]`.
+      adversarial_logits: z(x'), shape `[batch, classes]`.
+      labels: class indices, shape `[batch]`.
+      beta: weight of the divergence; 6 in the paper.
+
+    References:
+      Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy,
+      arXiv:1901.08573
+    """
+    natural = optax.softmax_cross_entropy_with_integer_labels(clean_logits, labels)
+    return natural + beta * kl_divergence(clean_logits, adversarial_logits)
+
+
+def mart(
+    clean_logits: Float[Array, "batch classes"],
+    adversarial_logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    *,
+    beta: float,
+) -> Float[Array, "batch"]:
+    """MART, per example.
+
+        -log p_y(x') - log(1 - max_{k != y} p_k(x')) + beta KL(p(x) || p(x')) (1 - p_y(x))
+
+    Args:
+      clean_logits: z(x), shape `[batch, classes]`.
+      adversarial_logits: z(x'), shape `[batch, classes]`.
+      labels: class indices, shape `[batch]`.
+      beta: weight of the last term; 5 in the paper.
+
+    References:
+      Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
+      ICLR 2020
+    """
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(adversarial_logits, labels)
+    wrong = jnp.where(_is_label(adversarial_logits, labels), -jnp.inf, adversarial_logits)
+    is_strongest_wrong = _is_label(adversarial_logits, jnp.argmax(wrong, axis=-1))
+    # 1 - p_k is the sum of the other probabilities: their log stays finite where p_k rounds to 1.
+    log_not_wrong = jax.nn.logsumexp(
+        adversarial_logits, axis=-1, where=~is_strongest_wrong
+    ) - jax.nn.logsumexp(adversarial_logits, axis=-1)
+    not_confident = 1.0 - _at_label(jax.nn.softmax(clean_logits), labels)
+    divergence = kl_divergence(clean_logits, adversarial_logits)
+    return cross_entropy - log_not_wrong + beta * divergence * not_confident
+
+
+def gairat_weights(
+    robust_steps: Int[Array, "batch"],
+    *,
+    num_steps: int,
+    lam: float,
+    axis_name: str | None = None,
+) -> Float[Array, "batch"]:
+    """GAIRAT's weights, (1 + tanh(lam + 5 (1 - 2 kappa_i / K))) / 2, scaled to a mean of 1.
+
+    Args:
+      robust_steps: kappa_i, the number of attack steps after which example i was still classified
+        correctly, 0 to K, shape `[batch]`.
+      num_steps: K.
+      lam: lambda, the shift; -1 in the paper.
+      axis_name: the mapped axis that the batch is shared over, if any: the mean is the global one.
+
+    References:
+      Zhang et al., Geometry-aware Instance-reweighted Adversarial Training, arXiv:2010.01736
+    """
+    kappa = robust_steps.astype(jnp.float32)
+    # (1 + tanh(a)) / 2 = sigmoid(2 a), which keeps its relative precision far from 0.
+    weights = jax.nn.sigmoid(2.0 * (lam + 5.0 * (1.0 - 2.0 * kappa / num_steps)))
+    return weights / weighted_mean(weights, jnp.ones_like(weights), axis_name=axis_name)
+
+
+def bat_weights(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    *,
+    alpha: float,
+    gate: Gate = "misclassified",
+    memorization: Float[Array, "batch"] | None = None,
+    threshold: float = 0.15,
+    confidence_logits: Float[Array, "batch classes"] | None = None,
+) -> Float[Array, "batch"]:
+    """BAT's weights (section 4, reconstructed): exp(-alpha q_i) where the gate is open, else 1.
+
+    q_i = max_{k != y} p_k is the confidence in a wrong class. No gradient flows through a weight.
+
+    Args:
+      logits: z(x'), shape `[batch, classes]`.
+      labels: class indices, shape `[batch]`.
+      alpha: how fast the weight falls with q_i; 0 makes every weight 1.
+      gate: which examples may be weighted down: `misclassified`, those with argmax z(x') != y;
+        `all`; `memorized`, those with memorization above `threshold`.
+      memorization: mem(i), shape `[batch]`, needed by the gate `memorized` alone. NaN, an example
+        that nothing can be said about, leaves the gate shut.
+      threshold: t, for the gate `memorized`.
+      confidence_logits: what q_i is computed from, if not `logits`: z(x) for the confidence on
+        clean images.
+
+    Raises:
+      ValueError: an unknown gate, or the gate `memorized` without `memorization`.
+
+    References:
+      Xu et al., Towards the Memorization Effect of Neural Networks in Adversarial Training,
+      arXiv:2106.04794
+    """
+    if gate == "misclassified":
+        is_open = jnp.argmax(logits, axis=-1) != labels
+    elif gate == "all":
+        is_open = jnp.ones(labels.shape, bool)
+    elif gate == "memorized":
+        if memorization is None:
+            raise ValueError("bat_weights: the gate 'memorized' needs `memorization`; got None")
+        is_open = memorization > threshold
+    else:
+        raise ValueError(f"bat_weights: gate is {gate!r}; expected misclassified, all or memorized")
+    confidence = wrong_class_confidence(
+        logits if confidence_logits is None else confidence_logits, labels
+    )
+    return jax.lax.stop_gradient(jnp.where(is_open, jnp.exp(-alpha * confidence), 1.0))
+
+
+def reweighted(
+    losses: Float[Array, "batch"],
+    weights: Float[Array, "batch"],
+    *,
+    normalize: Normalize = "sum",
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """The reweighted loss over the global batch (section 4).
+
+    Args:
+      losses: per-example losses, shape `[batch]`.
+      weights: w_i, shape `[batch]`.
+      normalize: `sum`, sum_i w_i l_i / sum_i w_i; `none`, the plain mean of w_i l_i.
+      axis_name: the mapped axis that the batch is shared over, if any.
+
+    Raises:
+      ValueError: an unknown normalisation.
+    """
+    if normalize == "sum":
+        return weighted_mean(losses, weights, axis_name=axis_name)
+    if normalize == "none":
+        return weighted_mean(weights * losses, jnp.ones_like(losses), axis_name=axis_name)
+    raise ValueError(f"reweighted: normalize is {normalize!r}; expected sum or none")
+
+
+def discrimination(
+    features: Float[Array, "batch features"],
+    labels: Int[Array, "batch"],
+    *,
+    temperature: float,
+    similarity: Similarity = "cosine",
+    denominator: Denominator = "all",
+    pooling: Pooling = "sum",
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """The discrimination loss (section 5, reconstructed), a soft-nearest-neighbour loss.
+
+        mean_i  -log( sum_{j != i, y_j = y_i} e^{s_ij / tau} / sum_{k in D(i)} e^{s_ik / tau} )
+
+    over the anchors i that have a positive j; without any, it is exactly 0. Pairs come from the
+    global batch, and gradients flow to both sides of a pair.
+
+    Args:
+      features: h(x'), shape `[batch, width]`.
+      labels: class indices, shape `[batch]`.
+      temperature: tau.
+      similarity: s_ij, `cosine` or `dot`.
+      denominator: D(i), `all` others or the `negatives` (y_k != y_i). An anchor without a negative
+        is left out under `negatives`.
+      pooling: of the positives, `sum` inside the logarithm as above, or the `mean` over them of
+        -log, the form of supervised contrastive learning.
+      axis_name: the mapped axis that the batch is shared over, if any.
+
+    Raises:
+      ValueError: an unknown option.
+
+    References:
+      Frosst et al., Analyzing and Improving Representations with the Soft Nearest Neighbor Loss,
+      arXiv:1902.01889; Khosla et al., Supervised Contrastive Learning, arXiv:2004.11362
+    """
+    features = features.astype(jnp.float32)
+    if similarity == "cosine":
+        # The bound keeps the gradient of an all-zero feature vector finite.
+        squares = jnp.sum(features**2, axis=-1, keepdims=True)
+        features = features * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+    elif similarity != "dot":
+        raise ValueError(f"discrimination: similarity is {similarity!r}; expected cosine or dot")
+
+    others, other_labels, place = features, labels, jnp.arange(len(labels))
+    if axis_name is not None:
+        others = jax.lax.all_gather(features, axis_name, tiled=True)
+        other_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
+        place = place + len(labels) * jax.lax.axis_index(axis_name)
+    similarities = jnp.matmul(features, others.T, precision="highest") / temperature
+
+    other = place[:, None] != jnp.arange(len(other_labels))[None, :]
+    same = labels[:, None] == other_labels[None, :]
+    positives = same & other
+    if denominator == "all":
+        compared = other
+    elif denominator == "negatives":
+        compared = ~same
+    else:
+        raise ValueError(
+            f"discrimination: denominator is {denominator!r}; expected all or negatives"
+        )
+    is_anchor = jnp.any(positives, axis=-1) & jnp.any(compared, axis=-1)
+    # Rows that are left out are computed over every pair, so that no NaN enters their gradient.
+    positives = positives | ~is_anchor[:, None]
+    compared = compared | ~is_anchor[:, None]
+
+    log_denominator = jax.nn.logsumexp(similarities, axis=-1, where=compared)
+    if pooling == "sum":
+        log_positives = jax.nn.logsumexp(similarities, axis=-1, where=positives)
+    elif pooling == "mean":
+        log_positives = jnp.mean(similarities, axis=-1, where=positives)
+    else:
+        raise ValueError(f"discrimination: pooling is {pooling!r}; expected sum or mean")
+    losses = jnp.where(is_anchor, log_denominator - log_positives, 0.0)
+    return weighted_mean(losses, is_anchor.astype(jnp.float32), axis_name=axis_name)
+
+
+def bat(
+    adversarial_logits: Float[Array, "batch classes"],
+    features: Float[Array, "batch features"],
+    labels: Int[Array, "batch"],
+    *,
+    alpha: float,
+    beta_dl: float,
+    temperature: float,
+    gate: Gate = "misclassified",
+    memorization: Float[Array, "batch"] | None = None,
+    threshold: float = 0.15,
+    confidence_logits: Float[Array, "batch classes"] | None = None,
+    normalize: Normalize = "sum",
+    similarity: Similarity = "cosine",
+    denominator: Denominator = "all",
+    pooling: Pooling = "sum",
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """The objective of BAT: the reweighted cross-entropy + beta_dl L_DL (sections 4 and 5).
+
+    Args:
+      adversarial_logits: z(x'), shape `[batch, classes]`.
+      features: h(x'), shape `[batch, width]`.
+      labels: class indices, shape `[batch]`.
+      alpha: see `bat_weights`, as `gate`, `memorization`, `threshold`, `confidence_logits`.
+      beta_dl: weight of the discrimination loss; 0 leaves it out.
+      temperature: see `discrimination`, as `similarity`, `denominator`, `pooling`.
+      gate: see `bat_weights`.
+      memorization: see `bat_weights`.
+      threshold: see `bat_weights`.
+      confidence_logits: see `bat_weights`.
+      normalize: see `reweighted`.
+      similarity: see `discrimination`.
+      denominator: see `discrimination`.
+      pooling: see `discrimination`.
+      axis_name: the mapped axis that the batch is shared over, if any.
+
+    References:
+      Xu et al., arXiv:2106.04794
+    """
+    weights = bat_weights(
+        adversarial_logits,
+        labels,
+        alpha=alpha,
+        gate=gate,
+        memorization=memorization,
+        threshold=threshold,
+        confidence_logits=confidence_logits,
+    )
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(adversarial_logits, labels)
+    loss = reweighted(cross_entropy, weights, normalize=normalize, axis_name=axis_name)
+    if beta_dl == 0:
+        return loss
+    return loss + beta_dl * discrimination(
+        features,
+        labels,
+        temperature=temperature,
+        similarity=similarity,
+        denominator=denominator,
+        pooling=pooling,
+        axis_name=axis_name,
+    )
+
+
+def _is_label(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+) -> Bool[Array, "batch classes"]:
+    return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+
+
+def _at_label(
+    values: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+) -> Float[Array, "batch"]:
+    return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
+
+
+def _global_sum(
+    values: tuple[Float[Array, ""], ...], axis_name: str | None
+) -> tuple[Float[Array, ""], ...]:
+    return values if axis_name is None else jax.lax.psum(values, axis_name)

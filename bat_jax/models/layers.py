@@ -1,0 +1,69 @@
+"""What the models share: input normalisation, convolutions, batch norm, the linear head."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Logits = Float[Array, "batch classes"]
+Features = Float[Array, "batch features"]
+Outputs = Logits | tuple[Logits, Features]
+
+
+def normalize(
+    images: Float[Array, "batch height width channels"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: Any,
+) -> Float[Array, "batch height width channels"]:
+    """Returns (images - mean) / std per channel, so that models take [0, 1] images."""
+    channels = (1, 1, 1, -1)
+    shifted = images - jnp.asarray(mean, images.dtype).reshape(channels)
+    return (shifted / jnp.asarray(std, images.dtype).reshape(channels)).astype(dtype)
+
+
+def conv(
+    channels: int, *, kernel: int = 3, stride: int = 1, use_bias: bool = False, dtype: Any
+) -> nn.Conv:
+    """Returns a square convolution padded by kernel // 2 on every side.
+
+    The padding is explicit because SAME pads strided convolutions on one side only, which the
+    published architectures do not.
+    """
+    pad = kernel // 2
+    return nn.Conv(
+        channels,
+        (kernel, kernel),
+        strides=stride,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=use_bias,
+        kernel_init=jax.nn.initializers.he_normal(),
+        dtype=dtype,
+    )
+
+
+def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> nn.BatchNorm:
+    """Returns batch norm with momentum 0.9 and epsilon 1e-5.
+
+    Args:
+      train: normalise by the batch's statistics and update the running ones.
+      axis_name: the mapped axis to take the batch's statistics over, if they are to be those of
+        the global batch.
+      dtype: of the output; statistics are float32.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        axis_name=axis_name,
+        dtype=dtype,
+    )
+
+
+def head(features: Features, num_classes: int, *, features_too: bool) -> Outputs:
+    """Returns float32 logits of a linear layer, and the float32 features on request."""
+    features = features.astype(jnp.float32)
+    logits = nn.Dense(num_classes, name="head")(features)
+    return (logits, features) if features_too else logits

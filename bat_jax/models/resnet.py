@@ -1,0 +1,108 @@
+"""ResNet-18 and PreActResNet-18 for small images.
+
+Sources: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, and Identity
+Mappings in Deep Residual Networks, arXiv:1603.05027. As usual for CIFAR, the stem is one 3x3
+convolution without pooling; for the 64x64 images of Tiny ImageNet it has stride 2, so that the
+stages see the same sizes.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bat_jax.models.layers import Outputs, batch_norm, conv, head, normalize
+
+Stem = Literal["cifar", "tiny_imagenet"]
+Map = Float[Array, "batch height width channels"]
+BlockOutput = Float[Array, "batch out_height out_width out_channels"]
+
+STEM_STRIDE: dict[str, int] = {"cifar": 1, "tiny_imagenet": 2}
+_STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
+_BLOCKS_A_STAGE = 2
+
+
+class BasicBlock(nn.Module):
+    """relu(x + bn(conv(relu(bn(conv(x)))))), with a 1x1 convolution where the shape changes."""
+
+    channels: int
+    stride: int
+    axis_name: str | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Map, *, train: bool) -> BlockOutput:
+        """Returns the block's output."""
+        norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        y = nn.relu(norm()(conv(self.channels, stride=self.stride, dtype=self.dtype)(x)))
+        y = norm()(conv(self.channels, dtype=self.dtype)(y))
+        if x.shape != y.shape:
+            x = norm()(conv(self.channels, kernel=1, stride=self.stride, dtype=self.dtype)(x))
+        return nn.relu(x + y)
+
+
+class PreActivationBlock(nn.Module):
+    """x + conv(relu(bn(conv(relu(bn(x)))))), with a 1x1 convolution where the shape changes.
+
+    The 1x1 convolution takes the activated input, as in the published robust models.
+    """
+
+    channels: int
+    stride: int
+    axis_name: str | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Map, *, train: bool) -> BlockOutput:
+        """Returns the block's output."""
+        norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        activated = nn.relu(norm()(x))
+        y = conv(self.channels, stride=self.stride, dtype=self.dtype)(activated)
+        y = conv(self.channels, dtype=self.dtype)(nn.relu(norm()(y)))
+        if x.shape != y.shape:
+            x = conv(self.channels, kernel=1, stride=self.stride, dtype=self.dtype)(activated)
+        return x + y
+
+
+class ResNet18(nn.Module):
+    """A residual network of 18 layers.
+
+    Attributes:
+      num_classes: number of logits.
+      mean: per-channel mean that images are normalised by.
+      std: per-channel standard deviation, likewise.
+      width: channels of the first stage; 64 in the papers.
+      stem: `cifar` or `tiny_imagenet`.
+      pre_activation: PreActResNet-18 rather than ResNet-18.
+      axis_name: the mapped axis that batch norm is synchronised over, if any.
+      dtype: of the computation; parameters are float32.
+    """
+
+    num_classes: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    width: int = 64
+    stem: Stem = "cifar"
+    pre_activation: bool = False
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
+        """Returns logits, and the pooled features on request."""
+        norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        block = PreActivationBlock if self.pre_activation else BasicBlock
+        x = normalize(images, self.mean, self.std, self.dtype)
+        x = conv(self.width, stride=STEM_STRIDE[self.stem], dtype=self.dtype)(x)
+        if not self.pre_activation:
+            x = nn.relu(norm()(x))
+        for multiple, first_stride in _STAGES:
+            for number in range(_BLOCKS_A_STAGE):
+                stride = first_stride if number == 0 else 1
+                x = block(multiple * self.width, stride, self.axis_name, self.dtype)(x, train=train)
+        if self.pre_activation:
+            x = nn.relu(norm()(x))
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return head(x, self.num_classes, features_too=features)

@@ -1,0 +1,48 @@
+"""A small convolutional network for gray images of 8x8 to 32x32 pixels."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bat_jax.models.layers import Outputs, conv, head, normalize
+
+
+class SmallCNN(nn.Module):
+    """Three 3x3 convolutions of width, 2 width, 4 width channels, the last two of stride 2.
+
+    Their output is flattened into a dense layer of 8 width units, the penultimate features. There
+    are no batch statistics.
+
+    Attributes:
+      num_classes: number of logits.
+      mean: per-channel mean that images are normalised by.
+      std: per-channel standard deviation, likewise.
+      width: channels of the first convolution.
+      dtype: of the computation; parameters are float32.
+    """
+
+    num_classes: int
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    width: int = 16
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        *,
+        train: bool = False,
+        features: bool = False,
+    ) -> Outputs:
+        """Returns logits, and features on request; `train` changes nothing here."""
+        x = normalize(images, self.mean, self.std, self.dtype)
+        for multiple, stride in ((1, 1), (2, 2), (4, 2)):
+            x = nn.relu(
+                conv(multiple * self.width, stride=stride, use_bias=True, dtype=self.dtype)(x)
+            )
+        x = x.reshape(len(x), -1)
+        x = nn.relu(nn.Dense(8 * self.width, dtype=self.dtype)(x))
+        return head(x, self.num_classes, features_too=features)

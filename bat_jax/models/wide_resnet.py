@@ -1,0 +1,53 @@
+"""Wide residual networks.
+
+Source: Zagoruyko & Komodakis, Wide Residual Networks, arXiv:1605.07146.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bat_jax.models.layers import Outputs, batch_norm, conv, head, normalize
+from bat_jax.models.resnet import STEM_STRIDE, Map, PreActivationBlock, Stem
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-widening: three stages of pre-activation blocks.
+
+    Attributes:
+      num_classes: number of logits.
+      depth: 28 or 34; 6 n + 4 for n blocks a stage.
+      mean: per-channel mean that images are normalised by.
+      std: per-channel standard deviation, likewise.
+      width: channels of the stem; the stages have 10, 20 and 40 times as many. 16 in the paper.
+      stem: `cifar` or `tiny_imagenet`, whose 64x64 images a stride of 2 brings to 32x32.
+      axis_name: the mapped axis that batch norm is synchronised over, if any.
+      dtype: of the computation; parameters are float32.
+    """
+
+    num_classes: int
+    depth: int
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    width: int = 16
+    stem: Stem = "cifar"
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
+        """Returns logits, and the pooled features on request."""
+        norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        x = normalize(images, self.mean, self.std, self.dtype)
+        x = conv(self.width, stride=STEM_STRIDE[self.stem], dtype=self.dtype)(x)
+        for multiple, first_stride in ((10, 1), (20, 2), (40, 2)):
+            for number in range((self.depth - 4) // 6):
+                stride = first_stride if number == 0 else 1
+                x = PreActivationBlock(multiple * self.width, stride, self.axis_name, self.dtype)(
+                    x, train=train
+                )
+        x = nn.relu(norm()(x))
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return head(x, self.num_classes, features_too=features)

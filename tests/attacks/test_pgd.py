@@ -1,0 +1,229 @@
+"""PGD keeps its constraint whatever happens, and finds what brute force finds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax.attacks import pgd, pgd_trajectory
+from bat_jax.errors import UserError
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """A network of two layers with random weights, images, and the labels it gives them."""
+    first = jax.random.normal(jax.random.key(1), (64, 16)) / 4
+    second = jax.random.normal(jax.random.key(2), (16, 4))
+
+    def logits_fn(images):
+        return jnp.tanh((images - 0.5).reshape(len(images), -1) @ first) @ second
+
+    images = jax.random.uniform(jax.random.key(0), (16, *SHAPE))
+    return logits_fn, images, jnp.argmax(logits_fn(images), axis=-1)
+
+
+def linear(weights):
+    """Returns the logits (w.x, 0) of two classes."""
+
+    def logits_fn(images):
+        score = images.reshape(len(images), -1) @ weights
+        return jnp.stack([score, jnp.zeros_like(score)], axis=-1)
+
+    return logits_fn
+
+
+def distance(a, b, norm):
+    offset = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    flat = offset.reshape(len(offset), -1)
+    return np.abs(flat).max(1) if norm == "linf" else np.linalg.norm(flat, axis=1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("loss", "epsilon", "step_size", "restarts"),
+    [("cross_entropy", 8 / 255, 3.0, 1), ("kl", 2.0, 0.1, 1), ("margin", 0.3, 0.1, 2)],
+)
+def test_images_stay_in_the_ball_and_the_box(problem, norm, loss, epsilon, step_size, restarts):
+    logits_fn, images, labels = problem
+    adversarial = pgd(
+        logits_fn,
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=epsilon,
+        step_size=step_size,
+        num_steps=3,
+        norm=norm,
+        loss=loss,
+        restarts=restarts,
+        unroll=False,
+    )
+    assert np.all(distance(adversarial, images, norm) <= epsilon + 1e-6)
+    assert adversarial.min() >= 0.0
+    assert adversarial.max() <= 1.0
+    assert np.all(distance(adversarial, images, norm) > 0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_epsilon_zero_returns_the_image_itself(problem, norm):
+    logits_fn, images, labels = problem
+    adversarial = pgd(
+        logits_fn,
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=0.0,
+        step_size=0.1,
+        num_steps=3,
+        norm=norm,
+    )
+    np.testing.assert_array_equal(adversarial, images)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_a_linear_model_is_attacked_to_the_analytic_optimum(norm, loss):
+    weights = jax.random.normal(jax.random.key(2), (64,))
+    images = jnp.full((3, *SHAPE), 0.5)
+    labels = jnp.zeros(3, jnp.int32)
+    epsilon = 0.2
+    adversarial = pgd(
+        linear(weights),
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=epsilon,
+        step_size=0.1,
+        num_steps=20,
+        norm=norm,
+        loss=loss,
+    )
+    direction = jnp.sign(weights) if norm == "linf" else weights / jnp.linalg.norm(weights)
+    expected = images - epsilon * direction.reshape(1, *SHAPE)
+    np.testing.assert_allclose(adversarial, expected, atol=2e-3)
+
+
+def test_kl_moves_away_from_the_reference_whatever_the_label(problem):
+    logits_fn, images, labels = problem
+    attack = {"epsilon": 0.3, "step_size": 0.1, "num_steps": 5, "loss": "kl"}
+    key = jax.random.key(0)
+    adversarial = pgd(logits_fn, images, labels, key, **attack, random_start=False)
+    other = pgd(logits_fn, images, (labels + 1) % 4, key, **attack, random_start=False)
+    # The clean image is a stationary point of the divergence: TRADES starts beside it.
+    np.testing.assert_array_equal(adversarial, other)
+    beside = pgd(logits_fn, images, labels, key, **attack, gaussian_start=0.001)
+    p, q = jax.nn.softmax(logits_fn(images)), jax.nn.softmax(logits_fn(beside))
+    assert np.all(np.sum(p * (np.log(p) - np.log(q)), -1) > 0)
+
+
+def test_draws_belong_to_the_image_not_to_its_batch(problem):
+    logits_fn, images, labels = problem
+    keys = jax.random.split(jax.random.key(3), len(images))
+    attack = {"epsilon": 0.3, "step_size": 0.1, "num_steps": 3}
+    whole = pgd(logits_fn, images, labels, keys, **attack)
+    part = pgd(logits_fn, images[5:9], labels[5:9], keys[5:9], **attack)
+    np.testing.assert_allclose(whole[5:9], part, atol=1e-6)
+
+
+def test_a_restart_never_makes_an_image_harder_to_break(problem):
+    logits_fn, images, labels = problem
+    broken = []
+    for restarts in (1, 5):
+        adversarial = pgd(
+            logits_fn,
+            images,
+            labels,
+            jax.random.key(0),
+            epsilon=0.15,
+            step_size=0.1,
+            num_steps=1,
+            restarts=restarts,
+            unroll=False,
+        )
+        broken.append(np.asarray(jnp.argmax(logits_fn(adversarial), -1) != labels))
+    assert np.all(broken[1] >= broken[0])
+    assert broken[1].sum() >= broken[0].sum()
+
+
+def test_a_misclassified_restart_is_kept_before_one_of_larger_loss():
+    # Three classes: near x = 1, class 1 wins narrowly (low cross-entropy); near x = 0, class 0
+    # still wins while its probability is lower.
+    def logits_fn(images):
+        x = images[:, 0, 0, 0]
+        low, high = jnp.asarray([0.1, 0.0, 0.0]), jnp.asarray([2.0, 2.1, -9.0])
+        return jnp.where(x[:, None] > 0.5, high[None, :], low[None, :]) + 0.0 * x[:, None]
+
+    images = jnp.full((64, 1, 1, 1), 0.5)
+    labels = jnp.zeros(64, jnp.int32)
+    adversarial = pgd(
+        logits_fn,
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=0.5,
+        step_size=0.0,
+        num_steps=1,
+        restarts=12,
+        unroll=False,
+    )
+    assert np.mean(np.asarray(adversarial)[:, 0, 0, 0] > 0.5) == 1.0
+
+
+def test_unrolled_and_looped_steps_give_the_same_images(problem):
+    logits_fn, images, labels = problem
+    attack = {"epsilon": 0.3, "step_size": 0.1, "num_steps": 4}
+    results = [
+        pgd(logits_fn, images, labels, jax.random.key(0), **attack, unroll=unroll)
+        for unroll in (True, False)
+    ]
+    np.testing.assert_allclose(*results, atol=1e-6)
+
+
+def test_robust_steps_count_the_steps_withstood():
+    # Class 0 wins while x > 0.5; each step lowers x by 0.1 from 0.85: 0.75, 0.65, 0.55, 0.45.
+    def logits_fn(images):
+        x = images[:, 0, 0, 0] - 0.5
+        return jnp.stack([x, -x], axis=-1)
+
+    trajectory = pgd_trajectory(
+        logits_fn,
+        jnp.full((1, 1, 1, 1), 0.85),
+        jnp.zeros(1, jnp.int32),
+        jax.random.key(0),
+        epsilon=1.0,
+        step_size=0.1,
+        num_steps=6,
+        random_start=False,
+    )
+    assert trajectory.robust_steps[0] == 3
+
+
+def test_l2_steps_keep_their_direction_where_gradients_are_tiny():
+    weights = 1e-25 * jax.random.normal(jax.random.key(2), (64,))
+    images = jnp.full((1, *SHAPE), 0.5)
+    adversarial = pgd(
+        linear(weights),
+        images,
+        jnp.zeros(1, jnp.int32),
+        jax.random.key(0),
+        epsilon=0.2,
+        step_size=0.1,
+        num_steps=5,
+        norm="l2",
+        loss="margin",
+        random_start=False,
+    )
+    np.testing.assert_allclose(distance(adversarial, images, "l2"), 0.2, rtol=1e-5)
+
+
+def test_wrong_settings_are_refused_by_name(problem):
+    logits_fn, images, labels = problem
+    good = {"epsilon": 0.1, "step_size": 0.1, "num_steps": 1}
+    for wrong, message in (
+        ({"epsilon": -0.1}, "epsilon is -0.1"),
+        ({"restarts": 0}, "restarts is 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pgd(logits_fn, images, labels, jax.random.key(0), **{**good, **wrong})

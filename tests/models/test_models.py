@@ -1,0 +1,106 @@
+"""The models have the published sizes, take [0, 1] images and keep float32 parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax import models
+from bat_jax.errors import UserError
+
+RGB, GRAY = (32, 32, 3), (28, 28, 1)
+
+
+def shapes(model, image_shape):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # As counted in the papers and in the usual repositories, 100 classes.
+        ("resnet18", 11_220_132),
+        ("preact_resnet18", 11_218_340),
+        ("wide_resnet28_10", 36_536_884),
+        ("wide_resnet34_10", 46_218_164),
+    ],
+)
+def test_published_sizes(name, parameters):
+    params = shapes(models.create(name, 100, image_shape=RGB), RGB)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "image_shape", "stem", "features"),
+    [
+        ("small_cnn", (8, 8, 1), "cifar", 32),
+        ("small_cnn", GRAY, "cifar", 32),
+        ("resnet18", RGB, "cifar", 32),
+        ("preact_resnet18", (64, 64, 3), "tiny_imagenet", 32),
+        ("wide_resnet28_10", RGB, "cifar", 160),
+    ],
+)
+def test_logits_and_features_are_float32(name, image_shape, stem, features, dtype):
+    model = models.create(name, 10, image_shape=image_shape, width=4, stem=stem, dtype=dtype)
+    # Flax itself mixes bfloat16 and float32 in its batch norm.
+    with jax.numpy_dtype_promotion("standard"):
+        check_float32(model, image_shape, features)
+
+
+def check_float32(model, image_shape, features):
+    variables = shapes(model, image_shape)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    images = jnp.zeros((2, *image_shape))
+    logits, found = jax.eval_shape(lambda v, x: model.apply(v, x, features=True), variables, images)
+    assert logits.shape == (2, 10)
+    assert found.shape == (2, features)
+    assert logits.dtype == found.dtype == jnp.float32
+    alone = jax.eval_shape(model.apply, variables, images)
+    assert alone.shape == (2, 10)
+
+
+def test_the_stem_of_tiny_imagenet_halves_the_image():
+    for stem, image_shape in (("cifar", RGB), ("tiny_imagenet", (64, 64, 3))):
+        model = models.create("preact_resnet18", 10, width=4, stem=stem, image_shape=image_shape)
+        variables = shapes(model, image_shape)
+        _, captured = jax.eval_shape(
+            lambda v, x, model=model: model.apply(v, x, capture_intermediates=True),
+            variables,
+            jnp.zeros((1, *image_shape)),
+        )
+        stem_output = captured["intermediates"]["Conv_0"]["__call__"][0]
+        assert stem_output.shape[1:3] == (32, 32)
+
+
+def test_normalisation_is_inside_the_model():
+    raw = models.create("small_cnn", 3, width=2, mean=(0.0,), std=(1.0,))
+    normalised = models.create("small_cnn", 3, width=2, mean=(0.25,), std=(0.5,))
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+    variables = raw.init(jax.random.key(1), images)
+    np.testing.assert_allclose(
+        normalised.apply(variables, images), raw.apply(variables, (images - 0.25) / 0.5), rtol=1e-5
+    )
+
+
+def test_training_mode_updates_statistics_and_evaluation_mode_does_not():
+    model = models.create("resnet18", 3, width=2)
+    images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
+    variables = model.init(jax.random.key(1), images)
+    for train in (True, False):
+        _, updated = jax.jit(
+            lambda v, x, train=train: model.apply(v, x, train=train, mutable=["batch_stats"])
+        )(variables, images)
+        same = jax.tree.map(
+            lambda a, b: bool(jnp.all(a == b)), variables["batch_stats"], updated["batch_stats"]
+        )
+        assert all(jax.tree.leaves(same)) != train
+
+
+def test_wrong_requests_are_refused_by_name():
+    with pytest.raises(UserError, match="'resnet50' is unknown; expected one of small_cnn"):
+        models.create("resnet50", 10)
+    with pytest.raises(UserError, match="cannot take images of 64x64"):
+        models.create("small_cnn", 10, image_shape=(64, 64, 3))
+    with pytest.raises(UserError, match="cannot take images of 8x8"):
+        models.create("preact_resnet18", 10, image_shape=(8, 8, 1))
