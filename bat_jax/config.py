@@ -1,0 +1,227 @@
+"""The fields of a config, each with its default and its meaning.
+
+A config file starts from `default()` and changes what its experiment is about. Fields that are
+left out of a choice's reading say so: `objective.trades` is read by the objective `trades` alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from bat_jax.errors import UserError
+
+
+def default() -> ConfigDict:
+    """Returns the whole config, with the training defaults of the paper's benchmarks."""
+    config = ConfigDict()
+
+    # What to do: train.
+    config.job = "train"
+    # Every random draw follows from it.
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    # digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, tfds:<name> or folder:<path>.
+    data.name = "cifar100"
+    # The archive or folder to read; by default the places that docs/data.md names.
+    data.path = config_dict.placeholder(str)
+    # How many training images to hold out; they choose the best checkpoint.
+    data.validation = 1000
+    # Train on this many of the others, drawn by the seed; 0 is all of them.
+    data.subset = 0
+    # Random crops after padding by so many pixels on every side; 0 is none.
+    data.crop_padding = 4
+    # Random horizontal flips.
+    data.flip = True
+
+    config.model = model = ConfigDict()
+    # small_cnn, resnet18, preact_resnet18, wide_resnet28_10 or wide_resnet34_10.
+    model.name = "preact_resnet18"
+    # Channels of the first layer; by default the published number.
+    model.width = config_dict.placeholder(int)
+    # cifar or tiny_imagenet: the first convolution of the residual networks.
+    model.stem = "cifar"
+    # float32 or bfloat16, of the computation; parameters and evaluation are float32.
+    model.dtype = "float32"
+    # Batch norm takes the statistics of the global batch, not of each device's share.
+    model.sync_batch_norm = True
+    # What images are normalised by, per channel; by default those of the training images.
+    model.mean = config_dict.placeholder(tuple)
+    model.std = config_dict.placeholder(tuple)
+
+    config.objective = objective = ConfigDict()
+    # standard, pgd_at, trades, mart, gairat or bat.
+    objective.name = "bat"
+    objective.trades = ConfigDict({"beta": 6.0})
+    objective.mart = ConfigDict({"beta": 5.0})
+    objective.gairat = gairat = ConfigDict()
+    gairat.lam = -1.0
+    # Epoch from which weights apply; by default the first decay of the learning rate, or half the
+    # training where the schedule has no steps.
+    gairat.start_epoch = config_dict.placeholder(float)
+    objective.bat = bat = ConfigDict()
+    # The weight, section 4 of docs/method.md.
+    bat.alpha = 1.0
+    # misclassified, all or memorized (by the file memorization.estimates).
+    bat.gate = "misclassified"
+    # adversarial or clean: the images on which a wrong class's confidence is read.
+    bat.confidence = "adversarial"
+    # sum or none.
+    bat.normalize = "sum"
+    # As for gairat; it concerns the weight alone.
+    bat.start_epoch = config_dict.placeholder(float)
+    # The discrimination loss, section 5: its weight, and its form.
+    bat.beta_dl = 0.2
+    bat.temperature = 0.1
+    bat.similarity = "cosine"  # cosine or dot
+    bat.denominator = "all"  # all or negatives
+    bat.pooling = "sum"  # sum or mean
+
+    config.attack = attack = ConfigDict()
+    # The attack in training; evaluation uses its norm and epsilon. The objective chooses the loss.
+    attack.norm = "linf"  # linf or l2
+    attack.epsilon = 8 / 255
+    attack.step_size = 2 / 255
+    attack.num_steps = 10
+    attack.random_start = True
+    # running or batch: the statistics of batch norm while the attack runs; never updated by it.
+    attack.batch_norm = "running"
+    # Write the steps out instead of looping; by default only on CPU.
+    attack.unroll = config_dict.placeholder(bool)
+
+    config.train = train = ConfigDict()
+    train.epochs = 110
+    # Stop after so many steps instead, if given.
+    train.steps = config_dict.placeholder(int)
+    # Over all devices.
+    train.batch_size = 128
+    train.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 0.1
+    optimizer.momentum = 0.9
+    optimizer.nesterov = False
+    optimizer.weight_decay = 5e-4
+    # Whether norms and biases decay too.
+    optimizer.decay_all = True
+    train.schedule = schedule = ConfigDict()
+    # piecewise, cosine or one_cycle.
+    schedule.name = "piecewise"
+    # For piecewise: the epochs at which the learning rate is multiplied by the factor.
+    schedule.boundaries = (100.0, 105.0)
+    schedule.factor = 0.1
+    # For one_cycle: the part of training in which the learning rate rises.
+    schedule.rise = 0.3
+    # Decay of a moving average of parameters and batch statistics, which is then what is
+    # evaluated; 0 is none.
+    train.ema = 0.0
+    # Steps between records of metrics.jsonl.
+    train.log_every = 50
+
+    config.evaluation = evaluation = ConfigDict()
+    # Steps and step size of the PGD attack on the test set and on the validation images.
+    evaluation.num_steps = 20
+    evaluation.step_size = 2 / 255
+    # Losses that PGD maximises on the test set: cross_entropy (`pgd20`), margin (`pgd20_margin`).
+    evaluation.losses = ("cross_entropy", "margin")
+    # Over all devices.
+    evaluation.batch_size = 500
+    # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
+    evaluation.select_by = "pgd"
+
+    config.memorization = memorization = ConfigDict()
+    # An estimates file (memorization.npz or the released layout); evaluation is then also reported
+    # on the typical and atypical test images, and the gate `memorized` reads it.
+    memorization.estimates = config_dict.placeholder(str)
+    # Above it an example is atypical.
+    memorization.threshold = 0.15
+
+    config.checkpoint = checkpoint = ConfigDict()
+    # Epochs between checkpoints; each is scored on the validation images.
+    checkpoint.every_epochs = 1
+    # How many of the last to keep, beside the best.
+    checkpoint.keep = 2
+
+    config.parallel = ConfigDict()
+    # How many devices to use; 0 is all of them.
+    config.parallel.devices = 0
+
+    return config.lock()
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Returns the config as JSON can hold it: nested dicts, lists for tuples."""
+    return {
+        name: plain(value)
+        if isinstance(value, ConfigDict)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for name, value in config.items()
+    }
+
+
+def differences(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Returns the fields in which two plain configs differ, as `field: its value, the other's`."""
+    found = []
+    for name in sorted({*config, *other}):
+        ours, theirs = config.get(name), other.get(name)
+        field = f"{prefix}{name}"
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            found += differences(ours, theirs, f"{field}.")
+        elif ours != theirs:
+            found.append(f"{field}: {ours!r}, {theirs!r}")
+    return found
+
+
+def one_of(field: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises a UserError unless the field's value is one of the choices."""
+    if value not in choices:
+        raise UserError(f"config.{field} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises a UserError for the first field out of its range, by name.
+
+    Names of data sets and models are left to those who know them.
+    """
+    one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    one_of("attack.norm", config.attack.norm, ("linf", "l2"))
+    one_of("attack.batch_norm", config.attack.batch_norm, ("running", "batch"))
+    one_of("train.schedule.name", config.train.schedule.name, ("piecewise", "cosine", "one_cycle"))
+    one_of("evaluation.select_by", config.evaluation.select_by, ("pgd", "clean"))
+    for loss in config.evaluation.losses:
+        one_of("evaluation.losses", loss, ("cross_entropy", "margin"))
+    bat = config.objective.bat
+    one_of("objective.bat.gate", bat.gate, ("misclassified", "all", "memorized"))
+    one_of("objective.bat.confidence", bat.confidence, ("adversarial", "clean"))
+    one_of("objective.bat.normalize", bat.normalize, ("sum", "none"))
+    one_of("objective.bat.similarity", bat.similarity, ("cosine", "dot"))
+    one_of("objective.bat.denominator", bat.denominator, ("all", "negatives"))
+    one_of("objective.bat.pooling", bat.pooling, ("sum", "mean"))
+    for field, value, low in (
+        ("data.validation", config.data.validation, 1),
+        ("data.subset", config.data.subset, 0),
+        ("data.crop_padding", config.data.crop_padding, 0),
+        ("model.width", config.model.width or 1, 1),
+        ("objective.bat.alpha", bat.alpha, 0),
+        ("objective.bat.beta_dl", bat.beta_dl, 0),
+        ("attack.epsilon", config.attack.epsilon, 0),
+        ("attack.step_size", config.attack.step_size, 0),
+        ("attack.num_steps", config.attack.num_steps, 0),
+        ("train.epochs", config.train.epochs, 1),
+        ("train.steps", 1 if config.train.steps is None else config.train.steps, 1),
+        ("train.batch_size", config.train.batch_size, 1),
+        ("train.optimizer.learning_rate", config.train.optimizer.learning_rate, 0),
+        ("train.log_every", config.train.log_every, 1),
+        ("evaluation.num_steps", config.evaluation.num_steps, 0),
+        ("evaluation.batch_size", config.evaluation.batch_size, 1),
+        ("checkpoint.every_epochs", config.checkpoint.every_epochs, 1),
+        ("checkpoint.keep", config.checkpoint.keep, 1),
+        ("parallel.devices", config.parallel.devices, 0),
+    ):
+        if not value >= low:
+            raise UserError(f"config.{field} is {value}; expected {low} or more")
+    if not bat.temperature > 0:
+        raise UserError(f"config.objective.bat.temperature is {bat.temperature}; expected above 0")
+    if not 0 <= config.train.ema < 1:
+        raise UserError(f"config.train.ema is {config.train.ema}; expected from 0 to below 1")

@@ -1,0 +1,115 @@
+"""The data set on the device: batches, order, crops and flips are made there."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Int32, Key, UInt8
+
+from bat_jax import keys, parallel
+from bat_jax.data.dataset import Split
+from bat_jax.errors import UserError
+
+
+class DeviceSplit(NamedTuple):
+    """A split as device arrays, a whole copy on every device.
+
+    Attributes:
+      images: uint8, NHWC.
+      labels: int32.
+      ids: int32, the places in the source's order.
+      memorization: mem(i) by row, NaN where unknown; all NaN without estimates.
+    """
+
+    images: UInt8[Array, "examples height width channels"]
+    labels: Int32[Array, "examples"]
+    ids: Int32[Array, "examples"]
+    memorization: Float[Array, "examples"]
+
+
+def to_devices(
+    split: Split, mesh: Mesh, memorization: Float[np.ndarray, "examples"] | None = None
+) -> DeviceSplit:
+    """Puts a split on every device of the mesh.
+
+    Raises:
+      UserError: it would take more than 80 % of a device's free memory.
+    """
+    if memorization is None:
+        memorization = np.full(len(split), np.nan, np.float32)
+    needed = split.images.nbytes + split.labels.nbytes * 3
+    for device in mesh.local_devices:
+        free = free_bytes(device)
+        if needed > 0.8 * free:
+            raise UserError(
+                f"data: {len(split)} images need {needed / 2**30:.3f} GiB on every device, and"
+                f" {device} has {free / 2**30:.3f} GiB free; expected at most 80 % of it: use fewer"
+                " images (config.data.subset)"
+            )
+    arrays = (split.images, split.labels, split.ids.astype(np.int32), np.float32(memorization))
+    return DeviceSplit(*parallel.replicate(arrays, mesh))
+
+
+def free_bytes(device: jax.Device) -> int:
+    """Returns how much memory a device can still give."""
+    stats = device.memory_stats()
+    if stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    # The CPU back end keeps no account: its devices share what the machine has left.
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return pages // jax.local_device_count()
+
+
+def epoch_order(
+    seed: int, epoch: Int[Array, ""] | int, *, examples: int, batch_size: int
+) -> Int32[Array, "steps batch_size"]:
+    """Returns the rows of every batch of an epoch, a pure function of (seed, epoch).
+
+    The `examples % batch_size` rows at the end of the permutation sit this epoch out.
+    """
+    order = jax.random.permutation(keys.derive(seed, keys.Purpose.ORDER, epoch), examples)
+    steps = examples // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def to_unit(
+    images: UInt8[Array, "batch height width channels"],
+) -> Float[Array, "batch height width channels"]:
+    """Returns uint8 images as float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def augment(
+    images: Float[Array, "batch height width channels"],
+    image_keys: Key[Array, "batch"],
+    *,
+    crop_padding: int,
+    flip: bool,
+) -> Float[Array, "batch height width channels"]:
+    """Returns random crops of zero-padded images, flipped left to right half of the time.
+
+    Args:
+      images: NHWC.
+      image_keys: one key an image.
+      crop_padding: pixels added on every side before a crop of the original size; 0 is no crop.
+      flip: whether to flip.
+    """
+
+    def one(
+        image: Float[Array, "height width channels"], key: Key[Array, ""]
+    ) -> Float[Array, "height width channels"]:
+        crop_key, flip_key = jax.random.split(key)
+        if crop_padding:
+            pad = (crop_padding, crop_padding)
+            corner = jax.random.randint(crop_key, (2,), 0, 2 * crop_padding + 1)
+            image = jax.lax.dynamic_slice(
+                jnp.pad(image, (pad, pad, (0, 0))), (corner[0], corner[1], 0), image.shape
+            )
+        if flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        return image
+
+    return jax.vmap(one)(images, image_keys)

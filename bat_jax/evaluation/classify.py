@@ -1,0 +1,126 @@
+"""Which images of a whole set a model classifies correctly, clean and under PGD."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int
+from ml_collections import ConfigDict
+
+from bat_jax import keys, parallel
+from bat_jax.attacks.pgd import Loss, correct, pgd
+from bat_jax.data.device import DeviceSplit, to_unit
+from bat_jax.parallel import AXIS
+
+Verdicts = dict[str, Bool[np.ndarray, "images"]]
+
+
+class Evaluator:
+    """Classifies sets of images, every one of them, in batches of one static shape.
+
+    The last batch is filled up with copies of the last image, whose verdicts are dropped. The model
+    computes in float32 with the highest precision of products. An image's random draws follow from
+    the seed and its id, so that a verdict depends neither on the batch size nor on the devices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: ConfigDict,
+        mesh: Mesh,
+        *,
+        losses: tuple[Loss, ...],
+    ):
+        """Prepares the evaluation; it compiles at the first set of a new shape.
+
+        Args:
+          model: from `bat_jax.models.create`.
+          config: the whole config; read are `attack` (norm, epsilon, unroll), `evaluation`, `seed`.
+          mesh: the devices that share a batch.
+          losses: what PGD maximises, an attack each.
+        """
+        parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
+        self._batch_size = config.evaluation.batch_size
+        self._step = parallel.over_devices(
+            _make_step(model.clone(dtype=jnp.float32), config, losses),
+            mesh,
+            in_specs=(parallel.REPLICATED, parallel.REPLICATED, parallel.REPLICATED),
+            out_specs=parallel.SHARED,
+        )
+
+    def __call__(
+        self,
+        variables: Mapping[str, Any],
+        data: DeviceSplit,
+        progress: Callable[[int], object] = lambda images: None,
+    ) -> Verdicts:
+        """Returns, per attack, whether each image is classified correctly, in the order of `data`.
+
+        Args:
+          variables: the model's.
+          data: the images, on the devices of the mesh.
+          progress: called with the number of images after each batch.
+        """
+        examples = len(data.labels)
+        parts = []
+        for start in range(0, examples, self._batch_size):
+            parts.append(self._step(variables, data, np.int32(start)))
+            # Wait for the batch before: the device always has one to go on with.
+            if len(parts) > 1:
+                jax.block_until_ready(parts[-2])
+            progress(min(self._batch_size, examples - start))
+        return {
+            name: np.concatenate([jax.device_get(part[name]) for part in parts])[:examples]
+            for name in parts[0]
+        }
+
+
+def _make_step(
+    model: nn.Module, config: ConfigDict, losses: tuple[Loss, ...]
+) -> Callable[..., Any]:
+    settings = config.evaluation
+
+    def step(
+        variables: Mapping[str, Any], data: DeviceSplit, start: Int[Array, ""]
+    ) -> dict[str, Bool[Array, "batch"]]:
+        share = settings.batch_size // jax.lax.axis_size(AXIS)
+        rows = start + jax.lax.axis_index(AXIS) * share + jnp.arange(share)
+        rows = jnp.minimum(rows, len(data.labels) - 1)
+        images, labels = to_unit(data.images[rows]), data.labels[rows]
+        key = keys.derive(config.seed, keys.Purpose.EVALUATION)
+        image_keys = keys.per_image(key, data.ids[rows])
+
+        def logits_fn(x: Any) -> Any:
+            return model.apply(variables, x, train=False)
+
+        with jax.default_matmul_precision("highest"):
+            verdicts = {"clean": correct(logits_fn(images), labels)}
+            for loss in losses:
+                adversarial = pgd(
+                    logits_fn,
+                    images,
+                    labels,
+                    image_keys,
+                    epsilon=config.attack.epsilon,
+                    step_size=settings.step_size,
+                    num_steps=settings.num_steps,
+                    norm=config.attack.norm,
+                    loss=loss,
+                    unroll=config.attack.unroll,
+                )
+                # The image itself lies in the ball: what is wrong clean is broken.
+                verdicts[attack_name(loss, settings.num_steps)] = verdicts["clean"] & correct(
+                    logits_fn(adversarial), labels
+                )
+        return verdicts
+
+    return step
+
+
+def attack_name(loss: str, num_steps: int) -> str:
+    """Returns what an evaluation attack is called in results: `pgd20`, `pgd20_margin`."""
+    return f"pgd{num_steps}" + ("" if loss == "cross_entropy" else f"_{loss}")

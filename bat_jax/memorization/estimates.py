@@ -1,0 +1,188 @@
+"""Memorization and influence estimates: the file, and the typical and atypical sets it implies.
+
+Source: Feldman & Zhang, What Neural Networks Memorize and Why, arXiv:2008.03703. The layout is that
+of the `cifar100_infl_matrix.npz` they released; keys beside theirs are read where present.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Int64
+
+from bat_jax.data.dataset import Dataset, Split
+from bat_jax.errors import UserError
+
+
+class Influence(NamedTuple):
+    """Influence of some training examples on some test examples (one class, in the released file).
+
+    Attributes:
+      train: rows of the training examples among the estimates.
+      test: rows of the test examples, likewise.
+      values: infl(i, j).
+    """
+
+    train: Int64[np.ndarray, "rows"]
+    test: Int64[np.ndarray, "columns"]
+    values: Float[np.ndarray, "rows columns"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimates:
+    """Estimates for a data set.
+
+    Attributes:
+      source: the file they were read from, for messages.
+      memorization: mem(i) of the training examples, NaN where nothing can be said.
+      train_labels: of the training examples.
+      test_labels: of the test examples.
+      train_ids: the training examples' places in the source's order.
+      test_ids: the test examples', likewise.
+      influence: blocks of the influence matrix; none where it was not estimated.
+    """
+
+    source: str
+    memorization: Float[np.ndarray, "train"]
+    train_labels: Int[np.ndarray, "train"]
+    test_labels: Int[np.ndarray, "test"]
+    train_ids: Int64[np.ndarray, "train"]
+    test_ids: Int64[np.ndarray, "test"]
+    influence: tuple[Influence, ...]
+
+
+class Typicality(NamedTuple):
+    """Ids of the typical and atypical examples; an example with NaN memorization is neither.
+
+    Attributes:
+      train_typical: mem(i) <= t.
+      train_atypical: mem(i) > t.
+      test_typical: the other test examples; None without influence.
+      test_atypical: those j for which some atypical i has infl(i, j) > t; None without influence.
+    """
+
+    train_typical: Int64[np.ndarray, "train_typical"]
+    train_atypical: Int64[np.ndarray, "train_atypical"]
+    test_typical: Int64[np.ndarray, "test_typical"] | None
+    test_atypical: Int64[np.ndarray, "test_atypical"] | None
+
+
+def load(path: str | Path) -> Estimates:
+    """Reads estimates, ours or in the released layout. Pickled arrays are refused.
+
+    Raises:
+      UserError: the file is missing, truncated, or not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return _from_arrays(str(path), {name: file[name] for name in file.files})
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; expected memorization estimates (memorization.npz, or the"
+            " released cifar100_infl_matrix.npz)"
+        ) from None
+    except UserError:
+        raise
+    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
+    except Exception as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); expected a whole .npz file of plain arrays"
+        ) from None
+
+
+def split(estimates: Estimates, threshold: float = 0.15) -> Typicality:
+    """Returns the ids of typical and atypical examples for a threshold t on both estimates."""
+    memorized = estimates.memorization > threshold
+    is_known = ~np.isnan(estimates.memorization)
+    test_typical = test_atypical = None
+    if estimates.influence:
+        influenced = np.zeros(len(estimates.test_ids), bool)
+        for block in estimates.influence:
+            influenced[block.test] |= np.any(
+                (block.values > threshold) & memorized[block.train, None], axis=0
+            )
+        test_typical = estimates.test_ids[~influenced]
+        test_atypical = estimates.test_ids[influenced]
+    return Typicality(
+        train_typical=estimates.train_ids[~memorized & is_known],
+        train_atypical=estimates.train_ids[memorized],
+        test_typical=test_typical,
+        test_atypical=test_atypical,
+    )
+
+
+def check(estimates: Estimates, dataset: Dataset) -> None:
+    """Raises a UserError unless the estimates are of this data set: ids known, labels equal."""
+    for part, ids, labels, images in (
+        ("train", estimates.train_ids, estimates.train_labels, dataset.train),
+        ("test", estimates.test_ids, estimates.test_labels, dataset.test),
+    ):
+        rows = find(images, ids)
+        if np.any(rows < 0):
+            missing = ids[rows < 0][0]
+            raise UserError(
+                f"{estimates.source}: {part} example {missing} is not in {dataset.name}; expected"
+                " estimates of this data set: point config.memorization.estimates at them"
+            )
+        disagree = np.flatnonzero(images.labels[rows] != labels)
+        if len(disagree):
+            row = disagree[0]
+            raise UserError(
+                f"{estimates.source}: {part} example {ids[row]} has label {labels[row]}, in"
+                f" {dataset.name} {images.labels[rows[row]]} ({len(disagree)} disagree); expected"
+                " estimates in the order of this data set"
+            )
+
+
+def of_examples(estimates: Estimates, images: Split) -> Float[np.ndarray, "examples"]:
+    """Returns mem(i) for every image of a split, joined by id; NaN where there is no estimate."""
+    order = np.argsort(estimates.train_ids)
+    place = np.searchsorted(estimates.train_ids, images.ids, sorter=order)
+    row = order[np.minimum(place, len(order) - 1)]
+    is_found = estimates.train_ids[row] == images.ids
+    return np.where(is_found, estimates.memorization[row], np.nan).astype(np.float32)
+
+
+def find(images: Split, ids: Int64[np.ndarray, "ids"]) -> Int64[np.ndarray, "ids"]:
+    """Returns the rows of a split that hold these ids, -1 for an id it does not have."""
+    order = np.argsort(images.ids)
+    place = np.searchsorted(images.ids, ids, sorter=order)
+    rows = order[np.minimum(place, len(order) - 1)]
+    return np.where(images.ids[rows] == ids, rows, -1)
+
+
+def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
+    missing = [key for key in ("tr_labels", "tt_labels", "tr_mem") if key not in arrays]
+    if missing:
+        raise UserError(
+            f"{source}: has no {', '.join(missing)}; expected the layout of"
+            " cifar100_infl_matrix.npz (tr_labels, tt_labels, tr_mem, infl_matrix_class<K>)"
+        )
+    train, test = len(arrays["tr_labels"]), len(arrays["tt_labels"])
+    memorization = arrays["tr_mem"]
+    if memorization.shape != (train,):
+        raise UserError(
+            f"{source}: tr_mem has shape {memorization.shape}; expected ({train},), as tr_labels"
+        )
+    blocks = []
+    for name in arrays:
+        if name.startswith("infl_matrix_class"):
+            number = name.removeprefix("infl_matrix_class")
+            rows = arrays[f"tr_classidx_{number}"].astype(np.int64)
+            columns = arrays[f"tt_classidx_{number}"].astype(np.int64)
+            if arrays[name].shape != (len(rows), len(columns)):
+                raise UserError(
+                    f"{source}: {name} has shape {arrays[name].shape}; expected"
+                    f" ({len(rows)}, {len(columns)}), the lengths of its index sets"
+                )
+            blocks.append(Influence(rows, columns, arrays[name]))
+    return Estimates(
+        source=source,
+        memorization=memorization,
+        train_labels=arrays["tr_labels"],
+        test_labels=arrays["tt_labels"],
+        train_ids=arrays.get("tr_ids", np.arange(train)).astype(np.int64),
+        test_ids=arrays.get("tt_ids", np.arange(test)).astype(np.int64),
+        influence=tuple(blocks),
+    )

@@ -1,0 +1,73 @@
+"""One per-device step, mapped over all devices.
+
+A step is written for one device and names the axis `AXIS` for what is global. `over_devices` maps
+it by `jax.jit(jax.shard_map(...))`; `jax.pmap(step, axis_name=AXIS)` runs the same step.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bat_jax.errors import UserError
+
+AXIS = "data"
+REPLICATED = P()
+SHARED = P(AXIS)
+
+
+def make_mesh(num_devices: int = 0) -> Mesh:
+    """Returns a one-dimensional mesh of the first `num_devices` devices, or of all (0).
+
+    Raises:
+      UserError: more devices asked for than there are.
+    """
+    devices = jax.devices()
+    if num_devices > len(devices):
+        raise UserError(
+            f"config.parallel.devices is {num_devices}; found {len(devices)} {devices[0].platform}"
+            " device(s): lower it"
+        )
+    chosen = np.asarray(devices[: num_devices or None])
+    return Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_divisible(field: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises a UserError unless the devices can share a batch evenly."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"{field} is {batch_size}, which {mesh.size} devices cannot share evenly; expected a"
+            f" multiple of {mesh.size}"
+        )
+
+
+def over_devices(
+    step: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    in_specs: Any,
+    out_specs: Any,
+    donate: Sequence[int] = (),
+) -> Any:
+    """Returns the per-device `step` mapped over the mesh and jitted.
+
+    `check_vma` is off: collectives then differentiate as they do under `jax.pmap`, so that one step
+    is right under both. Gradients are averaged over the axis by the step itself.
+
+    Args:
+      step: written for one device, with collectives over `AXIS`.
+      mesh: the devices.
+      in_specs: per argument, `REPLICATED` or `SHARED` (along the first dimension).
+      out_specs: likewise for the result.
+      donate: arguments whose buffers the result may take over.
+    """
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(mapped, donate_argnums=tuple(donate))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a whole copy of every array on each device."""
+    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))

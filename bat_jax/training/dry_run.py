@@ -1,0 +1,56 @@
+"""What a run would cost, without running it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.state import number_of_parameters
+
+
+def describe(config: ConfigDict) -> str:
+    """Returns the resolved config, parameter count, FLOPs and memory of a training step.
+
+    Raises:
+      UserError: the config, the data or the estimates are wrong.
+    """
+    experiment = build(config)
+    state = jax.eval_shape(experiment.initial_state)
+    order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, config.train.batch_size), jnp.int32)
+    data = experiment.train_data()
+    compiled = experiment.train_step().lower(state, data, order).compile()
+    forward = _forward_flops(experiment)
+    passes = experiment.objective.forward_passes(config.attack.num_steps)
+    memory = compiled.memory_analysis()
+    devices = experiment.mesh.size
+    batch = config.train.batch_size
+    return "\n".join(
+        [
+            json.dumps(configs.plain(config), indent=2),
+            f"parameters: {number_of_parameters(state.variables):,}",
+            f"steps: {experiment.total_steps:,}, {experiment.steps_per_epoch:,} an epoch",
+            f"forward pass: {forward / 1e9:.4g} GFLOP an image",
+            f"training step: {forward * batch * passes / 1e9:,.4g} GFLOP over {devices} device(s)"
+            f" ({passes} forward passes of {batch} images)",
+            "compiled step, a device (a loop's body counted once):"
+            f" {_flops(compiled) / 1e9:,.4g} GFLOP",
+            "memory, a device:"
+            f" {memory.argument_size_in_bytes / 2**20:,.1f} MiB of state and data,"
+            f" {memory.temp_size_in_bytes / 2**20:,.1f} MiB of temporaries",
+        ]
+    )
+
+
+def _forward_flops(experiment: Experiment) -> float:
+    """Returns the FLOPs of one image's forward pass, as XLA counts those of eight."""
+    images = jax.ShapeDtypeStruct((8, *experiment.dataset.image_shape), jnp.float32)
+    variables = jax.eval_shape(experiment.initial_state).variables
+    forward = jax.jit(lambda variables, images: experiment.model.apply(variables, images))
+    return _flops(forward.lower(variables, images).compile()) / 8
+
+
+def _flops(compiled: jax.stages.Compiled) -> float:
+    return (compiled.cost_analysis() or {}).get("flops", float("nan"))

@@ -1,0 +1,207 @@
+"""From a config to everything a training run is made of, each input checked on the way."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax import keys, memorization, models, parallel
+from bat_jax.data import Dataset, Split, load
+from bat_jax.data.device import to_devices
+from bat_jax.errors import UserError
+from bat_jax.evaluation.classify import Evaluator, attack_name
+from bat_jax.memorization import estimates as estimate_files
+from bat_jax.parallel import AXIS
+from bat_jax.training import objectives, state
+from bat_jax.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A training run, ready to start.
+
+    Attributes:
+      config: the whole config.
+      dataset: as it was loaded.
+      train: the images trained on.
+      validation: the images held out, which choose the best checkpoint.
+      estimates: memorization estimates of the data set, if the config names some.
+      mesh: the devices.
+      model: with batch norm synchronised over the mesh's axis, if the config says so.
+      objective: the method.
+      optimizer: of the parameters.
+      learning_rate: by step.
+      steps_per_epoch: whole batches of `train`.
+      total_steps: of the training.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    train: Split
+    validation: Split
+    estimates: memorization.Estimates | None
+    mesh: Mesh
+    model: nn.Module
+    objective: objectives.Objective
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def score(self) -> str:
+        """The name of the validation accuracy that chooses the best checkpoint."""
+        if self.config.evaluation.select_by == "clean":
+            return "clean"
+        return attack_name("cross_entropy", self.config.evaluation.num_steps)
+
+    def initial_state(self) -> state.TrainState:
+        """Returns the state of step 0, on every device."""
+
+        def create() -> state.TrainState:
+            return state.create(
+                self.model,
+                self.optimizer,
+                self.dataset.image_shape,
+                seed=self.config.seed,
+                ema=self.config.train.ema > 0,
+            )
+
+        return parallel.replicate(jax.jit(create)(), self.mesh)
+
+    def train_step(self) -> Any:
+        """Returns the jitted step over all devices: (state, data, order) to (state, metrics)."""
+        return parallel.over_devices(
+            make_train_step(self.model, self.objective, self.optimizer, self.config),
+            self.mesh,
+            in_specs=(parallel.REPLICATED,) * 3,
+            out_specs=(parallel.REPLICATED, parallel.REPLICATED),
+            donate=(0,),
+        )
+
+    def train_data(self) -> Any:
+        """Returns the training images on every device, with their memorization if known."""
+        known = None
+        if self.estimates is not None:
+            known = estimate_files.of_examples(self.estimates, self.train)
+        return to_devices(self.train, self.mesh, known)
+
+    def evaluator(self, losses: tuple[Any, ...]) -> Evaluator:
+        """Returns what classifies a set, clean and under PGD with each loss."""
+        return Evaluator(self.model, self.config, self.mesh, losses=losses)
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Returns the experiment of a config.
+
+    Raises:
+      UserError: a field, the data or the estimates are wrong.
+    """
+    configs.validate(config)
+    mesh = parallel.make_mesh(config.parallel.devices)
+    parallel.check_divisible("config.train.batch_size", config.train.batch_size, mesh)
+    parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
+    first_decay = state.first_decay(config.train)
+    objective = objectives.create(
+        config.objective,
+        num_steps=config.attack.num_steps,
+        threshold=config.memorization.threshold,
+        first_decay=first_decay,
+    )
+    # An unknown model is told before any data is read, one that cannot take the images after.
+    models.create(config.model.name, 2, stem=config.model.stem)
+
+    dataset = load(config.data.name, path=config.data.path)
+    validation, train = _hold_out(dataset, config)
+    estimates = _estimates(config, dataset)
+    steps_per_epoch = len(train) // config.train.batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; expected at most the"
+            f" {len(train)} training images"
+        )
+    total_steps = config.train.steps or config.train.epochs * steps_per_epoch
+    learning_rate = state.schedule(
+        config.train, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    mean, std = _statistics(train)
+    model = models.create(
+        config.model.name,
+        dataset.num_classes,
+        image_shape=dataset.image_shape,
+        width=config.model.width,
+        stem=config.model.stem,
+        mean=config.model.mean or mean,
+        std=config.model.std or std,
+        dtype=jnp.dtype(config.model.dtype),
+        axis_name=AXIS if config.model.sync_batch_norm else None,
+    )
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        train=train,
+        validation=validation,
+        estimates=estimates,
+        mesh=mesh,
+        model=model,
+        objective=objective,
+        optimizer=state.sgd(config.train.optimizer, learning_rate),
+        learning_rate=learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
+    """Returns the validation images and those to train on, both drawn by the seed."""
+    examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
+    if held_out + max(subset, 1) > examples:
+        raise UserError(
+            f"config.data.validation is {held_out} and config.data.subset {subset}; expected"
+            f" together at most the {examples} training images of {dataset.name}"
+        )
+    key = keys.derive(config.seed, keys.Purpose.VALIDATION_SPLIT)
+    order = np.asarray(jax.random.permutation(key, examples), np.int64)
+    end = held_out + subset if subset else examples
+    # In the source's order again: which rows they are is drawn, not how they lie.
+    return (
+        dataset.train.take(np.sort(order[:held_out])),
+        dataset.train.take(np.sort(order[held_out:end])),
+    )
+
+
+def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates | None:
+    path, bat = config.memorization.estimates, config.objective.bat
+    if path is None:
+        if config.objective.name == "bat" and bat.gate == "memorized":
+            raise UserError(
+                "config.objective.bat.gate is 'memorized' and config.memorization.estimates is not"
+                " set; expected an estimates file, or another gate"
+            )
+        return None
+    estimates = memorization.load(Path(path))
+    estimate_files.check(estimates, dataset)
+    return estimates
+
+
+def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and standard deviation of every channel, in [0, 1]."""
+    channels = images.images.reshape(-1, images.images.shape[-1])
+    # From the histogram: exact, and without a float copy of the set.
+    levels = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(channels.shape[1]):
+        weights = np.bincount(channels[:, channel], minlength=256) / len(channels)
+        mean = float(weights @ levels)
+        means.append(mean)
+        # A constant channel is shifted, not divided by 0.
+        stds.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
+    return tuple(means), tuple(stds)

@@ -1,0 +1,178 @@
+"""The training loop: steps, records, validation, checkpoints, and how it stops."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from bat_jax.data.device import epoch_order, to_devices
+from bat_jax.interruption import Interruption
+from bat_jax.training.checkpoints import Checkpoints, Saved
+from bat_jax.training.experiment import Experiment
+from bat_jax.training.metrics import MetricsLog
+from bat_jax.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(RuntimeError):
+    """Training met a number that is not finite, and stopped."""
+
+
+class Meter:
+    """Averages the metrics of steps, and reads each from the device one step late.
+
+    While the device computes a step, the host waits for the step before: the device always has
+    work, and a loss that is not finite is found one step after it arose.
+    """
+
+    def __init__(self) -> None:
+        """Begins an average."""
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of the step just dispatched; reads those of the one before.
+
+        Raises:
+          NonFiniteError: one of those is not finite.
+        """
+        previous, self._pending = self._pending, (step, metrics)
+        if previous is not None:
+            self._read(*previous)
+
+    def mean(self) -> dict[str, float]:
+        """Returns the averages since the last call, of all steps pushed, and begins anew."""
+        if self._pending is not None:
+            self._read(*self._pending)
+            self._pending = None
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
+
+    def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise NonFiniteError(
+                f"step {step}: not finite: {', '.join(bad)}; the checkpoints before it are whole:"
+                " lower config.train.optimizer.learning_rate, or look at the data"
+            )
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps += 1
+
+
+def fit(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    records: MetricsLog,
+    start: Saved,
+    interruption: Interruption,
+) -> Saved:
+    """Trains from `start` to the end of the config, and returns the last state.
+
+    Every `checkpoint.every_epochs` epochs, and at the end, the state is scored on the validation
+    images and saved with its score. A run that resumes from any checkpoint ends with the same
+    parameters, to the last bit: a step is a function of the state and the config.
+
+    Raises:
+      NonFiniteError: a metric is not finite.
+      Interrupted: a signal asked to stop; the state is saved.
+    """
+    config = experiment.config
+    steps_per_epoch, total_steps = experiment.steps_per_epoch, experiment.total_steps
+    state, began = start.state, time.monotonic() - start.seconds
+    step = int(state.step)
+    if step >= total_steps:
+        return start
+
+    train_step = experiment.train_step()
+    data = experiment.train_data()
+    validation = to_devices(experiment.validation, experiment.mesh)
+    evaluator = experiment.evaluator(("cross_entropy",))
+    order_of = jax.jit(
+        lambda epoch: epoch_order(
+            config.seed,
+            epoch,
+            examples=len(experiment.train),
+            batch_size=config.train.batch_size,
+        ),
+        out_shardings=jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec()),
+    )
+
+    def validate(state: TrainState) -> dict[str, float]:
+        verdicts = evaluator(state.evaluated, validation)
+        return {name: float(np.mean(correct)) for name, correct in verdicts.items()}
+
+    def record(step: int, means: dict[str, float], seconds: float, steps: int) -> dict[str, float]:
+        means["learning_rate"] = float(experiment.learning_rate(step - 1))
+        means["images_per_second"] = steps * config.train.batch_size / seconds
+        records.write(step, step / steps_per_epoch, "train", means)
+        return means
+
+    meter = Meter()
+    logged_step, logged_time = step, time.monotonic()
+    with tqdm(
+        total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True
+    ) as bar:
+        while step < total_steps:
+            epoch = step // steps_per_epoch
+            order = order_of(np.int32(epoch))
+            end = min((epoch + 1) * steps_per_epoch, total_steps)
+            while step < end:
+                state, metrics = train_step(state, data, order)
+                step += 1
+                meter.push(step, metrics)
+                bar.update()
+                if step % config.train.log_every == 0 or step == end:
+                    means = meter.mean()
+                    now = time.monotonic()
+                    record(step, means, now - logged_time, step - logged_step)
+                    logged_step, logged_time = step, now
+                    bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
+                if interruption.requested and step < end:
+                    # What was not yet read may be what must not be saved.
+                    meter.mean()
+                    checkpoints.save(state, seconds=time.monotonic() - began)
+                    checkpoints.wait()
+                    interruption.end(f"step {step} of {total_steps} is saved")
+
+            if (epoch + 1) % config.checkpoint.every_epochs == 0 or step == total_steps:
+                scores = validate(state)
+                records.write(step, step / steps_per_epoch, "validation", scores)
+                checkpoints.save(state, seconds=time.monotonic() - began, metrics=scores)
+                _report(step, total_steps, steps_per_epoch, means, scores, experiment)
+                logged_time = time.monotonic()
+            if interruption.requested and step < total_steps:
+                checkpoints.save(state, seconds=time.monotonic() - began)
+                checkpoints.wait()
+                interruption.end(f"step {step} of {total_steps} is saved")
+    checkpoints.wait()
+    return Saved(state, time.monotonic() - began)
+
+
+def _report(
+    step: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    means: Mapping[str, float],
+    scores: Mapping[str, float],
+    experiment: Experiment,
+) -> None:
+    log.info(
+        "epoch %g  step %d/%d  loss %.4f  train %.1f %%  validation (n = %d): %s  %d images/s",
+        round(step / steps_per_epoch, 2),
+        step,
+        total_steps,
+        means["loss"],
+        100 * means["accuracy"],
+        len(experiment.validation),
+        ", ".join(f"{name} {100 * score:.1f} %" for name, score in scores.items()),
+        means["images_per_second"],
+    )

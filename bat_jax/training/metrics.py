@@ -1,0 +1,54 @@
+"""Where a run's numbers go: metrics.jsonl and TensorBoard."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+from bat_jax.files import written_whole
+
+
+class MetricsLog:
+    """Appends records, a line each: step, epoch, split, and name -> value.
+
+    Opened at a step to resume from, it first drops what was recorded beyond that step, so that a
+    run that was killed leaves the same records as one that was not.
+    """
+
+    def __init__(self, workdir: Path, *, resumed_step: int):
+        """Opens or makes `metrics.jsonl` and `tensorboard/` in the workdir."""
+        path = workdir / "metrics.jsonl"
+        kept = _records_until(path, resumed_step)
+        with written_whole(path) as file:
+            file.writelines(kept)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None
+        )
+
+    def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Records values under their names; a value that is not finite is left out."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        record = {"step": step, "epoch": round(epoch, 4), "split": split, **finite}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in finite.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._file.close()
+        self._tensorboard.close()
+
+
+def _records_until(path: Path, step: int) -> list[bytes]:
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        # A kill may leave the last line incomplete.
+        if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    return kept

@@ -1,0 +1,122 @@
+"""The train state, and what is made from a config to update it."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32, UInt32
+from ml_collections import ConfigDict
+
+from bat_jax import keys
+
+Variables = dict[str, Any]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes in training, as one value.
+
+    Attributes:
+      step: how many updates were made.
+      variables: the model's `params` and, where it has them, `batch_stats`.
+      opt_state: of the optax optimiser.
+      ema: the moving average of `variables`, or None.
+    """
+
+    step: Int32[Array, ""]
+    variables: Variables
+    opt_state: optax.OptState
+    ema: Variables | None
+
+    @property
+    def evaluated(self) -> Variables:
+        """The variables that evaluation uses: the moving average where there is one."""
+        return self.variables if self.ema is None else self.ema
+
+
+def create(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    ema: bool,
+) -> TrainState:
+    """Returns the state of step 0, a function of the seed."""
+    key = keys.derive(seed, keys.Purpose.INITIALIZATION)
+    variables = dict(model.init(key, jnp.zeros((1, *image_shape))))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        opt_state=optimizer.init(variables["params"]),
+        # A copy: the step donates its state, and no buffer can be given away twice.
+        ema=jax.tree.map(jnp.copy, variables) if ema else None,
+    )
+
+
+def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
+    """Returns the learning rate by step, from `config.train`."""
+    peak, settings = config.optimizer.learning_rate, config.schedule
+    if settings.name == "cosine":
+        return optax.cosine_decay_schedule(peak, total_steps)
+    if settings.name == "one_cycle":
+        rise = max(1, round(settings.rise * total_steps))
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, peak, rise),
+                optax.linear_schedule(peak, 0.0, max(1, total_steps - rise)),
+            ],
+            [rise],
+        )
+    return optax.piecewise_constant_schedule(
+        peak, {round(epoch * steps_per_epoch): settings.factor for epoch in settings.boundaries}
+    )
+
+
+def first_decay(config: ConfigDict) -> float:
+    """Returns the epoch of the first decay of the learning rate, from `config.train`.
+
+    A schedule without steps has none: then it is half the training.
+    """
+    if config.schedule.name == "piecewise" and config.schedule.boundaries:
+        return config.schedule.boundaries[0]
+    return config.epochs / 2
+
+
+def sgd(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """Returns SGD with momentum and coupled weight decay, from `config.train.optimizer`."""
+
+    def is_weight(path: Any, leaf: Float[Array, "..."]) -> bool:
+        del path
+        return leaf.ndim > 1
+
+    def mask(params: Any) -> Any:
+        return jax.tree.map_with_path(is_weight, params)
+
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, None if config.decay_all else mask),
+        optax.sgd(learning_rate, config.momentum or None, config.nesterov),
+    )
+
+
+@jax.jit
+def fingerprint(state: TrainState) -> UInt32[Array, ""]:
+    """Returns a checksum of every bit of the state, by which a damaged copy is known."""
+
+    def of_leaf(leaf: Array) -> UInt32[Array, ""]:
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        places = jnp.arange(bits.size, dtype=jnp.uint32)
+        # Odd factors keep every single changed bit visible; places tell exchanged values apart.
+        return jnp.sum((bits + places) * (places * 2 + 1), dtype=jnp.uint32)
+
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(state):
+        total = total * 31 + of_leaf(leaf)
+    return total
+
+
+def number_of_parameters(variables: Variables) -> int:
+    """Returns how many trained numbers a model has."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

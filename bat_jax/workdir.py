@@ -1,0 +1,101 @@
+"""The folder of one run: whose it is, and that only one process writes to it."""
+
+import contextlib
+import fcntl
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax.errors import UserError
+from bat_jax.files import write_json
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat_jax")
+# What changes where a run is computed but not what it computes.
+_FREE = ("data.path", "memorization.estimates", "parallel.", "checkpoint.keep")
+
+
+@contextlib.contextmanager
+def opened(workdir: Path) -> Iterator[None]:
+    """Makes the folder and holds it for this process alone.
+
+    Raises:
+      UserError: it cannot be made, or another process holds it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir}: {error.strerror}; expected a folder that can be written to"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"--workdir {workdir}: another process is running in it; wait for it to end, or"
+                " name another folder"
+            ) from None
+        yield
+
+
+def claim(workdir: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
+    """Writes config.json, or checks that the folder is already this config's.
+
+    Args:
+      workdir: the run's folder.
+      config: the resolved config.
+      data: digests of the data's parts.
+
+    Raises:
+      UserError: it holds a run of another config, or of other data.
+    """
+    path = workdir / "config.json"
+    ours = configs.plain(config)
+    if not path.exists():
+        write_json(
+            path,
+            {
+                "config": ours,
+                "data": dict(data),
+                "versions": {name: metadata.version(name) for name in _PACKAGES},
+                "git": _git_revision(),
+                "devices": [str(device) for device in jax.devices()],
+            },
+        )
+        return
+    try:
+        theirs = json.loads(path.read_bytes())
+        found = [
+            row for row in configs.differences(theirs["config"], ours) if not row.startswith(_FREE)
+        ]
+        changed = [part for part in data if theirs["data"].get(part) != data[part]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: not a run's config; name another folder with --workdir") from None
+    if found:
+        raise UserError(
+            f"--workdir {workdir}: holds a run of another config (field: there, here): "
+            + "; ".join(found)
+            + "; name another folder, or run the same config"
+        )
+    if changed:
+        raise UserError(
+            f"--workdir {workdir}: its run was made on other data ({', '.join(changed)} differ);"
+            " name another folder, or give it the same data"
+        )
+
+
+def _git_revision() -> str | None:
+    """Returns the commit of the code, `-dirty` where it was changed since; None if not known."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,1 @@
+"""One page an experiment; `get_config()` returns it."""

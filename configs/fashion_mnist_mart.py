@@ -1,0 +1,16 @@
+"""MART (Wang et al., ICLR 2020) on Fashion-MNIST.
+
+    python launch.py --config=configs/fashion_mnist_mart.py
+
+small_cnn, the full 60,000 images, Linf eps 0.1, 6 epochs. Hardware: two CPU cores. Expected:
+see the results in README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import fashion_mnist
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    return fashion_mnist("mart")

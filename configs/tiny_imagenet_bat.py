@@ -1,0 +1,17 @@
+"""BAT on Tiny ImageNet.
+
+    python launch.py --config=configs/tiny_imagenet_bat.py
+
+Method: Xu et al., arXiv:2106.04794; the weight and the discrimination loss are reconstructed.
+PreActResNet-18, Linf 8/255, PGD-10, 110 epochs, the validation images as test set. Hardware:
+one GPU or TPU. Expected: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import tiny_imagenet
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    return tiny_imagenet("bat")

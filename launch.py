@@ -1,0 +1,79 @@
+"""Runs a config: `python launch.py --config=configs/digits_bat.py [--workdir=DIR]`.
+
+Any field of the config can be set on the command line: `--config.train.epochs=3`. The same command
+resumes a run that was interrupted.
+
+Exit status: 0 done, 1 training failed, 2 a wrong input, 128 + n stopped by signal n.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from bat_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default: runs/<config name>.")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the config, parameters, FLOPs and memory of a step; train nothing."
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the config's job."""
+    if len(arguments) > 1:
+        _fail(f"unknown argument {arguments[1]!r}; expected flags, as --config=configs/<name>.py")
+    if _CONFIG.value is None:
+        _fail("--config is not set; expected a file, as --config=configs/digits_bat.py")
+    config = _CONFIG.value
+    # Imported here, so that a mistyped flag is told before JAX has started.
+    from bat_jax.evaluation.results import table
+    from bat_jax.interruption import Interrupted
+    from bat_jax.training import NonFiniteError, train_and_evaluate
+    from bat_jax.training.dry_run import describe
+
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("bat_jax").setLevel(logging.INFO)
+    try:
+        with logging_redirect_tqdm():
+            if config.job != "train":
+                raise UserError(f"config.job is {config.job!r}; expected train")
+            if _DRY_RUN.value:
+                print(describe(config))
+                return
+            results = train_and_evaluate(config, workdir)
+        print(table(results))
+        print(f"results: {workdir / 'results.json'}")
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or workdir}: {error.strerror or error}", status=1)
+    except NonFiniteError as error:
+        _fail(str(error), status=1)
+    except Interrupted as error:
+        _fail(str(error), status=128 + error.signal)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Reads the flags; a wrong one is an input error of one line."""
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(" ".join(str(error).split()))
+
+
+def _fail(message: str, *, status: int = 2) -> None:
+    print(f"launch.py: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)
