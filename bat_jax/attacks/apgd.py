@@ -1,0 +1,287 @@
+"""Auto-PGD: projected gradient descent with momentum whose step size finds itself.
+
+Source: Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+Parameter-free Attacks, arXiv:2003.01690, section 4.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bat_jax.attacks import geometry, objectives, single
+from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.engine import Loop, Problem, Purpose
+from bat_jax.attacks.geometry import over_pixels
+from bat_jax.attacks.pgd import Images, LogitsFn, Norm, correct, project
+from bat_jax.errors import UserError
+
+Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
+
+_LOSSES = {
+    "cross_entropy": objectives.cross_entropy,
+    "dlr": objectives.dlr,
+    "targeted_dlr": objectives.targeted_dlr,
+}
+_PURPOSES = {
+    "cross_entropy": Purpose.APGD_CROSS_ENTROPY,
+    "dlr": Purpose.APGD_DLR,
+    "targeted_dlr": Purpose.APGD_TARGETED,
+}
+_MIN_CLASSES = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4}
+_MOMENTUM = 0.75
+
+
+class ApgdState(NamedTuple):
+    """Where Auto-PGD stands.
+
+    Attributes:
+      adversarial: the last misclassified iterate, else the one of the largest loss.
+      found: whether an iterate was misclassified.
+      flat: whether the first gradient was zero in every pixel.
+      x: the iterate to look at next.
+      previous: the iterate that x was reached from.
+      loss: of the iterate before x.
+      best: the iterate of the largest loss, `best_loss`, with its gradient, `best_gradient`.
+      step_size: eta.
+      rises: how often the loss has risen since the last checkpoint.
+      halved: whether eta was halved at the last checkpoint.
+      checkpoint_loss: `best_loss` at the last checkpoint.
+    """
+
+    adversarial: Images
+    found: Bool[Array, "batch"]
+    flat: Bool[Array, "batch"]
+    x: Images
+    previous: Images
+    loss: Float[Array, "batch"]
+    best: Images
+    best_gradient: Images
+    best_loss: Float[Array, "batch"]
+    step_size: Float[Array, "batch"]
+    rises: Int[Array, "batch"]
+    halved: Bool[Array, "batch"]
+    checkpoint_loss: Float[Array, "batch"]
+
+    @property
+    def done(self) -> Bool[Array, "batch"]:
+        """Whether there is nothing more to find."""
+        return self.found
+
+
+@dataclasses.dataclass(frozen=True)
+class Apgd:
+    """Auto-PGD as the engine runs it: one start, `num_iterations` iterations.
+
+        z_i     = P(x_i + eta steepest(g_i))
+        x_{i+1} = P(x_i + a (z_i - x_i) + (1 - a) (x_i - x_{i-1})),   a = 1 for i = 0, then 0.75
+
+    eta begins at 2 epsilon. At a checkpoint that ends an interval of k iterations it is halved,
+    and the attack returns to the best iterate, if either (i) the loss rose in at most rho k of
+    them, or (ii) eta was not halved at the last checkpoint and the best loss has not risen since.
+
+    Attributes:
+      epsilon: radius of the ball.
+      norm: `linf` or `l2`.
+      loss: what is maximised.
+      num_iterations: number of moves.
+      rho: fraction of rising iterations below which eta is halved.
+    """
+
+    epsilon: float
+    norm: Norm
+    loss: Loss
+    num_iterations: int = 100
+    rho: float = 0.75
+    segment: int = 10
+
+    @property
+    def purpose(self) -> Purpose:
+        """Whose draws these are."""
+        return _PURPOSES[self.loss]
+
+    @property
+    def min_classes(self) -> int:
+        """How many the denominator of a DLR loss takes."""
+        return _MIN_CLASSES[self.loss]
+
+    @property
+    def num_steps(self) -> int:
+        """One more than the moves: the model looks at the start too."""
+        return self.num_iterations + 1
+
+    def begin(self, problem: Problem) -> ApgdState:
+        """Returns a random start, at which nothing is known yet."""
+        start = geometry.random_start(problem.keys, problem.images, self.epsilon, self.norm)
+        count = len(start)
+        no, worst = jnp.zeros(count, bool), jnp.full(count, -jnp.inf)
+        return ApgdState(
+            adversarial=start,
+            found=no,
+            flat=no,
+            x=start,
+            previous=start,
+            loss=-worst,  # The start is not a rise.
+            best=start,
+            best_gradient=jnp.zeros_like(start),
+            best_loss=worst,
+            step_size=jnp.full(count, 2.0 * self.epsilon),
+            rises=jnp.zeros(count, jnp.int32),
+            halved=~no,  # So that (ii) cannot hold at the first checkpoint.
+            checkpoint_loss=worst,
+        )
+
+    def step(
+        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: ApgdState
+    ) -> ApgdState:
+        """Looks at the iterate x_number, then moves to the next."""
+
+        def objective(x: Images) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+            logits = logits_fn(x)
+            loss = _LOSSES[self.loss](logits, problem.labels, problem.targets)
+            return jnp.sum(loss), (loss, correct(logits, problem.labels))
+
+        gradient, (loss, is_correct) = jax.grad(objective, has_aux=True)(state.x)
+        # A model that is not finite here may be so elsewhere: stay in place, keep the rest.
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+
+        found = state.found | ~is_correct
+        is_best = loss > state.best_loss
+        best = jnp.where(over_pixels(is_best), state.x, state.best)
+        best_gradient = jnp.where(over_pixels(is_best), gradient, state.best_gradient)
+        best_loss = jnp.where(is_best, loss, state.best_loss)
+        kept = jnp.where(over_pixels(state.found), state.adversarial, best)
+        flat = jnp.all(gradient == 0, axis=(1, 2, 3))
+
+        rises = state.rises + (loss > state.loss).astype(jnp.int32)
+        interval = jnp.asarray(_intervals(self.num_iterations))[number]
+        is_checkpoint = interval > 0
+        has_stalled = ~state.halved & (best_loss <= state.checkpoint_loss)
+        is_oscillating = rises.astype(jnp.float32) <= self.rho * interval.astype(jnp.float32)
+        halved = is_oscillating | has_stalled
+        halve = halved & is_checkpoint
+        x = jnp.where(over_pixels(halve), best, state.x)
+        gradient = jnp.where(over_pixels(halve), best_gradient, gradient)
+        step_size = jnp.where(halve, state.step_size / 2, state.step_size)
+
+        moved = x + over_pixels(step_size) * geometry.steepest(gradient, self.norm)
+        target = project(moved, problem.images, self.epsilon, self.norm)
+        a = jnp.where(number == 0, 1.0, _MOMENTUM)
+        mixed = x + a * (target - x) + (1 - a) * (x - state.previous)
+        return ApgdState(
+            adversarial=jnp.where(over_pixels(is_correct), kept, state.x),
+            found=found,
+            flat=jnp.where(number == 0, flat, state.flat),
+            x=project(mixed, problem.images, self.epsilon, self.norm),
+            previous=x,
+            loss=loss,
+            best=best,
+            best_gradient=best_gradient,
+            best_loss=best_loss,
+            step_size=step_size,
+            rises=jnp.where(is_checkpoint, 0, rises),
+            halved=jnp.where(is_checkpoint, halved, state.halved),
+            checkpoint_loss=jnp.where(is_checkpoint, best_loss, state.checkpoint_loss),
+        )
+
+
+def _intervals(num_iterations: int) -> Int[np.ndarray, "steps"]:
+    """Returns, per number of iterations done, the interval a checkpoint there ends, else 0.
+
+    Intervals begin at 22 % of all iterations and shrink by 3 % each, down to 6 %.
+    """
+    shortest, shrink, interval = (max(num_iterations * p // 100, 1) for p in (6, 3, 22))
+    intervals = np.zeros(num_iterations + 1, np.int32)
+    checkpoint = interval
+    while checkpoint <= num_iterations:
+        intervals[checkpoint] = interval
+        interval = max(interval - shrink, shortest)
+        checkpoint += interval
+    return intervals
+
+
+def apgd(
+    logits_fn: LogitsFn,
+    images: GivenImages,
+    labels: GivenLabels,
+    key: Key[Array, ""] | Key[Array, "images"],
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
+    num_iterations: int = 100,
+    rho: float = 0.75,
+    batch_size: int = 256,
+    loop: Loop | None = None,
+) -> Images:
+    """Returns adversarial images of Auto-PGD: misclassified ones, else those of the largest loss.
+
+    Args:
+      logits_fn: [0, 1] images, NHWC, to logits; any JAX function.
+      images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
+      labels: y, shape `[images]`.
+      key: one key, or one an image when the draws are to belong to the image rather than to its
+        place among `images`.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      norm: `linf` or `l2`.
+      loss: `cross_entropy`, or `dlr`, which needs three classes.
+      num_iterations: number of moves.
+      rho: fraction of rising iterations below which the step size is halved.
+      batch_size: how many images to attack at a time.
+      loop: see `bat_jax.attacks.engine.Engine`.
+
+    Raises:
+      UserError: images, labels or logits that are not as described.
+    """
+    if loss not in ("cross_entropy", "dlr"):
+        raise UserError(f"apgd: loss is {loss!r}; expected cross_entropy or dlr")
+    attack = Apgd(epsilon, norm, loss, num_iterations, rho)
+    return single.run(attack, logits_fn, images, labels, key, batch_size=batch_size, loop=loop)
+
+
+def apgd_targeted(
+    logits_fn: LogitsFn,
+    images: GivenImages,
+    labels: GivenLabels,
+    key: Key[Array, ""] | Key[Array, "images"],
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    num_iterations: int = 100,
+    num_targets: int = 9,
+    rho: float = 0.75,
+    batch_size: int = 256,
+    loop: Loop | None = None,
+) -> Images:
+    """Returns adversarial images of Auto-PGD on the targeted DLR loss, one target after another.
+
+    Args:
+      logits_fn: [0, 1] images, NHWC, to logits of four classes or more; any JAX function.
+      images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
+      labels: y, shape `[images]`.
+      key: one key, or one an image.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      norm: `linf` or `l2`.
+      num_iterations: moves a target.
+      num_targets: how many classes to try, from the second largest clean logit down; fewer when
+        there are fewer classes. An image misclassified as any class is done.
+      rho: fraction of rising iterations below which the step size is halved.
+      batch_size: how many images to attack at a time.
+      loop: see `bat_jax.attacks.engine.Engine`.
+
+    Raises:
+      UserError: images, labels or logits that are not as described.
+    """
+    return single.run(
+        Apgd(epsilon, norm, "targeted_dlr", num_iterations, rho),
+        logits_fn,
+        images,
+        labels,
+        key,
+        num_targets=num_targets,
+        batch_size=batch_size,
+        loop=loop,
+    )

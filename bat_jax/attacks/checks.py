@@ -1,0 +1,175 @@
+"""What AutoAttack refuses, and what it warns of.
+
+The warnings are those of Croce & Hein's implementation, for defences that its attacks do not
+measure well, and two more: NaN logits, and a PGD evaluation that AutoAttack contradicts.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from bat_jax.attacks.engine import Attack, HostImages
+from bat_jax.attacks.pgd import LogitsFn
+from bat_jax.errors import UserError
+
+# What users give: anything, for `inputs` tells in words what is wrong with it.
+GivenImages = Shaped[Array | np.ndarray, "..."]
+GivenLabels = Shaped[Array | np.ndarray, "..."]
+
+
+class RobustnessWarning(UserWarning):
+    """The robust accuracy may not mean what it seems to mean."""
+
+
+def inputs(
+    given_images: GivenImages, given_labels: GivenLabels, batch_size: int
+) -> tuple[HostImages, Int[np.ndarray, "images"]]:
+    """Returns images and labels on the host, once they are what an attack can take."""
+    images, labels = np.asarray(given_images), np.asarray(given_labels)
+    if images.dtype != np.float32:
+        raise UserError(
+            f"images: {images.dtype}; expected float32 values in [0, 1]: divide integers by 255"
+        )
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise UserError(
+            f"images: shape {images.shape}; expected (images, height, width, 1 or 3 channels)"
+        )
+    if not len(images):
+        raise UserError("images: none; expected at least one")
+    outside = np.flatnonzero(~np.all((images >= 0) & (images <= 1), axis=(1, 2, 3)))
+    if len(outside):
+        row = outside[0]
+        raise UserError(
+            f"images: values from {images[row].min():g} to {images[row].max():g} in image {row}"
+            " are not all in [0, 1]; normalise inside logits_fn, not before"
+        )
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"labels: {labels.dtype} of shape {labels.shape}; expected one integer an image,"
+            f" shape ({len(images)},)"
+        )
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size}; expected 1 or more")
+    return images, labels.astype(np.int32)
+
+
+def correct(
+    logits: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, "images"]
+) -> Bool[np.ndarray, "images"]:
+    """Returns whether each image is classified correctly; logits with a NaN never are."""
+    return (logits.argmax(axis=1) == labels) & ~np.isnan(logits).any(axis=1)
+
+
+def enough_classes(attack: Attack, found: int) -> None:
+    """Refuses an attack whose loss needs more classes than there are."""
+    if found < attack.min_classes:
+        raise UserError(
+            f"{type(attack).__name__}: its loss needs {attack.min_classes} classes or more, and"
+            f" logits_fn has {found}"
+        )
+
+
+def labels_in_range(labels: Int[np.ndarray, "images"], num_classes: int) -> None:
+    """Refuses labels that no logit belongs to."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        raise UserError(
+            f"labels: image {outside[0]} has label {labels[outside[0]]}; expected 0 to"
+            f" {num_classes - 1}, as many classes as logits_fn has logits"
+        )
+
+
+def radius(epsilon: float, norm: str) -> None:
+    """Refuses a ball that does not exist."""
+    if norm not in ("linf", "l2"):
+        raise UserError(f"norm: {norm!r}; expected linf or l2")
+    if not 0 < epsilon < np.inf:
+        raise UserError(f"epsilon: {epsilon}; expected a number above 0, such as 8 / 255")
+
+
+def warn_if_random(logits_fn: LogitsFn, images: HostImages) -> None:
+    """Warns if equal forward passes differ, of one program or of the function traced again."""
+
+    def forwards() -> list[np.ndarray]:
+        # A new function each time: compiled, a function is not traced again.
+        program = jax.jit(lambda x: logits_fn(x))
+        return [np.asarray(program(jnp.asarray(images)), np.float32) for _ in range(2)]
+
+    first, *others = forwards() + forwards()
+    scale = max(1.0, float(np.max(np.abs(np.nan_to_num(first)))))
+    if any(not np.allclose(first, other, 0, 1e-5 * scale, equal_nan=True) for other in others):
+        _warn(
+            "logits_fn is random: equal forward passes differ. AutoAttack needs a deterministic"
+            " model; robust accuracy may be overestimated. Attack the expected logits instead"
+        )
+
+
+def warn_if_probabilities(logits: Float[np.ndarray, "images classes"]) -> None:
+    """Warns if every row looks like a distribution over the classes."""
+    sums = logits.sum(axis=1)
+    if np.all(logits >= 0) and np.all(np.abs(sums - 1) < 1e-3):
+        _warn(
+            "logits_fn returns what looks like probabilities. Gradients through a softmax vanish"
+            " and weaken the attacks: return the logits instead"
+        )
+
+
+def warn_of_few_classes(name: str, needed: int, found: int, instead: str | None) -> None:
+    """Warns that an attack is left out, the model having too few classes for its loss."""
+    _warn(
+        f"{name} needs at least {needed} classes and the model has {found}, too few for its loss:"
+        f" {f'{instead} runs instead' if instead else 'it is left out'}"
+    )
+
+
+def warn_of_flat(name: str, flat: Bool[np.ndarray, "images"]) -> None:
+    """Warns if an attack's gradient was zero in every pixel of some images."""
+    if flat.any():
+        _warn(
+            f"{name}: the gradient is zero for {int(flat.sum())} of {len(flat)} images."
+            " Saturated outputs mask gradients: rely on the attacks that do not need them, and"
+            " attack the model without its saturation"
+        )
+
+
+def warn_of_nan(is_nan: Bool[np.ndarray, "images"]) -> None:
+    """Warns if logits were NaN for some images."""
+    if is_nan.any():
+        _warn(
+            f"logits are NaN for {int(is_nan.sum())} of {len(is_nan)} images, clean or attacked;"
+            " these count as broken"
+        )
+
+
+def warn_if_square_wins(found: int, total: int) -> None:
+    """Warns if Square took more than 0.2 points after the white-box attacks."""
+    if found > 0.002 * total:
+        _warn(
+            f"square lowered robust accuracy by {100 * found / total:.2f} points after the"
+            " white-box attacks: gradients are masked, and robust accuracy may still be"
+            " overestimated"
+        )
+
+
+def warn_if_pgd_misleads(
+    pgd_robust: Bool[np.ndarray, "images"], robust: Bool[np.ndarray, "images"]
+) -> None:
+    """Warns if PGD's robust accuracy is more than 10 points above AutoAttack's.
+
+    Args:
+      pgd_robust: which images PGD-20 left standing.
+      robust: which AutoAttack did, of the same images.
+    """
+    gap = 100 * (float(np.mean(pgd_robust)) - float(np.mean(robust)))
+    if gap > 10:
+        _warn(
+            f"PGD leaves robust accuracy {gap:.1f} points above AutoAttack's: this defence hides"
+            " from PGD, so do not report its PGD accuracy as robustness"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RobustnessWarning, stacklevel=4)

@@ -1,0 +1,347 @@
+"""Runs iterative attacks on batches of static shape, on one device or on all of them.
+
+An attack is two functions of a batch: `begin` gives a state without looking at the model, `step`
+looks at it and moves. Everything in a state belongs to one image, so the engine may leave out
+images that are done, go on with a smaller batch, or share the batch among devices, and an image's
+draws and moves stay what they were.
+"""
+
+import enum
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+
+from bat_jax.attacks.pgd import Images, LogitsFn, Norm
+from bat_jax.attacks.traced_model import TracedModel
+
+Loop = Literal["host", "device"]
+
+
+class Purpose(enum.IntEnum):
+    """Whose draws a key is for. A number, once used, keeps its meaning: verdicts depend on it."""
+
+    APGD_CROSS_ENTROPY = 0
+    APGD_DLR = 1
+    APGD_TARGETED = 2
+    FAB_TARGETED = 3
+    SQUARE = 4
+
+
+HostImages = Float[np.ndarray, "batch height width channels"]
+
+# A batch that has shrunk goes on in the smallest of these parts of the batch size that holds it.
+# They are few because each costs a compilation.
+_PARTS = (1, 2, 4, 8)
+
+
+class Problem(NamedTuple):
+    """What an attack is given, and never changes.
+
+    Attributes:
+      images: x in [0, 1].
+      labels: y.
+      targets: the class to reach, for targeted attacks; else anything.
+      keys: one key an image, for this attack and this target.
+    """
+
+    images: Images
+    labels: Int[Array, "batch"]
+    targets: Int[Array, "batch"]
+    keys: Key[Array, "batch"]
+
+
+class HostProblem(NamedTuple):
+    """The same of a whole batch, on the host."""
+
+    images: HostImages
+    labels: Int[np.ndarray, "batch"]
+    targets: Int[np.ndarray, "batch"]
+    key_data: UInt32[np.ndarray, "batch words"]
+    key_impl: Any
+
+
+@runtime_checkable
+class State(Protocol):
+    """What every attack's state, a NamedTuple of arrays with the images first, tells the engine."""
+
+    @property
+    def adversarial(self) -> Images:
+        """A misclassified image, else the best so far; always within the constraint."""
+
+    @property
+    def found(self) -> Bool[Array, "batch"]:
+        """Whether `adversarial` is misclassified."""
+
+    @property
+    def done(self) -> Bool[Array, "batch"]:
+        """Whether the attack has ended for the image: `found`, and whatever else ends it."""
+
+    @property
+    def flat(self) -> Bool[Array, "batch"]:
+        """Whether the first gradient was zero in every pixel."""
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """One iterative attack; hashable, for its fields are constants to the compiler."""
+
+    @property
+    def epsilon(self) -> float:
+        """Radius of the ball."""
+
+    @property
+    def norm(self) -> Norm:
+        """In which the ball is one."""
+
+    @property
+    def purpose(self) -> Purpose:
+        """Whose draws these are."""
+
+    @property
+    def min_classes(self) -> int:
+        """How many classes its loss needs."""
+
+    @property
+    def num_steps(self) -> int:
+        """How often `step` is called."""
+
+    @property
+    def segment(self) -> int:
+        """After how many steps the host looks for images that are done."""
+
+    def begin(self, problem: Problem) -> Any:
+        """Returns the first state, without looking at the model."""
+
+    def step(
+        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: Any
+    ) -> Any:
+        """Returns the next state; `number` counts from 0."""
+
+
+class Outcome(NamedTuple):
+    """What an attack found, an image.
+
+    Attributes:
+      adversarial: x', misclassified where `found`, else the attack's best.
+      found: whether the attack met a misclassified image within the constraint.
+      flat: whether a gradient it began with was zero in every pixel.
+    """
+
+    adversarial: HostImages
+    found: Bool[np.ndarray, "batch"]
+    flat: Bool[np.ndarray, "batch"]
+
+
+class Engine:
+    """A model, the devices it runs on and the programs compiled for it.
+
+    Args:
+      logits_fn: [0, 1] images, NHWC, to logits; any JAX function, closed over its parameters.
+      batch_size: how many images to attack at a time, over all devices together.
+      loop: `host` calls a compiled step again and again, `device` compiles the loop. By default
+        `host` on CPU, whose back end runs convolutions inside a loop on a single thread.
+      devices: to share each batch among; by default all local ones.
+    """
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        *,
+        batch_size: int,
+        loop: Loop | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> None:
+        devices = jax.local_devices() if devices is None else list(devices)
+        mesh = jax.make_mesh(
+            (len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices
+        )
+        replicated = NamedSharding(mesh, PartitionSpec())
+        self._shared = NamedSharding(mesh, PartitionSpec("images"))
+        self._model = TracedModel(logits_fn, lambda array: jax.device_put(array, replicated))
+        self._loop = loop or ("host" if jax.default_backend() == "cpu" else "device")
+        self._sizes = sorted({_multiple(batch_size / part, len(devices)) for part in _PARTS})
+        self._forward: dict[tuple[int, ...], Callable[..., Any]] = {}
+        self._programs: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+        self.batch_size = batch_size
+
+    def logits(self, images: HostImages) -> Float[np.ndarray, "images classes"]:
+        """Returns float32 logits, whatever the number of images."""
+        parts = []
+        for first in range(0, len(images), self.batch_size):
+            part = images[first : first + self.batch_size]
+            placed = self._put(part)
+            shape = self._local_shape(placed)
+            if shape not in self._forward:
+                self._forward[shape] = self._compiled(
+                    lambda constants, x, shape=shape: self._model.bound(shape, constants)(x),
+                    shared=(False, True),
+                )
+            logits = self._forward[shape](self._model.constants(shape), placed)
+            parts.append(np.asarray(logits)[: len(part)])
+        return np.concatenate(parts)
+
+    def run(
+        self,
+        attack: Attack,
+        images: HostImages,
+        labels: Int[np.ndarray, "batch"],
+        targets: Int[np.ndarray, "batch rounds"],
+        keys: Key[Array, "batch"],
+    ) -> Outcome:
+        """Attacks one batch of at most `batch_size` images, a round a target.
+
+        Each round starts afresh, on the images that still stand.
+
+        Args:
+          attack: what to run.
+          images: x in [0, 1].
+          labels: y.
+          targets: the classes to reach, one after another; a single column for attacks that are
+            not targeted.
+          keys: one key an image.
+        """
+        count = len(images)
+        outcome = Outcome(images.copy(), np.zeros(count, bool), np.zeros(count, bool))
+        attack_keys = _folded(keys, jnp.int32(attack.purpose))
+        for number, target in enumerate(targets.T):
+            standing = np.flatnonzero(~outcome.found)
+            if len(standing):
+                key_data = np.asarray(jax.random.key_data(_folded(attack_keys, jnp.int32(number))))
+                whole = HostProblem(images, labels, target, key_data, jax.random.key_impl(keys))
+                self._run_round(attack, whole, standing, outcome)
+        return outcome
+
+    def _run_round(
+        self,
+        attack: Attack,
+        whole: HostProblem,
+        rows: Int[np.ndarray, "standing"],
+        outcome: Outcome,
+    ) -> None:
+        problem = self._take(whole, rows)
+        begin, _ = self._attack_programs(attack, problem.images)
+        state = begin(problem)
+        is_left = np.ones(len(rows), bool)
+        for first in range(0, attack.num_steps, attack.segment):
+            last = min(first + attack.segment, attack.num_steps)
+            state = self._advance(attack, problem, state, first, last)
+            if first == 0:
+                outcome.flat[rows] |= np.asarray(state.flat)[: len(rows)]
+            # Images that have ended may still be in the batch, moving on. What was recorded of
+            # them stays, for it must not depend on who else was in the batch.
+            is_done = np.asarray(state.done)[: len(rows)] | (last == attack.num_steps)
+            is_new = is_done & is_left
+            if is_new.any():
+                ended = rows[is_new]
+                outcome.adversarial[ended] = np.asarray(state.adversarial)[: len(rows)][is_new]
+                outcome.found[ended] = np.asarray(state.found)[: len(rows)][is_new]
+                is_left &= ~is_new
+            if not is_left.any():
+                return
+            if self._size(int(is_left.sum())) < len(problem.labels):
+                left = np.flatnonzero(is_left)
+                rows, is_left = rows[left], np.ones(len(left), bool)
+                problem = self._take(whole, rows)
+                state = self._taken(state, left)
+
+    def _advance(self, attack: Attack, problem: Problem, state: Any, first: int, last: int) -> Any:
+        _, advance = self._attack_programs(attack, problem.images)
+        constants = self._model.constants(self._local_shape(problem.images))
+        if self._loop == "device":
+            return advance(constants, np.int32(first), np.int32(last), problem, state)
+        for number in range(first, last):
+            state = advance(constants, np.int32(number), np.int32(number + 1), problem, state)
+        return state
+
+    def _attack_programs(
+        self, attack: Attack, images: Images
+    ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        shape = self._local_shape(images)
+        if (attack, shape) not in self._programs:
+
+            def advance(
+                constants: list[Array],
+                first: Int[Array, ""],
+                last: Int[Array, ""],
+                problem: Problem,
+                state: Any,
+            ) -> Any:
+                logits_fn = self._model.bound(shape, constants)
+                if self._loop == "host":
+                    return attack.step(logits_fn, problem, first, state)
+                return jax.lax.fori_loop(
+                    first, last, lambda i, state: attack.step(logits_fn, problem, i, state), state
+                )
+
+            self._programs[attack, shape] = (
+                self._compiled(attack.begin, shared=(True,)),
+                self._compiled(advance, shared=(False, False, False, True, True), donate=(4,)),
+            )
+        return self._programs[attack, shape]
+
+    def _compiled(
+        self,
+        function: Callable[..., Any],
+        *,
+        shared: tuple[bool, ...],
+        donate: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """Compiles a function of a batch for all devices, each with its share of the images."""
+        specs = tuple(PartitionSpec("images") if split else PartitionSpec() for split in shared)
+        mapped = jax.shard_map(
+            function,
+            mesh=self._shared.mesh,
+            in_specs=specs,
+            out_specs=PartitionSpec("images"),
+            check_vma=False,
+        )
+        compiled = jax.jit(mapped, donate_argnums=donate)
+
+        def call(*arguments: Any) -> Any:
+            with jax.default_matmul_precision("highest"):
+                return compiled(*arguments)
+
+        return call
+
+    def _take(self, whole: HostProblem, rows: Int[np.ndarray, "rows"]) -> Problem:
+        keys = jax.random.wrap_key_data(
+            jnp.asarray(self._padded(whole.key_data[rows])), impl=whole.key_impl
+        )
+        return Problem(
+            self._put(whole.images[rows]),
+            self._put(whole.labels[rows]),
+            self._put(whole.targets[rows]),
+            jax.device_put(keys, self._shared),
+        )
+
+    def _taken(self, state: Any, rows: Int[np.ndarray, "rows"]) -> Any:
+        return jax.tree.map(lambda leaf: self._put(np.asarray(leaf)[rows]), state)
+
+    def _put(self, rows: np.ndarray) -> Array:
+        return jax.device_put(self._padded(rows), self._shared)
+
+    def _padded(self, rows: np.ndarray) -> np.ndarray:
+        """Repeats the first row up to the next batch size; the copies are never looked at."""
+        padding = np.repeat(rows[:1], self._size(len(rows)) - len(rows), axis=0)
+        return np.concatenate([rows, padding])
+
+    def _size(self, count: int) -> int:
+        return next(size for size in self._sizes if size >= count)
+
+    def _local_shape(self, images: Images) -> tuple[int, ...]:
+        return (len(images) // self._shared.mesh.size, *images.shape[1:])
+
+
+def _multiple(count: float, factor: int) -> int:
+    return math.ceil(count / factor) * factor
+
+
+@jax.jit
+def _folded(keys: Key[Array, "batch"], number: Int[Array, ""]) -> Key[Array, "batch"]:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -1,0 +1,218 @@
+"""Targeted FAB: the smallest perturbation that reaches another class.
+
+Source: Croce & Hein, Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary
+Attack, arXiv:1907.02044; targeted as in arXiv:2003.01690.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bat_jax.attacks import geometry, objectives, single
+from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.engine import Loop, Problem, Purpose
+from bat_jax.attacks.geometry import over_pixels
+from bat_jax.attacks.pgd import Images, LogitsFn, Norm, correct
+
+_PIXELS = (1, 2, 3)
+# Newton's method below takes four to eight steps; this only bounds what rounding could do.
+_MOST_NEWTON_STEPS = 100
+
+
+class FabState(NamedTuple):
+    """Where FAB stands.
+
+    Attributes:
+      adversarial: the misclassified image nearest to x0 met within epsilon, else x0.
+      found: whether there is one.
+      flat: whether the first gradient was zero in every pixel.
+      x: the iterate.
+      distance: of `adversarial` to x0, infinite unless found.
+    """
+
+    adversarial: Images
+    found: Bool[Array, "batch"]
+    flat: Bool[Array, "batch"]
+    x: Images
+    distance: Float[Array, "batch"]
+
+    @property
+    def done(self) -> Bool[Array, "batch"]:
+        """Whether there is nothing more to find."""
+        return self.found
+
+
+@dataclasses.dataclass(frozen=True)
+class FabTargeted:
+    """FAB-T as the engine runs it, for one target class t an image.
+
+    With w = grad(z_t - z_y) at x and b = w.x - (z_t - z_y), the linearised boundary is
+    {v : w.v = b}; d and d0 are the shortest steps to it in [0, 1] from x and from the original x0.
+
+        alpha = min(||d|| / (||d|| + ||d0||), alpha_max)
+        x <- clip((1 - alpha) (x + eta d) + alpha (x0 + eta d0))
+
+    and where that is misclassified x <- x0 + beta (x - x0), to look closer to x0.
+
+    Attributes:
+      epsilon: radius within which a misclassified image counts.
+      norm: `linf` or `l2`; of the ball and of the steps.
+      num_iterations: number of moves.
+      alpha_max: largest bias towards x0.
+      eta: by how much to overshoot the boundary.
+      beta: how far to go back.
+    """
+
+    epsilon: float
+    norm: Norm
+    num_iterations: int = 100
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    segment: int = 10
+
+    @property
+    def purpose(self) -> Purpose:
+        """Whose draws these are; FAB-T draws nothing."""
+        return Purpose.FAB_TARGETED
+
+    @property
+    def min_classes(self) -> int:
+        """Any model has enough."""
+        return 2
+
+    @property
+    def num_steps(self) -> int:
+        """A step an iteration."""
+        return self.num_iterations
+
+    def begin(self, problem: Problem) -> FabState:
+        """Returns the original image: the attack has no random start."""
+        count = len(problem.images)
+        no = jnp.zeros(count, bool)
+        return FabState(problem.images, no, no, problem.images, jnp.full(count, jnp.inf))
+
+    def step(
+        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: FabState
+    ) -> FabState:
+        """Moves to the linearised boundary, and back if the image there is misclassified."""
+        x0 = problem.images
+
+        def lead(x: Images) -> tuple[Float[Array, ""], Float[Array, "batch"]]:
+            logits = logits_fn(x)
+            lead = objectives.logit_of(logits, problem.targets) - objectives.logit_of(
+                logits, problem.labels
+            )
+            return jnp.sum(lead), lead
+
+        w, z = jax.grad(lead, has_aux=True)(state.x)
+        w = jnp.where(jnp.isfinite(w), w, 0.0)
+        # w.x - b and w.x0 - b, without the cancellation of subtracting b.
+        residuals = jnp.stack([z, z + jnp.sum(w * (x0 - state.x), axis=_PIXELS)])
+        d, d0 = jax.vmap(shortest_steps, in_axes=(0, None, 0, None))(
+            jnp.stack([state.x, x0]), w, residuals, self.norm
+        )
+        size, size0 = (jnp.maximum(geometry.length(v, self.norm), 1e-8) for v in (d, d0))
+        alpha = over_pixels(jnp.minimum(size / (size + size0), self.alpha_max))
+        x = (1 - alpha) * (state.x + self.eta * d) + alpha * (x0 + self.eta * d0)
+        x = jnp.clip(x, 0.0, 1.0)
+
+        is_wrong = ~correct(logits_fn(x), problem.labels)
+        distance = geometry.length(x - x0, self.norm)
+        is_nearest = is_wrong & (distance <= self.epsilon) & (distance < state.distance)
+        return FabState(
+            adversarial=jnp.where(over_pixels(is_nearest), x, state.adversarial),
+            found=state.found | is_nearest,
+            flat=jnp.where(number == 0, jnp.all(w == 0, axis=_PIXELS), state.flat),
+            x=jnp.where(over_pixels(is_wrong), x0 + self.beta * (x - x0), x),
+            distance=jnp.where(is_nearest, distance, state.distance),
+        )
+
+
+def shortest_steps(x: Images, w: Images, residuals: Float[Array, "batch"], norm: Norm) -> Images:
+    """Returns the shortest d with w.(x + d) = b and 0 <= x + d <= 1, an image.
+
+    With w and r = w.x - b made such that r >= 0 by flipping both signs, and the room
+    c_i = x_i where w_i > 0, else 1 - x_i,
+
+        d_i = -sign(w_i) min(lambda s_i, c_i),   s_i = 1 for Linf, |w_i| for L2,
+
+    where lambda solves sum_i |w_i| min(lambda s_i, c_i) = r; if none does, d_i takes all its room.
+    The sum is concave and piecewise linear in lambda, so Newton's method from 0 climbs to the
+    root without passing it, and is there once it has reached the root's piece.
+
+    Args:
+      x: points of [0, 1], shape `[batch, height, width, channels]`.
+      w: normals, same shape.
+      residuals: r = w.x - b, shape `[batch]`.
+      norm: in which d is shortest, `linf` or `l2`.
+    """
+    w = w * over_pixels(jnp.where(residuals < 0, -1.0, 1.0))
+    r = jnp.abs(residuals)
+    room = jnp.where(w > 0, x, 1 - x)
+    weight = jnp.abs(w)
+    speed = jnp.ones_like(w) if norm == "linf" else weight
+
+    def climb(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        root, _, count = carry
+        taken = over_pixels(root) * speed
+        is_free = taken < room
+        value = jnp.sum(weight * jnp.minimum(taken, room), axis=_PIXELS)
+        slope = jnp.sum(jnp.where(is_free, weight * speed, 0.0), axis=_PIXELS)
+        rise = jnp.where(slope > 0, (r - value) / jnp.where(slope > 0, slope, 1.0), 0.0)
+        # A rise that rounding makes negative, or too small to matter, is the end.
+        has_moved = rise > 1e-6 * root
+        return jnp.where(has_moved, root + rise, root), has_moved, count + 1
+
+    def is_climbing(carry: tuple[Array, Array, Array]) -> Bool[Array, ""]:
+        return jnp.any(carry[1]) & (carry[2] < _MOST_NEWTON_STEPS)
+
+    start = (jnp.zeros_like(r), jnp.ones_like(r, bool), jnp.zeros((), jnp.int32))
+    root, _, _ = jax.lax.while_loop(is_climbing, climb, start)
+    return -jnp.sign(w) * jnp.minimum(over_pixels(root) * speed, room)
+
+
+def fab_targeted(
+    logits_fn: LogitsFn,
+    images: GivenImages,
+    labels: GivenLabels,
+    key: Key[Array, ""] | Key[Array, "images"],
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    num_iterations: int = 100,
+    num_targets: int = 9,
+    batch_size: int = 256,
+    loop: Loop | None = None,
+) -> Images:
+    """Returns misclassified images within epsilon found by FAB-T, the original where it finds none.
+
+    Args:
+      logits_fn: [0, 1] images, NHWC, to logits; any JAX function.
+      images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
+      labels: y, shape `[images]`.
+      key: one key, or one an image; the attack draws nothing, so any will do.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      norm: `linf` or `l2`.
+      num_iterations: moves a target.
+      num_targets: how many classes to try, from the second largest clean logit down; fewer when
+        there are fewer classes.
+      batch_size: how many images to attack at a time.
+      loop: see `bat_jax.attacks.engine.Engine`.
+
+    Raises:
+      UserError: images, labels or logits that are not as described.
+    """
+    return single.run(
+        FabTargeted(epsilon, norm, num_iterations),
+        logits_fn,
+        images,
+        labels,
+        key,
+        num_targets=num_targets,
+        batch_size=batch_size,
+        loop=loop,
+    )

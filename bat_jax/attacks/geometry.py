@@ -1,0 +1,66 @@
+"""Lengths, directions and the constraint, for the Linf and the L2 ball."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key, Shaped
+
+from bat_jax.attacks.pgd import Images, Norm
+
+_AXES = (1, 2, 3)
+
+
+def length(offsets: Images, norm: Norm) -> Float[Array, "batch"]:
+    """Returns max|d| for Linf and ||d||_2 for L2, an image."""
+    if norm == "linf":
+        return jnp.max(jnp.abs(offsets), axis=_AXES)
+    return jnp.sqrt(jnp.sum(offsets**2, axis=_AXES))
+
+
+def over_pixels(values: Shaped[Array, "batch"]) -> Shaped[Array, "batch 1 1 1"]:
+    """Returns one value an image in the shape that combines with images."""
+    return values[:, None, None, None]
+
+
+def scaled_to(offsets: Images, size: float, norm: Norm) -> Images:
+    """Returns the offsets, each scaled to the given length; a zero offset stays zero."""
+    lengths = over_pixels(length(offsets, norm))
+    return offsets * (size / jnp.where(lengths > 0, lengths, 1.0))
+
+
+def steepest(gradient: Images, norm: Norm) -> Images:
+    """Returns the ascent direction of length 1: sign(g) for Linf, g / ||g||_2 for L2."""
+    if norm == "linf":
+        return jnp.sign(gradient)
+    # Squares of small gradients underflow in float32: scale the largest entry to 1 before.
+    return scaled_to(scaled_to(gradient, 1.0, "linf"), 1.0, "l2")
+
+
+def random_start(keys: Key[Array, "batch"], images: Images, epsilon: float, norm: Norm) -> Images:
+    """Returns x + epsilon t / ||t||, t ~ U(-1, 1) for Linf and N(0, 1) for L2, clipped to [0, 1].
+
+    Every image has its own key, so that its start does not depend on the rest of its batch.
+    """
+    shape = images.shape[1:]
+    if norm == "linf":
+        draw = jax.vmap(lambda key: jax.random.uniform(key, shape, images.dtype, -1.0, 1.0))
+    else:
+        draw = jax.vmap(lambda key: jax.random.normal(key, shape, images.dtype))
+    return jnp.clip(images + scaled_to(draw(keys), epsilon, norm), 0.0, 1.0)
+
+
+def within(
+    adversarial: Float[np.ndarray, "batch height width channels"],
+    images: Float[np.ndarray, "batch height width channels"],
+    epsilon: float,
+    norm: Norm,
+) -> Bool[np.ndarray, "batch"]:
+    """Returns whether ||x' - x|| <= epsilon up to float32 rounding, and x' in [0, 1].
+
+    It is computed in float64 on the host, away from the arithmetic that made x'.
+    """
+    offsets = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
+    order = np.inf if norm == "linf" else 2
+    lengths = np.linalg.norm(offsets, ord=order, axis=1)
+    in_box = np.all((adversarial >= 0) & (adversarial <= 1), axis=_AXES)
+    return (lengths <= epsilon * (1 + 1e-5) + 1e-6) & in_box

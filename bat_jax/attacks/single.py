@@ -1,0 +1,58 @@
+"""One attack alone, over any number of images."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from bat_jax import keys
+from bat_jax.attacks import checks
+from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.engine import Attack, Engine, Loop
+from bat_jax.attacks.pgd import Images, LogitsFn
+
+
+def run(
+    attack: Attack,
+    logits_fn: LogitsFn,
+    images: GivenImages,
+    labels: GivenLabels,
+    key: Key[Array, ""] | Key[Array, "images"],
+    *,
+    batch_size: int,
+    num_targets: int = 0,
+    loop: Loop | None = None,
+) -> Images:
+    """Returns the adversarial images of one attack; arguments as in the attacks' own functions.
+
+    With `num_targets` above 0 the attack is run for that many of the highest wrong classes.
+    """
+    host_images, host_labels = checks.inputs(images, labels, batch_size)
+    checks.radius(attack.epsilon, attack.norm)
+    engine = Engine(logits_fn, batch_size=batch_size, loop=loop)
+    logits = engine.logits(host_images)
+    checks.labels_in_range(host_labels, logits.shape[1])
+    checks.enough_classes(attack, logits.shape[1])
+    targets = strongest(logits, num_targets) if num_targets else host_labels[:, None]
+    image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
+    parts = [
+        engine.run(
+            attack, host_images[rows], host_labels[rows], targets[rows], image_keys[rows]
+        ).adversarial
+        for rows in batches(np.arange(len(host_labels)), batch_size)
+    ]
+    return jnp.asarray(np.concatenate(parts))
+
+
+def strongest(
+    logits: Float[np.ndarray, "images classes"], count: int
+) -> Int[np.ndarray, "images targets"]:
+    """Returns the classes of the 2nd to (count + 1)-th largest logit, or as many as there are."""
+    # A NaN counts as the smallest logit; its image is broken whatever the order.
+    ranked = np.where(np.isnan(logits), -np.inf, logits)
+    order = np.argsort(-ranked, axis=1, kind="stable")
+    return order[:, 1 : count + 1].astype(np.int32)
+
+
+def batches(rows: Int[np.ndarray, "rows"], batch_size: int) -> list[Int[np.ndarray, "batch"]]:
+    """Cuts rows into batches, the last one smaller."""
+    return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]

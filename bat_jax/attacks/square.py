@@ -1,0 +1,333 @@
+"""Square: random search with square-shaped updates; looks at logits alone, never at gradients.
+
+Source: Andriushchenko, Croce, Flammarion & Hein, Square Attack: a Query-Efficient Black-Box
+Adversarial Attack via Random Search, arXiv:1912.00049, algorithms 1 to 3.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bat_jax.attacks import geometry, objectives, single
+from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.engine import Loop, Problem, Purpose
+from bat_jax.attacks.geometry import over_pixels
+from bat_jax.attacks.pgd import Images, LogitsFn, Norm, correct
+
+# After how many queries the fraction p of pixels that a square covers is halved.
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
+# How many queries to look through for one that changes something.
+_LOOK_AHEAD = 3
+# The L2 attack begins with a grid of this many tiles a side.
+_TILES = 5
+
+Pixels = Float[Array, "height width channels"]
+
+
+class SquareState(NamedTuple):
+    """Where Square stands.
+
+    Attributes:
+      adversarial: the image of the smallest margin so far.
+      found: whether it is misclassified.
+      flat: always false; there is no gradient.
+      margin: its z_y - max_{k != y} z_k, infinite before the first query.
+      query: the number of the next query.
+      done: whether it is misclassified or there is no query left.
+    """
+
+    adversarial: Images
+    found: Bool[Array, "batch"]
+    flat: Bool[Array, "batch"]
+    margin: Float[Array, "batch"]
+    query: Int[Array, "batch"]
+    done: Bool[Array, "batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """Square as the engine runs it.
+
+    A query changes a square window of side s = round(sqrt(p h w)) at a random place, and stays if
+    the margin z_y - max_{k != y} z_k falls or is not above 0. Misclassified images are left alone.
+
+    Linf: the start is vertical stripes of +-epsilon, one sign a channel and column; a window is
+    shifted by +-2 epsilon, one sign a channel, and clipped to the ball and to [0, 1].
+    L2: see `_l2_start` and `_l2_query`.
+
+    A Linf window that already has its signs changes nothing (a fifth to a quarter of the queries
+    on gray images). The model is not asked about such a query again, though it counts as one: so a
+    step is the next query that changes something, and images differ in their query numbers.
+
+    Attributes:
+      epsilon: radius of the ball.
+      norm: `linf` or `l2`.
+      num_queries: forward passes an image, after that of the start.
+      p: fraction of the pixels that the first windows cover.
+    """
+
+    epsilon: float
+    norm: Norm
+    num_queries: int = 5000
+    p: float = 0.8
+    segment: int = 100
+
+    @property
+    def purpose(self) -> Purpose:
+        """Whose draws these are."""
+        return Purpose.SQUARE
+
+    @property
+    def min_classes(self) -> int:
+        """Any model has enough."""
+        return 2
+
+    @property
+    def num_steps(self) -> int:
+        """One more than the queries: the start is looked at too."""
+        return self.num_queries + 1
+
+    def begin(self, problem: Problem) -> SquareState:
+        """Returns the stripes or tiles, which nothing is known of yet."""
+        start = _linf_start if self.norm == "linf" else _l2_start
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(problem.keys)
+        images = jax.vmap(functools.partial(start, epsilon=self.epsilon))(problem.images, keys)
+        no = jnp.zeros(len(images), bool)
+        first = jnp.ones(len(images), jnp.int32)
+        return SquareState(images, no, no, jnp.full(len(images), jnp.inf), first, no)
+
+    def step(
+        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: SquareState
+    ) -> SquareState:
+        """Looks at the start if `number` is 0, else at the best image with one window changed."""
+        changed, next_query = jax.vmap(self._next_change)(
+            problem.images, state.adversarial, problem.keys, state.query
+        )
+        is_start = number == 0
+        candidate = jnp.where(is_start, state.adversarial, changed)
+        query = jnp.where(is_start, state.query, next_query)
+        logits = logits_fn(candidate)
+        margin = objectives.margin(logits, problem.labels)
+        is_wrong = ~correct(logits, problem.labels)  # Not only margin < 0: NaN, too, is wrong.
+        is_better = (margin < state.margin) | (margin <= 0) | is_wrong
+        is_better &= ~state.done
+        found = state.found | (is_wrong & ~state.done)
+        return SquareState(
+            adversarial=jnp.where(over_pixels(is_better), candidate, state.adversarial),
+            found=found,
+            flat=state.flat,
+            margin=jnp.where(is_better, margin, state.margin),
+            query=query,
+            done=found | (query > self.num_queries),
+        )
+
+    def _next_change(
+        self, x: Pixels, best: Pixels, key: Key[Array, ""], query: Int[Array, ""]
+    ) -> tuple[Pixels, Int[Array, ""]]:
+        """Returns the image of the next query that changes something, and the query after it.
+
+        It looks a few queries ahead. If none of them changes anything it returns `best` itself.
+        """
+        change = _linf_query if self.norm == "linf" else _l2_query
+        sides = jnp.asarray(self._sides(x.shape[0], x.shape[1]))
+        chosen, following = best, query + _LOOK_AHEAD
+        for ahead in reversed(range(_LOOK_AHEAD)):
+            number = query + ahead
+            image = change(
+                x,
+                best,
+                jax.random.fold_in(key, number),
+                epsilon=self.epsilon,
+                side=sides[jnp.minimum(number, self.num_queries)],
+            )
+            is_query = jnp.any(image != best) & (number <= self.num_queries)
+            chosen = jnp.where(is_query, image, chosen)
+            following = jnp.where(is_query, number + 1, following)
+        return chosen, following
+
+    def _sides(self, height: int, width: int) -> Int[np.ndarray, "steps"]:
+        """Returns the side of the window, per step; the first step has none."""
+        sides = []
+        for query in range(self.num_queries):
+            p = self.p / 2 ** sum(query > after for after in _HALVINGS)
+            side = round(math.sqrt(p * height * width))
+            if self.norm == "l2":
+                side = max(side, 3) | 1  # Odd, so that the pyramids have a middle.
+                sides.append(min(side, (min(height, width) - 1) | 1))
+            else:
+                sides.append(min(max(side, 1), height, width))
+        return np.array([0, *sides], np.int32)
+
+
+def _linf_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
+    signs = jax.random.rademacher(key, (1, *x.shape[1:]), x.dtype)
+    return jnp.clip(x + epsilon * signs, 0.0, 1.0)
+
+
+def _linf_query(
+    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: float, side: Int[Array, ""]
+) -> Pixels:
+    draws = jax.random.uniform(key, (2 + x.shape[2],), x.dtype)
+    inside = _window(x, draws[:2], side)[2]
+    shift = 2 * epsilon * jnp.where(draws[2:] < 0.5, -1.0, 1.0)[None, None, :]
+    shifted = jnp.clip(best + shift, jnp.maximum(x - epsilon, 0.0), jnp.minimum(x + epsilon, 1.0))
+    return jnp.where(inside[:, :, None], shifted, best)
+
+
+def _l2_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
+    """Returns x plus a grid of 5 x 5 pyramid pairs of random signs, of length epsilon together."""
+    height, width, channels = x.shape
+    side = max(min(height, width) // _TILES, 1)
+    rows = jnp.arange(height) - (height - side * _TILES) // 2
+    columns = jnp.arange(width) - (width - side * _TILES) // 2
+    in_grid = _between(rows, side * _TILES)[:, None] & _between(columns, side * _TILES)[None, :]
+
+    draws = jax.random.bernoulli(key, shape=(_TILES, _TILES, channels + 1))
+    tile = jnp.clip(rows // side, 0, _TILES - 1), jnp.clip(columns // side, 0, _TILES - 1)
+    of_pixel = draws[tile[0][:, None], tile[1][None, :]]
+    patterns = [
+        _pyramids(rows % side, columns % side, jnp.int32(side), is_turned=turned)
+        for turned in (False, True)
+    ]
+    pattern = jnp.where(of_pixel[:, :, -1], patterns[1], patterns[0])
+    signs = jnp.where(of_pixel[:, :, :-1], 1.0, -1.0)
+    offset = jnp.where(in_grid[:, :, None], pattern[:, :, None] * signs, 0.0)
+    return _l2_image(x, offset, epsilon)
+
+
+def _l2_query(
+    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: float, side: Int[Array, ""]
+) -> Pixels:
+    """Moves the perturbation of a second window into a first, which gets a pyramid pair.
+
+    With v = best - x and windows W1 and W2, per channel i and a random sign rho:
+
+        u        = rho eta + v_{W1,i} / ||v_{W1,i}||
+        v_{W2,i} = 0,   v_{W1,i} = u / ||u|| sqrt(||v_{W1 u W2,i}||^2 + (epsilon^2 - ||v||^2) / c)
+    """
+    channels = x.shape[2]
+    draws = jax.random.uniform(key, (5 + channels,), x.dtype)
+    rows, columns, first = _window(x, draws[:2], side)
+    second = _window(x, draws[2:4], side)[2]
+    eta = jnp.where(
+        draws[4] < 0.5,
+        _pyramids(rows, columns, side, is_turned=False),
+        _pyramids(rows, columns, side, is_turned=True),
+    )
+    eta = jnp.where(first, eta, 0.0)
+    rho = jnp.where(draws[5:] < 0.5, -1.0, 1.0)[None, None, :]
+
+    v = best - x
+    in_first = first[:, :, None]
+    either = in_first | second[:, :, None]
+    u = rho * _unit(eta[:, :, None]) + _unit(jnp.where(in_first, v, 0.0))
+    unused = jnp.maximum(epsilon**2 - jnp.sum(v**2), 0.0)
+    available = jnp.sqrt(
+        jnp.sum(jnp.where(either, v, 0.0) ** 2, axis=(0, 1), keepdims=True) + unused / channels
+    )
+    moved = jnp.where(in_first, _unit(u) * available, jnp.where(either, 0.0, v))
+    return _l2_image(x, moved, epsilon)
+
+
+def _l2_image(x: Pixels, offset: Pixels, epsilon: float) -> Pixels:
+    scaled = geometry.scaled_to(offset[None], epsilon, "l2")[0]
+    return jnp.clip(x + scaled, 0.0, 1.0)
+
+
+def _unit(values: Float[Array, "height width _"]) -> Float[Array, "height width _"]:
+    """Returns every channel scaled to length 1; zeros stay zeros."""
+    return values / (jnp.sqrt(jnp.sum(values**2, axis=(0, 1), keepdims=True)) + 1e-12)
+
+
+def _window(
+    x: Pixels, draws: Float[Array, "2"], side: Int[Array, ""]
+) -> tuple[Int[Array, "height"], Int[Array, "width"], Bool[Array, "height width"]]:
+    """Returns a pixel's row and column in a random window, and whether it is inside."""
+    height, width, _ = x.shape
+    room = jnp.array([height, width]) - side
+    corner = jnp.minimum((draws * (room + 1).astype(draws.dtype)).astype(jnp.int32), room)
+    rows, columns = jnp.arange(height) - corner[0], jnp.arange(width) - corner[1]
+    return rows, columns, _between(rows, side)[:, None] & _between(columns, side)[None, :]
+
+
+def _between(positions: Int[Array, "side"], end: Int[Array, ""] | int) -> Bool[Array, "side"]:
+    return (positions >= 0) & (positions < end)
+
+
+def _pyramids(
+    rows: Int[Array, "height"],
+    columns: Int[Array, "width"],
+    side: Int[Array, ""],
+    *,
+    is_turned: bool,
+) -> Float[Array, "height width"]:
+    """Returns eta: a pyramid on one half of a square window, its negative on the other.
+
+    A pyramid's value at Chebyshev distance d from its middle is the sum of 1 / k^2 for k from
+    d + 1 to side // 2 + 1. Values outside the window mean nothing.
+
+    Args:
+      rows: a pixel's row in the window.
+      columns: its column in the window.
+      side: of the window.
+      is_turned: whether the halves are left and right rather than upper and lower.
+    """
+    if is_turned:
+        return _pyramids(columns, rows, side, is_turned=False).T
+    half = side // 2
+    is_upper = rows < half
+    middle = jnp.where(is_upper, half // 2, half + (side - half) // 2)
+    distance = jnp.maximum(jnp.abs(rows - middle)[:, None], jnp.abs(columns - half)[None, :])
+    longest = len(rows) + len(columns)
+    sums = jnp.asarray(np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, longest) ** 2)]), "f4")
+    # At a corner of the lower half the distance exceeds half of the side by rounding: no height.
+    height = jnp.maximum(sums[half + 1] - sums[jnp.clip(distance, 0, longest - 1)], 0.0)
+    return jnp.where(is_upper[:, None], height, -height)
+
+
+def square(
+    logits_fn: LogitsFn,
+    images: GivenImages,
+    labels: GivenLabels,
+    key: Key[Array, ""] | Key[Array, "images"],
+    *,
+    epsilon: float,
+    norm: Norm = "linf",
+    num_queries: int = 5000,
+    p: float = 0.8,
+    batch_size: int = 256,
+    loop: Loop | None = None,
+) -> Images:
+    """Returns, of the images Square has tried, those of the smallest margin.
+
+    Args:
+      logits_fn: [0, 1] images, NHWC, to logits; any JAX function.
+      images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
+      labels: y, shape `[images]`.
+      key: one key, or one an image when the draws are to belong to the image rather than to its
+        place among `images`.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      norm: `linf` or `l2`.
+      num_queries: forward passes an image.
+      p: fraction of the pixels that the first windows cover.
+      batch_size: how many images to attack at a time.
+      loop: see `bat_jax.attacks.engine.Engine`.
+
+    Raises:
+      UserError: images, labels or logits that are not as described.
+    """
+    return single.run(
+        Square(epsilon, norm, num_queries, p),
+        logits_fn,
+        images,
+        labels,
+        key,
+        batch_size=batch_size,
+        loop=loop,
+    )
