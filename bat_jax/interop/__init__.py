@@ -1,0 +1,11 @@
+"""Weights to and from PyTorch, as safetensors files: docs/interop.md says with which names.
+
+    bat_jax.interop.export_weights("weights.safetensors", "resnet18", variables, mean=..., std=...)
+    model, variables = bat_jax.interop.import_weights("weights.safetensors", "resnet18", 10)
+
+For the weights of a run: `python -m bat_jax.interop export --run=runs/digits_bat --out=FILE`.
+"""
+
+from bat_jax.interop.weights import Imported, export_weights, import_weights
+
+__all__ = ["Imported", "export_weights", "import_weights"]
