@@ -1,0 +1,157 @@
+"""The verdicts of a long evaluation, kept in a file after every batch and taken up again."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.lib.format import open_memmap
+
+from bat_jax.attacks.engine import HostImages
+from bat_jax.errors import UserError
+from bat_jax.files import write_npz, written_whole
+
+# Values of `Verdicts.broken_by` that are no attack's number.
+STANDING = -1
+CLEAN_ERROR = -2
+
+
+class Verdicts:
+    """What is known of every image so far.
+
+    Attributes:
+      broken_by: the number of the attack that broke the image, `CLEAN_ERROR` or `STANDING`.
+      is_nan: whether its logits were NaN, clean or attacked.
+      flat: per attack, whether a gradient was zero.
+      adversarial: x', or x where the image stands; None if they are not kept.
+      attack: number of the attack under way.
+      batches: how many of its batches are done.
+    """
+
+    def __init__(
+        self,
+        clean_logits: Float[np.ndarray, "images classes"],
+        is_correct: Bool[np.ndarray, "images"],
+        num_attacks: int,
+        adversarial: HostImages | None,
+    ) -> None:
+        self._clean_logits = clean_logits
+        self.broken_by = np.where(is_correct, STANDING, CLEAN_ERROR).astype(np.int8)
+        self.is_nan = np.isnan(clean_logits).any(axis=1)
+        self.flat = np.zeros((num_attacks, len(is_correct)), bool)
+        self.adversarial = adversarial
+        self.attack = 0
+        self.batches = 0
+
+    def left_for(self, attack: int) -> Int[np.ndarray, "rows"]:
+        """Returns the images that stood when an attack began, whatever it has found since."""
+        return np.flatnonzero((self.broken_by == STANDING) | (self.broken_by >= attack))
+
+
+class VerdictFile:
+    """A file of verdicts, written whole after every batch.
+
+    The settings of the evaluation are kept with them, so that another one is not taken up; so are
+    the clean logits, by which another model is told. Adversarial images, if kept, are in a file
+    beside it, `<name>.adversarial.npy`, whose rows are written before their verdicts are.
+
+    Args:
+      path: the .npz file.
+      settings: what the verdicts depend on beside the model.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self._path = path
+        self._settings = dict(settings)
+        self._images_path = path.with_name(f"{path.stem}.adversarial.npy")
+
+    def resume(self, verdicts: Verdicts, images: HostImages) -> None:
+        """Takes up what the file holds of the same evaluation; begins the file otherwise.
+
+        Raises:
+          UserError: the file is of another evaluation or another model, or is not one of ours.
+        """
+        keeps_images = verdicts.adversarial is not None
+        is_new = not self._path.exists()
+        if is_new:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if keeps_images:
+                with written_whole(self._images_path) as file:
+                    np.save(file, images, allow_pickle=False)
+        else:
+            self._read(verdicts)
+        if keeps_images:
+            verdicts.adversarial = self._open_images(images)
+
+    def write(self, verdicts: Verdicts) -> None:
+        """Writes everything known so far."""
+        if isinstance(verdicts.adversarial, np.memmap):
+            verdicts.adversarial.flush()
+        write_npz(
+            self._path,
+            {
+                "settings": np.array(json.dumps(self._settings)),
+                "clean_logits": verdicts._clean_logits,
+                "broken_by": verdicts.broken_by,
+                "is_nan": verdicts.is_nan,
+                "flat": verdicts.flat,
+                "progress": np.array([verdicts.attack, verdicts.batches]),
+            },
+        )
+
+    def _read(self, verdicts: Verdicts) -> None:
+        try:
+            with np.load(self._path, allow_pickle=False) as archive:
+                saved = dict(archive)
+            settings = json.loads(str(saved["settings"]))
+            found = (saved["clean_logits"], saved["broken_by"], saved["is_nan"], saved["flat"])
+            attack, batches = (int(number) for number in saved["progress"])
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            raise UserError(
+                f"{self._path}: not a file of AutoAttack verdicts; expected one to resume, or no"
+                " file: name another path"
+            ) from error
+        different = [name for name in self._settings if self._settings[name] != settings.get(name)]
+        if different:
+            name = different[0]
+            raise UserError(
+                f"{self._path}: holds another evaluation ({', '.join(different)} differ; {name} was"
+                f" {settings.get(name)} and is {self._settings[name]}): name another path, or"
+                " remove the file to begin again"
+            )
+        scale = max(1.0, float(np.max(np.abs(np.nan_to_num(found[0])))))
+        if not np.allclose(found[0], verdicts._clean_logits, 0, 1e-3 * scale, equal_nan=True):
+            raise UserError(
+                f"{self._path}: holds verdicts of another model, for its clean logits differ: name"
+                " another path, or remove the file to begin again"
+            )
+        _, verdicts.broken_by, verdicts.is_nan, verdicts.flat = found
+        verdicts.attack, verdicts.batches = attack, batches
+
+    def _open_images(self, images: HostImages) -> HostImages:
+        try:
+            kept = open_memmap(self._images_path, mode="r+")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self._images_path}: cannot be read; expected the adversarial images that belong"
+                f" to {self._path}: remove both to begin again"
+            ) from error
+        if kept.shape != images.shape or kept.dtype != images.dtype:
+            raise UserError(
+                f"{self._images_path}: {kept.dtype} of shape {kept.shape}; expected"
+                f" {images.dtype} of shape {images.shape}: remove both files to begin again"
+            )
+        return kept
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Returns a hash of arrays, equal if and only if they are."""
+    state = hashlib.sha256()
+    for array in arrays:
+        state.update(f"{array.dtype}{array.shape}".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()[:16]

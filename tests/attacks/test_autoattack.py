@@ -1,0 +1,212 @@
+"""AutoAttack's verdicts are the worst case, checked anew, whatever the batches and devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax.attacks import geometry
+from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks.engine import Engine
+from bat_jax.errors import UserError
+from tests.attacks import linear
+
+WHITE_BOX = ("apgd-ce", "apgd-t", "fab-t")
+
+
+@pytest.fixture(scope="module")
+def problem():
+    logits_fn, weights, images, labels = linear.problem()
+    labels = labels.copy()
+    labels[:5] = (labels[:5] + 1) % linear.CLASSES  # Clean errors.
+    epsilon = linear.median_radius(weights, images[5:], labels[5:], "linf")
+    expected = linear.distances(weights, images, labels, "linf") > epsilon
+    expected[:5] = False
+    return logits_fn, images, labels, epsilon, expected
+
+
+@pytest.fixture(scope="module")
+def result(problem):
+    logits_fn, images, labels, epsilon, _ = problem
+    return autoattack(
+        logits_fn, images, labels, jax.random.key(0), epsilon=epsilon, attacks=WHITE_BOX
+    )
+
+
+def test_the_verdict_is_the_exact_one(problem, result):
+    np.testing.assert_array_equal(result.robust, problem[4])
+
+
+def test_clean_errors_are_broken_by_no_attack(problem, result):
+    assert not result.clean[:5].any()
+    assert result.clean[5:].all()
+    assert not result.robust[:5].any()
+    assert not any(broken[:5].any() for broken in result.by_attack.values())
+
+
+def test_every_image_is_robust_a_clean_error_or_broken_once(result):
+    broken = np.sum([*result.by_attack.values()], axis=0)
+    np.testing.assert_array_equal(broken + result.robust + ~result.clean, 1)
+
+
+def test_adversarial_images_break_the_model_within_the_constraint(problem, result):
+    logits_fn, images, labels, epsilon, _ = problem
+    assert geometry.within(result.adversarial, images, epsilon, "linf").all()
+    predicted = np.asarray(jnp.argmax(logits_fn(result.adversarial), axis=-1))
+    np.testing.assert_array_equal(predicted == labels, result.robust)
+    untouched = result.robust | ~result.clean
+    np.testing.assert_array_equal(result.adversarial[untouched], images[untouched])
+
+
+@pytest.mark.parametrize("batch_size", [7, 48])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_batches_and_devices_do_not_change_the_verdicts(problem, result, batch_size, devices):
+    logits_fn, images, labels, epsilon, _ = problem
+    again = autoattack(
+        logits_fn,
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=epsilon,
+        attacks=WHITE_BOX,
+        batch_size=batch_size,
+        devices=jax.devices()[:devices],
+    )
+    for name in WHITE_BOX:
+        np.testing.assert_array_equal(again.by_attack[name], result.by_attack[name])
+    np.testing.assert_allclose(again.adversarial, result.adversarial, atol=1e-5)
+
+
+def test_a_loop_on_the_device_gives_the_same_verdicts(problem, result):
+    logits_fn, images, labels, epsilon, _ = problem
+    key = jax.random.key(0)
+    again = autoattack(
+        logits_fn, images, labels, key, epsilon=epsilon, attacks=("apgd-ce",), loop="device"
+    )
+    np.testing.assert_array_equal(again.by_attack["apgd-ce"], result.by_attack["apgd-ce"])
+
+
+def test_no_batch_recompiles(problem):
+    logits_fn, images, labels, epsilon, _ = problem
+    traces = []
+
+    def counted(x):
+        traces.append(x.shape[0])
+        return logits_fn(x)
+
+    def run(count):
+        traces.clear()
+        autoattack(
+            counted,
+            images[:count],
+            labels[:count],
+            jax.random.key(0),
+            epsilon=epsilon / 10,
+            attacks=("apgd-ce", "fab-t"),
+            batch_size=8,
+            devices=jax.devices()[:1],
+        )
+        return sorted(traces)
+
+    # Five batches take no more traces of the model than two: one a batch shape.
+    assert run(16) == run(40)
+
+
+def test_the_model_is_traced_once_a_shape_and_its_arrays_are_not_embedded():
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(64, 10)), jnp.float32)
+    logits_fn = jax.jit(lambda x: x.reshape(len(x), -1) @ weights)
+    engine = Engine(logits_fn, batch_size=8, devices=jax.devices()[:1])
+    constants = engine._model.constants((8, 8, 8, 1))
+    assert [constant.shape for constant in constants] == [(64, 10)]
+    assert engine._model.constants((4, 8, 8, 1))[0] is constants[0]
+
+
+def test_a_single_key_or_one_an_image(problem, result):
+    logits_fn, images, labels, epsilon, _ = problem
+    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0), n))(jnp.arange(len(images)))
+    rows = np.array([30, 8, 21])
+    some = autoattack(
+        logits_fn, images[rows], labels[rows], keys[rows], epsilon=epsilon, attacks=WHITE_BOX
+    )
+    np.testing.assert_array_equal(some.robust, result.robust[rows])
+    np.testing.assert_allclose(some.adversarial, result.adversarial[rows], atol=1e-5)
+
+
+def test_l2_keeps_its_constraint():
+    logits_fn, weights, images, labels = linear.problem(seed=3)
+    epsilon = linear.median_radius(weights, images, labels, "l2")
+    result = autoattack(
+        logits_fn,
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=epsilon,
+        norm="l2",
+        attacks=("apgd-t", "fab-t"),
+    )
+    np.testing.assert_array_equal(
+        result.robust, linear.distances(weights, images, labels, "l2") > epsilon
+    )
+    assert geometry.within(result.adversarial, images, epsilon, "l2").all()
+
+
+def test_adversarial_images_not_kept_are_refused(problem):
+    logits_fn, images, labels, epsilon, _ = problem
+    result = autoattack(
+        logits_fn,
+        images[:8],
+        labels[:8],
+        jax.random.key(0),
+        epsilon=epsilon,
+        attacks=("apgd-ce",),
+        keep_adversarial=False,
+    )
+    with pytest.raises(UserError, match="pass keep_adversarial"):
+        _ = result.adversarial
+
+
+def good():
+    logits_fn, _, images, labels = linear.problem(count=4)
+    return {
+        "logits_fn": logits_fn,
+        "images": images,
+        "labels": labels,
+        "key": jax.random.key(0),
+        "epsilon": 0.1,
+    }
+
+
+BAD = {
+    "above 1": ({"images": good()["images"] * 2}, r"in image 0 are not all in \[0, 1\]"),
+    "NaN": ({"images": good()["images"] * np.float32(np.nan)}, r"are not all in \[0, 1\]"),
+    "integers": ({"images": np.zeros((4, 8, 8, 1), np.uint8)}, "uint8; expected float32"),
+    "float64": ({"images": np.zeros((4, 8, 8, 1))}, "float64; expected float32"),
+    "NCHW": ({"images": np.zeros((4, 1, 8, 8), np.float32)}, r"expected \(images, height"),
+    "flat": ({"images": np.zeros((4, 64), np.float32)}, r"expected \(images, height"),
+    "no images": ({"images": np.zeros((0, 8, 8, 1), np.float32)}, "images: none"),
+    "too few labels": ({"labels": np.zeros(3, np.int32)}, r"expected one integer an image"),
+    "one-hot labels": ({"labels": np.zeros((4, 6), np.int32)}, r"expected one integer an image"),
+    "fractional labels": ({"labels": np.zeros(4, np.float32)}, r"expected one integer an image"),
+    "label 6": ({"labels": np.array([0, 6, 0, 0])}, "image 1 has label 6; expected 0 to 5"),
+    "label -1": ({"labels": np.array([0, 0, 0, -1])}, "image 3 has label -1"),
+    "flat logits": ({"logits_fn": lambda x: x.sum(axis=(1, 2, 3))}, r"returned shape \(\d+,\)"),
+    "one logit": ({"logits_fn": lambda x: x.sum(axis=(1, 2))}, "two classes or more"),
+    "logits of one image": ({"logits_fn": lambda x: x[:1, :4, 0, 0]}, r"expected logits of shape"),
+    "a tuple": ({"logits_fn": lambda x: (x[:, :4, 0, 0], x)}, "returned tuple"),
+    "integers out": (
+        {"logits_fn": lambda x: x[:, :4, 0, 0].astype(jnp.int32)},
+        "expected floating-point",
+    ),
+    "epsilon 0": ({"epsilon": 0.0}, "epsilon: 0.0"),
+    "batch size 0": ({"batch_size": 0}, "batch_size: 0"),
+    "an attack twice": ({"attacks": ("square", "square")}, "each once"),
+    "no attack": ({"attacks": ()}, "attacks: none"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_told_in_one_line(name):
+    changed, message = BAD[name]
+    with pytest.raises(UserError, match=message) as caught:
+        autoattack(**{**good(), **changed})
+    assert "\n" not in str(caught.value)

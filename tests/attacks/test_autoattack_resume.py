@@ -1,0 +1,151 @@
+"""A stopped evaluation goes on where it ended, and ends as if it had not been stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks.verdicts import VerdictFile
+from bat_jax.errors import UserError
+from tests.attacks import linear
+
+ATTACKS = ("apgd-ce", "apgd-dlr", "fab-t")
+
+
+@pytest.fixture(scope="module")
+def arguments():
+    logits_fn, weights, images, labels = linear.problem(count=24)
+    return {
+        "logits_fn": logits_fn,
+        "images": images,
+        "labels": labels,
+        "key": jax.random.key(0),
+        "epsilon": linear.median_radius(weights, images, labels, "linf"),
+        "attacks": ATTACKS,
+        "batch_size": 8,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(arguments):
+    return autoattack(**arguments)
+
+
+def assert_same(result, other):
+    np.testing.assert_array_equal(result.robust, other.robust)
+    np.testing.assert_array_equal(result.clean, other.clean)
+    assert list(result.by_attack) == list(other.by_attack)
+    for name, broken in other.by_attack.items():
+        np.testing.assert_array_equal(result.by_attack[name], broken)
+    np.testing.assert_array_equal(result.adversarial, other.adversarial)
+
+
+class StoppedError(Exception):
+    """Ends the evaluation from outside."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_it_goes_on_after_any_batch(arguments, whole, after, tmp_path, monkeypatch):
+    path = tmp_path / "new" / "verdicts.npz"
+    write, written = VerdictFile.write, []
+
+    def write_and_stop(file, verdicts):
+        write(file, verdicts)
+        written.append(verdicts.batches)
+        if len(written) == after:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VerdictFile, "write", write_and_stop)
+        with pytest.raises(StoppedError):
+            autoattack(**arguments, path=path)
+    assert_same(autoattack(**arguments, path=path), whole)
+
+
+def test_a_finished_file_is_not_computed_again(arguments, whole, tmp_path, monkeypatch):
+    path = tmp_path / "verdicts.npz"
+    assert_same(autoattack(**arguments, path=path), whole)
+
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("bat_jax.attacks.autoattack._judge", refuse)
+    assert_same(autoattack(**arguments, path=path), whole)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epsilon": 0.3}, "epsilon differ; epsilon was"),
+        ({"batch_size": 16}, "batch_size differ"),
+        ({"key": jax.random.key(1)}, "key differ"),
+        ({"attacks": ("apgd-ce",)}, "attacks differ"),
+        ({"labels": np.zeros(24, np.int32)}, "images differ"),
+        ({"logits_fn": lambda x: x[:, 0, :6, 0] ** 2}, "of another model"),
+    ],
+)
+def test_another_evaluation_is_refused(arguments, changed, message, tmp_path):
+    path = tmp_path / "verdicts.npz"
+    small = {**arguments, "attacks": ("apgd-dlr",)}
+    autoattack(**small, path=path, keep_adversarial=False)
+    with pytest.raises(UserError, match=message):
+        autoattack(**{**small, **changed}, path=path, keep_adversarial=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut"])
+def test_a_file_of_something_else_is_refused(arguments, content, tmp_path):
+    path = tmp_path / "verdicts.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a file of AutoAttack verdicts"):
+        autoattack(**arguments, path=path)
+    assert path.read_bytes() == content
+
+
+def test_missing_images_are_told(arguments, tmp_path):
+    path = tmp_path / "verdicts.npz"
+    one = {**arguments, "attacks": ("apgd-dlr",)}
+    autoattack(**one, path=path)
+    (tmp_path / "verdicts.adversarial.npy").unlink()
+    with pytest.raises(UserError, match="adversarial images that belong"):
+        autoattack(**one, path=path)
+
+
+SCRIPT = """
+import sys
+import jax
+from bat_jax.attacks.autoattack import autoattack
+from tests.attacks import linear
+logits_fn, weights, images, labels = linear.problem(count=400)
+epsilon = linear.median_radius(weights, images, labels, "linf")
+autoattack(logits_fn, images, labels, jax.random.key(0), epsilon=epsilon, batch_size=16,
+           attacks=("apgd-ce", "apgd-t", "fab-t"), path=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_a_file_to_go_on_from(tmp_path):
+    killed, quiet = tmp_path / "killed.npz", tmp_path / "quiet.npz"
+    command = [sys.executable, "-c", SCRIPT]
+    process = subprocess.Popen([*command, str(killed)], env=os.environ)
+    while not killed.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with np.load(killed) as archive:
+        assert archive["progress"][0] < 3
+    for path in (killed, quiet):
+        subprocess.run([*command, str(path)], env=os.environ, check=True)
+    with np.load(killed) as one, np.load(quiet) as other:
+        for name in other.files:
+            np.testing.assert_array_equal(one[name], other[name])
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "killed.adversarial.npy"), np.load(tmp_path / "quiet.adversarial.npy")
+    )
