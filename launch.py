@@ -8,6 +8,7 @@ Exit status: 0 done, 1 training failed, 2 a wrong input, 128 + n stopped by sign
 
 import logging
 import sys
+import threading
 from pathlib import Path
 
 from absl import app, flags
@@ -26,20 +27,19 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main(arguments: list[str]) -> None:
     """Runs the config's job."""
-    if len(arguments) > 1:
-        _fail(f"unknown argument {arguments[1]!r}; expected flags, as --config=configs/<name>.py")
-    if _CONFIG.value is None:
-        _fail("--config is not set; expected a file, as --config=configs/digits_bat.py")
+    del arguments
     config = _CONFIG.value
     # Imported here, so that a mistyped flag is told before JAX has started.
     from bat_jax.evaluation.results import table
     from bat_jax.interruption import Interrupted
-    from bat_jax.training import NonFiniteError, train_and_evaluate
+    from bat_jax.training import CheckpointError, NonFiniteError, train_and_evaluate
     from bat_jax.training.dry_run import describe
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
-    absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every file.
+    # Orbax tells of every file; what goes wrong in its threads, it raises again in this one.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    threading.excepthook = lambda _: None
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("bat_jax").setLevel(logging.INFO)
     try:
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or workdir}: {error.strerror or error}", status=1)
-    except NonFiniteError as error:
+    except (CheckpointError, NonFiniteError) as error:
         _fail(str(error), status=1)
     except Interrupted as error:
         _fail(str(error), status=128 + error.signal)
@@ -65,7 +65,17 @@ def main(arguments: list[str]) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     """Reads the flags; a wrong one is an input error of one line."""
     try:
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(arguments)
+        if len(rest) > 1:
+            _fail(f"unknown argument {rest[1]!r}; expected flags, as --config=configs/<name>.py")
+        if not flags.FLAGS["config"].present:
+            _fail("--config is not set; expected a file, as --config=configs/digits_bat.py")
+        path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+        if not path.is_file():
+            _fail(f"--config: no file {path}; expected one of configs/")
+        # Reading the config is what finds its errors.
+        flags.FLAGS["config"].value  # noqa: B018
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _fail(" ".join(str(error).split()))
 

@@ -124,7 +124,7 @@ def default() -> ConfigDict:
     # Losses that PGD maximises on the test set: cross_entropy (`pgd20`), margin (`pgd20_margin`).
     evaluation.losses = ("cross_entropy", "margin")
     # Over all devices.
-    evaluation.batch_size = 500
+    evaluation.batch_size = 512
     # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
     evaluation.select_by = "pgd"
 
@@ -185,6 +185,7 @@ def validate(config: ConfigDict) -> None:
     Names of data sets and models are left to those who know them.
     """
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    one_of("model.stem", config.model.stem, ("cifar", "tiny_imagenet"))
     one_of("attack.norm", config.attack.norm, ("linf", "l2"))
     one_of("attack.batch_norm", config.attack.batch_norm, ("running", "batch"))
     one_of("train.schedule.name", config.train.schedule.name, ("piecewise", "cosine", "one_cycle"))

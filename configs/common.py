@@ -17,7 +17,7 @@ def fashion_mnist(objective: str) -> ConfigDict:
     config.attack.step_size = 0.025
     config.attack.num_steps = 7
     config.evaluation.step_size = 0.01
-    config.evaluation.batch_size = 1000
+    config.evaluation.batch_size = 1024
     config.train.epochs = 6
     config.train.optimizer.learning_rate = 0.05
     config.train.schedule.boundaries = (4.0, 5.5)

@@ -36,6 +36,6 @@ def get_config() -> ConfigDict:
     config.train.schedule.boundaries = (40.0, 52.0)
 
     config.evaluation.step_size = 0.025
-    config.evaluation.batch_size = 150
+    config.evaluation.batch_size = 152
     config.checkpoint.every_epochs = 5
     return config

@@ -1,14 +1,34 @@
 """Eight CPU devices, strict promotion, and run-time checks of every annotated shape."""
 
 import os
+from pathlib import Path
 
+# Tests of runs in processes of their own compile the same few programs: they share them.
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 from jaxtyping import install_import_hook
 
-install_import_hook("bat_jax", "beartype.beartype")
+# Not bat_jax.training.state: JAX rebuilds the train state around whatever leaves a transformation
+# gives it, shapes and NumPy arrays among them.
+install_import_hook(
+    [
+        "bat_jax.attacks",
+        "bat_jax.data",
+        "bat_jax.evaluation",
+        "bat_jax.keys",
+        "bat_jax.losses",
+        "bat_jax.memorization",
+        "bat_jax.models",
+        "bat_jax.training.objectives",
+        "bat_jax.training.step",
+    ],
+    "beartype.beartype",
+)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

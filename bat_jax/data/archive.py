@@ -8,7 +8,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bat_jax.errors import UserError
 
@@ -25,6 +25,7 @@ _DAMAGE = (
 )
 
 
+@runtime_checkable
 class Files(Protocol):
     """The files below one top folder, by names relative to it."""
 

@@ -75,7 +75,7 @@ def load(path: str | Path) -> Estimates:
       UserError: the file is missing, truncated, or not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return _from_arrays(str(path), {name: file[name] for name in file.files})
     except FileNotFoundError:
         raise UserError(

@@ -1,8 +1,9 @@
 """Checkpoints by Orbax: written while training goes on, last and best kept, checked when read."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,10 @@ from bat_jax.parallel import REPLICATED
 from bat_jax.training.state import TrainState, fingerprint
 
 log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written."""
 
 
 class Saved(NamedTuple):
@@ -72,16 +77,17 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                check=ocp.args.JsonSave(
-                    {"fingerprint": int(fingerprint(state)), "seconds": seconds}
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    check=ocp.args.JsonSave(
+                        {"fingerprint": int(fingerprint(state)), "seconds": seconds}
+                    ),
                 ),
-            ),
-            metrics=dict(metrics) if metrics else None,
-        )
+                metrics=dict(metrics) if metrics else None,
+            )
 
     def latest(self, like: TrainState) -> Saved | None:
         """Returns the newest state that is whole, or None where there is no checkpoint.
@@ -110,11 +116,25 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what is being written is complete under its final name."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and ends the writing threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Gives what Orbax and TensorStore raise, of no common class, one name and one line."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split()).rpartition(": ")[2]
+            raise CheckpointError(
+                f"{self._folder}: a checkpoint could not be written ({reason}); those before it are"
+                " whole: mend the folder or free space, and run the same command to go on"
+            ) from error
 
     def _rank(self, step: int) -> tuple[float, int]:
         metrics = self._manager.metrics(step) or {}

@@ -105,7 +105,7 @@ def make_train_step(
         metrics = {
             "loss": value,
             "accuracy": jax.lax.pmean(jnp.mean(is_correct.astype(jnp.float32)), AXIS),
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             **metrics,
         }
         return TrainState(state.step + 1, variables, opt_state, ema), metrics

@@ -1,0 +1,112 @@
+"""Every image is counted once, with its n and its interval, whatever the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax import models, parallel
+from bat_jax.config import default
+from bat_jax.data import load
+from bat_jax.data.device import to_devices
+from bat_jax.evaluation.classify import Evaluator, attack_name
+from bat_jax.evaluation.results import accuracy, summarize, table
+
+LOSSES = ("cross_entropy", "margin")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    """A small network trained a little by least squares on its random features."""
+    model = models.create("small_cnn", 10, image_shape=(8, 8, 1), width=4)
+    images = jnp.asarray(np.float32(digits.train.images / 255))
+    variables = model.init(jax.random.key(0), images[:1])
+    _, features = jax.jit(lambda v, x: model.apply(v, x, features=True))(variables, images)
+    design = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+    solution = np.linalg.lstsq(design, np.eye(10)[digits.train.labels], rcond=None)[0]
+    head = {
+        "kernel": np.float32(10 * solution[:-1]),
+        "bias": np.float32(10 * solution[-1]),
+    }
+    return model, {"params": {**variables["params"], "head": head}}
+
+
+def evaluate(model, digits, *, devices=1, batch_size=128, epsilon=0.1):
+    config = default()
+    config.attack.epsilon = epsilon
+    config.attack.unroll = False
+    config.evaluation.num_steps = 5
+    config.evaluation.step_size = epsilon / 2
+    config.evaluation.batch_size = batch_size
+    mesh = parallel.make_mesh(devices)
+    counted = []
+    evaluator = Evaluator(model[0], config, mesh, losses=LOSSES)
+    verdicts = evaluator(model[1], to_devices(digits.test, mesh), counted.append)
+    assert sum(counted) == len(digits.test)
+    assert evaluator._step._cache_size() == 1
+    return verdicts
+
+
+def test_robust_is_at_most_clean_image_by_image(model, digits):
+    verdicts = evaluate(model, digits)
+    assert set(verdicts) == {"clean", "pgd5", "pgd5_margin"}
+    assert verdicts["clean"].mean() > 0.7
+    for name in ("pgd5", "pgd5_margin"):
+        assert len(verdicts[name]) == 449
+        assert np.all(verdicts[name] <= verdicts["clean"])
+        assert verdicts[name].mean() < verdicts["clean"].mean() - 0.2
+
+
+def test_epsilon_zero_gives_clean_accuracy(model, digits):
+    verdicts = evaluate(model, digits, epsilon=0.0)
+    np.testing.assert_array_equal(verdicts["pgd5"], verdicts["clean"])
+    np.testing.assert_array_equal(verdicts["pgd5_margin"], verdicts["clean"])
+
+
+def test_clean_verdicts_are_those_of_the_model_alone(model, digits):
+    images = jnp.asarray(digits.test.images / np.float32(255))
+    logits = jax.jit(model[0].apply)(model[1], images)
+    expected = np.argmax(logits, axis=-1) == digits.test.labels
+    np.testing.assert_array_equal(evaluate(model, digits)["clean"], expected)
+
+
+def test_verdicts_do_not_depend_on_the_batch_size_or_the_devices(model, digits):
+    alone = evaluate(model, digits)
+    for other in (
+        evaluate(model, digits, batch_size=200),
+        evaluate(model, digits, devices=8),
+    ):
+        for name, correct in alone.items():
+            assert np.mean(correct == other[name]) >= 0.998
+
+
+def test_wilson_intervals():
+    # 8 of 10: 0.4902 to 0.9433, as in Wilson (1927) computed by hand.
+    found = accuracy(np.array([True] * 8 + [False] * 2))
+    z, p, n = 1.959964, 0.8, 10
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    np.testing.assert_allclose(found["interval"], [centre - half, centre + half], atol=1e-6)
+    assert found["accuracy"] == 0.8
+    assert found["n"] == 10
+
+
+def test_groups_are_reported_beside_the_whole_and_empty_ones_left_out():
+    verdicts = {"clean": np.array([True, True, False, True]), "pgd20": np.zeros(4, bool)}
+    summary = summarize(verdicts, {"typical": np.array([0, 2]), "atypical": np.array([], int)})
+    assert summary["clean"]["accuracy"] == 0.75
+    assert summary["typical"]["clean"] == accuracy(np.array([True, False]))
+    assert "atypical" not in summary
+    printed = table({name: {"test": summary} for name in ("best", "last")})
+    assert "best clean, typical" in printed
+    assert "75.00 %" in printed
+
+
+def test_attacks_are_named_by_steps_and_loss():
+    assert attack_name("cross_entropy", 20) == "pgd20"
+    assert attack_name("margin", 20) == "pgd20_margin"

@@ -1,0 +1,118 @@
+"""Estimates files, and the typical and atypical sets they imply."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bat_jax import memorization
+from bat_jax.errors import UserError
+from bat_jax.memorization import Estimates, Influence
+
+REAL_PAIRS = Path(__file__).parents[3] / "shared/data/cifar100_high_infl_pairs_infl0.15_mem0.25.npz"
+
+
+def released(**changes):
+    """Returns arrays in the layout of cifar100_infl_matrix.npz: 6 training, 4 test, 2 classes."""
+    arrays = {
+        "tr_labels": np.array([0, 1, 0, 1, 0, 1]),
+        "tt_labels": np.array([0, 1, 0, 1]),
+        "tr_mem": np.array([0.9, 0.1, 0.1, 0.8, np.nan, 0.15]),
+        "tr_classidx_0": np.array([0, 2, 4]),
+        "tt_classidx_0": np.array([0, 2]),
+        "infl_matrix_class0": np.array([[0.5, 0.0], [0.0, 0.9], [0.9, 0.9]]),
+        "tr_classidx_1": np.array([1, 3, 5]),
+        "tt_classidx_1": np.array([1, 3]),
+        "infl_matrix_class1": np.array([[0.3, 0.0], [0.0, 0.2], [0.0, 0.0]]),
+    }
+    return {**arrays, **changes}
+
+
+def write(path, arrays):
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return path
+
+
+def test_the_released_layout_gives_typical_and_atypical_sets(tmp_path):
+    estimates = memorization.load(write(tmp_path / "infl.npz", released()))
+    sets = memorization.split(estimates, 0.15)
+    # Example 4 is unknown: neither. Example 5 is at the threshold: not above it.
+    assert set(sets.train_atypical) == {0, 3}
+    assert set(sets.train_typical) == {1, 2, 5}
+    # Test 2 is influenced by 2 and 4 alone, which are not atypical; test 1 by 1 alone.
+    assert set(sets.test_atypical) == {0, 3}
+    assert set(sets.test_typical) == {1, 2}
+
+
+def test_our_ids_name_the_examples(tmp_path):
+    arrays = released(tr_ids=np.arange(100, 106), tt_ids=np.arange(200, 204))
+    sets = memorization.split(memorization.load(write(tmp_path / "m.npz", arrays)), 0.15)
+    assert set(sets.train_atypical) == {100, 103}
+    assert set(sets.test_atypical) == {200, 203}
+
+
+def test_without_influence_nothing_is_said_of_the_test_set():
+    estimates = Estimates(
+        "here",
+        np.array([0.5, 0.0]),
+        np.array([0, 1]),
+        np.array([0]),
+        np.array([0, 1]),
+        np.array([0]),
+        (),
+    )
+    sets = memorization.split(estimates, 0.15)
+    assert sets.test_typical is None
+    assert sets.test_atypical is None
+
+
+def test_a_higher_threshold_calls_fewer_examples_atypical():
+    rng = np.random.default_rng(0)
+    estimates = Estimates(
+        "here",
+        rng.uniform(0, 1, 50),
+        np.zeros(50, int),
+        np.zeros(20, int),
+        np.arange(50),
+        np.arange(20),
+        (Influence(np.arange(50), np.arange(20), rng.uniform(-0.2, 0.5, (50, 20))),),
+    )
+    sizes = [
+        tuple(len(ids) for ids in memorization.split(estimates, t)[1::2] if ids is not None)
+        for t in (0.0, 0.15, 0.3, 0.6, 1.0)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tr_mem": None}, "has no tr_mem"),
+        ({"tr_mem": np.zeros(5)}, r"tr_mem has shape \(5,\); expected \(6,\)"),
+        ({"infl_matrix_class1": np.zeros((2, 2))}, r"infl_matrix_class1 has shape \(2, 2\)"),
+        ({"tr_mem": np.array([object()] * 6)}, "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, change, words):
+    path = write(tmp_path / "infl.npz", released(**change))
+    with pytest.raises(UserError, match=words):
+        memorization.load(path)
+
+
+def test_a_truncated_a_foreign_and_a_missing_file_are_refused(tmp_path):
+    path = write(tmp_path / "infl.npz", released())
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"infl\.npz: cannot be read"):
+        memorization.load(path)
+    path.write_bytes(b"not an archive")
+    with pytest.raises(UserError, match="cannot be read"):
+        memorization.load(path)
+    with pytest.raises(UserError, match="no such file"):
+        memorization.load(tmp_path / "none.npz")
+
+
+@pytest.mark.skipif(not REAL_PAIRS.exists(), reason="the released pairs are not here")
+def test_the_released_pairs_are_no_estimates_and_are_told_so():
+    with pytest.raises(UserError, match="has no tr_labels, tt_labels, tr_mem"):
+        memorization.load(REAL_PAIRS)

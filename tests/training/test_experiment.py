@@ -1,0 +1,125 @@
+"""Every wrong input is told in one line that names it, before anything is written."""
+
+import jax
+import numpy as np
+import pytest
+
+from bat_jax.data import device
+from bat_jax.errors import UserError
+from bat_jax.files import write_npz
+from bat_jax.training import train_and_evaluate
+from bat_jax.training.experiment import build
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("objective.name", "madry", ["'madry'", "standard, pgd_at, trades"]),
+        ("model.name", "vgg", ["'vgg'", "small_cnn"]),
+        ("model.name", "resnet18", ["resnet18 cannot take images of 8x8"]),
+        ("model.stem", "imagenet", ["'imagenet'", "cifar"]),
+        ("model.dtype", "float16", ["model.dtype", "bfloat16"]),
+        ("data.name", "imagenot", ["imagenot", "cifar100"]),
+        ("data.path", "/nowhere/at/all", ["/nowhere/at/all"]),
+        ("objective.bat.gate", "typical", ["objective.bat.gate", "misclassified"]),
+        ("objective.bat.gate", "memorized", ["memorization.estimates"]),
+        ("objective.bat.temperature", 0.0, ["temperature"]),
+        ("parallel.devices", 99, ["parallel.devices", "99", "8 cpu"]),
+        ("attack.epsilon", -1.0, ["attack.epsilon", "-1.0"]),
+        ("attack.norm", "l1", ["attack.norm", "linf, l2"]),
+        ("train.batch_size", 5000, ["batch_size", "5000", "256 training images"]),
+        ("data.validation", 5000, ["data.validation", "5000"]),
+        ("train.schedule.name", "step", ["schedule.name", "one_cycle"]),
+        ("train.ema", 1.0, ["train.ema"]),
+        ("memorization.estimates", "/nowhere.npz", ["/nowhere.npz", "no such file"]),
+    ],
+)
+def test_a_wrong_field_is_named(tiny_config, tmp_path, field, value, words):
+    config = tiny_config("bat", **{"data.name": "fashion_mnist"} if field == "data.path" else {})
+    with config.unlocked():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as caught:
+        train_and_evaluate(config, tmp_path / "run")
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", ["train.batch_size", "evaluation.batch_size"])
+def test_a_batch_the_devices_cannot_share_is_refused(tiny_config, field):
+    with pytest.raises(UserError, match=rf"config\.{field} is 60, which 8 devices"):
+        build(tiny_config("bat", **{field: 60, "parallel.devices": 8}))
+
+
+def test_a_set_that_does_not_fit_is_refused_with_its_size(tiny_config, monkeypatch):
+    experiment = build(tiny_config())
+    monkeypatch.setattr(device, "free_bytes", lambda _: 10_000)
+    with pytest.raises(UserError, match=r"256 images need 0\.000 GiB on every device"):
+        experiment.train_data()
+    assert device.free_bytes(jax.devices()[0]) == 10_000
+
+
+def estimates_of(dataset, **changes):
+    """Returns the arrays of an estimates file in the released layout."""
+    arrays = {
+        "tr_labels": dataset.train.labels,
+        "tt_labels": dataset.test.labels,
+        "tr_ids": dataset.train.ids,
+        "tt_ids": dataset.test.ids,
+        "tr_mem": np.linspace(0, 1, len(dataset.train)),
+    }
+    return {**arrays, **changes}
+
+
+def test_estimates_of_other_labels_are_refused(tiny_config, tmp_path):
+    dataset = build(tiny_config()).dataset
+    path = tmp_path / "memorization.npz"
+    labels = dataset.train.labels.copy()
+    labels[7] = (labels[7] + 1) % 10
+    write_npz(path, estimates_of(dataset, tr_labels=labels))
+    with pytest.raises(UserError, match=r"memorization\.npz: train example .* has label"):
+        build(tiny_config("bat", **{"memorization.estimates": str(path)}))
+
+
+def test_estimates_of_other_examples_are_refused(tiny_config, tmp_path):
+    dataset = build(tiny_config()).dataset
+    path = tmp_path / "memorization.npz"
+    write_npz(path, estimates_of(dataset, tr_ids=dataset.train.ids + 10_000))
+    with pytest.raises(UserError, match="is not in digits"):
+        build(tiny_config("bat", **{"memorization.estimates": str(path)}))
+
+
+def test_estimates_reach_the_gate_by_id(tiny_config, tmp_path):
+    dataset = build(tiny_config()).dataset
+    path = tmp_path / "memorization.npz"
+    # In another order than the data set's: they are joined by id.
+    shuffled = np.random.default_rng(0).permutation(len(dataset.train))
+    arrays = estimates_of(dataset)
+    for name in ("tr_labels", "tr_ids", "tr_mem"):
+        arrays[name] = arrays[name][shuffled]
+    write_npz(path, arrays)
+    experiment = build(tiny_config("bat", **{"memorization.estimates": str(path)}))
+    data = experiment.train_data()
+    by_id = dict(zip(arrays["tr_ids"], arrays["tr_mem"], strict=True))
+    expected = [by_id[i] for i in experiment.train.ids]
+    np.testing.assert_allclose(data.memorization, expected, rtol=1e-6)
+
+
+def test_validation_and_training_images_are_disjoint_and_drawn_by_the_seed(tiny_config):
+    splits = {}
+    for seed in (0, 1):
+        experiment = build(tiny_config("bat", seed=seed))
+        splits[seed] = experiment
+        assert not set(experiment.train.ids) & set(experiment.validation.ids)
+        assert len(experiment.train) == 256
+        assert len(experiment.validation) == 32
+    assert set(splits[0].validation.ids) != set(splits[1].validation.ids)
+
+
+def test_images_are_normalised_by_their_own_statistics(tiny_config):
+    experiment = build(tiny_config())
+    images = experiment.train.images.astype(np.float64) / 255
+    np.testing.assert_allclose(experiment.model.mean[0], images.mean(), rtol=1e-9)
+    np.testing.assert_allclose(experiment.model.std[0], images.std(), rtol=1e-9)

@@ -1,0 +1,316 @@
+"""A run as a user makes it: `launch.py` in a process of its own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data import archives
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--config.data.validation=32",
+    "--config.data.subset=256",
+    "--config.model.width=4",
+    "--config.attack.num_steps=2",
+    "--config.attack.unroll=False",
+    "--config.train.log_every=2",
+    "--config.evaluation.num_steps=2",
+    "--config.evaluation.batch_size=64",
+    "--config.evaluation.losses=('cross_entropy',)",
+    "--config.checkpoint.every_epochs=1",
+    "--config.parallel.devices=1",
+)
+
+
+def command(workdir, *flags, config="digits_bat"):
+    return [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        f"--config={ROOT}/configs/{config}.py",
+        f"--workdir={workdir}",
+        *flags,
+    ]
+
+
+def launch(workdir, *flags, config="digits_bat", **environment):
+    return subprocess.run(
+        command(workdir, *flags, config=config),
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=workdir.parent,
+        check=False,
+    )
+
+
+def error_of(result):
+    """Returns the one line that a wrong input ends with."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("launch.py: ") == 1
+    return result.stderr.splitlines()[-1]
+
+
+def checkpoint_steps(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def final_state(workdir):
+    """Returns the bytes-exact leaves of the newest checkpoint."""
+    import orbax.checkpoint as ocp
+
+    step = checkpoint_steps(workdir)[-1]
+    path = (workdir / "checkpoints" / str(step) / "state").absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Restored without a sharding: as it was saved.
+            state = checkpointer.restore(path)
+    import jax
+
+    return jax.device_get(jax.tree.leaves(state))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of three epochs of four steps."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = launch(workdir, *TINY, "--config.train.epochs=3")
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_a_run_leaves_what_it_should(finished):
+    workdir, result = finished
+    assert "best clean" in result.stdout
+    results = json.loads((workdir / "results.json").read_bytes())
+    for name in ("best", "last"):
+        test = results[name]["test"]
+        assert set(test) == {"clean", "pgd2"}
+        for value in test.values():
+            assert value["n"] == 449
+            low, high = value["interval"]
+            assert low <= value["accuracy"] <= high
+        assert test["pgd2"]["accuracy"] <= test["clean"]["accuracy"]
+    config = json.loads((workdir / "config.json").read_bytes())
+    assert config["config"]["train"]["epochs"] == 3
+    assert config["versions"]["jax"]
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    train = [r for r in records if r["split"] == "train"]
+    assert [r["step"] for r in train] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in records if r["split"] == "validation"] == [4, 8, 12]
+    assert {"loss", "accuracy", "weight", "discrimination", "learning_rate"} <= set(train[0])
+    with np.load(workdir / "examples.npz") as examples:
+        assert examples["ids"].shape == (449,)
+        accuracy = examples["last_pgd2"].mean()
+    assert accuracy == pytest.approx(results["last"]["test"]["pgd2"]["accuracy"])
+    assert any((workdir / "tensorboard").iterdir())
+    assert not list(workdir.rglob("*.part"))
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_bytes()
+    again = launch(workdir, *TINY, "--config.train.epochs=3")
+    assert again.returncode == 0
+    assert "this run is finished" in again.stderr
+    assert (workdir / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_and_resumed_ends_bit_identical(finished, tmp_path, stop):
+    whole, _ = finished
+    workdir = tmp_path / "run"
+    flags = (*TINY, "--config.train.epochs=3")
+    process = subprocess.Popen(
+        command(workdir, *flags), stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and '"validation"' in metrics.read_text()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip("the run ended before the signal came")
+    if stop == signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM
+        assert re.search(r"stopped by SIGTERM: step \d+ of 12 is saved", errors)
+    assert not (workdir / "results.json").exists()
+
+    resumed = launch(workdir, *flags)
+    assert resumed.returncode == 0, resumed.stderr
+    for found, expected in zip(final_state(workdir), final_state(whole), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    ours, theirs = ((w / "results.json").read_text() for w in (workdir, whole))
+    assert json.loads(ours)["best"] == json.loads(theirs)["best"]
+    assert json.loads(ours)["last"] == json.loads(theirs)["last"]
+
+
+def damage(path):
+    """Flips one bit in the middle of the largest file below a checkpoint's state."""
+    victim = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
+    whole, _ = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    (workdir / "results.json").unlink()
+    steps = checkpoint_steps(workdir)
+    damage(workdir / "checkpoints" / str(steps[-1]) / "state")
+    resumed = launch(workdir, *TINY, "--config.train.epochs=3")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"checkpoints/{steps[-1]} is damaged" in resumed.stderr
+    assert f"resuming from step {steps[-2]}" in resumed.stderr
+    for found, expected in zip(final_state(workdir), final_state(whole), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_half_written_checkpoint_is_not_taken(finished, tmp_path):
+    whole, _ = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    (workdir / "results.json").unlink()
+    steps = checkpoint_steps(workdir)
+    newest = workdir / "checkpoints" / str(steps[-1])
+    shutil.rmtree(newest / "state" / "d")
+    resumed = launch(workdir, *TINY, "--config.train.epochs=3")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming from step {steps[-2]}" in resumed.stderr
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_fields(finished):
+    workdir, _ = finished
+    error = error_of(launch(workdir, *TINY, "--config.train.epochs=4", "--config.seed=1"))
+    assert "seed: 0, 1" in error
+    assert "train.epochs: 3, 4" in error
+
+
+def test_a_second_process_in_a_workdir_is_refused(finished):
+    import fcntl
+
+    workdir, _ = finished
+    with (workdir / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        error = error_of(launch(workdir, *TINY, "--config.train.epochs=3"))
+    assert "another process is running in it" in error
+
+
+def test_training_stops_at_the_first_loss_that_is_not_finite(tmp_path):
+    result = launch(tmp_path / "run", *TINY, "--config.train.optimizer.learning_rate=1e30")
+    assert result.returncode == 1
+    assert re.search(r"launch.py: step \d+: not finite: .*loss", result.stderr)
+    assert not (tmp_path / "run" / "results.json").exists()
+    # What was saved before, if anything, is finite; the state that is not was never saved.
+    assert not any((tmp_path / "run" / "checkpoints").glob("[1-9]*"))
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    # Files of at most 8 KiB, and an error rather than a signal for more: as on a full disk.
+    limited = ["bash", "-c", 'ulimit -f 8; trap "" XFSZ; exec "$@"', "-"]
+    result = subprocess.run(
+        [*limited, *command(tmp_path / "run", *TINY, "--config.train.epochs=1")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": ""},
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("launch.py: ")
+    workdir = tmp_path / "run"
+    assert not (workdir / "results.json").exists()
+    assert not (workdir / "examples.npz").exists()
+    assert not list(workdir.rglob("*.part"))
+
+
+def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path):
+    archive = tmp_path / "cifar-100-binary.tar.gz"
+    archives.make_cifar100(archive, train=96, test=40, classes=5)
+    flags = (
+        f"--config.data.path={archive}",
+        "--config.data.validation=16",
+        "--config.model.width=2",
+        "--config.attack.num_steps=1",
+        "--config.attack.unroll=False",
+        "--config.train.batch_size=16",
+        "--config.evaluation.batch_size=16",
+        "--config.evaluation.num_steps=1",
+        "--config.evaluation.losses=('cross_entropy',)",
+        "--config.parallel.devices=1",
+    )
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(workdir, *flags, "--config.train.steps=8", config="cifar100_bat"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list(workdir.glob("checkpoints/5")):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    result = launch(workdir, *flags, "--config.train.steps=8", config="cifar100_bat")
+    assert result.returncode == 0, result.stderr
+    assert "resuming from step 5" in result.stderr or "this run is finished" in result.stderr
+    results = json.loads((workdir / "results.json").read_bytes())
+    assert results["last"]["test"]["clean"]["n"] == 40
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.train.epocs=3"], ["epocs"]),
+        (["--config.train.epochs=many"], ["epochs", "many"]),
+        (["--config.objective.name=madry"], ["'madry'", "standard, pgd_at, trades"]),
+        (["dance"], ["'dance'", "expected flags"]),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_status_two(tmp_path, flags, words):
+    error = error_of(launch(tmp_path / "run", *flags))
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_config_is_one_line(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), "--config=configs/none.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert "configs/none.py" in error_of(result)
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "launch.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert "--config is not set" in error_of(result)
+
+
+def test_dry_run_prints_and_trains_nothing(tmp_path):
+    result = launch(tmp_path / "run", *TINY, "--dry_run")
+    assert result.returncode == 0, result.stderr
+    for word in ('"epsilon"', "parameters: ", "GFLOP", "MiB"):
+        assert word in result.stdout
+    assert not (tmp_path / "run").exists()

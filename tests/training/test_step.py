@@ -1,0 +1,281 @@
+"""The train step is the science: what it must equal, and on any number of devices."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bat_jax import parallel
+from bat_jax.attacks.pgd import pgd
+from bat_jax.data.device import epoch_order
+from bat_jax.models.layers import batch_norm
+from bat_jax.training import objectives
+from bat_jax.training.experiment import build
+from bat_jax.training.state import TrainState, fingerprint
+from bat_jax.training.step import attacked, make_train_step
+
+OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
+
+
+def run(config, steps=3):
+    """Returns the state after some steps, and the metrics of the last."""
+    experiment = build(config)
+    state, data = experiment.initial_state(), experiment.train_data()
+    order = parallel.replicate(order_of(experiment), experiment.mesh)
+    train_step = experiment.train_step()
+    for _ in range(steps):
+        state, metrics = train_step(state, data, order)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+def order_of(experiment, epoch=0):
+    config = experiment.config
+    return epoch_order(
+        config.seed, epoch, examples=len(experiment.train), batch_size=config.train.batch_size
+    )
+
+
+def assert_close(tree, other, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), tree, other)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_steps_to_finite_parameters(tiny_config, objective):
+    state, metrics = run(tiny_config(objective))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert state.step == 3
+
+
+def test_bat_without_weight_and_discrimination_is_pgd_at_to_the_last_bit(tiny_config):
+    off = {"objective.bat.alpha": 0.0, "objective.bat.beta_dl": 0.0}
+    plain, _ = run(tiny_config("pgd_at"))
+    for start in (0.0, 100.0):
+        bat, metrics = run(tiny_config("bat", **off, **{"objective.bat.start_epoch": start}))
+        jax.tree.map(np.testing.assert_array_equal, bat.variables, plain.variables)
+        assert metrics["weight"] == 1.0
+
+
+def test_gairat_before_its_start_is_pgd_at_and_after_it_is_not(tiny_config):
+    plain, _ = run(tiny_config("pgd_at"))
+    before, _ = run(tiny_config("gairat", **{"objective.gairat.start_epoch": 100.0}))
+    after, _ = run(tiny_config("gairat", **{"objective.gairat.start_epoch": 0.0}))
+    assert_close(before.variables, plain.variables, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(
+        after.variables["params"]["head"]["kernel"], plain.variables["params"]["head"]["kernel"]
+    )
+
+
+def test_pgd_at_with_epsilon_zero_is_standard_training(tiny_config):
+    standard, _ = run(tiny_config("standard"))
+    attacked_state, _ = run(tiny_config("pgd_at", **{"attack.epsilon": 0.0}))
+    assert_close(attacked_state.variables, standard.variables, rtol=1e-5, atol=1e-7)
+
+
+def test_bat_weights_apply_from_the_first_decay(tiny_config):
+    # Four steps an epoch; the learning rate first decays after one epoch.
+    _, before = run(tiny_config(**{"objective.bat.alpha": 5.0}), steps=4)
+    _, after = run(tiny_config(**{"objective.bat.alpha": 5.0}), steps=5)
+    assert before["weight"] == 1.0
+    assert after["weight"] < 1.0
+    assert after["weighted_down"] > 0.0
+
+
+def test_a_step_equals_one_written_by_hand(tiny_config):
+    """One PGD-AT step against plain JAX on the whole batch: data, loss, gradient and update."""
+    config = tiny_config("pgd_at", **{"attack.epsilon": 0.0, "train.optimizer.momentum": 0.5})
+    experiment = build(config)
+    before = jax.device_get(experiment.initial_state())
+    after, metrics = run(config, steps=1)
+    rows = np.asarray(order_of(experiment))[0]
+    images = jnp.asarray(experiment.train.images[rows] / np.float32(255))
+    labels = jnp.asarray(experiment.train.labels[rows])
+
+    def loss(params):
+        logits = experiment.model.apply({"params": params}, images)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    params = before.variables["params"]
+    value, gradients = jax.value_and_grad(loss)(params)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    expected = jax.tree.map(lambda p, g: p - 0.05 * (g + 5e-4 * p), params, gradients)
+    assert_close(after.variables["params"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["bat", "gairat", "mart"])
+def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
+    fields = {"objective.bat.start_epoch": 0.0, "objective.gairat.start_epoch": 0.0}
+    config = tiny_config(objective, **fields)
+    alone, alone_metrics = run(config)
+    for devices in (2, 8):
+        with config.unlocked():
+            config.parallel.devices = devices
+        state, metrics = run(config)
+        assert_close(state.variables, alone.variables, rtol=2e-4, atol=2e-6)
+        assert_close(metrics, alone_metrics, rtol=1e-3)
+
+    experiment = build(config)
+    devices = jax.devices()[:8]
+    step = make_train_step(
+        experiment.model, experiment.objective, experiment.optimizer, experiment.config
+    )
+    mapped = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(0, None, None), devices=devices)
+    state = jax.tree.map(
+        lambda leaf: jnp.stack([leaf] * 8), jax.device_get(experiment.initial_state())
+    )
+    data, order = jax.device_get((experiment.train_data(), order_of(experiment)))
+    for _ in range(3):
+        state, _ = mapped(state, data, order)
+    first = jax.tree.map(lambda leaf: leaf[0], jax.device_get(state.variables))
+    assert_close(first, alone.variables, rtol=2e-4, atol=2e-6)
+
+
+class BatchNormNet(nn.Module):
+    """A small network with batch norm, synchronised or not."""
+
+    sync: bool
+
+    @nn.compact
+    def __call__(self, x, *, train=False, features=False):
+        x = nn.Conv(4, (3, 3))(x)
+        axis_name = parallel.AXIS if self.sync else None
+        x = batch_norm(train=train, axis_name=axis_name, dtype=jnp.float32)(x)
+        x = nn.relu(x).mean(axis=(1, 2))
+        logits = nn.Dense(10)(x)
+        return (logits, x) if features else logits
+
+
+@pytest.mark.parametrize("batch_norm", ["running", "batch"])
+def test_the_attack_leaves_batch_statistics_bit_identical(batch_norm):
+    model = BatchNormNet(sync=False)
+    images = jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))
+    labels = jnp.arange(8)
+    variables = model.init(jax.random.key(1), images)
+    before = jax.device_get(variables)
+    adversarial = pgd(
+        attacked(model, variables, batch_norm),
+        images,
+        labels,
+        jax.random.key(2),
+        epsilon=0.1,
+        step_size=0.05,
+        num_steps=3,
+    )
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(variables), before)
+    assert not np.array_equal(adversarial, images)
+
+
+def test_synchronised_batch_norm_makes_devices_agree(tiny_config):
+    """With batch norm over the global batch, eight devices compute what one does."""
+    states = {}
+    for sync in (True, False):
+        for devices in (1, 8):
+            # Two images a device: the shares' statistics differ much from the batch's.
+            fields = {"parallel.devices": devices, "train.batch_size": 16}
+            config = tiny_config("pgd_at", **fields)
+            experiment = build(config)
+            model = BatchNormNet(sync)
+            step = parallel.over_devices(
+                make_train_step(model, experiment.objective, experiment.optimizer, config),
+                experiment.mesh,
+                in_specs=(parallel.REPLICATED,) * 3,
+                out_specs=(parallel.REPLICATED,) * 2,
+            )
+            variables = dict(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+            state = TrainState(
+                jnp.zeros((), jnp.int32),
+                variables,
+                experiment.optimizer.init(variables["params"]),
+                None,
+            )
+            for _ in range(2):
+                state, _ = step(state, experiment.train_data(), order_of(experiment))
+            states[sync, devices] = jax.device_get(state.variables)
+    assert_close(states[True, 1], states[True, 8], rtol=2e-3, atol=2e-5)
+    deviation = {
+        sync: np.max(
+            np.abs(
+                states[sync, 1]["batch_stats"]["BatchNorm_0"]["var"]
+                - states[sync, 8]["batch_stats"]["BatchNorm_0"]["var"]
+            )
+        )
+        for sync in (True, False)
+    }
+    assert deviation[False] > 20 * deviation[True]
+
+
+def test_the_step_transfers_nothing_and_compiles_once(tiny_config):
+    experiment = build(tiny_config())
+    state, data = experiment.initial_state(), experiment.train_data()
+    order = parallel.replicate(order_of(experiment), experiment.mesh)
+    train_step = experiment.train_step()
+    state, _ = train_step(state, data, order)
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            state, _ = train_step(state, data, order)
+        state = jax.block_until_ready(state)
+    assert train_step._cache_size() == 1
+
+
+def test_the_average_follows_the_parameters(tiny_config):
+    config = tiny_config("standard", **{"train.ema": 0.5})
+    initial = jax.device_get(build(config).initial_state())
+    one, _ = run(config, steps=1)
+    expected = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, initial.ema, one.variables)
+    assert_close(one.ema, expected, rtol=1e-6, atol=1e-7)
+    assert one.evaluated is one.ema
+
+
+def test_weight_decay_can_spare_biases(tiny_config):
+    fields = {"train.optimizer.weight_decay": 0.5, "train.optimizer.momentum": 0.0}
+    with_all, _ = run(tiny_config("standard", **fields), steps=1)
+    spared, _ = run(
+        tiny_config("standard", **fields, **{"train.optimizer.decay_all": False}), steps=1
+    )
+    # Biases start at 0, where decay changes nothing in the first step; kernels decay in both.
+    assert_close(with_all.variables, spared.variables, rtol=1e-6)
+    with_all, _ = run(tiny_config("standard", **fields), steps=2)
+    spared, _ = run(
+        tiny_config("standard", **fields, **{"train.optimizer.decay_all": False}), steps=2
+    )
+    biases = [s.variables["params"]["head"]["bias"] for s in (with_all, spared)]
+    assert not np.array_equal(*biases)
+
+
+def test_forward_passes_are_counted_for_every_objective(tiny_config):
+    expected = {"standard": 3, "pgd_at": 23, "trades": 27, "mart": 26, "gairat": 23, "bat": 23}
+    for name, passes in expected.items():
+        config = tiny_config(name)
+        objective = objectives.create(
+            config.objective, num_steps=10, threshold=0.15, first_decay=1.0
+        )
+        assert objective.forward_passes(10) == passes
+
+
+def test_the_fingerprint_knows_every_bit(tiny_config):
+    state = build(tiny_config()).initial_state()
+    kernel = np.array(state.variables["params"]["head"]["kernel"])
+    seen = {int(fingerprint(state))}
+    for change in ("bit", "exchange"):
+        changed = kernel.copy()
+        if change == "bit":
+            changed.view(np.uint32)[3, 1] ^= 1
+        else:
+            changed[0, 0], changed[5, 2] = kernel[5, 2], kernel[0, 0]
+        params = {**state.variables["params"], "head": {**state.variables["params"]["head"]}}
+        params["head"]["kernel"] = jnp.asarray(changed)
+        seen.add(int(fingerprint(state.replace(variables={"params": params}))))
+    assert len(seen) == 3
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        return np.asarray(epoch_order(seed, epoch, examples=100, batch_size=32))
+
+    np.testing.assert_array_equal(order(0, 1), order(0, 1))
+    assert not np.array_equal(order(0, 1), order(0, 2))
+    assert not np.array_equal(order(0, 1), order(1, 1))
+    assert order(0, 1).shape == (3, 32)
+    assert len(np.unique(order(0, 1))) == 96
