@@ -32,8 +32,9 @@ def main(arguments: list[str]) -> None:
     # Imported here, so that a mistyped flag is told before JAX has started.
     from bat_jax.evaluation.results import table
     from bat_jax.interruption import Interrupted
-    from bat_jax.training import CheckpointError, NonFiniteError, train_and_evaluate
-    from bat_jax.training.dry_run import describe
+    from bat_jax.jobs import evaluate_run, train_and_evaluate
+    from bat_jax.jobs.dry_run import describe
+    from bat_jax.training import CheckpointError, NonFiniteError
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
@@ -44,12 +45,15 @@ def main(arguments: list[str]) -> None:
     logging.getLogger("bat_jax").setLevel(logging.INFO)
     try:
         with logging_redirect_tqdm():
-            if config.job != "train":
-                raise UserError(f"config.job is {config.job!r}; expected train")
-            if _DRY_RUN.value:
+            if config.job == "evaluation":
+                results, workdir = evaluate_run(config, _WORKDIR.value)
+            elif config.job != "train":
+                raise UserError(f"config.job is {config.job!r}; expected train or evaluation")
+            elif _DRY_RUN.value:
                 print(describe(config))
                 return
-            results = train_and_evaluate(config, workdir)
+            else:
+                results = train_and_evaluate(config, workdir)
         print(table(results))
         print(f"results: {workdir / 'results.json'}")
     except UserError as error:

@@ -16,7 +16,7 @@ def default() -> ConfigDict:
     """Returns the whole config, with the training defaults of the paper's benchmarks."""
     config = ConfigDict()
 
-    # What to do: train.
+    # What to do: train (this config), or evaluation (that of `evaluation()`).
     config.job = "train"
     # Every random draw follows from it.
     config.seed = 0
@@ -123,6 +123,11 @@ def default() -> ConfigDict:
     evaluation.step_size = 2 / 255
     # Losses that PGD maximises on the test set: cross_entropy (`pgd20`), margin (`pgd20_margin`).
     evaluation.losses = ("cross_entropy", "margin")
+    # AutoAttack's attacks, in order; none leaves it out, and then nothing is said of robustness
+    # beyond PGD: apgd-ce, apgd-dlr, apgd-t, fab-t, square.
+    evaluation.attacks = ("apgd-ce", "apgd-t", "fab-t", "square")
+    # Test on so many of the test images, drawn by the seed; 0 is all of them.
+    evaluation.subset = 0
     # Over all devices.
     evaluation.batch_size = 512
     # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
@@ -145,6 +150,37 @@ def default() -> ConfigDict:
     # How many devices to use; 0 is all of them.
     config.parallel.devices = 0
 
+    return config.lock()
+
+
+def evaluation() -> ConfigDict:
+    """Returns the config of the job `evaluation`: a run, and what to change of its own config.
+
+    A field that is not set keeps the run's own value.
+    """
+    config = ConfigDict()
+    config.job = "evaluation"
+    # The run's folder.
+    config.run = config_dict.placeholder(str)
+    # Which of its states: best, last.
+    config.checkpoints = ("best", "last")
+    config.seed = config_dict.placeholder(int)
+    # Fields as in the run's own config, there explained.
+    config.data = ConfigDict({"path": config_dict.placeholder(str)})
+    config.attack = attack = ConfigDict()
+    attack.norm = config_dict.placeholder(str)
+    attack.epsilon = config_dict.placeholder(float)
+    config.evaluation = settings = ConfigDict()
+    settings.num_steps = config_dict.placeholder(int)
+    settings.step_size = config_dict.placeholder(float)
+    settings.losses = config_dict.placeholder(tuple)
+    settings.attacks = config_dict.placeholder(tuple)
+    settings.subset = config_dict.placeholder(int)
+    settings.batch_size = config_dict.placeholder(int)
+    config.memorization = memorization = ConfigDict()
+    memorization.estimates = config_dict.placeholder(str)
+    memorization.threshold = config_dict.placeholder(float)
+    config.parallel = ConfigDict({"devices": config_dict.placeholder(int)})
     return config.lock()
 
 
@@ -192,6 +228,9 @@ def validate(config: ConfigDict) -> None:
     one_of("evaluation.select_by", config.evaluation.select_by, ("pgd", "clean"))
     for loss in config.evaluation.losses:
         one_of("evaluation.losses", loss, ("cross_entropy", "margin"))
+    for attack in config.evaluation.attacks:
+        choices = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
+        one_of("evaluation.attacks", attack, choices)
     bat = config.objective.bat
     one_of("objective.bat.gate", bat.gate, ("misclassified", "all", "memorized"))
     one_of("objective.bat.confidence", bat.confidence, ("adversarial", "clean"))
@@ -215,6 +254,7 @@ def validate(config: ConfigDict) -> None:
         ("train.optimizer.learning_rate", config.train.optimizer.learning_rate, 0),
         ("train.log_every", config.train.log_every, 1),
         ("evaluation.num_steps", config.evaluation.num_steps, 0),
+        ("evaluation.subset", config.evaluation.subset, 0),
         ("evaluation.batch_size", config.evaluation.batch_size, 1),
         ("checkpoint.every_epochs", config.checkpoint.every_epochs, 1),
         ("checkpoint.keep", config.checkpoint.keep, 1),

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -70,14 +71,9 @@ def claim(workdir: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
             },
         )
         return
-    try:
-        theirs = json.loads(path.read_bytes())
-        found = [
-            row for row in configs.differences(theirs["config"], ours) if not row.startswith(_FREE)
-        ]
-        changed = [part for part in data if theirs["data"].get(part) != data[part]]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not a run's config; name another folder with --workdir") from None
+    theirs, digests = _read(path)
+    found = [row for row in configs.differences(theirs, ours) if not row.startswith(_FREE)]
+    changed = [part for part in data if digests.get(part) != data[part]]
     if found:
         raise UserError(
             f"--workdir {workdir}: holds a run of another config (field: there, here): "
@@ -89,6 +85,40 @@ def claim(workdir: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
             f"--workdir {workdir}: its run was made on other data ({', '.join(changed)} differ);"
             " name another folder, or give it the same data"
         )
+
+
+def read(path: Path) -> tuple[ConfigDict, dict[str, str]]:
+    """Returns the config of a run from its config.json, and the digests of its data.
+
+    Raises:
+      UserError: it is not there, or not the config of a run of this version.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file; expected the folder of a run")
+    plain, digests = _read(path)
+    config = configs.default()
+    try:
+        config.update(_with_tuples(plain))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: not the config of a run of this version ({' '.join(str(error).split())})"
+        ) from None
+    return config, digests
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        content = json.loads(path.read_bytes())
+        return dict(content["config"]), dict(content["data"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a run's config; name another folder with --workdir") from None
+
+
+def _with_tuples(plain: Any) -> Any:
+    """Returns what JSON held with tuples for its lists, as configs have them."""
+    if isinstance(plain, dict):
+        return {name: _with_tuples(value) for name, value in plain.items()}
+    return tuple(plain) if isinstance(plain, list) else plain
 
 
 def _git_revision() -> str | None:

@@ -37,5 +37,7 @@ def get_config() -> ConfigDict:
 
     config.evaluation.step_size = 0.025
     config.evaluation.batch_size = 152
+    # For a demo of a minute; configs/evaluation.py runs AutoAttack on the finished run.
+    config.evaluation.attacks = ()
     config.checkpoint.every_epochs = 5
     return config

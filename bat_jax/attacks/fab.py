@@ -18,7 +18,7 @@ from bat_jax.attacks.geometry import over_pixels
 from bat_jax.attacks.pgd import Images, LogitsFn, Norm, correct
 
 _PIXELS = (1, 2, 3)
-# Newton's method below takes four to eight steps; this only bounds what rounding could do.
+# Newton's method below takes two to five steps; this only bounds what rounding could do.
 _MOST_NEWTON_STEPS = 100
 
 
@@ -111,7 +111,7 @@ class FabTargeted:
         w, z = jax.grad(lead, has_aux=True)(state.x)
         w = jnp.where(jnp.isfinite(w), w, 0.0)
         # w.x - b and w.x0 - b, without the cancellation of subtracting b.
-        residuals = jnp.stack([z, z + jnp.sum(w * (x0 - state.x), axis=_PIXELS)])
+        residuals = jnp.stack([z, z + geometry.pixel_sum(w * (x0 - state.x))])
         d, d0 = jax.vmap(shortest_steps, in_axes=(0, None, 0, None))(
             jnp.stack([state.x, x0]), w, residuals, self.norm
         )
@@ -160,8 +160,8 @@ def shortest_steps(x: Images, w: Images, residuals: Float[Array, "batch"], norm:
         root, _, count = carry
         taken = over_pixels(root) * speed
         is_free = taken < room
-        value = jnp.sum(weight * jnp.minimum(taken, room), axis=_PIXELS)
-        slope = jnp.sum(jnp.where(is_free, weight * speed, 0.0), axis=_PIXELS)
+        value = geometry.pixel_sum(weight * jnp.minimum(taken, room))
+        slope = geometry.pixel_sum(jnp.where(is_free, weight * speed, 0.0))
         rise = jnp.where(slope > 0, (r - value) / jnp.where(slope > 0, slope, 1.0), 0.0)
         # A rise that rounding makes negative, or too small to matter, is the end.
         has_moved = rise > 1e-6 * root

@@ -105,7 +105,8 @@ class VerdictFile:
 
     def _read(self, verdicts: Verdicts) -> None:
         try:
-            with np.load(self._path, allow_pickle=False) as archive:
+            # np.load leaves a file open that it opened itself and cannot read.
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 saved = dict(archive)
             settings = json.loads(str(saved["settings"]))
             found = (saved["clean_logits"], saved["broken_by"], saved["is_nan"], saved["flat"])

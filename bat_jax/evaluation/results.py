@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int64
 from scipy import stats
 
 Accuracy = dict[str, Any]
+GROUPS = ("typical", "atypical")
 
 
 def accuracy(correct: Bool[np.ndarray, "images"]) -> Accuracy:
@@ -41,23 +42,27 @@ def summarize(
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Returns the results of `best` and `last` as a table to print."""
-    lines = [f"{'':<18}{'n':>7}  {'accuracy':>9}  95 % interval"]
+    """Returns the results of the states as a table to print."""
+    lines = [f"{'':<34}{'n':>7}  {'accuracy':>9}  95 % interval"]
     for checkpoint in ("best", "last"):
+        if checkpoint not in results:
+            continue
         test = results[checkpoint]["test"]
-        groups = {
-            "": test,
-            **{name: test[name] for name in ("typical", "atypical") if name in test},
-        }
+        groups = {"": test, **{name: test[name] for name in GROUPS if name in test}}
         for group, attacks in groups.items():
             for name, value in attacks.items():
-                if "accuracy" not in value:
+                if name in GROUPS:
                     continue
                 low, high = value["interval"]
                 title = f"{checkpoint} {name}" + (f", {group}" if group else "")
                 lines.append(
-                    f"{title:<30}{value['n']:>7}  {100 * value['accuracy']:>7.2f} %  "
+                    f"{title:<34}{value['n']:>7}  {100 * value['accuracy']:>7.2f} %  "
                     f"{100 * low:.2f} to {100 * high:.2f}"
                 )
-    lines[0] = f"{'':<30}{'n':>7}  {'accuracy':>9}  95 % interval"
+        if "broken_by" in results[checkpoint]:
+            counts = results[checkpoint]["broken_by"].items()
+            lines.append(
+                f"{checkpoint}: images broken by "
+                + ", ".join(f"{attack} {count}" for attack, count in counts)
+            )
     return "\n".join(lines)

@@ -1,7 +1,6 @@
-"""The trainer: `train_and_evaluate(config, workdir)`."""
+"""The trainer: state, objectives, one step, one loop, checkpoints."""
 
 from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.loop import NonFiniteError
-from bat_jax.training.run import train_and_evaluate
 
-__all__ = ["CheckpointError", "NonFiniteError", "train_and_evaluate"]
+__all__ = ["CheckpointError", "NonFiniteError"]

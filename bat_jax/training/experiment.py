@@ -63,6 +63,10 @@ class Experiment:
             return "clean"
         return attack_name("cross_entropy", self.config.evaluation.num_steps)
 
+    def digests(self) -> dict[str, str]:
+        """Returns what tells the data set from any other."""
+        return {"train": self.dataset.train.digest(), "test": self.dataset.test.digest()}
+
     def initial_state(self) -> state.TrainState:
         """Returns the state of step 0, on every device."""
 

@@ -16,33 +16,35 @@ def _standard_promotion():
 @pytest.fixture
 def tiny_config():
     """Returns a function that makes the config of a run of seconds."""
+    return tiny
 
-    def make(objective="bat", **fields):
-        config = default()
-        config.data.name = "digits"
-        config.data.validation = 32
-        config.data.subset = 256
-        config.data.crop_padding = 0
-        config.data.flip = False
-        config.model.name = "small_cnn"
-        config.model.width = 4
-        config.objective.name = objective
-        config.attack.epsilon = 0.1
-        config.attack.step_size = 0.05
-        config.attack.num_steps = 2
-        # A loop compiles faster than the steps written out.
-        config.attack.unroll = False
-        config.train.epochs = 2
-        config.train.batch_size = 64
-        config.train.schedule.boundaries = (1.0,)
-        config.train.optimizer.learning_rate = 0.05
-        config.train.log_every = 2
-        config.evaluation.num_steps = 2
-        config.evaluation.step_size = 0.05
-        config.evaluation.batch_size = 64
-        config.evaluation.losses = ("cross_entropy",)
-        config.parallel.devices = 1
-        config.update_from_flattened_dict(fields)
-        return config
 
-    return make
+def tiny(objective="bat", **fields):
+    """Returns the config of a run of seconds on real digits."""
+    config = default()
+    config.data.name = "digits"
+    config.data.validation = 32
+    config.data.subset = 256
+    config.data.crop_padding = 0
+    config.data.flip = False
+    config.model.name = "small_cnn"
+    config.model.width = 4
+    config.objective.name = objective
+    config.attack.epsilon = 0.1
+    config.attack.step_size = 0.05
+    config.attack.num_steps = 2
+    # A loop compiles faster than the steps written out.
+    config.attack.unroll = False
+    config.train.epochs = 2
+    config.train.batch_size = 64
+    config.train.schedule.boundaries = (1.0,)
+    config.train.optimizer.learning_rate = 0.05
+    config.train.log_every = 2
+    config.evaluation.num_steps = 2
+    config.evaluation.step_size = 0.05
+    config.evaluation.batch_size = 64
+    config.evaluation.losses = ("cross_entropy",)
+    config.evaluation.attacks = ()
+    config.parallel.devices = 1
+    config.update_from_flattened_dict(fields)
+    return config

@@ -6,19 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from bat_jax import memorization
 from bat_jax import workdir as workdirs
-from bat_jax.data.device import to_devices
-from bat_jax.evaluation import results
-from bat_jax.files import write_json, write_npz
 from bat_jax.interruption import Interruption
-from bat_jax.memorization import estimates as estimate_files
+from bat_jax.jobs.final import evaluate
 from bat_jax.training.checkpoints import Checkpoints, Saved
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.experiment import build
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import MetricsLog
 from bat_jax.training.state import number_of_parameters
@@ -45,11 +39,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     experiment = build(config)
     with workdirs.opened(workdir):
         dataset = experiment.dataset
-        workdirs.claim(
-            workdir,
-            config,
-            {"train": dataset.train.digest(), "test": dataset.test.digest()},
-        )
+        workdirs.claim(workdir, config, experiment.digests())
         path = workdir / "results.json"
         if path.exists():
             log.info("%s: this run is finished; nothing to train", workdir)
@@ -85,37 +75,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
                     last = fit(experiment, checkpoints, records, start, interruption)
             finally:
                 records.close()
-            best = checkpoints.best(shapes)
-            return _evaluate(experiment, workdir, best, last)
+            states = {"best": checkpoints.best(shapes), "last": last}
+            return evaluate(experiment, states, workdir, seconds=last.seconds)
         finally:
             checkpoints.close()
-
-
-def _evaluate(experiment: Experiment, workdir: Path, best: Saved, last: Saved) -> dict[str, Any]:
-    """Evaluates both states on the whole test set and writes examples.npz and results.json."""
-    config, test = experiment.config, experiment.dataset.test
-    evaluator = experiment.evaluator(tuple(config.evaluation.losses))
-    data = to_devices(test, experiment.mesh)
-    groups = {}
-    if experiment.estimates is not None:
-        sets = memorization.split(experiment.estimates, config.memorization.threshold)
-        for name, ids in (("typical", sets.test_typical), ("atypical", sets.test_atypical)):
-            if ids is not None:
-                groups[name] = estimate_files.find(test, ids)
-
-    found: dict[str, Any] = {}
-    examples = {"ids": test.ids, "labels": test.labels}
-    verdicts: dict[int, Any] = {}
-    for name, saved in (("best", best), ("last", last)):
-        step = int(saved.state.step)
-        if step not in verdicts:
-            with tqdm(total=len(test), unit="image", desc=f"testing {name}", disable=None) as bar:
-                verdicts[step] = evaluator(saved.state.evaluated, data, bar.update)
-        found[name] = {"step": step, "test": results.summarize(verdicts[step], groups)}
-        for attack, correct in verdicts[step].items():
-            examples[f"{name}_{attack}"] = np.asarray(correct)
-    found["seconds"] = round(last.seconds, 1)
-    write_npz(workdir / "examples.npz", examples)
-    # Last of all: a folder with results.json is a finished run.
-    write_json(workdir / "results.json", found)
-    return found

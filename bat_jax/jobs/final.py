@@ -1,0 +1,130 @@
+"""The final evaluation of a run's states on the test set: clean, PGD, AutoAttack."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int64
+from tqdm import tqdm
+
+from bat_jax import keys, memorization
+from bat_jax.attacks import autoattack, checks
+from bat_jax.data import Split
+from bat_jax.data.device import to_devices
+from bat_jax.evaluation import results
+from bat_jax.evaluation.classify import attack_name
+from bat_jax.files import write_json, write_npz
+from bat_jax.memorization import estimates as estimate_files
+from bat_jax.training.checkpoints import Saved
+from bat_jax.training.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    experiment: Experiment, states: Mapping[str, Saved], workdir: Path, *, seconds: float
+) -> dict[str, Any]:
+    """Evaluates every state and writes examples.npz, then results.json, which it returns.
+
+    AutoAttack writes its verdicts to `autoattack_<step>.npz` after every batch and goes on from
+    there; a folder with results.json is finished.
+
+    Args:
+      experiment: the run; its config says how to evaluate.
+      states: `best` and `last`, or one of them.
+      workdir: where the files go.
+      seconds: of training, to be recorded.
+    """
+    config, test = experiment.config, test_images(experiment)
+    groups = _groups(experiment, test)
+    evaluator = experiment.evaluator(tuple(config.evaluation.losses))
+    data = to_devices(test, experiment.mesh)
+    found: dict[str, Any] = {}
+    examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
+    done: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for name, saved in states.items():
+        step = int(saved.state.step)
+        # Best and last may be the same state.
+        if step not in done:
+            with tqdm(total=len(test), unit="image", desc=f"testing {name}", disable=None) as bar:
+                verdicts = evaluator(saved.state.evaluated, data, bar.update)
+            broken: dict[str, Any] = {}
+            if config.evaluation.attacks:
+                path = workdir / f"autoattack_{step}.npz"
+                result = _autoattack(experiment, saved, test, path)
+                verdicts["autoattack"] = result.robust
+                broken = dict(result.by_attack)
+                plain = attack_name("cross_entropy", config.evaluation.num_steps)
+                if plain in verdicts:
+                    checks.warn_if_pgd_misleads(verdicts[plain], result.robust)
+            done[step] = verdicts, broken
+        verdicts, broken = done[step]
+        found[name] = {"step": step, "test": results.summarize(verdicts, groups)}
+        if broken:
+            found[name]["broken_by"] = {attack: int(b.sum()) for attack, b in broken.items()}
+        for attack, is_correct in verdicts.items():
+            examples[f"{name}_{attack}"] = is_correct
+        for attack, is_broken in broken.items():
+            examples[f"{name}_broken_by_{attack}"] = is_broken
+    found["seconds"] = round(seconds, 1)
+    write_npz(workdir / "examples.npz", examples)
+    # Last of all: a folder with results.json is a finished run.
+    write_json(workdir / "results.json", found)
+    return found
+
+
+def test_images(experiment: Experiment) -> Split:
+    """Returns the test set, or as many of its images as the config says, drawn by the seed."""
+    test, size = experiment.dataset.test, experiment.config.evaluation.subset
+    if not size or size >= len(test):
+        return test
+    key = keys.derive(experiment.config.seed, keys.Purpose.SUBSET)
+    rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
+    return test.take(np.sort(rows))
+
+
+def _autoattack(experiment: Experiment, saved: Saved, test: Split, path: Path) -> autoattack.Result:
+    config = experiment.config
+    # Whatever type the model trained in, it is attacked in float32.
+    model = experiment.model.clone(dtype=jnp.float32)
+    # AutoAttack shares images among devices in its own way, and places the variables for it.
+    variables = jax.device_get(saved.state.evaluated)
+
+    def logits_fn(
+        images: Float[Array, "batch height width channels"],
+    ) -> Float[Array, "batch classes"]:
+        return model.apply(variables, images, train=False)  # type: ignore[return-value]
+
+    ids = jnp.asarray(test.ids.astype(np.int32))
+    return autoattack.autoattack(
+        logits_fn,
+        test.images / np.float32(255),
+        test.labels,
+        keys.per_image(keys.derive(config.seed, keys.Purpose.EVALUATION), ids),
+        epsilon=config.attack.epsilon,
+        norm=config.attack.norm,
+        attacks=tuple(config.evaluation.attacks),
+        batch_size=config.evaluation.batch_size,
+        path=path,
+        keep_adversarial=False,
+        progress=sys.stderr.isatty(),
+        devices=experiment.mesh.local_devices,
+    )
+
+
+def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, "rows"]]:
+    """Returns the rows of the typical and of the atypical test images, where they are known."""
+    if experiment.estimates is None:
+        return {}
+    sets = memorization.split(experiment.estimates, experiment.config.memorization.threshold)
+    groups = {}
+    for name, ids in (("typical", sets.test_typical), ("atypical", sets.test_atypical)):
+        if ids is not None:
+            rows = estimate_files.find(test, ids)
+            groups[name] = rows[rows >= 0]
+    return groups

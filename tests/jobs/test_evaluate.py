@@ -1,0 +1,132 @@
+"""A run's final evaluation: AutoAttack, typical and atypical images, and evaluating again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bat_jax import config as configs
+from bat_jax.errors import UserError
+from bat_jax.files import write_npz
+from bat_jax.jobs import evaluate_run, train_and_evaluate
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on digits with an estimates file; the folder and the results."""
+    from bat_jax.data import load
+    from tests.training.conftest import tiny
+
+    folder = tmp_path_factory.mktemp("evaluated")
+    digits = load("digits")
+    train, test = digits.train, digits.test
+    blocks = {}
+    for label in range(10):
+        rows = np.flatnonzero(train.labels == label)
+        columns = np.flatnonzero(test.labels == label)
+        influence = np.zeros((len(rows), len(columns)))
+        # The first training example of each class is atypical and influences the first ten images.
+        influence[0, :10] = 0.5
+        blocks[f"tr_classidx_{label}"] = rows
+        blocks[f"tt_classidx_{label}"] = columns
+        blocks[f"infl_matrix_class{label}"] = influence
+    memorization = np.zeros(len(train))
+    memorization[[blocks[f"tr_classidx_{label}"][0] for label in range(10)]] = 0.9
+    estimates = folder / "memorization.npz"
+    write_npz(
+        estimates,
+        {
+            "tr_labels": train.labels,
+            "tt_labels": test.labels,
+            "tr_ids": train.ids,
+            "tt_ids": test.ids,
+            "tr_mem": memorization,
+            **blocks,
+        },
+    )
+    fields = {
+        "memorization.estimates": str(estimates),
+        "objective.bat.gate": "memorized",
+        "train.epochs": 6,
+    }
+    results = train_and_evaluate(tiny("bat", **fields), folder / "run")
+    return folder / "run", results
+
+
+def test_typical_and_atypical_images_are_reported_apart(run):
+    _, results = run
+    test = results["last"]["test"]
+    assert test["atypical"]["clean"]["n"] == 100
+    assert test["typical"]["clean"]["n"] == 349
+    both = sum(
+        test[group]["pgd2"]["accuracy"] * test[group]["pgd2"]["n"]
+        for group in ("typical", "atypical")
+    )
+    assert both == pytest.approx(test["pgd2"]["accuracy"] * 449)
+    assert "autoattack" not in test
+
+
+def test_a_finished_run_is_evaluated_again_with_autoattack(run):
+    folder, results = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.attack.epsilon = 0.05
+    config.evaluation.attacks = ("apgd-ce",)
+    config.evaluation.subset = 48
+    config.evaluation.batch_size = 24
+    config.checkpoints = ("last",)
+    again, workdir = evaluate_run(config)
+    assert workdir == folder / "evaluation-linf-0.05"
+    assert set(again) == {"last", "seconds"}
+    test = again["last"]["test"]
+    assert test["autoattack"]["n"] == 48
+    assert test["autoattack"]["accuracy"] <= test["pgd2"]["accuracy"] <= test["clean"]["accuracy"]
+    assert again["last"]["broken_by"]["apgd-ce"] == round(
+        48 * (test["clean"]["accuracy"] - test["autoattack"]["accuracy"])
+    )
+    with np.load(workdir / "examples.npz") as examples:
+        assert examples["last_autoattack"].mean() == test["autoattack"]["accuracy"]
+        assert len(examples["ids"]) == 48
+    # The run's own results are as they were.
+    assert json.loads((folder / "results.json").read_bytes()) == results
+
+
+def test_autoattack_is_taken_up_where_it_ended(run, monkeypatch):
+    from bat_jax.attacks import autoattack
+
+    folder, _ = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.evaluation.attacks = ("apgd-ce", "apgd-dlr")
+    config.evaluation.subset = 96
+    config.evaluation.batch_size = 8
+    config.checkpoints = ("last",)
+    whole, _ = evaluate_run(config, folder / "whole")
+    written = []
+    original = autoattack.VerdictFile.write
+
+    def interrupted(self, verdicts):
+        original(self, verdicts)
+        written.append(verdicts)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(autoattack.VerdictFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(config, folder / "halves")
+    assert not (folder / "halves" / "results.json").exists()
+    monkeypatch.undo()
+    resumed, _ = evaluate_run(config, folder / "halves")
+    assert resumed["last"] == whole["last"]
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    config = configs.evaluation()
+    with pytest.raises(UserError, match=r"config\.run is not set"):
+        evaluate_run(config)
+    config.run = str(tmp_path)
+    with pytest.raises(UserError, match=r"config\.json: no such file"):
+        evaluate_run(config)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="not a run's config"):
+        evaluate_run(config)
