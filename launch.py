@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> None:
     # Orbax tells of every file; what goes wrong in its threads, it raises again in this one.
     absl_logging.set_verbosity(absl_logging.FATAL)
     threading.excepthook = lambda _: None
+    sys.excepthook = _main_thread_excepthook
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("bat_jax").setLevel(logging.INFO)
     try:
@@ -82,6 +84,12 @@ def _parse(arguments: list[str]) -> list[str]:
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _fail(" ".join(str(error).split()))
+
+
+def _main_thread_excepthook(*error: Any) -> None:
+    """TensorStore's threads, which Python did not start, come to this hook instead."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(*error)
 
 
 def _fail(message: str, *, status: int = 2) -> None:

@@ -1,5 +1,6 @@
 """Adversarial attacks on any JAX function from [0, 1] images to logits."""
 
-from bat_jax.attacks.pgd import Trajectory, pgd, pgd_trajectory
+from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks.pgd import pgd
 
-__all__ = ["Trajectory", "pgd", "pgd_trajectory"]
+__all__ = ["autoattack", "pgd"]

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int64
 from tqdm import tqdm
 
 from bat_jax import keys, memorization
-from bat_jax.attacks import autoattack, checks
+from bat_jax.attacks import checks
+from bat_jax.attacks.autoattack import Result, autoattack
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation import results
@@ -88,7 +89,7 @@ def test_images(experiment: Experiment) -> Split:
     return test.take(np.sort(rows))
 
 
-def _autoattack(experiment: Experiment, saved: Saved, test: Split, path: Path) -> autoattack.Result:
+def _autoattack(experiment: Experiment, saved: Saved, test: Split, path: Path) -> Result:
     config = experiment.config
     # Whatever type the model trained in, it is attacked in float32.
     model = experiment.model.clone(dtype=jnp.float32)
@@ -101,7 +102,7 @@ def _autoattack(experiment: Experiment, saved: Saved, test: Split, path: Path) -
         return model.apply(variables, images, train=False)  # type: ignore[return-value]
 
     ids = jnp.asarray(test.ids.astype(np.int32))
-    return autoattack.autoattack(
+    return autoattack(
         logits_fn,
         test.images / np.float32(255),
         test.labels,

@@ -130,7 +130,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = " ".join(str(error).split()).rpartition(": ")[2]
+            reason = " ".join(str(error).split()).rpartition(": ")[2].partition(" [")[0]
             raise CheckpointError(
                 f"{self._folder}: a checkpoint could not be written ({reason}); those before it are"
                 " whole: mend the folder or free space, and run the same command to go on"

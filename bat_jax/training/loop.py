@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -30,11 +31,18 @@ class Meter:
     work, and a loss that is not finite is found one step after it arose.
     """
 
-    def __init__(self) -> None:
-        """Begins an average."""
+    def __init__(
+        self, is_due: Callable[[int], bool], write: Callable[[int, dict[str, float]], None]
+    ) -> None:
+        """Begins an average.
+
+        Args:
+          is_due: whether an average ends with this step.
+          write: takes the step and the averages, `steps_per_second` among them.
+        """
+        self._is_due, self._write = is_due, write
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
-        self._sums: dict[str, float] = {}
-        self._steps = 0
+        self._begin()
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of the step just dispatched; reads those of the one before.
@@ -46,14 +54,24 @@ class Meter:
         if previous is not None:
             self._read(*previous)
 
-    def mean(self) -> dict[str, float]:
-        """Returns the averages since the last call, of all steps pushed, and begins anew."""
+    def flush(self) -> None:
+        """Reads what is pending, waiting for its step.
+
+        Raises:
+          NonFiniteError: a metric is not finite.
+        """
         if self._pending is not None:
             self._read(*self._pending)
             self._pending = None
-        means = {name: total / self._steps for name, total in self._sums.items()}
-        self._sums, self._steps = {}, 0
-        return means
+
+    def restart_clock(self) -> None:
+        """Leaves what took place since the last average out of the next one's rate."""
+        self._since = time.monotonic()
+
+    def _begin(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self.restart_clock()
 
     def _read(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -66,6 +84,11 @@ class Meter:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
+        if self._is_due(step):
+            means = {name: total / self._steps for name, total in self._sums.items()}
+            means["steps_per_second"] = self._steps / (time.monotonic() - self._since)
+            self._begin()
+            self._write(step, means)
 
 
 def fit(
@@ -110,66 +133,68 @@ def fit(
         verdicts = evaluator(state.evaluated, validation)
         return {name: float(np.mean(correct)) for name, correct in verdicts.items()}
 
-    def record(step: int, means: dict[str, float], seconds: float, steps: int) -> dict[str, float]:
-        means["learning_rate"] = float(experiment.learning_rate(step - 1))
-        means["images_per_second"] = steps * config.train.batch_size / seconds
-        records.write(step, step / steps_per_epoch, "train", means)
-        return means
+    def ends_epoch(step: int) -> bool:
+        return step % steps_per_epoch == 0 or step == total_steps
 
-    meter = Meter()
-    logged_step, logged_time = step, time.monotonic()
+    latest: dict[str, float] = {}
+
+    def record(step: int, means: dict[str, float]) -> None:
+        rate = means.pop("steps_per_second") * config.train.batch_size
+        latest.update(
+            means,
+            images_per_second=rate,
+            learning_rate=float(experiment.learning_rate(step - 1)),
+        )
+        records.write(step, step / steps_per_epoch, "train", latest)
+
+    def save_and_end(step: int) -> NoReturn:
+        checkpoints.save(state, seconds=time.monotonic() - began)
+        checkpoints.wait()
+        interruption.end(f"step {step} of {total_steps} is saved")
+
+    meter = Meter(lambda step: step % config.train.log_every == 0 or ends_epoch(step), record)
     with tqdm(
         total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True
     ) as bar:
         while step < total_steps:
             epoch = step // steps_per_epoch
             order = order_of(np.int32(epoch))
-            end = min((epoch + 1) * steps_per_epoch, total_steps)
-            while step < end:
+            while True:
                 state, metrics = train_step(state, data, order)
                 step += 1
                 meter.push(step, metrics)
                 bar.update()
-                if step % config.train.log_every == 0 or step == end:
-                    means = meter.mean()
-                    now = time.monotonic()
-                    record(step, means, now - logged_time, step - logged_step)
-                    logged_step, logged_time = step, now
-                    bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
-                if interruption.requested and step < end:
+                if ends_epoch(step):
+                    break
+                if interruption.requested:
                     # What was not yet read may be what must not be saved.
-                    meter.mean()
-                    checkpoints.save(state, seconds=time.monotonic() - began)
-                    checkpoints.wait()
-                    interruption.end(f"step {step} of {total_steps} is saved")
-
+                    meter.flush()
+                    save_and_end(step)
+            meter.flush()
+            bar.set_postfix(loss=f"{latest['loss']:.3f}", refresh=False)
             if (epoch + 1) % config.checkpoint.every_epochs == 0 or step == total_steps:
                 scores = validate(state)
                 records.write(step, step / steps_per_epoch, "validation", scores)
                 checkpoints.save(state, seconds=time.monotonic() - began, metrics=scores)
-                _report(step, total_steps, steps_per_epoch, means, scores, experiment)
-                logged_time = time.monotonic()
+                _report(step, experiment, latest, scores)
+                meter.restart_clock()
             if interruption.requested and step < total_steps:
-                checkpoints.save(state, seconds=time.monotonic() - began)
-                checkpoints.wait()
-                interruption.end(f"step {step} of {total_steps} is saved")
+                save_and_end(step)
     checkpoints.wait()
     return Saved(state, time.monotonic() - began)
 
 
 def _report(
     step: int,
-    total_steps: int,
-    steps_per_epoch: int,
+    experiment: Experiment,
     means: Mapping[str, float],
     scores: Mapping[str, float],
-    experiment: Experiment,
 ) -> None:
     log.info(
         "epoch %g  step %d/%d  loss %.4f  train %.1f %%  validation (n = %d): %s  %d images/s",
-        round(step / steps_per_epoch, 2),
+        round(step / experiment.steps_per_epoch, 2),
         step,
-        total_steps,
+        experiment.total_steps,
         means["loss"],
         100 * means["accuracy"],
         len(experiment.validation),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.attacks import pgd, pgd_trajectory
+from bat_jax.attacks import pgd
+from bat_jax.attacks.pgd import pgd_trajectory
 from bat_jax.errors import UserError
 
 SHAPE = (8, 8, 1)

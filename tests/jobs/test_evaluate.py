@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bat_jax import config as configs
+from bat_jax.attacks.verdicts import VerdictFile
 from bat_jax.errors import UserError
 from bat_jax.files import write_npz
 from bat_jax.jobs import evaluate_run, train_and_evaluate
@@ -92,8 +93,6 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
 
 
 def test_autoattack_is_taken_up_where_it_ended(run, monkeypatch):
-    from bat_jax.attacks import autoattack
-
     folder, _ = run
     config = configs.evaluation()
     config.run = str(folder)
@@ -103,7 +102,7 @@ def test_autoattack_is_taken_up_where_it_ended(run, monkeypatch):
     config.checkpoints = ("last",)
     whole, _ = evaluate_run(config, folder / "whole")
     written = []
-    original = autoattack.VerdictFile.write
+    original = VerdictFile.write
 
     def interrupted(self, verdicts):
         original(self, verdicts)
@@ -111,7 +110,7 @@ def test_autoattack_is_taken_up_where_it_ended(run, monkeypatch):
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(autoattack.VerdictFile, "write", interrupted)
+    monkeypatch.setattr(VerdictFile, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(config, folder / "halves")
     assert not (folder / "halves" / "results.json").exists()

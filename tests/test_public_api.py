@@ -1,0 +1,96 @@
+"""Conventions of what others import: documented, annotated, hyperparameters by keyword."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import bat_jax.attacks
+import bat_jax.data
+import bat_jax.losses
+import bat_jax.memorization
+import bat_jax.models
+
+ARRAYS = {
+    "adversarial_logits",
+    "clean_logits",
+    "estimates",
+    "features",
+    "images",
+    "key",
+    "labels",
+    "logits",
+    "logits_fn",
+    "losses",
+    "name",
+    "num_classes",
+    "other_logits",
+    "path",
+    "robust_steps",
+    "threshold",
+    "values",
+    "weights",
+}
+
+
+def public_functions():
+    for module in (bat_jax.attacks, bat_jax.data, bat_jax.memorization, bat_jax.models):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value):
+                yield f"{module.__name__}.{name}", value
+    for name, value in vars(bat_jax.losses).items():
+        if inspect.isfunction(value) and not name.startswith("_"):
+            yield f"bat_jax.losses.{name}", value
+
+
+FUNCTIONS = dict(public_functions())
+
+
+def test_the_promised_names_are_there():
+    for name in (
+        "attacks.pgd",
+        "attacks.autoattack",
+        "data.load",
+        "losses.bat",
+        "losses.bat_weights",
+        "losses.discrimination",
+        "losses.gairat_weights",
+        "losses.mart",
+        "losses.trades",
+        "losses.weighted_mean",
+        "memorization.load",
+        "memorization.split",
+        "models.create",
+    ):
+        assert f"bat_jax.{name}" in FUNCTIONS
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_documented_and_annotated(name):
+    function = FUNCTIONS[name]
+    assert function.__doc__
+    for parameter in inspect.signature(function).parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty, parameter.name
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            assert parameter.name in ARRAYS, f"{parameter.name}: by keyword only?"
+        elif len(inspect.signature(function).parameters) > 3:
+            assert f"{parameter.name}:" in function.__doc__, f"{parameter.name}: not documented"
+
+
+@pytest.mark.parametrize("page", sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py")))
+def test_every_config_is_a_page_with_its_command(page):
+    if page.name == "common.py":
+        return
+    documentation = ast.get_docstring(ast.parse(page.read_text()))
+    assert documentation is not None
+    assert f"python launch.py --config=configs/{page.name}" in documentation
+    namespace: dict = {}
+    exec(compile(page.read_text(), page, "exec"), namespace)
+    config = namespace["get_config"]()
+    assert config.is_locked
+    if config.job == "train":
+        from bat_jax.config import validate
+
+        validate(config)

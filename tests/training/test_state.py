@@ -1,0 +1,59 @@
+"""Learning rates by step, and the records of a run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bat_jax.config import default
+from bat_jax.training import state
+from bat_jax.training.metrics import MetricsLog
+
+
+def rates(name, steps, **fields):
+    config = default().train
+    with config.unlocked():
+        config.update_from_flattened_dict({"schedule.name": name, **fields})
+    schedule = state.schedule(config, steps_per_epoch=10, total_steps=100)
+    return np.asarray([schedule(step) for step in steps])
+
+
+def test_piecewise_decays_at_its_epochs():
+    found = rates("piecewise", [0, 39, 40, 69, 70], **{"schedule.boundaries": (4.0, 7.0)})
+    np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+
+
+def test_cosine_falls_to_zero():
+    expected = [0.1 * (1 + np.cos(np.pi * step / 100)) / 2 for step in (0, 25, 50, 100)]
+    np.testing.assert_allclose(rates("cosine", [0, 25, 50, 100]), expected, atol=1e-8)
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines():
+    found = rates("one_cycle", [0, 15, 30, 65, 100], **{"schedule.rise": 0.3})
+    np.testing.assert_allclose(found, [0.0, 0.05, 0.1, 0.05, 0.0], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "boundaries", "epoch"),
+    [("piecewise", (4.0, 7.0), 4.0), ("cosine", (4.0,), 55.0), ("piecewise", (), 55.0)],
+)
+def test_the_first_decay_is_that_of_the_schedule_or_half_the_training(name, boundaries, epoch):
+    config = default().train
+    config.schedule.name = name
+    config.schedule.boundaries = boundaries
+    assert state.first_decay(config) == epoch
+
+
+def test_a_resumed_log_drops_what_lies_beyond_and_what_is_broken(tmp_path):
+    log = MetricsLog(tmp_path, resumed_step=0)
+    for step in (1, 2, 3):
+        log.write(step, step / 10, "train", {"loss": 1.0 / step, "bad": float("nan")})
+    log.close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"step": 2, "epo')
+    log = MetricsLog(tmp_path, resumed_step=2)
+    log.write(3, 0.3, "train", {"loss": 9.0})
+    log.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (2, 0.5), (3, 9.0)]
+    assert "bad" not in records[0]
