@@ -6,7 +6,9 @@ resumes a run that was interrupted.
 Exit status: 0 done, 1 training failed, 2 a wrong input, 128 + n stopped by signal n.
 """
 
+import json
 import logging
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -31,6 +33,7 @@ def main(arguments: list[str]) -> None:
     del arguments
     config = _CONFIG.value
     # Imported here, so that a mistyped flag is told before JAX has started.
+    from bat_jax.config import plain
     from bat_jax.evaluation.results import table
     from bat_jax.interruption import Interrupted
     from bat_jax.jobs import evaluate_run, train_and_evaluate
@@ -47,15 +50,21 @@ def main(arguments: list[str]) -> None:
     logging.getLogger("bat_jax").setLevel(logging.INFO)
     try:
         with logging_redirect_tqdm():
-            if config.job == "evaluation":
-                results, workdir = evaluate_run(config, _WORKDIR.value)
-            elif config.job != "train":
-                raise UserError(f"config.job is {config.job!r}; expected train or evaluation")
-            elif _DRY_RUN.value:
-                print(describe(config))
-                return
-            else:
+            if config.job == "train":
+                if _DRY_RUN.value:
+                    print(describe(config))
+                    return
                 results = train_and_evaluate(config, workdir)
+            elif config.job == "evaluation" and "run" in config:
+                if _DRY_RUN.value:
+                    print(json.dumps(plain(config), indent=2))
+                    return
+                results, workdir = evaluate_run(config, _WORKDIR.value)
+            else:
+                raise UserError(
+                    f"config.job is {config.job!r}; expected train, or evaluation with"
+                    " --config=configs/evaluation.py"
+                )
         print(table(results))
         print(f"results: {workdir / 'results.json'}")
     except UserError as error:
@@ -66,6 +75,8 @@ def main(arguments: list[str]) -> None:
         _fail(str(error), status=1)
     except Interrupted as error:
         _fail(str(error), status=128 + error.signal)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command to go on", status=128 + signal.SIGINT)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -83,7 +94,10 @@ def _parse(arguments: list[str]) -> list[str]:
         flags.FLAGS["config"].value  # noqa: B018
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(" ".join(str(error).split()))
+        # str() of a KeyError is the repr of its message.
+        is_key = isinstance(error, KeyError) and error.args
+        message = f"no field {error.args[0]}" if is_key else error
+        _fail("wrong config or flag: " + " ".join(str(message).split()))
 
 
 def _main_thread_excepthook(*error: Any) -> None:

@@ -4,6 +4,7 @@ A config file starts from `default()` and changes what its experiment is about. 
 left out of a choice's reading say so: `objective.trades` is read by the objective `trades` alone.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -164,7 +165,6 @@ def evaluation() -> ConfigDict:
     config.run = config_dict.placeholder(str)
     # Which of its states: best, last.
     config.checkpoints = ("best", "last")
-    config.seed = config_dict.placeholder(int)
     # Fields as in the run's own config, there explained.
     config.data = ConfigDict({"path": config_dict.placeholder(str)})
     config.attack = attack = ConfigDict()
@@ -220,6 +220,7 @@ def validate(config: ConfigDict) -> None:
 
     Names of data sets and models are left to those who know them.
     """
+    _check_finite(config)
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
     one_of("model.stem", config.model.stem, ("cifar", "tiny_imagenet"))
     one_of("attack.norm", config.attack.norm, ("linf", "l2"))
@@ -243,6 +244,8 @@ def validate(config: ConfigDict) -> None:
         ("data.subset", config.data.subset, 0),
         ("data.crop_padding", config.data.crop_padding, 0),
         ("model.width", config.model.width or 1, 1),
+        ("objective.trades.beta", config.objective.trades.beta, 0),
+        ("objective.mart.beta", config.objective.mart.beta, 0),
         ("objective.bat.alpha", bat.alpha, 0),
         ("objective.bat.beta_dl", bat.beta_dl, 0),
         ("attack.epsilon", config.attack.epsilon, 0),
@@ -252,8 +255,13 @@ def validate(config: ConfigDict) -> None:
         ("train.steps", 1 if config.train.steps is None else config.train.steps, 1),
         ("train.batch_size", config.train.batch_size, 1),
         ("train.optimizer.learning_rate", config.train.optimizer.learning_rate, 0),
+        ("train.optimizer.momentum", config.train.optimizer.momentum, 0),
+        ("train.optimizer.weight_decay", config.train.optimizer.weight_decay, 0),
+        ("train.schedule.boundaries", min(config.train.schedule.boundaries, default=0), 0),
+        ("train.schedule.factor", config.train.schedule.factor, 0),
         ("train.log_every", config.train.log_every, 1),
         ("evaluation.num_steps", config.evaluation.num_steps, 0),
+        ("evaluation.step_size", config.evaluation.step_size, 0),
         ("evaluation.subset", config.evaluation.subset, 0),
         ("evaluation.batch_size", config.evaluation.batch_size, 1),
         ("checkpoint.every_epochs", config.checkpoint.every_epochs, 1),
@@ -264,5 +272,30 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"config.{field} is {value}; expected {low} or more")
     if not bat.temperature > 0:
         raise UserError(f"config.objective.bat.temperature is {bat.temperature}; expected above 0")
+    if len(set(config.evaluation.attacks)) < len(config.evaluation.attacks):
+        raise UserError(
+            f"config.evaluation.attacks is {config.evaluation.attacks}; expected each once"
+        )
+    if config.evaluation.attacks and not config.attack.epsilon > 0:
+        raise UserError(
+            f"config.attack.epsilon is {config.attack.epsilon}; expected above 0 for AutoAttack, or"
+            " config.evaluation.attacks=()"
+        )
+    if not 0 <= config.train.schedule.rise <= 1:
+        raise UserError(
+            f"config.train.schedule.rise is {config.train.schedule.rise}; expected 0 to 1, a part"
+        )
     if not 0 <= config.train.ema < 1:
         raise UserError(f"config.train.ema is {config.train.ema}; expected from 0 to below 1")
+
+
+def _check_finite(config: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises a UserError for a number that is NaN or infinite, or a boundary that is no number."""
+    for name, value in config.items():
+        field = f"{prefix}{name}"
+        if isinstance(value, ConfigDict):
+            _check_finite(value, f"{field}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{field} is {value}; expected a finite number")
+        elif name == "boundaries" and not all(isinstance(v, int | float) for v in value):
+            raise UserError(f"config.{field} is {value!r}; expected epochs, as (100.0, 105.0)")

@@ -18,7 +18,7 @@ from bat_jax.files import write_json
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat_jax")
 # What changes where a run is computed but not what it computes.
-_FREE = ("data.path", "memorization.estimates", "parallel.", "checkpoint.keep")
+_FREE = ("data.path", "memorization.estimates", "checkpoint.keep")
 
 
 @contextlib.contextmanager
@@ -65,20 +65,23 @@ def claim(workdir: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
             {
                 "config": ours,
                 "data": dict(data),
-                "versions": {name: metadata.version(name) for name in _PACKAGES},
+                "versions": {name: _version(name) for name in _PACKAGES},
                 "git": _git_revision(),
                 "devices": [str(device) for device in jax.devices()],
             },
         )
         return
     theirs, digests = _read(path)
-    found = [row for row in configs.differences(theirs, ours) if not row.startswith(_FREE)]
+    # Without synchronised batch norm, statistics are those of each device's share.
+    free = (*_FREE, "parallel.") if config.model.sync_batch_norm else _FREE
+    found = [row for row in configs.differences(theirs, ours) if not row.startswith(free)]
     changed = [part for part in data if digests.get(part) != data[part]]
     if found:
         raise UserError(
             f"--workdir {workdir}: holds a run of another config (field: there, here): "
             + "; ".join(found)
-            + "; name another folder, or run the same config"
+            + "; name another folder, or run the same config (a finished run is evaluated otherwise"
+            " with configs/evaluation.py)"
         )
     if changed:
         raise UserError(
@@ -119,6 +122,13 @@ def _with_tuples(plain: Any) -> Any:
     if isinstance(plain, dict):
         return {name: _with_tuples(value) for name, value in plain.items()}
     return tuple(plain) if isinstance(plain, list) else plain
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None  # bat_jax itself, run from a clone without being installed.
 
 
 def _git_revision() -> str | None:

@@ -229,10 +229,10 @@ def _uniform_in_ball(
     if norm == "linf":
         draw = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1.0, 1.0))
         return epsilon * draw(image_keys)
-    direction = _direction(_per_image_normal(image_keys, images), norm)
-    radius = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (), dtype))
-    dimensions = images[0].size
-    return epsilon * direction * radius(image_keys)[:, None, None, None] ** (1.0 / dimensions)
+    direction_keys, radius_keys = jnp.swapaxes(jax.vmap(jax.random.split)(image_keys), 0, 1)
+    direction = _direction(_per_image_normal(direction_keys, images), norm)
+    radius = jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(radius_keys)
+    return epsilon * direction * radius[:, None, None, None] ** (1.0 / images[0].size)
 
 
 def _margin(

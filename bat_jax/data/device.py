@@ -1,11 +1,11 @@
 """The data set on the device: batches, order, crops and flips are made there."""
 
-import os
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
@@ -59,8 +59,7 @@ def free_bytes(device: jax.Device) -> int:
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     # The CPU back end keeps no account: its devices share what the machine has left.
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return pages // jax.local_device_count()
+    return psutil.virtual_memory().available // jax.local_device_count()
 
 
 def epoch_order(

@@ -1,5 +1,6 @@
 """Evaluates a finished run again: another epsilon, norm, or list of attacks."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import jax
 from ml_collections import ConfigDict
 
 from bat_jax import workdir as workdirs
+from bat_jax.config import one_of
 from bat_jax.errors import UserError
 from bat_jax.jobs.final import evaluate
 from bat_jax.training.checkpoints import Checkpoints, Saved
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.experiment import Experiment, build, score_name
 
 
 def evaluate_run(
@@ -33,6 +35,10 @@ def evaluate_run(
     if workdir is None:
         workdir = run / f"evaluation-{settings.attack.norm}-{settings.attack.epsilon:.4g}"
     workdir = Path(workdir)
+    if workdir.resolve() == run.resolve():
+        raise UserError(f"--workdir {workdir}: is the run itself; expected a folder of its own")
+    for name in config.checkpoints:
+        one_of("checkpoints", name, ("best", "last"))
     with workdirs.opened(run), workdirs.opened(workdir):
         states = read_states(experiment, run)
         workdirs.claim(workdir, settings, experiment.digests())
@@ -53,16 +59,16 @@ def read_run(run: Path, changes: ConfigDict | None = None) -> Experiment:
     """
     path = run / "config.json"
     config, digests = workdirs.read(path)
+    # Its checkpoints were scored by its own attack, whatever attacks them now.
+    score = score_name(config)
     for section in ("attack", "evaluation", "memorization", "parallel", "data"):
         for field, value in (changes.get(section) or {}).items() if changes else ():
             if value is not None:
                 config[section][field] = value
-    if changes is not None:
-        config.seed = config.seed if changes.seed is None else changes.seed
-    experiment = build(config)
-    for part, digest in experiment.digests().items():
+    experiment = dataclasses.replace(build(config), score=score)
+    for part in ("train", "test"):
         # A model's normalisation may come from its training images.
-        if digest != digests.get(part):
+        if experiment.digests()[part] != digests.get(part):
             raise UserError(
                 f"{run}: was trained on other {part} data than {experiment.dataset.name} holds now;"
                 " give it the same data with config.data.path"

@@ -1,6 +1,5 @@
 """The final evaluation of a run's states on the test set: clean, PGD, AutoAttack."""
 
-import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +22,6 @@ from bat_jax.files import write_json, write_npz
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment
-
-log = logging.getLogger(__name__)
 
 
 def evaluate(

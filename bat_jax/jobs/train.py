@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax import parallel
 from bat_jax import workdir as workdirs
 from bat_jax.interruption import Interruption
 from bat_jax.jobs.final import evaluate
@@ -37,6 +38,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     """
     workdir = Path(workdir)
     experiment = build(config)
+    parallel.check_divisible("config.train.batch_size", config.train.batch_size, experiment.mesh)
     with workdirs.opened(workdir):
         dataset = experiment.dataset
         workdirs.claim(workdir, config, experiment.digests())
@@ -54,9 +56,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
             config.model.name,
             experiment.mesh.size,
         )
-        state = experiment.initial_state()
-        log.info("%s parameters", f"{number_of_parameters(state.variables):,}")
-        shapes = jax.eval_shape(lambda: state)
+        shapes = jax.eval_shape(experiment.initial_state)
+        log.info("%s parameters", f"{number_of_parameters(shapes.variables):,}")
         checkpoints = Checkpoints(
             workdir / "checkpoints",
             keep=config.checkpoint.keep,
@@ -64,15 +65,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
             mesh=experiment.mesh,
         )
         try:
-            start = checkpoints.latest(shapes)
+            start = checkpoints.latest(shapes, discard_damaged=True)
             if start is None:
-                start = Saved(state, 0.0)
+                start = Saved(experiment.initial_state(), 0.0)
             else:
                 log.info("resuming from step %d", int(start.state.step))
             records = MetricsLog(workdir, resumed_step=int(start.state.step))
             try:
                 with Interruption().listening() as interruption:
                     last = fit(experiment, checkpoints, records, start, interruption)
+                    if interruption.requested:
+                        interruption.end("training is finished and saved, the evaluation is not")
             finally:
                 records.close()
             states = {"best": checkpoints.best(shapes), "last": last}

@@ -5,6 +5,7 @@ of the `cifar100_infl_matrix.npz` they released; keys beside theirs are read whe
 """
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,19 @@ class Estimates:
     train_ids: Int64[np.ndarray, "train"]
     test_ids: Int64[np.ndarray, "test"]
     influence: tuple[Influence, ...]
+
+    def digest(self) -> str:
+        """Returns a hash of every number: equal if and only if the estimates are the same."""
+        digest = hashlib.sha256()
+        for array in (
+            self.memorization,
+            self.train_ids,
+            self.test_ids,
+            *(array for block in self.influence for array in block),
+        ):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
 
 
 class Typicality(NamedTuple):
@@ -160,6 +174,8 @@ def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
             " cifar100_infl_matrix.npz (tr_labels, tt_labels, tr_mem, infl_matrix_class<K>)"
         )
     train, test = len(arrays["tr_labels"]), len(arrays["tt_labels"])
+    if not train or not test:
+        raise UserError(f"{source}: {train} training and {test} test labels; expected some of both")
     memorization = arrays["tr_mem"]
     if memorization.shape != (train,):
         raise UserError(
@@ -169,8 +185,8 @@ def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
     for name in arrays:
         if name.startswith("infl_matrix_class"):
             number = name.removeprefix("infl_matrix_class")
-            rows = arrays[f"tr_classidx_{number}"].astype(np.int64)
-            columns = arrays[f"tt_classidx_{number}"].astype(np.int64)
+            rows = _places(source, arrays, f"tr_classidx_{number}", train)
+            columns = _places(source, arrays, f"tt_classidx_{number}", test)
             if arrays[name].shape != (len(rows), len(columns)):
                 raise UserError(
                     f"{source}: {name} has shape {arrays[name].shape}; expected"
@@ -186,3 +202,13 @@ def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
         test_ids=arrays.get("tt_ids", np.arange(test)).astype(np.int64),
         influence=tuple(blocks),
     )
+
+
+def _places(source: str, arrays: dict[str, Any], name: str, size: int) -> Int64[np.ndarray, "rows"]:
+    """Returns an index set of the file, its entries checked to be rows of the estimates."""
+    if name not in arrays:
+        raise UserError(f"{source}: has no {name}; expected one beside its influence matrix")
+    places = arrays[name].astype(np.int64)
+    if np.any((places < 0) | (places >= size)):
+        raise UserError(f"{source}: {name} has entries out of range; expected 0 to {size - 1}")
+    return places

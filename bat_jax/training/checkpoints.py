@@ -2,8 +2,7 @@
 
 import contextlib
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ class Checkpoints:
 
     A checkpoint holds the state and, as separate items, its fingerprint and the validation metrics
     it was scored with, if it was. One that cannot be read, or whose state does not have its
-    fingerprint, is damaged: it is removed and the one before takes its place.
+    fingerprint, is damaged: another takes its place.
     """
 
     def __init__(self, folder: Path, *, keep: int, score: str, mesh: Mesh):
@@ -89,16 +88,25 @@ class Checkpoints:
                 metrics=dict(metrics) if metrics else None,
             )
 
-    def latest(self, like: TrainState) -> Saved | None:
+    def latest(self, like: TrainState, *, discard_damaged: bool = False) -> Saved | None:
         """Returns the newest state that is whole, or None where there is no checkpoint.
 
         Args:
           like: a state with the shapes to expect.
+          discard_damaged: remove the damaged checkpoints after the one returned, so that training
+            can write theirs again.
 
         Raises:
           UserError: there are checkpoints, and all of them are damaged.
         """
-        return self._first_whole(like, lambda steps: max(steps))
+        steps = self._steps()
+        if not steps:
+            return None
+        found, damaged = self._first_whole(like, sorted(steps, reverse=True))
+        if discard_damaged:
+            for step in damaged:
+                self._manager.delete(step)
+        return found
 
     def best(self, like: TrainState) -> Saved:
         """Returns the whole state of the best score; of equal ones the newest.
@@ -107,12 +115,17 @@ class Checkpoints:
           like: a state with the shapes to expect.
 
         Raises:
-          UserError: no checkpoint is whole.
+          UserError: no checkpoint was scored, or none that was is whole.
         """
-        saved = self._first_whole(like, lambda steps: max(steps, key=self._rank))
-        if saved is None:
-            raise UserError(f"{self._folder}: no checkpoint; expected the run's: train it first")
-        return saved
+        scores = {step: self._score_of(step) for step in self._steps()}
+        scored = {step: score for step, score in scores.items() if score is not None}
+        if not scored:
+            raise UserError(
+                f"{self._folder}: no checkpoint was scored by {self._score}; expected one that"
+                " was, at the end of an epoch: train the run further"
+            )
+        ranked = sorted(scored, key=lambda step: (scored[step], step), reverse=True)
+        return self._first_whole(like, ranked)[0]
 
     def wait(self) -> None:
         """Returns when what is being written is complete under its final name."""
@@ -136,29 +149,27 @@ class Checkpoints:
                 " whole: mend the folder or free space, and run the same command to go on"
             ) from error
 
-    def _rank(self, step: int) -> tuple[float, int]:
-        metrics = self._manager.metrics(step) or {}
-        return metrics.get(self._score, -math.inf), step
-
-    def _first_whole(self, like: TrainState, choose: Callable[[list[int]], int]) -> Saved | None:
+    def _steps(self) -> list[int]:
         self.wait()
-        steps = list(self._manager.all_steps())
-        if not steps:
+        return list(self._manager.all_steps())
+
+    def _score_of(self, step: int) -> float | None:
+        try:
+            return (self._manager.metrics(step) or {}).get(self._score)
+        except ValueError:
+            log.warning("checkpoint %s/%d: its score cannot be read", self._folder, step)
             return None
-        while steps:
-            step = choose(steps)
+
+    def _first_whole(self, like: TrainState, steps: list[int]) -> tuple[Saved, list[int]]:
+        """Returns the first whole state of these steps, and the damaged ones before it."""
+        for number, step in enumerate(steps):
             saved = self._read(step, like)
             if saved is not None:
-                return saved
-            log.warning(
-                "checkpoint %s/%d is damaged: removing it and falling back to the one before",
-                self._folder,
-                step,
-            )
-            self._manager.delete(step)
-            steps.remove(step)
+                return saved, steps[:number]
+            log.warning("checkpoint %s/%d is damaged: falling back to another", self._folder, step)
         raise UserError(
-            f"{self._folder}: every checkpoint is damaged; remove the run's folder to begin anew"
+            f"{self._folder}: every checkpoint is damaged ({len(steps)} found); restore one, or"
+            " remove the run's folder to begin anew"
         )
 
     def _read(self, step: int, like: TrainState) -> Saved | None:
@@ -166,8 +177,8 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding),
             like,
         )
-        # Whatever a damaged file makes Orbax or TensorStore raise, of no common class, means one
-        # thing here: this checkpoint cannot be used.
+        # Whatever else a damaged file makes Orbax or TensorStore raise, of no common class, means
+        # one thing here: this checkpoint cannot be used. These say nothing of the file.
         try:
             restored: Any = self._manager.restore(
                 step,
@@ -177,6 +188,8 @@ class Checkpoints:
             )
             if int(fingerprint(restored.state)) != restored.check["fingerprint"]:
                 return None
+        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+            raise
         except Exception as error:
             log.debug("checkpoint %d: %s", step, error)
             return None

@@ -1,6 +1,7 @@
 """From a config to everything a training run is made of, each input checked on the way."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from bat_jax.parallel import AXIS
 from bat_jax.training import objectives, state
 from bat_jax.training.step import make_train_step
 
+log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -41,6 +44,7 @@ class Experiment:
       learning_rate: by step.
       steps_per_epoch: whole batches of `train`.
       total_steps: of the training.
+      score: the validation accuracy that chooses the best checkpoint, `clean` or `pgd<steps>`.
     """
 
     config: ConfigDict
@@ -55,17 +59,14 @@ class Experiment:
     learning_rate: optax.Schedule
     steps_per_epoch: int
     total_steps: int
-
-    @property
-    def score(self) -> str:
-        """The name of the validation accuracy that chooses the best checkpoint."""
-        if self.config.evaluation.select_by == "clean":
-            return "clean"
-        return attack_name("cross_entropy", self.config.evaluation.num_steps)
+    score: str
 
     def digests(self) -> dict[str, str]:
-        """Returns what tells the data set from any other."""
-        return {"train": self.dataset.train.digest(), "test": self.dataset.test.digest()}
+        """Returns what tells the data set, and the estimates if there are any, from any other."""
+        digests = {"train": self.dataset.train.digest(), "test": self.dataset.test.digest()}
+        if self.estimates is not None:
+            digests["estimates"] = self.estimates.digest()
+        return digests
 
     def initial_state(self) -> state.TrainState:
         """Returns the state of step 0, on every device."""
@@ -111,16 +112,9 @@ def build(config: ConfigDict) -> Experiment:
     """
     configs.validate(config)
     mesh = parallel.make_mesh(config.parallel.devices)
-    parallel.check_divisible("config.train.batch_size", config.train.batch_size, mesh)
     parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
-    first_decay = state.first_decay(config.train)
-    objective = objectives.create(
-        config.objective,
-        num_steps=config.attack.num_steps,
-        threshold=config.memorization.threshold,
-        first_decay=first_decay,
-    )
-    # An unknown model is told before any data is read, one that cannot take the images after.
+    # An unknown name is told before any data is read.
+    configs.one_of("objective.name", config.objective.name, tuple(objectives.OBJECTIVES))
     models.create(config.model.name, 2, stem=config.model.stem)
 
     dataset = load(config.data.name, path=config.data.path)
@@ -136,15 +130,24 @@ def build(config: ConfigDict) -> Experiment:
     learning_rate = state.schedule(
         config.train, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
-    mean, std = _statistics(train)
+    epochs = total_steps / steps_per_epoch
+    first_decay = state.first_decay(config.train, epochs)
+    _warn_of_late_starts(config, epochs, first_decay)
+    objective = objectives.create(
+        config.objective,
+        num_steps=config.attack.num_steps,
+        threshold=config.memorization.threshold,
+        first_decay=first_decay,
+    )
+    mean, std = _normalization(config, train)
     model = models.create(
         config.model.name,
         dataset.num_classes,
         image_shape=dataset.image_shape,
         width=config.model.width,
         stem=config.model.stem,
-        mean=config.model.mean or mean,
-        std=config.model.std or std,
+        mean=mean,
+        std=std,
         dtype=jnp.dtype(config.model.dtype),
         axis_name=AXIS if config.model.sync_batch_norm else None,
     )
@@ -161,7 +164,15 @@ def build(config: ConfigDict) -> Experiment:
         learning_rate=learning_rate,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        score=score_name(config),
     )
+
+
+def score_name(config: ConfigDict) -> str:
+    """Returns the name of the validation accuracy that chooses the best checkpoint."""
+    if config.evaluation.select_by == "clean":
+        return "clean"
+    return attack_name("cross_entropy", config.evaluation.num_steps)
 
 
 def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
@@ -194,6 +205,44 @@ def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates |
     estimates = memorization.load(Path(path))
     estimate_files.check(estimates, dataset)
     return estimates
+
+
+def _warn_of_late_starts(config: ConfigDict, epochs: float, first_decay: float) -> None:
+    """Says when a weight would never apply, as in a trial run of a few epochs."""
+    name = config.objective.name
+    if name not in ("bat", "gairat"):
+        return
+    start = config.objective[name].start_epoch
+    start = first_decay if start is None else start
+    if start >= epochs:
+        log.warning(
+            "training ends with epoch %g: the weights of %s, which apply from epoch %g, never do"
+            " (config.objective.%s.start_epoch)",
+            epochs,
+            name,
+            start,
+            name,
+        )
+
+
+def _normalization(
+    config: ConfigDict, images: Split
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the config's mean and standard deviation, or those of the training images."""
+    channels = images.images.shape[-1]
+    found = list(_statistics(images))
+    for number, field in enumerate(("mean", "std")):
+        value = config.model[field]
+        if value is None:
+            continue
+        if len(value) != channels or not all(isinstance(v, int | float) for v in value):
+            raise UserError(
+                f"config.model.{field} is {value!r}; expected {channels} number(s), one a channel"
+            )
+        if field == "std" and not min(value) > 0:
+            raise UserError(f"config.model.std is {value!r}; expected numbers above 0")
+        found[number] = tuple(float(v) for v in value)
+    return found[0], found[1]
 
 
 def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

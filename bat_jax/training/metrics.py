@@ -13,8 +13,8 @@ from bat_jax.files import written_whole
 class MetricsLog:
     """Appends records, a line each: step, epoch, split, and name -> value.
 
-    Opened at a step to resume from, it first drops what was recorded beyond that step, so that a
-    run that was killed leaves the same records as one that was not.
+    Opened at a step to resume from, it first drops what was recorded beyond that step: no step is
+    recorded twice. (The first average after resuming may cover fewer steps than the others.)
     """
 
     def __init__(self, workdir: Path, *, resumed_step: int):
@@ -24,9 +24,7 @@ class MetricsLog:
         with written_whole(path) as file:
             file.writelines(kept)
         self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resumed_step + 1 if resumed_step else None
-        )
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Records values under their names; a value that is not finite is left out."""
@@ -48,7 +46,11 @@ def _records_until(path: Path, step: int) -> list[bytes]:
         return []
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
-        # A kill may leave the last line incomplete.
-        if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+        # A kill or a full disk may leave a line incomplete.
+        try:
+            recorded = json.loads(line)["step"]
+        except ValueError:
+            continue
+        if line.endswith(b"\n") and recorded <= step:
             kept.append(line)
     return kept

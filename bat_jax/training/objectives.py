@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from bat_jax import losses
 from bat_jax.attacks.pgd import Loss
-from bat_jax.errors import UserError
 from bat_jax.parallel import AXIS
 
 Metrics = dict[str, Float[Array, ""]]
@@ -78,19 +77,12 @@ def create(
     """Returns the objective that a config names.
 
     Args:
-      config: `config.objective`.
+      config: `config.objective`; its name is a key of `OBJECTIVES`.
       num_steps: of the training attack, K.
       threshold: memorization above which an example is atypical.
       first_decay: the epoch at which weights begin to apply unless the config names one.
-
-    Raises:
-      UserError: an unknown name.
     """
-    if config.name not in _OBJECTIVES:
-        raise UserError(
-            f"config.objective.name is {config.name!r}; expected one of {', '.join(_OBJECTIVES)}"
-        )
-    return _OBJECTIVES[config.name](config, num_steps, threshold, first_decay)
+    return OBJECTIVES[config.name](config, num_steps, threshold, first_decay)
 
 
 def _mean(values: Float[Array, "batch"]) -> Float[Array, ""]:
@@ -194,7 +186,7 @@ def _from(
     return jnp.where(has_started, weights, 1.0)
 
 
-_OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
+OBJECTIVES: Mapping[str, Callable[..., Objective]] = {
     "standard": _standard,
     "pgd_at": _pgd_at,
     "trades": _trades,

@@ -75,14 +75,14 @@ def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> o
     )
 
 
-def first_decay(config: ConfigDict) -> float:
+def first_decay(config: ConfigDict, epochs: float) -> float:
     """Returns the epoch of the first decay of the learning rate, from `config.train`.
 
-    A schedule without steps has none: then it is half the training.
+    A schedule without steps has none: then it is half the training of so many epochs.
     """
     if config.schedule.name == "piecewise" and config.schedule.boundaries:
-        return config.schedule.boundaries[0]
-    return config.epochs / 2
+        return min(config.schedule.boundaries)
+    return epochs / 2
 
 
 def sgd(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:

@@ -136,7 +136,7 @@ def make_train_step(
             norm=config.attack.norm,
             loss=objective.attack_loss,
             random_start=config.attack.random_start,
-            gaussian_start=objective.gaussian_start,
+            gaussian_start=objective.gaussian_start if config.attack.random_start else 0.0,
             unroll=config.attack.unroll,
         )
 

@@ -119,6 +119,30 @@ def test_autoattack_is_taken_up_where_it_ended(run, monkeypatch):
     assert resumed["last"] == whole["last"]
 
 
+def test_another_attack_does_not_choose_another_best(run):
+    folder, results = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.evaluation.num_steps = 1
+    config.evaluation.attacks = ()
+    again, _ = evaluate_run(config, folder / "pgd1")
+    assert again["best"]["step"] == results["best"]["step"]
+    assert again["best"]["test"]["clean"] == results["best"]["test"]["clean"]
+    assert "pgd1" in again["best"]["test"]
+
+
+def test_wrong_evaluations_are_refused(run):
+    folder, _ = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    with pytest.raises(UserError, match="is the run itself"):
+        evaluate_run(config, folder)
+    config.checkpoints = ("first",)
+    with pytest.raises(UserError, match=r"config\.checkpoints is 'first'"):
+        evaluate_run(config, folder / "first")
+    assert not (folder / "first").exists()
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     config = configs.evaluation()
     with pytest.raises(UserError, match=r"config\.run is not set"):

@@ -143,8 +143,6 @@ def test_a_run_that_is_stopped_and_resumed_ends_bit_identical(finished, tmp_path
         time.sleep(0.01)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=120)
-    if process.returncode == 0:
-        pytest.skip("the run ended before the signal came")
     if stop == signal.SIGTERM:
         assert process.returncode == 128 + signal.SIGTERM
         assert re.search(r"stopped by SIGTERM: step \d+ of 12 is saved", errors)
@@ -268,7 +266,7 @@ def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path):
     process.communicate()
     result = launch(workdir, *flags, "--config.train.steps=8", config="cifar100_bat")
     assert result.returncode == 0, result.stderr
-    assert "resuming from step 5" in result.stderr or "this run is finished" in result.stderr
+    assert "resuming from step" in result.stderr
     results = json.loads((workdir / "results.json").read_bytes())
     assert results["last"]["test"]["clean"]["n"] == 40
 

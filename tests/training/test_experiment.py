@@ -31,6 +31,13 @@ from bat_jax.training.experiment import build
         ("data.validation", 5000, ["data.validation", "5000"]),
         ("train.schedule.name", "step", ["schedule.name", "one_cycle"]),
         ("train.ema", 1.0, ["train.ema"]),
+        ("train.optimizer.weight_decay", float("nan"), ["weight_decay", "finite"]),
+        ("train.schedule.boundaries", ("a",), ["boundaries"]),
+        ("model.mean", (0.5, 0.5), ["model.mean", "1 number"]),
+        ("model.std", (0.0,), ["model.std", "above 0"]),
+        ("evaluation.attacks", ("square", "square"), ["evaluation.attacks", "each once"]),
+        ("evaluation.attacks", ("deepfool",), ["evaluation.attacks", "apgd-ce"]),
+        ("evaluation.step_size", -1.0, ["evaluation.step_size"]),
         ("memorization.estimates", "/nowhere.npz", ["/nowhere.npz", "no such file"]),
     ],
 )
@@ -48,9 +55,27 @@ def test_a_wrong_field_is_named(tiny_config, tmp_path, field, value, words):
 
 
 @pytest.mark.parametrize("field", ["train.batch_size", "evaluation.batch_size"])
-def test_a_batch_the_devices_cannot_share_is_refused(tiny_config, field):
+def test_a_batch_the_devices_cannot_share_is_refused(tiny_config, tmp_path, field):
+    config = tiny_config("bat", **{field: 60, "parallel.devices": 8})
     with pytest.raises(UserError, match=rf"config\.{field} is 60, which 8 devices"):
-        build(tiny_config("bat", **{field: 60, "parallel.devices": 8}))
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_that_never_applies_is_told(tiny_config, caplog):
+    build(tiny_config("bat", **{"train.schedule.boundaries": (5.0,)}))
+    assert "apply from epoch 5, never do" in caplog.text
+
+
+def test_other_estimates_make_another_run(tiny_config, tmp_path):
+    dataset = build(tiny_config()).dataset
+    config = tiny_config("bat", **{"memorization.estimates": str(tmp_path / "m.npz")})
+    digests = set()
+    for value in (0.0, 1.0):
+        memorization = np.full(len(dataset.train), value)
+        write_npz(tmp_path / "m.npz", estimates_of(dataset, tr_mem=memorization))
+        digests.add(build(config).digests()["estimates"])
+    assert len(digests) == 2
 
 
 def test_a_set_that_does_not_fit_is_refused_with_its_size(tiny_config, monkeypatch):
