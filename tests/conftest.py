@@ -14,11 +14,16 @@ import jax
 from jaxtyping import install_import_hook
 
 # Not bat_jax.training.state: JAX rebuilds the train state around whatever leaves a transformation
-# gives it, shapes and NumPy arrays among them.
+# gives it, shapes and NumPy arrays among them. Not bat_jax.data.dataset: users' records are checked
+# by itself, with errors of its own.
 install_import_hook(
     [
         "bat_jax.attacks",
-        "bat_jax.data",
+        "bat_jax.data.cifar",
+        "bat_jax.data.device",
+        "bat_jax.data.fashion_mnist",
+        "bat_jax.data.images",
+        "bat_jax.data.tiny_imagenet",
         "bat_jax.evaluation",
         "bat_jax.keys",
         "bat_jax.losses",

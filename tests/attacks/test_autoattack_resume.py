@@ -1,5 +1,6 @@
 """A stopped evaluation goes on where it ended, and ends as if it had not been stopped."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -75,7 +76,9 @@ def test_a_finished_file_is_not_computed_again(arguments, whole, tmp_path, monke
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr("bat_jax.attacks.autoattack._judge", refuse)
+    # By its name in sys.modules: the package's own `autoattack` is the function.
+    module = importlib.import_module("bat_jax.attacks.autoattack")
+    monkeypatch.setattr(module, "_judge", refuse)
     assert_same(autoattack(**arguments, path=path), whole)
 
 

@@ -35,14 +35,14 @@ class Silent(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_server_that_answers_with_an_error_is_reachable(server):
-    assert unreachable([f"{server}/a.zip", f"{server}/b.zip"], seconds=5) is None
+    assert unreachable([f"{server}/a.zip", f"{server}/b.zip"], seconds=5.0) is None
 
 
 def test_a_closed_port_is_told_with_the_host(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
-        problem = unreachable([server, f"http://{host}/a.zip"], seconds=5)
+        problem = unreachable([server, f"http://{host}/a.zip"], seconds=5.0)
     assert problem.startswith(f"{host} cannot be reached")
 
 
