@@ -4,7 +4,7 @@
 
 Method: Xu et al., arXiv:2106.04794; the weight and the discrimination loss are reconstructed.
 small_cnn, the full 60,000 images, Linf eps 0.1, 6 epochs. Hardware: two CPU cores. Expected:
-see the results in README.md.
+the row in README.md.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python launch.py --config=configs/fashion_mnist_pgd_at.py
 
 small_cnn, the full 60,000 images, Linf eps 0.1, 6 epochs. Hardware: two CPU cores. Expected:
-see the results in README.md.
+the row in README.md.
 """
 
 from ml_collections import ConfigDict
