@@ -4,8 +4,10 @@
 
 The network and the PyTorch side are those of tests/golden/make_autoattack.py, whose head says how
 to make the reference's environment; any Python that imports torch and pyautoattack will do. Each
-side is a process of its own that uses all cores: PyTorch by its threads, JAX by one CPU device a
-core. Times are of the whole call, compilation included, imports not.
+side is a process of its own that uses all cores it may: PyTorch by a thread a core, JAX by a CPU
+device a core. Times are of the whole call, compilation included, imports not. On a machine with
+other work PyTorch's threads wait for one another: `taskset -c 0` before the command gives both
+sides one core, and the CPU seconds are then what to compare.
 """
 
 import argparse
@@ -58,6 +60,7 @@ def run_torch(network: str, count: int, attacks: list[str]) -> dict[str, float]:
 
     model = golden.SmallCNN(GOLDEN / f"small_cnn_{network}.npz").eval()
     images, labels = (values[:count] for values in golden.test_images())
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     attack = golden.reference(model, "Linf")
     attack.attacks_to_run = attacks
     start, used = time.perf_counter(), time.process_time()
@@ -96,8 +99,9 @@ def main() -> None:
             f"  robust accuracy {found[side]['robust']:.4f}",
             flush=True,
         )
-    ratio = found["jax"]["seconds"] / found["torch"]["seconds"]
-    print(f"{options.network}, {options.images} images, {options.attacks}: ratio {ratio:.2f}")
+    wall, cpu = (found["jax"][kind] / found["torch"][kind] for kind in ("seconds", "cpu_seconds"))
+    print(f"{options.network}, {options.images} images, {options.attacks}")
+    print(f"JAX / PyTorch: {wall:.2f} of the wall time, {cpu:.2f} of the CPU time")
 
 
 if __name__ == "__main__":

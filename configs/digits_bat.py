@@ -3,7 +3,8 @@
     python launch.py --config=configs/digits_bat.py
 
 A check that everything works, not a result of the paper: the images are tiny and the attack is
-Linf with eps = 0.2. Expected: the row in README.md, 99 % clean and 75 % under PGD-20. For what adversarial training brings, train without it:
+Linf with eps = 0.2. Expected: the row in README.md, 99 % clean and 75 % under PGD-20. For what
+adversarial training brings, train without it:
 
     python launch.py --config=configs/digits_bat.py --config.objective.name=standard \
         --config.evaluation.select_by=clean --workdir=runs/digits_standard
