@@ -35,9 +35,9 @@ class Purpose(enum.IntEnum):
 
 HostImages = Float[np.ndarray, "batch height width channels"]
 
-# A batch that has shrunk goes on in the smallest of these parts of the batch size that holds it.
-# They are few because each costs a compilation.
-_PARTS = (1, 2, 4, 8)
+# A batch is padded to a whole number of these parts of the batch size. Each shape that occurs costs
+# a compilation; most attacks see two, the full batch and the last one.
+_PARTS = 8
 
 
 class Problem(NamedTuple):
@@ -165,7 +165,10 @@ class Engine:
         self._shared = NamedSharding(mesh, PartitionSpec("images"))
         self._model = TracedModel(logits_fn, lambda array: jax.device_put(array, replicated))
         self._loop = loop or ("host" if jax.default_backend() == "cpu" else "device")
-        self._sizes = sorted({_multiple(batch_size / part, len(devices)) for part in _PARTS})
+        parts = range(1, _PARTS + 1)
+        self._sizes = sorted(
+            {_multiple(batch_size * part / _PARTS, len(devices)) for part in parts}
+        )
         self._forward: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._programs: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
         self.batch_size = batch_size
@@ -244,7 +247,7 @@ class Engine:
                 is_left &= ~is_new
             if not is_left.any():
                 return
-            if self._size(int(is_left.sum())) < len(problem.labels):
+            if 2 * self._size(int(is_left.sum())) <= len(problem.labels):
                 left = np.flatnonzero(is_left)
                 rows, is_left = rows[left], np.ones(len(left), bool)
                 problem = self._take(whole, rows)
