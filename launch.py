@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -42,10 +41,10 @@ def main(arguments: list[str]) -> None:
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
-    # Orbax tells of every file; what goes wrong in its threads, it raises again in this one.
+    # Orbax tells of every file. What goes wrong in its threads, and in TensorStore's callbacks,
+    # which can raise nowhere, it raises again in this one.
     absl_logging.set_verbosity(absl_logging.FATAL)
-    threading.excepthook = lambda _: None
-    sys.excepthook = _main_thread_excepthook
+    threading.excepthook = sys.unraisablehook = lambda _: None
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("bat_jax").setLevel(logging.INFO)
     try:
@@ -98,12 +97,6 @@ def _parse(arguments: list[str]) -> list[str]:
         is_key = isinstance(error, KeyError) and error.args
         message = f"no field {error.args[0]}" if is_key else error
         _fail("wrong config or flag: " + " ".join(str(message).split()))
-
-
-def _main_thread_excepthook(*error: Any) -> None:
-    """TensorStore's threads, which Python did not start, come to this hook instead."""
-    if threading.current_thread() is threading.main_thread():
-        sys.__excepthook__(*error)
 
 
 def _fail(message: str, *, status: int = 2) -> None:

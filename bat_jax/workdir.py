@@ -133,7 +133,9 @@ def _version(package: str) -> str | None:
 
 def _git_revision() -> str | None:
     """Returns the commit of the code, `-dirty` where it was changed since; None if not known."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    # Without its lock: a run that is killed here leaves none in the repository.
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    command += ["describe", "--always", "--dirty"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
