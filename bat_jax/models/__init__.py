@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bat_jax.errors import UserError
+from bat_jax.models.convolution import Lowering
 from bat_jax.models.resnet import ResNet18, Stem
 from bat_jax.models.small_cnn import SmallCNN
 from bat_jax.models.wide_resnet import WideResNet
@@ -52,6 +53,7 @@ def create(
     std: tuple[float, ...] | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
+    lowering: Lowering = "xla",
 ) -> nn.Module:
     """Returns an untrained model.
 
@@ -65,6 +67,8 @@ def create(
       std: per-channel standard deviation, likewise.
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
+      lowering: of convolutions, `xla` or `patches`; which is faster depends on the back end and
+        on whether the model runs in a loop.
 
     Raises:
       UserError: an unknown name or stem, or images the model cannot take.
@@ -85,6 +89,7 @@ def create(
         "stem": stem,
         "dtype": dtype,
         "axis_name": axis_name,
+        "lowering": lowering,
     }
     for setting, value in (("width", width), ("mean", mean), ("std", std)):
         if value is not None:

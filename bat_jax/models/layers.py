@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bat_jax.models.convolution import Lowering, operation
+
 Logits = Float[Array, "batch classes"]
 Features = Float[Array, "batch features"]
 Outputs = Logits | tuple[Logits, Features]
@@ -25,7 +27,13 @@ def normalize(
 
 
 def conv(
-    channels: int, *, kernel: int = 3, stride: int = 1, use_bias: bool = False, dtype: Any
+    channels: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    use_bias: bool = False,
+    lowering: Lowering,
+    dtype: Any,
 ) -> nn.Conv:
     """Returns a square convolution padded by kernel // 2 on every side.
 
@@ -40,6 +48,7 @@ def conv(
         padding=((pad, pad), (pad, pad)),
         use_bias=use_bias,
         kernel_init=jax.nn.initializers.he_normal(),
+        conv_general_dilated=operation(lowering),
         dtype=dtype,
     )
 

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bat_jax.models.convolution import Lowering
 from bat_jax.models.layers import Outputs, batch_norm, conv, head, normalize
 
 Stem = Literal["cifar", "tiny_imagenet"]
@@ -31,15 +32,17 @@ class BasicBlock(nn.Module):
     stride: int
     axis_name: str | None
     dtype: Any
+    lowering: Lowering
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool) -> BlockOutput:
         """Returns the block's output."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        y = nn.relu(norm()(conv(self.channels, stride=self.stride, dtype=self.dtype)(x)))
-        y = norm()(conv(self.channels, dtype=self.dtype)(y))
+        convolve = partial(conv, lowering=self.lowering, dtype=self.dtype)
+        y = nn.relu(norm()(convolve(self.channels, stride=self.stride)(x)))
+        y = norm()(convolve(self.channels)(y))
         if x.shape != y.shape:
-            x = norm()(conv(self.channels, kernel=1, stride=self.stride, dtype=self.dtype)(x))
+            x = norm()(convolve(self.channels, kernel=1, stride=self.stride)(x))
         return nn.relu(x + y)
 
 
@@ -53,16 +56,18 @@ class PreActivationBlock(nn.Module):
     stride: int
     axis_name: str | None
     dtype: Any
+    lowering: Lowering
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool) -> BlockOutput:
         """Returns the block's output."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        convolve = partial(conv, lowering=self.lowering, dtype=self.dtype)
         activated = nn.relu(norm()(x))
-        y = conv(self.channels, stride=self.stride, dtype=self.dtype)(activated)
-        y = conv(self.channels, dtype=self.dtype)(nn.relu(norm()(y)))
+        y = convolve(self.channels, stride=self.stride)(activated)
+        y = convolve(self.channels)(nn.relu(norm()(y)))
         if x.shape != y.shape:
-            x = conv(self.channels, kernel=1, stride=self.stride, dtype=self.dtype)(activated)
+            x = convolve(self.channels, kernel=1, stride=self.stride)(activated)
         return x + y
 
 
@@ -78,6 +83,7 @@ class ResNet18(nn.Module):
       pre_activation: PreActResNet-18 rather than ResNet-18.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
       dtype: of the computation; parameters are float32.
+      lowering: of its convolutions.
     """
 
     num_classes: int
@@ -88,20 +94,24 @@ class ResNet18(nn.Module):
     pre_activation: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    lowering: Lowering = "xla"
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
         """Returns logits, and the pooled features on request."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        convolve = partial(conv, lowering=self.lowering, dtype=self.dtype)
         block = PreActivationBlock if self.pre_activation else BasicBlock
         x = normalize(images, self.mean, self.std, self.dtype)
-        x = conv(self.width, stride=STEM_STRIDE[self.stem], dtype=self.dtype)(x)
+        x = convolve(self.width, stride=STEM_STRIDE[self.stem])(x)
         if not self.pre_activation:
             x = nn.relu(norm()(x))
         for multiple, first_stride in _STAGES:
             for number in range(_BLOCKS_A_STAGE):
                 stride = first_stride if number == 0 else 1
-                x = block(multiple * self.width, stride, self.axis_name, self.dtype)(x, train=train)
+                x = block(multiple * self.width, stride, self.axis_name, self.dtype, self.lowering)(
+                    x, train=train
+                )
         if self.pre_activation:
             x = nn.relu(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

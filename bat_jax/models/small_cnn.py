@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bat_jax.models.convolution import Lowering
 from bat_jax.models.layers import Outputs, conv, head, normalize
 
 
@@ -21,6 +22,7 @@ class SmallCNN(nn.Module):
       std: per-channel standard deviation, likewise.
       width: channels of the first convolution.
       dtype: of the computation; parameters are float32.
+      lowering: of its convolutions.
     """
 
     num_classes: int
@@ -28,6 +30,7 @@ class SmallCNN(nn.Module):
     std: tuple[float, ...] = (0.5,)
     width: int = 16
     dtype: Any = jnp.float32
+    lowering: Lowering = "xla"
 
     @nn.compact
     def __call__(
@@ -40,9 +43,14 @@ class SmallCNN(nn.Module):
         """Returns logits, and features on request; `train` changes nothing here."""
         x = normalize(images, self.mean, self.std, self.dtype)
         for multiple, stride in ((1, 1), (2, 2), (4, 2)):
-            x = nn.relu(
-                conv(multiple * self.width, stride=stride, use_bias=True, dtype=self.dtype)(x)
+            layer = conv(
+                multiple * self.width,
+                stride=stride,
+                use_bias=True,
+                lowering=self.lowering,
+                dtype=self.dtype,
             )
+            x = nn.relu(layer(x))
         x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(8 * self.width, dtype=self.dtype)(x))
         return head(x, self.num_classes, features_too=features)

@@ -104,3 +104,33 @@ def test_wrong_requests_are_refused_by_name():
         models.create("small_cnn", 10, image_shape=(64, 64, 3))
     with pytest.raises(UserError, match="cannot take images of 8x8"):
         models.create("preact_resnet18", 10, image_shape=(8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "image_shape", "stem"),
+    [
+        ("small_cnn", (9, 8, 1), "cifar"),
+        ("preact_resnet18", (16, 18, 3), "tiny_imagenet"),
+    ],
+)
+def test_both_lowerings_of_convolutions_are_the_same_function(name, image_shape, stem):
+    images = jax.random.uniform(jax.random.key(0), (2, *image_shape))
+
+    def model(lowering):
+        return models.create(
+            name, 10, image_shape=image_shape, width=2, stem=stem, lowering=lowering
+        )
+
+    variables = model("xla").init(jax.random.key(1), images)
+
+    def value_and_gradients(lowering):
+        def value(variables, images):
+            return jnp.sum(jnp.sin(model(lowering).apply(variables, images)))
+
+        return jax.jit(jax.value_and_grad(value, argnums=(0, 1)))(variables, images)
+
+    def agree(ours, theirs):
+        # Of rounding alone, relative to the whole array: single entries may cancel.
+        assert jnp.linalg.norm(ours - theirs) <= 1e-5 * jnp.linalg.norm(theirs)
+
+    jax.tree.map(agree, value_and_gradients("patches"), value_and_gradients("xla"))
