@@ -33,10 +33,11 @@ def main(arguments: list[str]) -> None:
     config = _CONFIG.value
     # Imported here, so that a mistyped flag is told before JAX has started.
     from bat_jax.config import plain
-    from bat_jax.evaluation.results import table
+    from bat_jax.evaluation import results as evaluation_results
     from bat_jax.interruption import Interrupted
-    from bat_jax.jobs import evaluate_run, train_and_evaluate
-    from bat_jax.jobs.dry_run import describe
+    from bat_jax.jobs import evaluate_run, memorize, train_and_evaluate
+    from bat_jax.jobs.dry_run import describe, describe_ensemble
+    from bat_jax.memorization import summary as memorization_summary
     from bat_jax.training import CheckpointError, NonFiniteError
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -53,18 +54,24 @@ def main(arguments: list[str]) -> None:
                 if _DRY_RUN.value:
                     print(describe(config))
                     return
-                results = train_and_evaluate(config, workdir)
+                text = evaluation_results.table(train_and_evaluate(config, workdir))
+            elif config.job == "memorization":
+                if _DRY_RUN.value:
+                    print(describe_ensemble(config))
+                    return
+                text = memorization_summary.table(memorize(config, workdir))
             elif config.job == "evaluation" and "run" in config:
                 if _DRY_RUN.value:
                     print(json.dumps(plain(config), indent=2))
                     return
                 results, workdir = evaluate_run(config, _WORKDIR.value)
+                text = evaluation_results.table(results)
             else:
                 raise UserError(
-                    f"config.job is {config.job!r}; expected train, or evaluation with"
-                    " --config=configs/evaluation.py"
+                    f"config.job is {config.job!r}; expected train, memorization, or"
+                    " evaluation with --config=configs/evaluation.py"
                 )
-        print(table(results))
+        print(text)
         print(f"results: {workdir / 'results.json'}")
     except UserError as error:
         _fail(str(error))

@@ -17,7 +17,7 @@ def default() -> ConfigDict:
     """Returns the whole config, with the training defaults of the paper's benchmarks."""
     config = ConfigDict()
 
-    # What to do: train (this config), or evaluation (that of `evaluation()`).
+    # What to do: train, memorization, or evaluation (that of `evaluation()`).
     config.job = "train"
     # Every random draw follows from it.
     config.seed = 0
@@ -140,6 +140,22 @@ def default() -> ConfigDict:
     memorization.estimates = config_dict.placeholder(str)
     # Above it an example is atypical.
     memorization.threshold = 0.15
+    # What follows is of the job `memorization`, which makes estimates: how many models to train.
+    # A finished run takes up again where this is raised.
+    memorization.members = 1000
+    # The part of the training images that each is trained on.
+    memorization.ratio = 0.7
+    # correct or probability (of the label): what a model is scored by on every image.
+    memorization.statistic = "correct"
+    # clean or adversarial: the images it is scored on.
+    memorization.inputs = "clean"
+    # class (pairs of the same class), full or none.
+    memorization.influence = "class"
+    # How members of a device train, map (one after another) or vmap, how their convolutions are
+    # lowered, xla or patches, and how many at a time; by default what suits the back end and fits.
+    memorization.execution = config_dict.placeholder(str)
+    memorization.lowering = config_dict.placeholder(str)
+    memorization.members_at_once = config_dict.placeholder(int)
 
     config.checkpoint = checkpoint = ConfigDict()
     # Epochs between checkpoints; each is scored on the validation images.
@@ -221,6 +237,8 @@ def validate(config: ConfigDict) -> None:
     Names of data sets and models are left to those who know them.
     """
     _check_finite(config)
+    if config.job == "memorization":
+        _check_memorization(config)
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
     one_of("model.stem", config.model.stem, ("cifar", "tiny_imagenet"))
     one_of("attack.norm", config.attack.norm, ("linf", "l2"))
@@ -240,7 +258,7 @@ def validate(config: ConfigDict) -> None:
     one_of("objective.bat.denominator", bat.denominator, ("all", "negatives"))
     one_of("objective.bat.pooling", bat.pooling, ("sum", "mean"))
     for field, value, low in (
-        ("data.validation", config.data.validation, 1),
+        ("data.validation", config.data.validation, 0 if config.job == "memorization" else 1),
         ("data.subset", config.data.subset, 0),
         ("data.crop_padding", config.data.crop_padding, 0),
         ("model.width", config.model.width or 1, 1),
@@ -287,6 +305,30 @@ def validate(config: ConfigDict) -> None:
         )
     if not 0 <= config.train.ema < 1:
         raise UserError(f"config.train.ema is {config.train.ema}; expected from 0 to below 1")
+
+
+def _check_memorization(config: ConfigDict) -> None:
+    """Raises a UserError for a field of `config.memorization` out of its range."""
+    settings = config.memorization
+    if settings.members < 1:
+        raise UserError(f"config.memorization.members is {settings.members}; expected 1 or more")
+    if not 0 < settings.ratio < 1:
+        raise UserError(
+            f"config.memorization.ratio is {settings.ratio}; expected above 0 and below 1, the part"
+            " of the training images that a member is trained on"
+        )
+    one_of("memorization.statistic", settings.statistic, ("correct", "probability"))
+    one_of("memorization.inputs", settings.inputs, ("clean", "adversarial"))
+    one_of("memorization.influence", settings.influence, ("class", "full", "none"))
+    if settings.execution is not None:
+        one_of("memorization.execution", settings.execution, ("map", "vmap"))
+    if settings.lowering is not None:
+        one_of("memorization.lowering", settings.lowering, ("xla", "patches"))
+    if config.data.validation:
+        raise UserError(
+            f"config.data.validation is {config.data.validation}; expected 0: the subsets are drawn"
+            " from all training images, and no checkpoint is chosen"
+        )
 
 
 def _check_finite(config: Mapping[str, Any], prefix: str = "") -> None:

@@ -16,11 +16,17 @@ class Purpose(enum.IntEnum):
     VALIDATION_SPLIT = 4
     EVALUATION = 5
     SUBSET = 6
+    MEMBER = 7
 
 
-def derive(seed: int, purpose: Purpose, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
-    """Returns the key of (seed, purpose, step); `step` may be traced."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), step)
+# The seed of a run, or a key in its place: that of an ensemble's member.
+Seed = int | Key[Array, ""]
+
+
+def derive(seed: Seed, purpose: Purpose, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
+    """Returns the key of (seed, purpose, step); all but the purpose may be traced."""
+    root = jax.random.key(seed) if isinstance(seed, int) else seed
+    return jax.random.fold_in(jax.random.fold_in(root, purpose), step)
 
 
 def per_image(

@@ -17,8 +17,14 @@ from bat_jax.errors import UserError
 from bat_jax.files import write_json
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat_jax")
-# What changes where a run is computed but not what it computes.
-_FREE = ("data.path", "memorization.estimates", "checkpoint.keep")
+# What changes where a run is computed, or how much more of it, but not what it computes.
+_FREE = (
+    "data.path",
+    "memorization.estimates",
+    "memorization.members",
+    "memorization.members_at_once",
+    "checkpoint.keep",
+)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def free_bytes(device: jax.Device) -> int:
 
 
 def epoch_order(
-    seed: int, epoch: Int[Array, ""] | int, *, examples: int, batch_size: int
+    seed: keys.Seed, epoch: Int[Array, ""] | int, *, examples: int, batch_size: int
 ) -> Int32[Array, "steps batch_size"]:
     """Returns the rows of every batch of an epoch, a pure function of (seed, epoch).
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from bat_jax import config as configs
 from bat_jax import parallel
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.experiment import Experiment, build, planned
 from bat_jax.training.state import number_of_parameters
 
 
@@ -42,6 +42,37 @@ def describe(config: ConfigDict) -> str:
             "memory, a device:"
             f" {memory.argument_size_in_bytes / 2**20:,.1f} MiB of state and data,"
             f" {memory.temp_size_in_bytes / 2**20:,.1f} MiB of temporaries",
+        ]
+    )
+
+
+def describe_ensemble(config: ConfigDict) -> str:
+    """Returns the resolved config of an ensemble and the FLOPs of training and scoring it.
+
+    Raises:
+      UserError: the config or the data are wrong.
+    """
+    experiment = build(config)
+    settings = config.memorization
+    size = round(settings.ratio * len(experiment.train))
+    steps = planned(experiment, examples=size).total_steps
+    forward = _forward_flops(experiment)
+    passes = experiment.objective.forward_passes(config.attack.num_steps)
+    training = forward * config.train.batch_size * passes * steps
+    images = len(experiment.train) + len(experiment.dataset.test)
+    attack = 2 * config.evaluation.num_steps if settings.inputs == "adversarial" else 0
+    scoring = forward * images * (1 + attack)
+    state = jax.eval_shape(experiment.initial_state)
+    total = settings.members * (training + scoring)
+    return "\n".join(
+        [
+            json.dumps(configs.plain(config), indent=2),
+            f"parameters of a member: {number_of_parameters(state.variables):,}",
+            f"a member: {steps:,} steps of {config.train.batch_size} images"
+            f" ({passes} forward passes each), {training / 1e12:,.4g} TFLOP;"
+            f" scoring {images:,} images, {scoring / 1e12:,.4g} TFLOP",
+            f"all {settings.members:,} members: {total / 1e15:,.4g} PFLOP, that is"
+            f" {total / 1e14 / 3600:,.3g} device-hours at 100 TFLOP/s",
         ]
     )
 

@@ -1,5 +1,16 @@
 """Memorization and influence estimates, and the typical and atypical sets they imply."""
 
-from bat_jax.memorization.estimates import Estimates, Influence, Typicality, load, split
+from bat_jax.memorization.estimates import Estimates, Typicality, load, save, split
+from bat_jax.memorization.estimator import Estimated, Influence, Statistics, estimate
 
-__all__ = ["Estimates", "Influence", "Typicality", "load", "split"]
+__all__ = [
+    "Estimated",
+    "Estimates",
+    "Influence",
+    "Statistics",
+    "Typicality",
+    "estimate",
+    "load",
+    "save",
+    "split",
+]

@@ -14,20 +14,19 @@ from jaxtyping import Float, Int, Int64
 
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
+from bat_jax.files import write_npz
+from bat_jax.memorization.estimator import Influence
 
-
-class Influence(NamedTuple):
-    """Influence of some training examples on some test examples (one class, in the released file).
-
-    Attributes:
-      train: rows of the training examples among the estimates.
-      test: rows of the test examples, likewise.
-      values: infl(i, j).
-    """
-
-    train: Int64[np.ndarray, "rows"]
-    test: Int64[np.ndarray, "columns"]
-    values: Float[np.ndarray, "rows columns"]
+# Keys of our files beside those of the released layout, and the fields they hold.
+_OUR_KEYS = {
+    "tr_mem_se": "memorization_se",
+    "tr_in_count": "in_count",
+    "tr_out_count": "out_count",
+    "dataset": "dataset",
+    "statistic": "statistic",
+    "training": "training",
+    "inputs": "inputs",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +41,13 @@ class Estimates:
       train_ids: the training examples' places in the source's order.
       test_ids: the test examples', likewise.
       influence: blocks of the influence matrix; none where it was not estimated.
+      memorization_se: standard errors of mem(i); None in a released file, as all that follows.
+      in_count: how many models had the example in their subset.
+      out_count: how many had not.
+      dataset: the data set's name.
+      statistic: `correct` or `probability`, what the models were scored by.
+      training: the method that trained them.
+      inputs: `clean` or `adversarial`, what they were scored on.
     """
 
     source: str
@@ -51,6 +57,13 @@ class Estimates:
     train_ids: Int64[np.ndarray, "train"]
     test_ids: Int64[np.ndarray, "test"]
     influence: tuple[Influence, ...]
+    memorization_se: Float[np.ndarray, "train"] | None = None
+    in_count: Int[np.ndarray, "train"] | None = None
+    out_count: Int[np.ndarray, "train"] | None = None
+    dataset: str | None = None
+    statistic: str | None = None
+    training: str | None = None
+    inputs: str | None = None
 
     def digest(self) -> str:
         """Returns a hash of every number: equal if and only if the estimates are the same."""
@@ -59,7 +72,7 @@ class Estimates:
             self.memorization,
             self.train_ids,
             self.test_ids,
-            *(array for block in self.influence for array in block),
+            *(array for block in self.influence for array in block[:3]),
         ):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
@@ -105,6 +118,36 @@ def load(path: str | Path) -> Estimates:
         ) from None
 
 
+def save(path: Path, estimates: Estimates) -> None:
+    """Writes estimates in the released layout, with our keys beside it.
+
+    Influence is written a class at a time; where all pairs are known, as one matrix `infl` too.
+    """
+    arrays: dict[str, Any] = {
+        "tr_labels": estimates.train_labels,
+        "tt_labels": estimates.test_labels,
+        "tr_mem": estimates.memorization,
+        "tr_ids": estimates.train_ids,
+        "tt_ids": estimates.test_ids,
+    }
+    for key, field in _OUR_KEYS.items():
+        value = getattr(estimates, field)
+        if value is not None:
+            arrays[key] = np.asarray(value)
+    for block in estimates.influence:
+        if block.values.shape == (len(estimates.train_ids), len(estimates.test_ids)):
+            arrays["infl"], arrays["infl_se"] = block.values, _errors(block)
+        for label in np.unique(estimates.train_labels[block.train]):
+            rows = np.flatnonzero(estimates.train_labels[block.train] == label)
+            columns = np.flatnonzero(estimates.test_labels[block.test] == label)
+            part = np.ix_(rows, columns)
+            arrays[f"tr_classidx_{label}"] = block.train[rows]
+            arrays[f"tt_classidx_{label}"] = block.test[columns]
+            arrays[f"infl_matrix_class{label}"] = block.values[part]
+            arrays[f"infl_se_class{label}"] = _errors(block)[part]
+    write_npz(path, arrays)
+
+
 def split(estimates: Estimates, threshold: float = 0.15) -> Typicality:
     """Returns the ids of typical and atypical examples for a threshold t on both estimates."""
     memorized = estimates.memorization > threshold
@@ -127,7 +170,12 @@ def split(estimates: Estimates, threshold: float = 0.15) -> Typicality:
 
 
 def check(estimates: Estimates, dataset: Dataset) -> None:
-    """Raises a UserError unless the estimates are of this data set: ids known, labels equal."""
+    """Raises a UserError unless the estimates are of this data set: its name, ids and labels."""
+    if estimates.dataset not in (None, dataset.name):
+        raise UserError(
+            f"{estimates.source}: estimates of {estimates.dataset}; expected those of"
+            f" {dataset.name}: point config.memorization.estimates at them"
+        )
     for part, ids, labels, images in (
         ("train", estimates.train_ids, estimates.train_labels, dataset.train),
         ("test", estimates.test_ids, estimates.test_labels, dataset.test),
@@ -151,19 +199,23 @@ def check(estimates: Estimates, dataset: Dataset) -> None:
 
 def of_examples(estimates: Estimates, images: Split) -> Float[np.ndarray, "examples"]:
     """Returns mem(i) for every image of a split, joined by id; NaN where there is no estimate."""
-    order = np.argsort(estimates.train_ids)
-    place = np.searchsorted(estimates.train_ids, images.ids, sorter=order)
-    row = order[np.minimum(place, len(order) - 1)]
-    is_found = estimates.train_ids[row] == images.ids
-    return np.where(is_found, estimates.memorization[row], np.nan).astype(np.float32)
+    rows = find_ids(estimates.train_ids, images.ids)
+    return np.where(rows >= 0, estimates.memorization[rows], np.nan).astype(np.float32)
 
 
 def find(images: Split, ids: Int64[np.ndarray, "ids"]) -> Int64[np.ndarray, "ids"]:
     """Returns the rows of a split that hold these ids, -1 for an id it does not have."""
-    order = np.argsort(images.ids)
-    place = np.searchsorted(images.ids, ids, sorter=order)
+    return find_ids(images.ids, ids)
+
+
+def find_ids(
+    among: Int64[np.ndarray, "examples"], ids: Int64[np.ndarray, "ids"]
+) -> Int64[np.ndarray, "ids"]:
+    """Returns where these ids are among others, -1 for one that is not there."""
+    order = np.argsort(among)
+    place = np.searchsorted(among, ids, sorter=order)
     rows = order[np.minimum(place, len(order) - 1)]
-    return np.where(images.ids[rows] == ids, rows, -1)
+    return np.where(among[rows] == ids, rows, -1)
 
 
 def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
@@ -182,17 +234,21 @@ def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
             f"{source}: tr_mem has shape {memorization.shape}; expected ({train},), as tr_labels"
         )
     blocks = []
+    if "infl" in arrays:
+        everything = (np.arange(train), np.arange(test))
+        blocks.append(_block(source, arrays, ("infl", "infl_se"), everything))
     for name in arrays:
-        if name.startswith("infl_matrix_class"):
+        if name.startswith("infl_matrix_class") and "infl" not in arrays:
             number = name.removeprefix("infl_matrix_class")
             rows = _places(source, arrays, f"tr_classidx_{number}", train)
             columns = _places(source, arrays, f"tt_classidx_{number}", test)
-            if arrays[name].shape != (len(rows), len(columns)):
-                raise UserError(
-                    f"{source}: {name} has shape {arrays[name].shape}; expected"
-                    f" ({len(rows)}, {len(columns)}), the lengths of its index sets"
-                )
-            blocks.append(Influence(rows, columns, arrays[name]))
+            keys = (name, f"infl_se_class{number}")
+            blocks.append(_block(source, arrays, keys, (rows, columns)))
+    ours: dict[str, Any] = {
+        field: str(arrays[key]) if arrays[key].ndim == 0 else arrays[key]
+        for key, field in _OUR_KEYS.items()
+        if key in arrays
+    }
     return Estimates(
         source=source,
         memorization=memorization,
@@ -201,7 +257,32 @@ def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
         train_ids=arrays.get("tr_ids", np.arange(train)).astype(np.int64),
         test_ids=arrays.get("tt_ids", np.arange(test)).astype(np.int64),
         influence=tuple(blocks),
+        **ours,
     )
+
+
+def _block(
+    source: str,
+    arrays: dict[str, Any],
+    keys: tuple[str, str],
+    places: tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "columns"]],
+) -> Influence:
+    """Returns a block of influence and, where the file has them, its standard errors."""
+    rows, columns = places
+    for key in keys:
+        if key in arrays and arrays[key].shape != (len(rows), len(columns)):
+            raise UserError(
+                f"{source}: {key} has shape {arrays[key].shape}; expected"
+                f" ({len(rows)}, {len(columns)}), the lengths of its index sets"
+            )
+    return Influence(rows, columns, arrays[keys[0]], arrays.get(keys[1]))
+
+
+def _errors(block: Influence) -> Float[np.ndarray, "rows columns"]:
+    """Returns the standard errors of a block, NaN where they are not known."""
+    if block.standard_error is None:
+        return np.full(block.values.shape, np.nan, np.float32)
+    return block.standard_error
 
 
 def _places(source: str, arrays: dict[str, Any], name: str, size: int) -> Int64[np.ndarray, "rows"]:

@@ -120,16 +120,7 @@ def build(config: ConfigDict) -> Experiment:
     dataset = load(config.data.name, path=config.data.path)
     validation, train = _hold_out(dataset, config)
     estimates = _estimates(config, dataset)
-    steps_per_epoch = len(train) // config.train.batch_size
-    if not steps_per_epoch:
-        raise UserError(
-            f"config.train.batch_size is {config.train.batch_size}; expected at most the"
-            f" {len(train)} training images"
-        )
-    total_steps = config.train.steps or config.train.epochs * steps_per_epoch
-    learning_rate = state.schedule(
-        config.train, steps_per_epoch=steps_per_epoch, total_steps=total_steps
-    )
+    steps_per_epoch, total_steps, learning_rate = _plan(config, len(train))
     epochs = total_steps / steps_per_epoch
     first_decay = state.first_decay(config.train, epochs)
     _warn_of_late_starts(config, epochs, first_decay)
@@ -168,11 +159,39 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
+def planned(experiment: Experiment, *, examples: int) -> Experiment:
+    """Returns the experiment with an epoch of so many examples: its steps and learning rate."""
+    config = experiment.config
+    steps_per_epoch, total_steps, learning_rate = _plan(config, examples)
+    return dataclasses.replace(
+        experiment,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        learning_rate=learning_rate,
+        optimizer=state.sgd(config.train.optimizer, learning_rate),
+    )
+
+
 def score_name(config: ConfigDict) -> str:
     """Returns the name of the validation accuracy that chooses the best checkpoint."""
     if config.evaluation.select_by == "clean":
         return "clean"
     return attack_name("cross_entropy", config.evaluation.num_steps)
+
+
+def _plan(config: ConfigDict, examples: int) -> tuple[int, int, optax.Schedule]:
+    """Returns steps an epoch, steps in all, and the learning rate by step."""
+    steps_per_epoch = examples // config.train.batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; expected at most the"
+            f" {examples} training images"
+        )
+    total_steps = config.train.steps or config.train.epochs * steps_per_epoch
+    learning_rate = state.schedule(
+        config.train, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    return steps_per_epoch, total_steps, learning_rate
 
 
 def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:

@@ -41,7 +41,7 @@ def create(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     *,
-    seed: int,
+    seed: keys.Seed,
     ema: bool,
 ) -> TrainState:
     """Returns the state of step 0, a function of the seed."""

@@ -28,6 +28,8 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
+    *,
+    seed: keys.Seed | None = None,
 ) -> TrainStep:
     """Returns `step(state, data, order) -> (state, metrics)`, for one device of the axis `AXIS`.
 
@@ -41,7 +43,9 @@ def make_train_step(
       objective: the method.
       optimizer: an optax transformation of the parameters.
       config: the whole config; read are `attack`, `data`, `train` and `seed`.
+      seed: what the draws follow from, if not `config.seed`.
     """
+    root = config.seed if seed is None else seed
 
     def step(
         state: TrainState, data: DeviceSplit, order: Int32[Array, "steps batch_size"]
@@ -55,13 +59,11 @@ def make_train_step(
         labels = data.labels[rows]
         images = augment(
             images,
-            keys.per_image(keys.derive(config.seed, keys.Purpose.AUGMENTATION, state.step), places),
+            keys.per_image(keys.derive(root, keys.Purpose.AUGMENTATION, state.step), places),
             crop_padding=config.data.crop_padding,
             flip=config.data.flip,
         )
-        attack_keys = keys.per_image(
-            keys.derive(config.seed, keys.Purpose.ATTACK, state.step), places
-        )
+        attack_keys = keys.per_image(keys.derive(root, keys.Purpose.ATTACK, state.step), places)
         adversarial = attack(state.variables, images, labels, attack_keys)
 
         def loss(

@@ -1,0 +1,157 @@
+"""Memorization and influence estimates: trains the ensemble, and writes what it says."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from bat_jax import parallel
+from bat_jax import workdir as workdirs
+from bat_jax.files import write_json
+from bat_jax.interruption import Interruption
+from bat_jax.memorization import estimates as estimate_files
+from bat_jax.memorization import summary
+from bat_jax.memorization.ensemble import Ensemble
+from bat_jax.memorization.estimates import Estimates
+from bat_jax.memorization.estimator import Estimated, Statistics
+from bat_jax.memorization.store import Store
+from bat_jax.training.experiment import Experiment, build
+
+log = logging.getLogger(__name__)
+
+
+def memorize(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Runs a config in a folder and returns what results.json then holds.
+
+    Members are saved a round at a time: a run that was stopped trains those that are missing, a
+    finished one whose `memorization.members` is raised those that are new.
+
+    Args:
+      config: from a config file's `get_config()`.
+      workdir: the run's folder, made if it does not exist.
+
+    Raises:
+      UserError: the config, the data or the folder are wrong.
+      NonFiniteError: a member met a loss that is not finite.
+      Interrupted: SIGTERM or SIGINT; finished rounds are saved.
+    """
+    workdir, settings = Path(workdir), config.memorization
+    experiment = build(config)
+    parallel.check_divisible(
+        "config.evaluation.batch_size", config.evaluation.batch_size, experiment.mesh
+    )
+    with workdirs.opened(workdir):
+        workdirs.claim(workdir, config, experiment.digests())
+        train, test = experiment.train, experiment.dataset.test
+        store = Store(workdir / "members", train=len(train), test=len(test))
+        path = workdir / "results.json"
+        missing = store.missing(settings.members)
+        if not len(missing) and path.exists():
+            results = json.loads(path.read_bytes())
+            if results["members"] == settings.members:
+                log.info("%s: this run is finished; nothing to train", workdir)
+                return results
+        # What the folder says of fewer members is no longer what it is asked for.
+        path.unlink(missing_ok=True)
+        _train_members(experiment, store, missing)
+        estimates = as_estimates(experiment, estimated(experiment, store, settings.members))
+        estimate_files.save(workdir / "memorization.npz", estimates)
+        halves = [
+            estimated(experiment, store, settings.members, step=2, first=first, influence="none")
+            for first in range(min(2, settings.members))
+        ]
+        results = summary.summarize(
+            estimates,
+            halves,
+            members=settings.members,
+            threshold=settings.threshold,
+            class_names=experiment.dataset.class_names,
+        )
+        write_json(path, results)
+        return results
+
+
+def estimated(
+    experiment: Experiment,
+    store: Store,
+    members: int,
+    *,
+    step: int = 1,
+    first: int = 0,
+    influence: Any = None,
+) -> Estimated:
+    """Returns the estimates of members first, first + step, ... below `members`."""
+    settings = experiment.config.memorization
+    statistics = Statistics(
+        experiment.train.labels,
+        experiment.dataset.test.labels,
+        influence=influence or settings.influence,
+        binary=settings.statistic == "correct",
+    )
+    for scores in store.read(members, step=step, first=first):
+        statistics.update(scores.masks, scores.train, scores.test)
+    return statistics.estimated()
+
+
+def as_estimates(experiment: Experiment, found: Estimated) -> Estimates:
+    """Returns the record of a file from what was estimated."""
+    train, test = experiment.train, experiment.dataset.test
+    settings = experiment.config.memorization
+    return Estimates(
+        source=f"the ensemble of {experiment.dataset.name}",
+        memorization=found.memorization,
+        train_labels=train.labels,
+        test_labels=test.labels,
+        train_ids=train.ids,
+        test_ids=test.ids,
+        influence=found.influence,
+        memorization_se=found.memorization_se,
+        in_count=found.in_count,
+        out_count=found.out_count,
+        dataset=experiment.dataset.name,
+        statistic=settings.statistic,
+        training=experiment.config.objective.name,
+        inputs=settings.inputs,
+    )
+
+
+def _train_members(experiment: Experiment, store: Store, missing: np.ndarray) -> None:
+    """Trains the members that are missing, a round after another."""
+    if not len(missing):
+        return
+    total = experiment.config.memorization.members
+    ensemble = Ensemble(experiment, members=len(missing))
+    log.info(
+        "%d members on %s (%d training, %d test images), %s, %s, %d device(s), %d a round",
+        len(missing),
+        experiment.dataset.name,
+        len(experiment.train),
+        len(experiment.dataset.test),
+        experiment.config.model.name,
+        experiment.config.objective.name,
+        experiment.mesh.size,
+        ensemble.round_size,
+    )
+    began, done = time.monotonic(), total - len(missing)
+    with (
+        Interruption().listening() as interruption,
+        tqdm(
+            total=total,
+            initial=done,
+            unit="member",
+            disable=None,
+            dynamic_ncols=True,
+            bar_format="{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]",
+        ) as bar,
+    ):
+        for start in range(0, len(missing), ensemble.round_size):
+            members = missing[start : start + ensemble.round_size]
+            store.append(ensemble.train(members, bar.update))
+            if interruption.requested and members[-1] != missing[-1]:
+                interruption.end(f"{done + start + len(members)} of {total} members are saved")
+    log.info("%d members in %.1f s", len(missing), time.monotonic() - began)

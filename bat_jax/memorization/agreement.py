@@ -1,0 +1,58 @@
+"""Whether estimates can be trusted: two halves of the ensemble against each other."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from bat_jax.memorization.estimator import Estimated
+
+
+class Agreement(NamedTuple):
+    """How two halves of an ensemble agree on memorization.
+
+    Attributes:
+      rank_correlation: Spearman's, over the examples.
+      variance: of the halves' difference over its predicted spread; 1 where the standard errors
+        say how far estimates are off.
+      examples: how many have a standard error above 0, which the variance is over.
+    """
+
+    rank_correlation: float
+    variance: float
+    examples: int
+
+
+def of_halves(whole: Estimated, halves: tuple[Estimated, Estimated]) -> Agreement:
+    """Compares the halves of an ensemble.
+
+    A half has twice the variance of the whole, the difference of two halves four times as much:
+
+        z_i = (mem_1(i) - mem_2(i)) / (2 standard error(i)),  variance = mean(z^2)
+
+    with the standard errors of the whole: those of a half are 0 too often, where a single model
+    was wrong.
+
+    Args:
+      whole: the estimates of all models.
+      halves: of the one half of them and the other.
+    """
+    first, second = (half.memorization for half in halves)
+    difference = first - second
+    error: Float[np.ndarray, "train"] = whole.memorization_se
+    usable = np.isfinite(difference) & (error > 0)
+    z = difference[usable] / (2 * error[usable])
+    known = np.isfinite(difference)
+    return Agreement(
+        rank_correlation=rank_correlation(first[known], second[known]),
+        variance=float(np.mean(z**2)) if usable.any() else float("nan"),
+        examples=int(usable.sum()),
+    )
+
+
+def rank_correlation(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> float:
+    """Returns Spearman's rank correlation, NaN where one of them is constant."""
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(stats.spearmanr(first, second).statistic)

@@ -1,0 +1,350 @@
+"""An ensemble whose members train together, each on a random subset of its own.
+
+A member is the trainer's own step with a key of its own in the seed's place: its subset, its
+initialisation, its order, its augmentation and its attacks follow from (seed, member). Members are
+shared between the devices; those of one device train one after another in one program (`map`, for
+CPU) or all at once (`vmap`, for GPU and TPU). What a member becomes does not depend on its company.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, Shaped
+
+from bat_jax import keys
+from bat_jax.attacks.pgd import correct, pgd
+from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, to_devices, to_unit
+from bat_jax.errors import UserError
+from bat_jax.keys import Purpose
+from bat_jax.models.convolution import Lowering
+from bat_jax.parallel import AXIS
+from bat_jax.training import state
+from bat_jax.training.experiment import Experiment, planned
+from bat_jax.training.loop import NonFiniteError
+from bat_jax.training.state import TrainState, Variables
+from bat_jax.training.step import attacked, make_train_step
+
+Execution = Literal["map", "vmap"]
+
+_MEMBER = "member"
+# One after another, more members at a time bring nothing but fewer returns to the host.
+_MOST_MAPPED = 16
+# Of a device's free memory.
+_USABLE = 0.8
+
+
+class Scores(NamedTuple):
+    """What some members were trained on, and how they did.
+
+    Attributes:
+      members: their numbers.
+      masks: whether the member had the example in its subset.
+      train: whether it is right on each training example, or the probability of its label.
+      test: likewise on each test example.
+    """
+
+    members: Int[np.ndarray, "members"]
+    masks: Bool[np.ndarray, "members train"]
+    train: Shaped[np.ndarray, "members train"]
+    test: Shaped[np.ndarray, "members test"]
+
+
+def lowering_and_execution() -> tuple[Lowering, Execution]:
+    """Returns what suits the back end.
+
+    On CPU a vmapped convolution is a grouped one, many times slower than one model after another,
+    and a convolution in a loop loses its threads: patches and products keep them.
+    """
+    return ("patches", "map") if jax.default_backend() == "cpu" else ("xla", "vmap")
+
+
+def subset(
+    seed: keys.Seed, member: int | Int[Array, ""], *, examples: int, size: int
+) -> Int32[Array, "size"]:
+    """Returns the rows that a member trains on, a uniformly random subset."""
+    key = keys.derive(seed, Purpose.SUBSET, member)
+    return jax.random.permutation(key, examples)[:size].astype(jnp.int32)
+
+
+class Ensemble:
+    """Trains members, a round of them at a time."""
+
+    def __init__(self, experiment: Experiment, *, members: int):
+        """Prepares the programs and finds how many members a round takes.
+
+        Args:
+          experiment: what a member is; its training images are what subsets are drawn from. Its
+            `config.memorization` says how large they are and how members are scored.
+          members: how many there are to be, so that rounds come out even.
+
+        Raises:
+          UserError: a subset has no whole batch, or not even one member fits a device.
+        """
+        settings = experiment.config.memorization
+        lowering, execution = lowering_and_execution()
+        self._execution: Execution = settings.execution or execution
+        examples = len(experiment.train)
+        self._subset_size = round(settings.ratio * examples)
+        if self._subset_size < experiment.config.train.batch_size:
+            raise UserError(
+                f"config.train.batch_size is {experiment.config.train.batch_size}; expected at most"
+                f" the {self._subset_size} images of a member's subset"
+            )
+        if self._subset_size == examples:
+            raise UserError(
+                f"config.memorization.ratio is {settings.ratio}, all of the {examples} images;"
+                " expected some to be left out"
+            )
+        experiment = planned(experiment, examples=self._subset_size)
+        self._experiment = dataclasses.replace(
+            experiment, model=experiment.model.clone(lowering=settings.lowering or lowering)
+        )
+        devices = experiment.mesh.devices
+        # The trainer's own axis is there, of one device: a member's batch is not shared.
+        self._mesh = Mesh(
+            devices[:, None], (_MEMBER, AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
+        )
+        self._train = to_devices(experiment.train, self._mesh)
+        self._test = to_devices(experiment.dataset.test, self._mesh)
+        fitting = settings.members_at_once or self._fitting()
+        self.round_size = even_rounds(members, fitting=fitting, devices=len(devices))
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs a member trains, the last one perhaps not to its end."""
+        return -(-self._experiment.total_steps // self._experiment.steps_per_epoch)
+
+    def train(
+        self,
+        members: Int[np.ndarray, "members"],
+        progress: Callable[[float], object] = lambda members: None,
+    ) -> Scores:
+        """Returns the scores of these members, a round or fewer.
+
+        Args:
+          members: their numbers.
+          progress: called after every epoch with the members' worth of work done since.
+
+        Raises:
+          NonFiniteError: a member's loss is not finite.
+        """
+        # A round has one shape: what is missing is filled up, and dropped.
+        filled = np.resize(np.asarray(members, np.int32), self.round_size)
+        states = self._created(filled)
+        for epoch in range(self.epochs):
+            states, losses = self._epoch(states, filled, np.int32(epoch), self._train)
+            is_bad = ~np.isfinite(jax.device_get(losses))[: len(members)]
+            if is_bad.any():
+                raise NonFiniteError(
+                    f"member {members[is_bad][0]}: loss not finite in epoch {epoch + 1}; lower"
+                    " config.train.optimizer.learning_rate, or look at the data"
+                )
+            progress(len(members) / (self.epochs + 1))
+        scores = jax.device_get(self._scored(states, filled, self._train, self._test))
+        progress(len(members) / (self.epochs + 1))
+        return Scores(members, *(values[: len(members)] for values in scores))
+
+    def _key(self, member: Int[Array, ""]) -> Key[Array, ""]:
+        return keys.derive(self._experiment.config.seed, Purpose.MEMBER, member)
+
+    def _rows(self, member: Int[Array, ""]) -> Int32[Array, "size"]:
+        return subset(
+            self._experiment.config.seed,
+            member,
+            examples=len(self._experiment.train),
+            size=self._subset_size,
+        )
+
+    @functools.cached_property
+    def _created(self) -> Any:
+        experiment = self._experiment
+
+        def create(member: Int[Array, ""]) -> TrainState:
+            return state.create(
+                experiment.model,
+                experiment.optimizer,
+                experiment.dataset.image_shape,
+                seed=self._key(member),
+                ema=experiment.config.train.ema > 0,
+            )
+
+        return self._over_members(create, members=1)
+
+    @functools.cached_property
+    def _epoch(self) -> Any:
+        experiment = self._experiment
+        steps, total = experiment.steps_per_epoch, experiment.total_steps
+
+        def train(
+            start: TrainState, member: Int[Array, ""], epoch: Int[Array, ""], data: DeviceSplit
+        ) -> tuple[TrainState, Float[Array, ""]]:
+            key = self._key(member)
+            step = make_train_step(
+                experiment.model,
+                experiment.objective,
+                experiment.optimizer,
+                experiment.config,
+                seed=key,
+            )
+            batches = epoch_order(
+                key,
+                epoch,
+                examples=self._subset_size,
+                batch_size=experiment.config.train.batch_size,
+            )
+            order = self._rows(member)[batches]
+
+            def one(now: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
+                after, metrics = step(now, data, order)
+                is_over = now.step >= total
+                return jax.tree.map(lambda old, new: jnp.where(is_over, old, new), now, after), (
+                    jnp.where(is_over, 0.0, metrics["loss"])
+                )
+
+            def whole(now: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
+                after, metrics = step(now, data, order)
+                return after, metrics["loss"]
+
+            # Only a training that ends within an epoch pays for the question whether it is over.
+            end, losses = jax.lax.scan(one if total % steps else whole, start, length=steps)
+            return end, jnp.sum(losses)
+
+        return self._over_members(train, members=2, donate=(0,))
+
+    @functools.cached_property
+    def _scored(self) -> Any:
+        examples = len(self._experiment.train)
+
+        def score(
+            trained: TrainState, member: Int[Array, ""], train: DeviceSplit, test: DeviceSplit
+        ) -> tuple[Array, ...]:
+            mask = jnp.zeros(examples, bool).at[self._rows(member)].set(True)
+            key = self._key(member)
+            return mask, *(self._classify(trained.evaluated, data, key) for data in (train, test))
+
+        return self._over_members(score, members=2, gather=True)
+
+    def _classify(
+        self, variables: Variables, data: DeviceSplit, key: Key[Array, ""]
+    ) -> Shaped[Array, "examples"]:
+        """Returns a member's scores on every image of a set."""
+        config = self._experiment.config
+        examples, size = len(data.labels), config.evaluation.batch_size
+        settings = config.memorization
+        logits_of = attacked(self._experiment.model, variables, "running")
+        # The last batch is filled up with the last image.
+        rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
+        attack_key = keys.derive(key, Purpose.EVALUATION)
+
+        def batch(rows: Int32[Array, "batch"]) -> Shaped[Array, "batch"]:
+            images, labels = to_unit(data.images[rows]), data.labels[rows]
+            if settings.inputs == "adversarial":
+                images = pgd(
+                    logits_of,
+                    images,
+                    labels,
+                    keys.per_image(attack_key, data.ids[rows]),
+                    epsilon=config.attack.epsilon,
+                    step_size=config.evaluation.step_size,
+                    num_steps=config.evaluation.num_steps,
+                    norm=config.attack.norm,
+                    unroll=config.attack.unroll,
+                )
+            logits = logits_of(images)
+            if settings.statistic == "correct":
+                return correct(logits, labels)
+            probabilities = jax.nn.softmax(logits)
+            return jnp.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+
+        return jax.lax.map(batch, rows.reshape(-1, size)).reshape(-1)[:examples]
+
+    def _over_members(
+        self,
+        function: Callable[..., Any],
+        *,
+        members: int,
+        donate: tuple[int, ...] = (),
+        gather: bool = False,
+    ) -> Any:
+        """Returns a function of one member as one of a round.
+
+        Args:
+          function: takes what belongs to its member first, then what all share.
+          members: how many of its arguments belong to a member.
+          donate: arguments whose buffers the result may take over.
+          gather: whether every process is to have the results of all members.
+        """
+
+        def of_share(*arguments: Any) -> Any:
+            own, shared = arguments[:members], arguments[members:]
+            if self._execution == "map":
+                results = jax.lax.map(lambda one: function(*one, *shared), own)
+            else:
+                results = jax.vmap(lambda *one: function(*one, *shared))(*own)
+            if gather:
+                results = jax.lax.all_gather(results, _MEMBER, tiled=True)
+            return results
+
+        def mapped(*arguments: Any) -> Any:
+            specs = (P(_MEMBER),) * members + (P(),) * (len(arguments) - members)
+            return jax.shard_map(
+                of_share,
+                mesh=self._mesh,
+                in_specs=specs,
+                out_specs=P() if gather else P(_MEMBER),
+                check_vma=False,
+            )(*arguments)
+
+        return jax.jit(mapped, donate_argnums=donate)
+
+    def _fitting(self) -> int:
+        """Returns how many members a device has memory for at a time.
+
+        The compiler tells what a round of one takes and, where members train all at once, one of
+        two: what every further one adds. One after another, it adds its state.
+        """
+        free = _USABLE * min(free_bytes(device) for device in self._mesh.local_devices)
+        one = self._bytes(1)
+        if self._execution == "map":
+            each = sum(
+                leaf.size * leaf.dtype.itemsize
+                for leaf in jax.tree.leaves(jax.eval_shape(self._experiment.initial_state))
+            )
+        else:
+            each = self._bytes(2) - one
+        if one > free:
+            raise UserError(
+                f"memorization: one member takes {one / 2**30:.2f} GiB of a device, and"
+                f" {free / 2**30:.2f} GiB may be used; lower config.train.batch_size"
+            )
+        found = 1 + int((free - one) // max(each, 1))
+        return min(found, _MOST_MAPPED) if self._execution == "map" else found
+
+    def _bytes(self, members: int) -> int:
+        """Returns what an epoch of so many members a device takes of its memory, without data."""
+        ids = jax.ShapeDtypeStruct((members * self._mesh.shape[_MEMBER],), jnp.int32)
+        states = jax.eval_shape(self._created, ids)
+        epoch = jax.ShapeDtypeStruct((), jnp.int32)
+        memory = self._epoch.lower(states, ids, epoch, self._train).compile().memory_analysis()
+        # The result takes the place of the state that was given.
+        return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def even_rounds(members: int, *, fitting: int, devices: int) -> int:
+    """Returns how many members a round takes, so that the last one has the fewest places empty.
+
+    Args:
+      members: how many there are.
+      fitting: how many a device can take.
+      devices: how many devices there are.
+    """
+    most = min(fitting, -(-members // devices))
+    sizes = [devices * share for share in range(max(1, most // 2), most + 1)]
+    return min(reversed(sizes), key=lambda size: -members % size)

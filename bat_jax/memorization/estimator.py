@@ -1,0 +1,229 @@
+"""The subset estimator of Feldman & Zhang, arXiv:2008.03703, with its standard errors.
+
+Of M models, model m was trained on the subset S_m of the examples and scored c[m, i] on every one
+of them, d[m, j] on every test example. With q_in and q_out the means over the models that had i in
+their subset and over those that had not,
+
+    mem(i)     = q_in - q_out  of  c[m, i]
+    infl(i, j) = q_in - q_out  of  d[m, j]
+    standard error = sqrt(v_in / n_in + v_out / n_out)
+
+where v = q (1 - q) for scores of 0 and 1, and mean(c^2) - q^2, which is the same there, for others.
+Where either count is 0, nothing can be said: NaN.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
+
+from bat_jax.errors import UserError
+
+InfluenceKind = Literal["class", "full", "none"]
+
+
+class Influence(NamedTuple):
+    """Influence of some training examples on some test examples (one class, in the released file).
+
+    Attributes:
+      train: rows of the training examples among the estimates.
+      test: rows of the test examples, likewise.
+      values: infl(i, j).
+      standard_error: of the values, or None where it is not known.
+    """
+
+    train: Int64[np.ndarray, "rows"]
+    test: Int64[np.ndarray, "columns"]
+    values: Float[np.ndarray, "rows columns"]
+    standard_error: Float[np.ndarray, "rows columns"] | None = None
+
+
+class Estimated(NamedTuple):
+    """What the models say.
+
+    Attributes:
+      memorization: mem(i), NaN where nothing can be said.
+      memorization_se: its standard error.
+      in_count: how many models had the example in their subset.
+      out_count: how many had not.
+      influence: blocks of infl(i, j): one a class, one in all, or none.
+    """
+
+    memorization: Float64[np.ndarray, "train"]
+    memorization_se: Float64[np.ndarray, "train"]
+    in_count: Int64[np.ndarray, "train"]
+    out_count: Int64[np.ndarray, "train"]
+    influence: tuple[Influence, ...]
+
+
+@dataclasses.dataclass
+class _Block:
+    """The sums that the influence of some examples on some test examples needs."""
+
+    train: Int64[np.ndarray, "rows"]
+    test: Int64[np.ndarray, "columns"]
+    sums: Float[np.ndarray, "rows columns"]
+    squares: Float[np.ndarray, "rows columns"] | None
+
+
+class Statistics:
+    """Sufficient statistics of the models seen so far: their number does not change its size.
+
+    Sums of 0/1 scores are exact, so that no order of the models changes an estimate of them.
+    """
+
+    def __init__(
+        self,
+        train_labels: Int[np.ndarray, "train"],
+        test_labels: Int[np.ndarray, "test"],
+        *,
+        influence: InfluenceKind = "class",
+        binary: bool = True,
+    ):
+        """Begins with no models.
+
+        Args:
+          train_labels: of the training examples; their classes are what `class` goes by.
+          test_labels: of the test examples.
+          influence: `class`, for pairs of the same class alone; `full`; or `none`.
+          binary: whether all scores will be 0 or 1; then squares need no sums of their own.
+        """
+        train, test = len(train_labels), len(test_labels)
+        self._models = 0
+        self._in_count = np.zeros(train, np.int64)
+        # Rows: sums over all models, sums over those that had the example in; then of squares.
+        self._train = np.zeros((4, train))
+        self._test = np.zeros((2, test))
+        self._binary = binary
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        if influence == "full" and test:
+            pairs = [(np.arange(train), np.arange(test))]
+        elif influence == "class" and test:
+            pairs = [
+                (np.flatnonzero(train_labels == label), np.flatnonzero(test_labels == label))
+                for label in np.unique(train_labels)
+            ]
+        # Counts in float32 are exact up to 2^24 models.
+        dtype = np.float32 if binary else np.float64
+        self._blocks = [
+            _Block(
+                rows,
+                columns,
+                np.zeros((len(rows), len(columns)), dtype),
+                None if binary else np.zeros((len(rows), len(columns))),
+            )
+            for rows, columns in pairs
+        ]
+
+    def update(
+        self,
+        masks: Bool[np.ndarray, "models train"],
+        train_scores: Shaped[np.ndarray, "models train"],
+        test_scores: Shaped[np.ndarray, "models test"],
+    ) -> None:
+        """Adds models: their subsets and scores, as booleans or numbers from 0 to 1."""
+        scores = train_scores.astype(np.float64)
+        self._models += len(masks)
+        self._in_count += masks.sum(0)
+        for number, values in enumerate((scores, scores**2)):
+            self._train[2 * number] += values.sum(0)
+            self._train[2 * number + 1] += np.where(masks, values, 0.0).sum(0)
+        tests = test_scores.astype(np.float32 if self._binary else np.float64)
+        self._test += np.stack([tests.sum(0), (tests**2).sum(0)])
+        for block in self._blocks:
+            mask = masks[:, block.train].astype(tests.dtype).T
+            columns = tests[:, block.test]
+            block.sums += mask @ columns
+            if block.squares is not None:
+                block.squares += mask @ columns**2
+
+    def estimated(self) -> Estimated:
+        """Returns the estimates of the models so far."""
+        n_in, n_out = self._in_count, self._models - self._in_count
+        total, inside, square_total, square_inside = self._train
+        memorization, error = _contrast(n_in, n_out, total, inside, square_total, square_inside)
+        blocks = []
+        for block in self._blocks:
+            total, square_total = self._test[:, None, block.test]
+            squares = block.sums if block.squares is None else block.squares
+            values, se = _contrast(
+                n_in[block.train, None],
+                n_out[block.train, None],
+                total,
+                block.sums,
+                square_total,
+                squares,
+            )
+            blocks.append(
+                Influence(block.train, block.test, values.astype(np.float32), se.astype(np.float32))
+            )
+        return Estimated(memorization, error, n_in.copy(), n_out, tuple(blocks))
+
+
+def estimate(
+    masks: Bool[np.ndarray, "models train"],
+    train_correct: Shaped[np.ndarray, "models train"],
+    test_correct: Shaped[np.ndarray, "models test"] | None = None,
+    *,
+    influence: InfluenceKind = "full",
+    train_labels: Int[np.ndarray, "train"] | None = None,
+    test_labels: Int[np.ndarray, "test"] | None = None,
+) -> Estimated:
+    """Returns memorization and influence estimates from what models got right.
+
+    Args:
+      masks: S_m, whether a model had an example in its subset.
+      train_correct: c[m, i], booleans, or probabilities of the label.
+      test_correct: d[m, j], likewise; without it there is no influence.
+      influence: `full`, `class` (pairs of the same class, which needs the labels) or `none`.
+      train_labels: classes of the training examples.
+      test_labels: classes of the test examples.
+
+    Raises:
+      UserError: shapes that do not belong together, no models, or `class` without labels.
+    """
+    if test_correct is None:
+        test_correct, influence = np.zeros((len(masks), 0), bool), "none"
+    if not len(masks) or not len(masks) == len(train_correct) == len(test_correct):
+        raise UserError(
+            f"estimate: {len(masks)} masks, {len(train_correct)} rows of training and"
+            f" {len(test_correct)} of test scores; expected one each for every model, and a model"
+        )
+    if masks.shape != train_correct.shape:
+        raise UserError(
+            f"estimate: masks have shape {masks.shape}, training scores {train_correct.shape};"
+            " expected the same, (models, training examples)"
+        )
+    if influence not in ("class", "full", "none"):
+        raise UserError(f"estimate: influence is {influence!r}; expected class, full or none")
+    if influence == "class" and (train_labels is None or test_labels is None):
+        raise UserError("estimate: influence is 'class'; expected train_labels and test_labels")
+    if train_labels is None:
+        train_labels = np.zeros(masks.shape[1], np.int32)
+    if test_labels is None:
+        test_labels = np.zeros(test_correct.shape[1], np.int32)
+    statistics = Statistics(
+        train_labels,
+        test_labels,
+        influence=influence,
+        binary=train_correct.dtype == np.bool_ and test_correct.dtype == np.bool_,
+    )
+    statistics.update(masks, train_correct, test_correct)
+    return statistics.estimated()
+
+
+def _contrast(
+    n_in: Int[np.ndarray, "*shape"],
+    n_out: Int[np.ndarray, "*shape"],
+    total: Float[np.ndarray, "*any"],
+    inside: Float[np.ndarray, "*out"],
+    square_total: Float[np.ndarray, "*any"],
+    square_inside: Float[np.ndarray, "*out"],
+) -> tuple[Float64[np.ndarray, "*out"], Float64[np.ndarray, "*out"]]:
+    """Returns q_in - q_out and its standard error, NaN where a count is 0."""
+    count_in, count_out = (np.where(n > 0, n, np.nan) for n in (n_in, n_out))
+    q_in, q_out = inside / count_in, (total - inside) / count_out
+    v_in = np.maximum(square_inside / count_in - q_in**2, 0.0)
+    v_out = np.maximum((square_total - square_inside) / count_out - q_out**2, 0.0)
+    return q_in - q_out, np.sqrt(v_in / count_in + v_out / count_out)

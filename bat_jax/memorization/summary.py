@@ -1,0 +1,129 @@
+"""What the estimates say, in numbers: typical and atypical counts, and how far to trust them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bat_jax.memorization.agreement import of_halves
+from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, split
+from bat_jax.memorization.estimator import Estimated
+
+# Thresholds that the counts are told for, beside the config's.
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
+
+
+def summarize(
+    estimates: Estimates,
+    halves: Sequence[Estimated],
+    *,
+    members: int,
+    threshold: float,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Returns what results.json holds; a number that is not known is absent.
+
+    Args:
+      estimates: of all members.
+      halves: of the one half and of the other, or of the only member.
+      members: how many there are.
+      threshold: above it an example is atypical.
+      class_names: by label.
+    """
+    results: dict[str, Any] = {
+        "members": members,
+        "threshold": threshold,
+        "train": _counts(estimates, split(estimates, threshold), "train", class_names),
+        "sweep": [_swept(estimates, t) for t in sorted({*THRESHOLDS, threshold})],
+    }
+    if estimates.influence:
+        results["test"] = _counts(estimates, split(estimates, threshold), "test", class_names)
+    if estimates.memorization_se is not None and len(halves) == 2:
+        assert estimates.in_count is not None
+        assert estimates.out_count is not None
+        whole = Estimated(
+            estimates.memorization,
+            estimates.memorization_se,
+            estimates.in_count,
+            estimates.out_count,
+            (),
+        )
+        agreement = of_halves(whole, (halves[0], halves[1]))
+        found = {
+            "rank_correlation": agreement.rank_correlation,
+            "variance_of_z": agreement.variance,
+            "n": agreement.examples,
+        }
+        results["split_half"] = {
+            name: value for name, value in found.items() if math.isfinite(value)
+        }
+        known = np.isfinite(estimates.memorization_se)
+        if known.any():
+            results["mean_standard_error"] = float(np.mean(estimates.memorization_se[known]))
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    """Returns the results as text for a terminal."""
+    train = results["train"]
+    lines = [
+        f"{results['members']:,} members; an example is atypical above {results['threshold']}",
+        f"training: {train['atypical']:,} atypical, {train['typical']:,} typical,"
+        f" {train['unknown']:,} unknown of {train['examples']:,}",
+    ]
+    if "test" in results:
+        test = results["test"]
+        lines.append(
+            f"test: {test['atypical']:,} atypical, {test['typical']:,} typical of"
+            f" {test['examples']:,}"
+        )
+    if "mean_standard_error" in results:
+        lines.append(f"standard error of memorization: {results['mean_standard_error']:.4f}, mean")
+    agreement = results.get("split_half", {})
+    if "rank_correlation" in agreement:
+        lines.append(f"split halves: rank correlation {agreement['rank_correlation']:.3f}")
+    if "variance_of_z" in agreement:
+        lines.append(
+            f"split halves: difference over predicted spread has variance"
+            f" {agreement['variance_of_z']:.2f} (n = {agreement['n']:,})"
+        )
+    lines.append("\n   t   atypical training / test")
+    for row in results["sweep"]:
+        test = f"{row['test_atypical']:8,}" if "test_atypical" in row else "        "
+        lines.append(f"{row['threshold']:5.2f} {row['train_atypical']:8,} {test}")
+    return "\n".join(lines)
+
+
+def _counts(
+    estimates: Estimates, sets: Typicality, part: str, class_names: Sequence[str]
+) -> dict[str, Any]:
+    if part == "train":
+        labels, ids = estimates.train_labels, estimates.train_ids
+        atypical, typical = sets.train_atypical, sets.train_typical
+    else:
+        assert sets.test_atypical is not None
+        assert sets.test_typical is not None
+        labels, ids = estimates.test_labels, estimates.test_ids
+        atypical, typical = sets.test_atypical, sets.test_typical
+    places = find_ids(ids, atypical)
+    by_class = np.bincount(labels[places], minlength=len(class_names))
+    sizes = np.bincount(labels, minlength=len(class_names))
+    return {
+        "examples": len(ids),
+        "atypical": len(atypical),
+        "typical": len(typical),
+        "unknown": len(ids) - len(atypical) - len(typical),
+        "atypical_by_class": {
+            name: {"atypical": int(count), "examples": int(size)}
+            for name, count, size in zip(class_names, by_class, sizes, strict=True)
+        },
+    }
+
+
+def _swept(estimates: Estimates, threshold: float) -> dict[str, Any]:
+    sets = split(estimates, threshold)
+    row: dict[str, Any] = {"threshold": threshold, "train_atypical": len(sets.train_atypical)}
+    if sets.test_atypical is not None:
+        row["test_atypical"] = len(sets.test_atypical)
+    return row
