@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from bat_jax import backend
 from bat_jax.attacks.pgd import Images, LogitsFn, Norm
 from bat_jax.attacks.traced_model import TracedModel
 
@@ -164,7 +165,7 @@ class Engine:
         replicated = NamedSharding(mesh, PartitionSpec())
         self._shared = NamedSharding(mesh, PartitionSpec("images"))
         self._model = TracedModel(logits_fn, lambda array: jax.device_put(array, replicated))
-        self._loop = loop or ("host" if jax.default_backend() == "cpu" else "device")
+        self._loop = loop or ("host" if backend.loops_on_host() else "device")
         parts = range(1, _PARTS + 1)
         self._sizes = sorted(
             {_multiple(batch_size * part / _PARTS, len(devices)) for part in parts}

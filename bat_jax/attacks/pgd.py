@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bat_jax import keys, losses
+from bat_jax import backend, keys, losses
 from bat_jax.errors import UserError
 
 Norm = Literal["linf", "l2"]
@@ -129,7 +129,10 @@ def pgd(
 
     first = attack(image_keys)
     (adversarial, _, _), _ = jax.lax.scan(
-        restart, (first, *judge(first)), jnp.arange(1, restarts), unroll=_unroll(unroll)
+        restart,
+        (first, *judge(first)),
+        jnp.arange(1, restarts),
+        unroll=backend.unrolls_attacks(unroll),
     )
     return adversarial
 
@@ -181,7 +184,7 @@ def pgd_trajectory(
         step,
         (x, jnp.zeros(labels.shape, jnp.int32)),
         jnp.arange(num_steps),
-        unroll=_unroll(unroll),
+        unroll=backend.unrolls_attacks(unroll),
     )
     return Trajectory(jax.lax.stop_gradient(x), robust_steps)
 
@@ -250,10 +253,6 @@ _LOSSES: dict[str, Callable[..., Float[Array, "batch"]]] = {
     "kl": lambda logits, _, reference: losses.kl_divergence(reference, logits),
     "margin": _margin,
 }
-
-
-def _unroll(unroll: bool | None) -> bool:
-    return jax.default_backend() == "cpu" if unroll is None else unroll
 
 
 def _check(norm: str, loss: str, epsilon: float, step_size: float, num_steps: int) -> None:

@@ -53,7 +53,7 @@ def create(
     std: tuple[float, ...] | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
-    lowering: Lowering = "xla",
+    lowering: Lowering = "automatic",
 ) -> nn.Module:
     """Returns an untrained model.
 
@@ -67,8 +67,8 @@ def create(
       std: per-channel standard deviation, likewise.
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
-      lowering: of convolutions, `xla` or `patches`; which is faster depends on the back end and
-        on whether the model runs in a loop.
+      lowering: of convolutions, `automatic`, `xla` or `patches`: see `bat_jax.models.convolution`.
+        `patches` is for models that run in a loop or under `jax.vmap` on CPU.
 
     Raises:
       UserError: an unknown name or stem, or images the model cannot take.

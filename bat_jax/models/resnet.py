@@ -94,7 +94,7 @@ class ResNet18(nn.Module):
     pre_activation: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
-    lowering: Lowering = "xla"
+    lowering: Lowering = "automatic"
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:

@@ -30,7 +30,7 @@ class SmallCNN(nn.Module):
     std: tuple[float, ...] = (0.5,)
     width: int = 16
     dtype: Any = jnp.float32
-    lowering: Lowering = "xla"
+    lowering: Lowering = "automatic"
 
     @nn.compact
     def __call__(

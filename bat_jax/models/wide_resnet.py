@@ -37,7 +37,7 @@ class WideResNet(nn.Module):
     stem: Stem = "cifar"
     axis_name: str | None = None
     dtype: Any = jnp.float32
-    lowering: Lowering = "xla"
+    lowering: Lowering = "automatic"
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
