@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> None:
     del arguments
     config = _CONFIG.value
     # Imported here, so that a mistyped flag is told before JAX has started.
+    from bat_jax import backend
     from bat_jax.config import plain
     from bat_jax.evaluation import results as evaluation_results
     from bat_jax.interruption import Interrupted
@@ -59,6 +60,7 @@ def main(arguments: list[str]) -> None:
                 if _DRY_RUN.value:
                     print(describe_ensemble(config))
                     return
+                backend.use_cores_as_devices()
                 text = memorization_summary.table(memorize(config, workdir))
             elif config.job == "evaluation" and "run" in config:
                 if _DRY_RUN.value:

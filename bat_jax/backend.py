@@ -8,10 +8,14 @@ rounding.
 """
 
 import os
+from typing import Literal
 
 import jax
 
 from bat_jax.errors import UserError
+
+# Members of a device one after another, or all at once.
+Execution = Literal["map", "vmap"]
 
 OVERRIDE = "BAT_JAX_PROGRAMS"
 
@@ -38,6 +42,25 @@ def is_cpu_style() -> bool:
 def unrolls_attacks(asked: bool | None = None) -> bool:
     """Returns whether the steps of PGD are written out rather than a loop, or what is asked."""
     return is_cpu_style() if asked is None else asked
+
+
+def ensemble_style() -> tuple[Literal["automatic", "patches"], Execution]:
+    """Returns how the models of an ensemble lower their convolutions, and how they train.
+
+    On CPU one after another, with patches and products: convolutions lose their threads in a loop,
+    and `vmap` would make those of all models one grouped convolution, many times slower.
+    """
+    return ("patches", "map") if is_cpu_style() else ("automatic", "vmap")
+
+
+def use_cores_as_devices() -> None:
+    """Makes every core a CPU device of its own; called by programs, before JAX starts.
+
+    For work that falls into independent parts, as an ensemble does: parts on devices of their own
+    wait for each other less than threads within one product do. JAX_NUM_CPU_DEVICES goes before it.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def loops_on_host() -> bool:

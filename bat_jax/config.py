@@ -151,8 +151,9 @@ def default() -> ConfigDict:
     memorization.inputs = "clean"
     # class (pairs of the same class), full or none.
     memorization.influence = "class"
-    # How members of a device train, map (one after another) or vmap, how their convolutions are
-    # lowered, xla or patches, and how many at a time; by default what suits the back end and fits.
+    # How members of a device train, map (one after another) or vmap; how their convolutions are
+    # lowered, automatic, xla or patches; how many a device takes at a time. By default what suits
+    # the back end, and as many as fit.
     memorization.execution = config_dict.placeholder(str)
     memorization.lowering = config_dict.placeholder(str)
     memorization.members_at_once = config_dict.placeholder(int)
@@ -323,7 +324,7 @@ def _check_memorization(config: ConfigDict) -> None:
     if settings.execution is not None:
         one_of("memorization.execution", settings.execution, ("map", "vmap"))
     if settings.lowering is not None:
-        one_of("memorization.lowering", settings.lowering, ("xla", "patches"))
+        one_of("memorization.lowering", settings.lowering, ("automatic", "xla", "patches"))
     if config.data.validation:
         raise UserError(
             f"config.data.validation is {config.data.validation}; expected 0: the subsets are drawn"

@@ -9,7 +9,7 @@ CPU) or all at once (`vmap`, for GPU and TPU). What a member becomes does not de
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,17 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, Shaped
 
-from bat_jax import keys
+from bat_jax import backend, keys
 from bat_jax.attacks.pgd import correct, pgd
 from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, to_devices, to_unit
 from bat_jax.errors import UserError
 from bat_jax.keys import Purpose
-from bat_jax.models.convolution import Lowering
 from bat_jax.parallel import AXIS
 from bat_jax.training import state
 from bat_jax.training.experiment import Experiment, planned
 from bat_jax.training.loop import NonFiniteError
 from bat_jax.training.state import TrainState, Variables
 from bat_jax.training.step import attacked, make_train_step
-
-Execution = Literal["map", "vmap"]
 
 _MEMBER = "member"
 # One after another, more members at a time bring nothing but fewer returns to the host.
@@ -54,15 +51,6 @@ class Scores(NamedTuple):
     masks: Bool[np.ndarray, "members train"]
     train: Shaped[np.ndarray, "members train"]
     test: Shaped[np.ndarray, "members test"]
-
-
-def lowering_and_execution() -> tuple[Lowering, Execution]:
-    """Returns what suits the back end.
-
-    On CPU a vmapped convolution is a grouped one, many times slower than one model after another,
-    and a convolution in a loop loses its threads: patches and products keep them.
-    """
-    return ("patches", "map") if jax.default_backend() == "cpu" else ("xla", "vmap")
 
 
 def subset(
@@ -88,8 +76,8 @@ class Ensemble:
           UserError: a subset has no whole batch, or not even one member fits a device.
         """
         settings = experiment.config.memorization
-        lowering, execution = lowering_and_execution()
-        self._execution: Execution = settings.execution or execution
+        lowering, execution = backend.ensemble_style()
+        self._execution: backend.Execution = settings.execution or execution
         examples = len(experiment.train)
         self._subset_size = round(settings.ratio * examples)
         if self._subset_size < experiment.config.train.batch_size:

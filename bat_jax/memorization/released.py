@@ -1,0 +1,101 @@
+"""Memorization figures that others released for CIFAR-100, joined by the original order.
+
+The order is that of the original archives, which is not that of TFDS.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Int64
+
+from bat_jax.data.dataset import Split
+from bat_jax.errors import UserError
+
+
+class Pairs(NamedTuple):
+    """Pairs of a memorized training example and a test example that it influences.
+
+    Source: `cifar100_high_infl_pairs_infl0.15_mem0.25.npz` of Feldman & Zhang, arXiv:2008.03703.
+
+    Attributes:
+      train: places of the training examples in the original order.
+      test: places of the test examples.
+      influence: infl(i, j), above 0.15.
+      memorization: mem(i), 0.25 or more.
+    """
+
+    train: Int64[np.ndarray, "pairs"]
+    test: Int64[np.ndarray, "pairs"]
+    influence: Float[np.ndarray, "pairs"]
+    memorization: Float[np.ndarray, "pairs"]
+
+
+class CScores(NamedTuple):
+    """Consistency scores: high is regular, so that 1 - score ranks as memorization does.
+
+    Source: `cifar100-cscores-orig-order.npz` of Jiang et al., Characterizing Structural
+    Regularities of Labeled Data in Overparameterized Models, arXiv:2002.03206.
+
+    Attributes:
+      labels: of the training examples, in the original order.
+      scores: from 0 to 1.
+    """
+
+    labels: Int[np.ndarray, "train"]
+    scores: Float[np.ndarray, "train"]
+
+
+def load_pairs(path: str | Path) -> Pairs:
+    """Reads high-influence pairs.
+
+    Raises:
+      UserError: the file is missing, truncated, or not such a file.
+    """
+    return Pairs(*_arrays(Path(path), ("tr_idx", "tt_idx", "infl", "mem"), "high-influence pairs"))
+
+
+def load_cscores(path: str | Path) -> CScores:
+    """Reads C-scores.
+
+    Raises:
+      UserError: the file is missing, truncated, or not such a file.
+    """
+    return CScores(*_arrays(Path(path), ("labels", "scores"), "C-scores"))
+
+
+def check_cscores(scores: CScores, images: Split) -> None:
+    """Raises a UserError unless these are the scores of these training images, by label."""
+    if np.any((images.ids < 0) | (images.ids >= len(scores.labels))):
+        raise UserError(f"C-scores: of {len(scores.labels)} examples; expected one for every image")
+    disagree = np.flatnonzero(scores.labels[images.ids] != images.labels)
+    if len(disagree):
+        row = disagree[0]
+        theirs = scores.labels[images.ids[row]]
+        raise UserError(
+            f"C-scores: example {images.ids[row]} has label {theirs}, in the data"
+            f" {images.labels[row]} ({len(disagree)} disagree); expected the original order"
+        )
+
+
+def _arrays(path: Path, names: tuple[str, ...], what: str) -> list[Any]:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file.files]
+            if missing:
+                raise UserError(
+                    f"{path}: has no {', '.join(missing)}; expected {what} ({', '.join(names)})"
+                )
+            arrays = [file[name] for name in names]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected {what}") from None
+    except UserError:
+        raise
+    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
+    except Exception as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); expected a whole .npz file of plain arrays"
+        ) from None
+    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
+        raise UserError(f"{path}: arrays of different lengths; expected {what}, one row each")
+    return arrays

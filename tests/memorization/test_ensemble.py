@@ -1,0 +1,148 @@
+"""A member is a function of the seed and its number, and of nothing it is trained beside."""
+
+import jax
+import numpy as np
+import pytest
+
+from bat_jax.config import default
+from bat_jax.errors import UserError
+from bat_jax.memorization import ensemble
+from bat_jax.memorization.ensemble import Ensemble, even_rounds
+from bat_jax.training.experiment import build
+from bat_jax.training.loop import NonFiniteError
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    """Optax's schedules mix integers and floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def experiment(**fields):
+    config = default()
+    config.job = "memorization"
+    config.data.name = "digits"
+    config.data.validation = 0
+    config.data.subset = 200
+    config.data.crop_padding = 0
+    config.data.flip = False
+    config.model.name = "small_cnn"
+    config.model.width = 2
+    config.objective.name = "standard"
+    config.attack.num_steps = 1
+    config.attack.unroll = False
+    config.train.epochs = 2
+    config.train.batch_size = 32
+    config.train.schedule.boundaries = (1.0,)
+    config.evaluation.batch_size = 128
+    config.evaluation.num_steps = 1
+    config.parallel.devices = 2
+    config.update_from_flattened_dict(fields)
+    return build(config)
+
+
+def trained(members, **fields):
+    fields = {"memorization.members_at_once": 2, **fields}
+    return Ensemble(experiment(**fields), members=len(members)).train(np.array(members))
+
+
+@pytest.fixture(scope="module")
+def four():
+    with jax.numpy_dtype_promotion("standard"):
+        return trained([0, 1, 2, 3], **{"memorization.statistic": "probability"})
+
+
+def test_members_have_subsets_of_the_asked_size_and_each_its_own(four):
+    assert four.masks.shape == (4, 200)
+    np.testing.assert_array_equal(four.masks.sum(1), 140)
+    assert len(np.unique(four.masks, axis=0)) == 4
+    assert len(np.unique(four.test, axis=0)) == 4
+
+
+def test_a_member_does_not_depend_on_its_company(four):
+    # Another round, another device of it, and a place to fill up.
+    alone = trained([7, 2, 5], **{"memorization.statistic": "probability"})
+    for name in ("masks", "train", "test"):
+        np.testing.assert_array_equal(getattr(alone, name)[1], getattr(four, name)[2])
+
+
+@pytest.mark.parametrize("lowering", ["patches", "automatic"])
+def test_all_at_once_they_are_what_they_are_one_after_another(four, lowering):
+    fields = {"memorization.statistic": "probability", "memorization.lowering": lowering}
+    at_once = trained([0, 1, 2, 3], **fields, **{"memorization.execution": "vmap"})
+    np.testing.assert_array_equal(at_once.masks, four.masks)
+    np.testing.assert_allclose(at_once.train, four.train, atol=2e-4)
+    np.testing.assert_allclose(at_once.test, four.test, atol=2e-4)
+
+
+def test_right_or_wrong_is_what_the_probabilities_say(four):
+    correct = trained([0, 1])
+    assert correct.train.dtype == np.bool_
+    # Ten classes: above a half a label wins, below a tenth it cannot.
+    assert correct.train[four.train[:2] > 0.5].all()
+    assert not correct.train[four.train[:2] < 0.1].any()
+
+
+def test_members_are_trained_and_scored_on_attacked_images_where_asked():
+    scores = trained([0, 1], **{"objective.name": "pgd_at", "memorization.inputs": "adversarial"})
+    clean = trained([0, 1], **{"objective.name": "pgd_at"})
+    assert scores.train.mean() < clean.train.mean()
+    np.testing.assert_array_equal(scores.masks, clean.masks)
+
+
+def test_a_training_may_end_within_an_epoch():
+    # 4 steps an epoch: 6 steps are an epoch and a half.
+    short = trained([0], **{"train.steps": 6, "memorization.statistic": "probability"})
+    whole = trained([0], **{"train.steps": 8, "memorization.statistic": "probability"})
+    assert np.abs(short.test - whole.test).max() > 1e-3
+
+
+def test_a_loss_that_is_not_finite_names_the_member():
+    with pytest.raises(NonFiniteError, match="member 4: loss not finite in epoch"):
+        trained([4, 5], **{"train.optimizer.learning_rate": 1e30})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"train.batch_size": 150, "parallel.devices": 1}, "140 images of a member's subset"),
+        ({"memorization.ratio": 0.999}, "expected some to be left out"),
+        ({"memorization.ratio": 1.0}, "above 0 and below 1"),
+        ({"memorization.ratio": 0.0}, "above 0 and below 1"),
+        ({"memorization.members": 0}, "expected 1 or more"),
+        ({"memorization.statistic": "loss"}, "expected one of correct, probability"),
+        ({"data.validation": 10}, "expected 0"),
+    ],
+)
+def test_wrong_fields_are_told(fields, words):
+    with pytest.raises(UserError, match=words):
+        Ensemble(experiment(**fields), members=4)
+
+
+def test_rounds_leave_the_fewest_places_empty():
+    assert even_rounds(1000, fitting=16, devices=2) == 20
+    assert even_rounds(3, fitting=16, devices=2) == 4
+    assert even_rounds(64, fitting=16, devices=2) == 32
+    assert even_rounds(1, fitting=100, devices=8) == 8
+
+
+def test_as_many_members_are_taken_as_memory_has_room_for(monkeypatch):
+    found = experiment(**{"memorization.execution": "vmap"})
+    monkeypatch.setattr(ensemble, "free_bytes", lambda device: 2**34)
+    taken = Ensemble(found, members=10**9).round_size
+    monkeypatch.setattr(ensemble, "free_bytes", lambda device: 2**33)
+    half = Ensemble(found, members=10**9).round_size
+    assert 0.4 < half / taken < 0.6
+    monkeypatch.setattr(ensemble, "free_bytes", lambda device: 10)
+    monkeypatch.setattr(ensemble, "to_devices", lambda split, mesh: _placed(split))
+    with pytest.raises(UserError, match="one member takes"):
+        Ensemble(found, members=10)
+
+
+def _placed(split):
+    from bat_jax.data.device import DeviceSplit
+
+    return DeviceSplit(
+        split.images, split.labels, split.ids.astype(np.int32), np.zeros(len(split), np.float32)
+    )

@@ -1,0 +1,120 @@
+"""The estimator is the formula of Feldman & Zhang, with standard errors, whatever the stream."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from bat_jax.errors import UserError
+from bat_jax.memorization import Statistics, estimate
+
+
+def ensemble(models=40, train=7, test=5, seed=0):
+    draws = np.random.default_rng(seed)
+    masks = draws.random((models, train)) < 0.7
+    return masks, draws.random((models, train)) < 0.8, draws.random((models, test)) < 0.6
+
+
+def by_hand(masks, scores, i):
+    """mem(i), or infl(i, j) where the scores are those of test example j, and its error."""
+    inside, outside = scores[masks[:, i]], scores[~masks[:, i]]
+    error = inside.var() / len(inside) + outside.var() / len(outside)
+    return inside.mean() - outside.mean(), np.sqrt(error)
+
+
+def test_memorization_and_influence_are_differences_of_means():
+    masks, train, test = ensemble()
+    found = estimate(masks, train, test)
+    (block,) = found.influence
+    for i in range(masks.shape[1]):
+        value, error = by_hand(masks, train[:, i], i)
+        assert found.memorization[i] == pytest.approx(value)
+        assert found.memorization_se[i] == pytest.approx(error)
+        assert (found.in_count[i], found.out_count[i]) == (masks[:, i].sum(), (~masks[:, i]).sum())
+        for j in range(test.shape[1]):
+            value, error = by_hand(masks, test[:, j], i)
+            assert block.values[i, j] == pytest.approx(value, abs=1e-6)
+            assert block.standard_error[i, j] == pytest.approx(error, abs=1e-6)
+
+
+def test_the_error_of_right_and_wrong_is_that_of_two_proportions():
+    masks, train, _ = ensemble()
+    found = estimate(masks, train)
+    q_in = (train & masks).sum(0) / masks.sum(0)
+    q_out = (train & ~masks).sum(0) / (~masks).sum(0)
+    error = np.sqrt(q_in * (1 - q_in) / masks.sum(0) + q_out * (1 - q_out) / (~masks).sum(0))
+    np.testing.assert_allclose(found.memorization_se, error)
+
+
+def test_probabilities_are_estimated_likewise():
+    masks, _, _ = ensemble()
+    draws = np.random.default_rng(1)
+    train, test = draws.random((40, 7)), draws.random((40, 5))
+    found = estimate(masks, train, test)
+    value, error = by_hand(masks, train[:, 3], 3)
+    assert found.memorization[3] == pytest.approx(value)
+    assert found.memorization_se[3] == pytest.approx(error)
+    value, error = by_hand(masks, test[:, 2], 3)
+    assert found.influence[0].values[3, 2] == pytest.approx(value, abs=1e-6)
+    assert found.influence[0].standard_error[3, 2] == pytest.approx(error, abs=1e-6)
+
+
+def test_where_nothing_can_be_said_there_is_nan_and_never_0():
+    masks = np.array([[True, False, True], [True, False, False]])
+    found = estimate(masks, np.ones((2, 3), bool), np.ones((2, 1), bool))
+    np.testing.assert_array_equal(np.isnan(found.memorization), [True, True, False])
+    np.testing.assert_array_equal(np.isnan(found.memorization_se), [True, True, False])
+    np.testing.assert_array_equal(np.isnan(found.influence[0].values[:, 0]), [True, True, False])
+
+
+def test_influence_within_classes_is_a_part_of_the_full_one():
+    masks, train, test = ensemble()
+    train_labels, test_labels = np.arange(7) % 3, np.arange(5) % 3
+    full = estimate(masks, train, test).influence[0]
+    blocks = estimate(
+        masks, train, test, influence="class", train_labels=train_labels, test_labels=test_labels
+    ).influence
+    assert len(blocks) == 3
+    for label, block in enumerate(blocks):
+        assert set(block.train) == set(np.flatnonzero(train_labels == label))
+        np.testing.assert_array_equal(block.values, full.values[np.ix_(block.train, block.test)])
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_no_order_or_grouping_of_the_models_changes_a_bit(binary):
+    masks, train, test = ensemble()
+    if not binary:
+        # As the store keeps probabilities.
+        draws = np.random.default_rng(2)
+        train = draws.integers(0, 2**15, train.shape) * 2.0**-15
+        test = draws.integers(0, 2**15, test.shape) * 2.0**-15
+    labels = np.zeros(7, np.int32), np.zeros(5, np.int32)
+
+    def streamed(groups):
+        statistics = Statistics(*labels, influence="full", binary=binary)
+        for rows in groups:
+            statistics.update(masks[rows], train[rows], test[rows])
+        return statistics.estimated()
+
+    whole = streamed([np.arange(40)])
+    parts = streamed(np.array_split(np.random.default_rng(3).permutation(40), 7))
+    for ours, theirs in zip(parts[:4], whole[:4], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(parts.influence[0], whole.influence[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((np.zeros((0, 3), bool), np.zeros((0, 3), bool)), {}, "and a model"),
+        ((np.zeros((2, 3), bool), np.zeros((1, 3), bool)), {}, "one each for every model"),
+        ((np.zeros((2, 3), bool), np.zeros((2, 4), bool)), {}, "expected the same"),
+        (ensemble(), {"influence": "class"}, "train_labels"),
+        (ensemble(), {"influence": "some"}, "'some'; expected class, full or none"),
+    ],
+)
+def test_wrong_inputs_are_told(arguments, options, words):
+    # Without the run-time check of shapes, which the tests switch on and which would speak first.
+    with pytest.raises(UserError, match=words):
+        inspect.unwrap(estimate)(*arguments, **options)
