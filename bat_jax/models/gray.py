@@ -24,7 +24,8 @@ def convolution(images: Gray, kernel: Kernel) -> Map:
       kernel: k, shape `[kernel_height, kernel_width, 1, channels]`.
     """
     taps = kernel.reshape(-1, kernel.shape[-1])
-    shifted = _shifted(images, kernel)
+    # The barrier keeps what made the image from being computed anew for every tap and channel.
+    shifted = _shifted(jax.lax.optimization_barrier(images), kernel)
     return sum(
         (view * tap[None, None, None] for view, tap in zip(shifted[1:], taps[1:], strict=True)),
         shifted[0] * taps[0][None, None, None],
