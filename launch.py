@@ -22,6 +22,11 @@ from bat_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default: runs/<config name>.")
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "A folder that keeps compiled programs, or none; default: one among the user's caches.",
+)
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the config, parameters, FLOPs and memory of a step; train nothing."
 )
@@ -41,6 +46,7 @@ def main(arguments: list[str]) -> None:
     from bat_jax.memorization import summary as memorization_summary
     from bat_jax.training import CheckpointError, NonFiniteError
 
+    backend.prepare(compilation_cache=_COMPILATION_CACHE.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
     # Orbax tells of every file. What goes wrong in its threads, and in TensorStore's callbacks,

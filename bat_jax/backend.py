@@ -7,10 +7,14 @@ images. On GPU and TPU the plain forms are right. What is computed is the same u
 rounding.
 """
 
+import hashlib
 import os
+import platform
+from pathlib import Path
 from typing import Literal
 
 import jax
+import jaxlib
 
 from bat_jax.errors import UserError
 
@@ -18,6 +22,10 @@ from bat_jax.errors import UserError
 Execution = Literal["map", "vmap"]
 
 OVERRIDE = "BAT_JAX_PROGRAMS"
+
+# Versions of jaxlib known to have the flag; XLA ends the process at a flag it does not know.
+_FUSED_PRODUCTS = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+_JAXLIBS_WITH_FUSED_PRODUCTS = ("0.10.2",)
 
 
 def is_cpu_style() -> bool:
@@ -66,3 +74,40 @@ def use_cores_as_devices() -> None:
 def loops_on_host() -> bool:
     """Returns whether long attacks call a compiled step again and again rather than loop in it."""
     return is_cpu_style()
+
+
+def prepare(*, compilation_cache: str | None) -> None:
+    """Sets what must be set before JAX first looks for devices.
+
+    For programs, not for libraries: it changes the process. On CPU, XLA then takes matrix products
+    from a faster library, which made an adversarial training step of PreActResNet-18 1.5 times as
+    fast; unless XLA_FLAGS is set already, or jaxlib is a version not known to have that flag.
+
+    Args:
+      compilation_cache: a folder that keeps compiled programs, so that the next run starts at
+        once; `none` keeps none; None is what JAX_COMPILATION_CACHE_DIR names, else a folder among
+        the user's caches.
+    """
+    if jaxlib.__version__ in _JAXLIBS_WITH_FUSED_PRODUCTS:
+        os.environ.setdefault("XLA_FLAGS", _FUSED_PRODUCTS)
+    if compilation_cache is None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        compilation_cache = str(default_compilation_cache())
+    if compilation_cache is not None:
+        folder = None if compilation_cache == "none" else compilation_cache
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def default_compilation_cache() -> Path:
+    """Returns the folder for compiled programs among the user's caches, one a kind of processor.
+
+    A home folder may be shared by machines; programs compiled for one may not run on another.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    kind = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    digest = hashlib.sha256("\n".join([platform.machine(), *kind]).encode()).hexdigest()[:12]
+    return caches / "bat_jax" / f"programs-{digest}"

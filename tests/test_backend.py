@@ -1,0 +1,49 @@
+"""What programs set before JAX starts never goes over what a user has set."""
+
+import jax
+import pytest
+
+from bat_jax import backend
+
+
+@pytest.fixture(autouse=True)
+def _config_as_it_was(monkeypatch):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.setenv("XLA_FLAGS", "")
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_a_known_jaxlib_gets_the_flag(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(backend.jaxlib, "__version__", "0.10.2")
+    backend.prepare(compilation_cache="none")
+    assert "LIBRARY_FUSION_TYPE_DOT" in backend.os.environ["XLA_FLAGS"]
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_another_jaxlib_does_not(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(backend.jaxlib, "__version__", "0.99.0")
+    backend.prepare(compilation_cache="none")
+    assert "XLA_FLAGS" not in backend.os.environ
+
+
+def test_a_users_flags_and_cache_stay(monkeypatch, tmp_path):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    backend.prepare(compilation_cache=None)
+    assert backend.os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_programs_are_kept_among_the_users_caches(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend.prepare(compilation_cache=None)
+    folder = jax.config.jax_compilation_cache_dir
+    assert folder == str(backend.default_compilation_cache())
+    assert folder.startswith(f"{tmp_path}/bat_jax/programs-")

@@ -1,0 +1,93 @@
+"""What a step costs, as the compiler counts it: numbers that no busy machine changes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax import backend
+from bat_jax.data.device import to_devices
+from bat_jax.training.experiment import build
+from tests.training.conftest import tiny
+
+STEPS = 2
+OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
+# MFLOP of the step that `compile_step` compiles. A change that moves one says why.
+PINNED = {
+    "standard": 60.0,
+    "pgd_at": 141.2,
+    "trades": 201.3,
+    "mart": 200.8,
+    "gairat": 141.2,
+    "bat": 144.6,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _accelerator_style():
+    """XLA counts its own convolutions alike on every back end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(backend.OVERRIDE, "accelerator")
+        yield
+
+
+@functools.cache
+def compile_step(objective):
+    """Returns an experiment and its compiled step, the attack written out so that it is counted."""
+    fields = {
+        "model.width": 16,
+        "attack.unroll": True,
+        "attack.num_steps": STEPS,
+        "objective.bat.start_epoch": 0.0,
+        "objective.gairat.start_epoch": 0.0,
+    }
+    experiment = build(tiny(objective, **fields))
+    state = jax.eval_shape(experiment.initial_state)
+    config = experiment.config
+    order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, config.train.batch_size), jnp.int32)
+    step = experiment.train_step().lower(state, experiment.train_data(), order)
+    return experiment, step.compile()
+
+
+def flops(program):
+    return program.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_step_computes_no_more_than_its_objective_must(objective):
+    experiment, program = compile_step(objective)
+    variables = jax.eval_shape(experiment.initial_state).variables
+    images = jax.ShapeDtypeStruct((64, *experiment.dataset.image_shape), jnp.float32)
+    forward = jax.jit(lambda variables, images: experiment.model.apply(variables, images))
+    passes = experiment.objective.forward_passes(STEPS)
+    assert flops(program) <= 1.05 * passes * flops(forward.lower(variables, images).compile())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_cost_of_a_step_is_what_it_was(objective):
+    assert flops(compile_step(objective)[1]) == pytest.approx(1e6 * PINNED[objective], rel=0.05)
+
+
+def test_bat_costs_what_pgd_at_does():
+    (_, bat), (_, plain) = compile_step("bat"), compile_step("pgd_at")
+    assert flops(bat) <= 1.03 * flops(plain)
+
+    def memory(program):
+        analysis = program.memory_analysis()
+        return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+
+    assert memory(bat) <= 1.05 * memory(plain)
+    # 1.3 MiB of temporaries for 64 images of 8x8 pixels.
+    assert plain.memory_analysis().temp_size_in_bytes == pytest.approx(1.3 * 2**20, rel=0.05)
+
+
+def test_evaluation_compiles_once_whatever_the_last_batch():
+    experiment = build(tiny("pgd_at"))
+    evaluator = experiment.evaluator(("cross_entropy",))
+    variables = experiment.initial_state().variables
+    # A whole batch of 64, then 36.
+    data = to_devices(experiment.train.take(np.arange(100)), experiment.mesh)
+    assert len(evaluator(variables, data)["clean"]) == 100
+    assert evaluator._step._cache_size() == 1
