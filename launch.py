@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> None:
     from bat_jax.memorization import summary as memorization_summary
     from bat_jax.training import CheckpointError, NonFiniteError
 
-    backend.prepare(compilation_cache=_COMPILATION_CACHE.value)
+    backend.prepare(
+        compilation_cache=_COMPILATION_CACHE.value, fuse_products=config.job != "memorization"
+    )
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
     # Orbax tells of every file. What goes wrong in its threads, and in TensorStore's callbacks,

@@ -76,7 +76,7 @@ def loops_on_host() -> bool:
     return is_cpu_style()
 
 
-def prepare(*, compilation_cache: str | None) -> None:
+def prepare(*, compilation_cache: str | None, fuse_products: bool = True) -> None:
     """Sets what must be set before JAX first looks for devices.
 
     For programs, not for libraries: it changes the process. On CPU, XLA then takes matrix products
@@ -87,8 +87,10 @@ def prepare(*, compilation_cache: str | None) -> None:
       compilation_cache: a folder that keeps compiled programs, so that the next run starts at
         once; `none` keeps none; None is what JAX_COMPILATION_CACHE_DIR names, else a folder among
         the user's caches.
+      fuse_products: whether to set the flag. It was measured with XLA's own convolutions alone,
+        not with those lowered as patches, as ensembles have them.
     """
-    if jaxlib.__version__ in _JAXLIBS_WITH_FUSED_PRODUCTS:
+    if fuse_products and jaxlib.__version__ in _JAXLIBS_WITH_FUSED_PRODUCTS:
         os.environ.setdefault("XLA_FLAGS", _FUSED_PRODUCTS)
     if compilation_cache is None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         compilation_cache = str(default_compilation_cache())
