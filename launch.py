@@ -3,7 +3,12 @@
 Any field of the config can be set on the command line: `--config.train.epochs=3`. The same command
 resumes a run that was interrupted.
 
-Exit status: 0 done, 1 training failed, 2 a wrong input, 128 + n stopped by signal n.
+On several hosts the same command is started on each (docs/tpu.md): TPU pods, Slurm and Kubernetes
+are recognised, elsewhere `--coordinator=host:port --num_processes=N --process_id=i` says who is
+who.
+
+Exit status: 0 done, 1 training failed or another process did, 2 a wrong input, 128 + n stopped by
+signal n; 134 when JAX's runtime ends the process because another one is gone.
 """
 
 import json
@@ -12,6 +17,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -30,6 +36,18 @@ _COMPILATION_CACHE = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the config, parameters, FLOPs and memory of a step; train nothing."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where the cluster is not recognised by itself."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes run together; 1 looks for no others.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0.", lower_bound=0
+)
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds that processes wait for one another at the start.", lower_bound=1
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +55,9 @@ def main(arguments: list[str]) -> None:
     del arguments
     config = _CONFIG.value
     # Imported here, so that a mistyped flag is told before JAX has started.
-    from bat_jax import backend
+    from jax.errors import JaxRuntimeError
+
+    from bat_jax import backend, distributed
     from bat_jax.config import plain
     from bat_jax.evaluation import results as evaluation_results
     from bat_jax.interruption import Interrupted
@@ -49,6 +69,10 @@ def main(arguments: list[str]) -> None:
     backend.prepare(
         compilation_cache=_COMPILATION_CACHE.value, fuse_products=config.job != "memorization"
     )
+    def fail(message: str, *, status: int) -> NoReturn:
+        print(f"launch.py: {distributed.prefix()}{message}", file=sys.stderr)
+        distributed.leave(status)
+
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or f"runs/{name}")
     # Orbax tells of every file. What goes wrong in its threads, and in TensorStore's callbacks,
@@ -58,6 +82,15 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("bat_jax").setLevel(logging.INFO)
     try:
+        distributed.initialize(
+            coordinator=_COORDINATOR.value,
+            num_processes=_NUM_PROCESSES.value,
+            process_id=_PROCESS_ID.value,
+            join_timeout=_JOIN_TIMEOUT.value,
+            folder=workdir if config.job == "train" else None,
+        )
+        if not distributed.is_main():
+            logging.getLogger("bat_jax").setLevel(logging.WARNING)
         with logging_redirect_tqdm():
             if config.job == "train":
                 if _DRY_RUN.value:
@@ -81,18 +114,28 @@ def main(arguments: list[str]) -> None:
                     f"config.job is {config.job!r}; expected train, memorization, or"
                     " evaluation with --config=configs/evaluation.py"
                 )
-        print(text)
-        print(f"results: {workdir / 'results.json'}")
+        if distributed.is_main():
+            print(text)
+            print(f"results: {workdir / 'results.json'}")
     except UserError as error:
-        _fail(str(error))
+        fail(str(error), status=2)
     except OSError as error:
-        _fail(f"{error.filename or workdir}: {error.strerror or error}", status=1)
-    except (CheckpointError, NonFiniteError) as error:
-        _fail(str(error), status=1)
+        fail(f"{error.filename or workdir}: {error.strerror or error}", status=1)
+    except (CheckpointError, NonFiniteError, distributed.PeerError) as error:
+        fail(str(error), status=1)
+    except JaxRuntimeError as error:
+        if not distributed.is_peer_lost(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        fail(
+            f"another process is gone, and this one cannot go on without it ({reason});"
+            " run the same command in all of them to go on",
+            status=1,
+        )
     except Interrupted as error:
-        _fail(str(error), status=128 + error.signal)
+        fail(str(error), status=128 + error.signal)
     except KeyboardInterrupt:
-        _fail("stopped; run the same command to go on", status=128 + signal.SIGINT)
+        fail("stopped; run the same command to go on", status=128 + signal.SIGINT)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -100,12 +143,12 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
         if len(rest) > 1:
-            _fail(f"unknown argument {rest[1]!r}; expected flags, as --config=configs/<name>.py")
+            _refuse(f"unknown argument {rest[1]!r}; expected flags, as --config=configs/<name>.py")
         if not flags.FLAGS["config"].present:
-            _fail("--config is not set; expected a file, as --config=configs/digits_bat.py")
+            _refuse("--config is not set; expected a file, as --config=configs/digits_bat.py")
         path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
         if not path.is_file():
-            _fail(f"--config: no file {path}; expected one of configs/")
+            _refuse(f"--config: no file {path}; expected one of configs/")
         # Reading the config is what finds its errors.
         flags.FLAGS["config"].value  # noqa: B018
         return rest
@@ -113,12 +156,12 @@ def _parse(arguments: list[str]) -> list[str]:
         # str() of a KeyError is the repr of its message.
         is_key = isinstance(error, KeyError) and error.args
         message = f"no field {error.args[0]}" if is_key else error
-        _fail("wrong config or flag: " + " ".join(str(message).split()))
+        _refuse("wrong config or flag: " + " ".join(str(message).split()))
 
 
-def _fail(message: str, *, status: int = 2) -> None:
+def _refuse(message: str) -> NoReturn:
     print(f"launch.py: {message}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

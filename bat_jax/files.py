@@ -28,6 +28,15 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what `written_whole` left in a folder when its process was killed.
+
+    Only for a folder that nobody else writes to.
+    """
+    for partial in folder.glob(".*.part"):
+        partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` as indented JSON, refusing NaN, which JSON does not have."""
     with written_whole(path) as file:

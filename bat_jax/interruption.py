@@ -1,10 +1,18 @@
-"""A request to stop, heard between two steps instead of in the middle of one."""
+"""A request to stop, heard between two steps instead of in the middle of one.
+
+Of several processes one may hear it alone, as when a single host of a pod is taken away: all of
+them stop, at the same step.
+"""
 
 import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
+
+import jax
+
+from bat_jax import distributed
 
 
 class Interrupted(Exception):
@@ -23,11 +31,17 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Whether SIGTERM or SIGINT has come. A second signal ends the process at once."""
+    """Whether SIGTERM or SIGINT has come. A second signal ends the process at once.
+
+    Attributes:
+      requested: the signal to stop for; of several processes, one that all of them know of.
+    """
 
     def __init__(self) -> None:
         """Nothing has come yet."""
         self.requested: signal.Signals | None = None
+        self._heard = 0
+        self._pending: jax.Array | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Interruption"]:
@@ -37,7 +51,7 @@ class Interruption:
 
         def note(number: int, frame: FrameType | None) -> None:
             del frame
-            self.requested = signal.Signals(number)
+            self._heard = number
             for known, handler in before.items():
                 signal.signal(known, handler)
 
@@ -48,6 +62,26 @@ class Interruption:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def poll(self) -> bool:
+        """Returns whether to stop now; to be called by every process after the same steps.
+
+        The processes ask one another on their devices, and each reads the answer one call later,
+        when it is long there: no device waits.
+        """
+        if jax.process_count() == 1:
+            return self._note(self._heard)
+        previous, self._pending = self._pending, distributed.largest(self._heard)
+        return previous is not None and self._note(int(previous))
+
+    def settle(self) -> bool:
+        """Returns whether any process has been asked to stop until now, waiting for the answer."""
+        return self._note(distributed.anywhere(self._heard))
+
+    def _note(self, number: int) -> bool:
+        if number:
+            self.requested = signal.Signals(number)
+        return bool(number)
 
     def end(self, message: str) -> NoReturn:
         """Raises `Interrupted` for the signal that has come."""

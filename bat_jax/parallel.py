@@ -23,9 +23,14 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     """Returns a one-dimensional mesh of the first `num_devices` devices, or of all (0).
 
     Raises:
-      UserError: more devices asked for than there are.
+      UserError: more devices asked for than there are, or so few that a process would have none.
     """
     devices = jax.devices()
+    if jax.process_count() > 1 and num_devices not in (0, len(devices)):
+        raise UserError(
+            f"config.parallel.devices is {num_devices}; expected 0, all {len(devices)}, where"
+            f" {jax.process_count()} processes run together"
+        )
     if num_devices > len(devices):
         raise UserError(
             f"config.parallel.devices is {num_devices}; found {len(devices)} {devices[0].platform}"
@@ -69,5 +74,13 @@ def over_devices(
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a whole copy of every array on each device."""
-    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+    """Puts a whole copy of every host array on each device.
+
+    Of several processes each puts its own copy, which must be the same, on its own devices.
+    """
+    sharding = NamedSharding(mesh, REPLICATED)
+
+    def put(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(put, tree)

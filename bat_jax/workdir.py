@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
+from bat_jax import distributed, files
 from bat_jax.errors import UserError
 from bat_jax.files import write_json
 
@@ -29,11 +30,23 @@ _FREE = (
 
 @contextlib.contextmanager
 def opened(workdir: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process alone.
+    """Makes the folder and holds it for this run alone; of several processes the main one does.
+
+    What a killed process left half-written in it is removed.
 
     Raises:
-      UserError: it cannot be made, or another process holds it.
+      UserError: it cannot be made, or another run holds it.
     """
+    with contextlib.ExitStack() as stack:
+        with distributed.agreed():
+            if distributed.is_main():
+                stack.enter_context(_held(workdir))
+                files.remove_partial(workdir)
+        yield
+
+
+@contextlib.contextmanager
+def _held(workdir: Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -61,9 +74,24 @@ def claim(workdir: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
       data: digests of the data's parts.
 
     Raises:
-      UserError: it holds a run of another config, or of other data.
+      UserError: it holds a run of another config, or of other data; or the processes that run
+        together do not have the same config, data or folder.
     """
     path = workdir / "config.json"
+    distributed.check_same("the config", json.dumps(configs.plain(config), sort_keys=True))
+    distributed.check_same("the data", json.dumps(dict(data), sort_keys=True))
+    with distributed.agreed():
+        if distributed.is_main():
+            _claim(workdir, path, config, data)
+    with distributed.agreed():
+        if not path.exists():
+            raise UserError(
+                f"{path}: process 0 has written it, and it is not here; expected a folder that all"
+                " processes share: name one with --workdir"
+            )
+
+
+def _claim(workdir: Path, path: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
     ours = configs.plain(config)
     if not path.exists():
         write_json(

@@ -49,7 +49,7 @@ class Evaluator:
             _make_step(model.clone(dtype=jnp.float32), config, losses),
             mesh,
             in_specs=(parallel.REPLICATED, parallel.REPLICATED, parallel.REPLICATED),
-            out_specs=parallel.SHARED,
+            out_specs=parallel.REPLICATED,
         )
 
     def __call__(
@@ -116,7 +116,8 @@ def _make_step(
                 verdicts[attack_name(loss, settings.num_steps)] = verdicts["clean"] & correct(
                     logits_fn(adversarial), labels
                 )
-        return verdicts
+        # Every process gets those of all devices.
+        return {name: jax.lax.all_gather(v, AXIS, tiled=True) for name, v in verdicts.items()}
 
     return step
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax import distributed
 from bat_jax import workdir as workdirs
 from bat_jax.config import one_of
 from bat_jax.errors import UserError
@@ -30,7 +31,8 @@ def evaluate_run(
     if config.run is None:
         raise UserError("config.run is not set; expected a run's folder, as --config.run=runs/NAME")
     run = Path(config.run)
-    experiment = read_run(run, config)
+    with distributed.agreed():
+        experiment = read_run(run, config)
     settings = experiment.config
     if workdir is None:
         workdir = run / f"evaluation-{settings.attack.norm}-{settings.attack.epsilon:.4g}"

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int64
+from jaxtyping import Array, Bool, Float, Int64
 from tqdm import tqdm
 
-from bat_jax import keys, memorization
+from bat_jax import distributed, keys, memorization
 from bat_jax.attacks import checks
-from bat_jax.attacks.autoattack import Result, autoattack
+from bat_jax.attacks.autoattack import autoattack
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation import results
@@ -30,7 +30,8 @@ def evaluate(
     """Evaluates every state and writes examples.npz, then results.json, which it returns.
 
     AutoAttack writes its verdicts to `autoattack_<step>.npz` after every batch and goes on from
-    there; a folder with results.json is finished.
+    there; each of several processes attacks its share of the images, with a file of its own. A
+    folder with results.json is finished.
 
     Args:
       experiment: the run; its config says how to evaluate.
@@ -49,17 +50,19 @@ def evaluate(
         step = int(saved.state.step)
         # Best and last may be the same state.
         if step not in done:
-            with tqdm(total=len(test), unit="image", desc=f"testing {name}", disable=None) as bar:
+            with tqdm(
+                total=len(test),
+                unit="image",
+                desc=f"testing {name}",
+                disable=None if distributed.is_main() else True,
+            ) as bar:
                 verdicts = evaluator(saved.state.evaluated, data, bar.update)
             broken: dict[str, Any] = {}
             if config.evaluation.attacks:
-                path = workdir / f"autoattack_{step}.npz"
-                result = _autoattack(experiment, saved, test, path)
-                verdicts["autoattack"] = result.robust
-                broken = dict(result.by_attack)
+                verdicts["autoattack"], broken = _autoattack(experiment, saved, test, workdir)
                 plain = attack_name("cross_entropy", config.evaluation.num_steps)
-                if plain in verdicts:
-                    checks.warn_if_pgd_misleads(verdicts[plain], result.robust)
+                if plain in verdicts and distributed.is_main():
+                    checks.warn_if_pgd_misleads(verdicts[plain], verdicts["autoattack"])
             done[step] = verdicts, broken
         verdicts, broken = done[step]
         found[name] = {"step": step, "test": results.summarize(verdicts, groups)}
@@ -70,9 +73,11 @@ def evaluate(
         for attack, is_broken in broken.items():
             examples[f"{name}_broken_by_{attack}"] = is_broken
     found["seconds"] = round(seconds, 1)
-    write_npz(workdir / "examples.npz", examples)
-    # Last of all: a folder with results.json is a finished run.
-    write_json(workdir / "results.json", found)
+    with distributed.agreed():
+        if distributed.is_main():
+            write_npz(workdir / "examples.npz", examples)
+            # Last of all: a folder with results.json is a finished run.
+            write_json(workdir / "results.json", found)
     return found
 
 
@@ -86,8 +91,11 @@ def test_images(experiment: Experiment) -> Split:
     return test.take(np.sort(rows))
 
 
-def _autoattack(experiment: Experiment, saved: Saved, test: Split, path: Path) -> Result:
-    config = experiment.config
+def _autoattack(
+    experiment: Experiment, saved: Saved, test: Split, workdir: Path
+) -> tuple[Bool[np.ndarray, "images"], dict[str, Bool[np.ndarray, "images"]]]:
+    """Returns which images withstand AutoAttack, and which each of its attacks broke."""
+    config, processes = experiment.config, jax.process_count()
     # Whatever type the model trained in, it is attacked in float32.
     model = experiment.model.clone(dtype=jnp.float32)
     # AutoAttack shares images among devices in its own way, and places the variables for it.
@@ -98,21 +106,26 @@ def _autoattack(experiment: Experiment, saved: Saved, test: Split, path: Path) -
     ) -> Float[Array, "batch classes"]:
         return model.apply(variables, images, train=False)  # type: ignore[return-value]
 
-    ids = jnp.asarray(test.ids.astype(np.int32))
-    return autoattack(
-        logits_fn,
-        test.images / np.float32(255),
-        test.labels,
-        keys.per_image(keys.derive(config.seed, keys.Purpose.EVALUATION), ids),
-        epsilon=config.attack.epsilon,
-        norm=config.attack.norm,
-        attacks=tuple(config.evaluation.attacks),
-        batch_size=config.evaluation.batch_size,
-        path=path,
-        keep_adversarial=False,
-        progress=sys.stderr.isatty(),
-        devices=experiment.mesh.local_devices,
-    )
+    part = "" if processes == 1 else f"_{jax.process_index() + 1}of{processes}"
+    with distributed.agreed():
+        ours = test.take(np.arange(len(test))[distributed.share(len(test))])
+        ids = jnp.asarray(ours.ids.astype(np.int32))
+        result = autoattack(
+            logits_fn,
+            ours.images / np.float32(255),
+            ours.labels,
+            keys.per_image(keys.derive(config.seed, keys.Purpose.EVALUATION), ids),
+            epsilon=config.attack.epsilon,
+            norm=config.attack.norm,
+            attacks=tuple(config.evaluation.attacks),
+            batch_size=config.evaluation.batch_size // processes,
+            path=workdir / f"autoattack_{int(saved.state.step)}{part}.npz",
+            keep_adversarial=False,
+            progress=sys.stderr.isatty() and distributed.is_main(),
+            devices=experiment.mesh.local_devices,
+        )
+    by_attack = {name: distributed.concatenated(b) for name, b in result.by_attack.items()}
+    return distributed.concatenated(result.robust), by_attack
 
 
 def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, "rows"]]:

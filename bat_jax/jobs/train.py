@@ -8,14 +8,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bat_jax import parallel
+from bat_jax import distributed, parallel
 from bat_jax import workdir as workdirs
 from bat_jax.interruption import Interruption
 from bat_jax.jobs.final import evaluate
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import build
 from bat_jax.training.loop import fit
-from bat_jax.training.metrics import MetricsLog
+from bat_jax.training.metrics import Log, MetricsLog, NoLog
 from bat_jax.training.state import number_of_parameters
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
       Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     workdir = Path(workdir)
-    experiment = build(config)
-    parallel.check_divisible("config.train.batch_size", config.train.batch_size, experiment.mesh)
+    with distributed.agreed():
+        experiment = build(config)
+        parallel.check_divisible(
+            "config.train.batch_size", config.train.batch_size, experiment.mesh
+        )
     with workdirs.opened(workdir):
         dataset = experiment.dataset
         workdirs.claim(workdir, config, experiment.digests())
         path = workdir / "results.json"
-        if path.exists():
+        if distributed.anywhere(path.exists()):
             log.info("%s: this run is finished; nothing to train", workdir)
             return json.loads(path.read_bytes())
         log.info(
@@ -70,11 +73,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
                 start = Saved(experiment.initial_state(), 0.0)
             else:
                 log.info("resuming from step %d", int(start.state.step))
-            records = MetricsLog(workdir, resumed_step=int(start.state.step))
+            records = _log(workdir, int(start.state.step))
             try:
                 with Interruption().listening() as interruption:
                     last = fit(experiment, checkpoints, records, start, interruption)
-                    if interruption.requested:
+                    if interruption.settle():
                         interruption.end("training is finished and saved, the evaluation is not")
             finally:
                 records.close()
@@ -82,3 +85,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
             return evaluate(experiment, states, workdir, seconds=last.seconds)
         finally:
             checkpoints.close()
+
+
+def _log(workdir: Path, step: int) -> Log:
+    """Returns where the records go, after those until `step`; only the main process writes them."""
+    with distributed.agreed():
+        return MetricsLog(workdir, resumed_step=step) if distributed.is_main() else NoLog()

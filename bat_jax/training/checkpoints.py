@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from bat_jax import distributed
 from bat_jax.errors import UserError
 from bat_jax.parallel import REPLICATED
 from bat_jax.training.state import TrainState, fingerprint
@@ -164,7 +165,9 @@ class Checkpoints:
         """Returns the first whole state of these steps, and the damaged ones before it."""
         for number, step in enumerate(steps):
             saved = self._read(step, like)
-            if saved is not None:
+            # What one process cannot read, none takes: they go on from the same step.
+            if not distributed.anywhere(saved is None):
+                assert saved is not None
                 return saved, steps[:number]
             log.warning("checkpoint %s/%d is damaged: falling back to another", self._folder, step)
         raise UserError(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
@@ -80,7 +80,8 @@ class Experiment:
                 ema=self.config.train.ema > 0,
             )
 
-        return parallel.replicate(jax.jit(create)(), self.mesh)
+        # Computed on every device, of every process, rather than sent there.
+        return jax.jit(create, out_shardings=NamedSharding(self.mesh, parallel.REPLICATED))()
 
     def train_step(self) -> Any:
         """Returns the jitted step over all devices: (state, data, order) to (state, metrics)."""

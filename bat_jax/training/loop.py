@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from bat_jax import distributed
 from bat_jax.data.device import epoch_order, to_devices
 from bat_jax.interruption import Interruption
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment
-from bat_jax.training.metrics import MetricsLog
+from bat_jax.training.metrics import Log
 from bat_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Meter:
 def fit(
     experiment: Experiment,
     checkpoints: Checkpoints,
-    records: MetricsLog,
+    records: Log,
     start: Saved,
     interruption: Interruption,
 ) -> Saved:
@@ -154,7 +155,11 @@ def fit(
 
     meter = Meter(lambda step: step % config.train.log_every == 0 or ends_epoch(step), record)
     with tqdm(
-        total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True
+        total=total_steps,
+        initial=step,
+        unit="step",
+        disable=None if distributed.is_main() else True,
+        dynamic_ncols=True,
     ) as bar:
         while step < total_steps:
             epoch = step // steps_per_epoch
@@ -166,7 +171,7 @@ def fit(
                 bar.update()
                 if ends_epoch(step):
                     break
-                if interruption.requested:
+                if interruption.poll():
                     # What was not yet read may be what must not be saved.
                     meter.flush()
                     save_and_end(step)
@@ -178,7 +183,7 @@ def fit(
                 checkpoints.save(state, seconds=time.monotonic() - began, metrics=scores)
                 _report(step, experiment, latest, scores)
                 meter.restart_clock()
-            if interruption.requested and step < total_steps:
+            if step < total_steps and interruption.poll():
                 save_and_end(step)
     checkpoints.wait()
     return Saved(state, time.monotonic() - began)

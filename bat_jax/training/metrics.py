@@ -4,10 +4,31 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from tensorboardX import SummaryWriter
 
 from bat_jax.files import written_whole
+
+
+class Log(Protocol):
+    """Takes the records of a run."""
+
+    def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Records values under their names."""
+
+    def close(self) -> None:
+        """Ends the log."""
+
+
+class NoLog:
+    """Records nothing: for the processes beside the one that does."""
+
+    def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class MetricsLog:

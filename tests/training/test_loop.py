@@ -1,5 +1,7 @@
 """A run that stops anywhere goes on to the same bits, with batch norm, bfloat16, crops and EMA."""
 
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -20,16 +22,11 @@ class AfterSteps(Interruption):
         super().__init__()
         self._left = steps
 
-    @property
-    def requested(self):
-        import signal
-
+    def poll(self):
         self._left -= 1
-        return signal.SIGTERM if self._left < 0 else None
-
-    @requested.setter
-    def requested(self, value):
-        pass
+        if self._left < 0:
+            self.requested = signal.SIGTERM
+        return self.requested is not None
 
 
 @pytest.fixture(scope="module")
