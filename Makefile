@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow topology lint types clean
 
 demo: $(VENV)/installed
 	@echo "== demo: BAT on real handwritten digits (configs/digits_bat.py)"
@@ -17,6 +17,12 @@ test: lint types
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# The compiler for TPUs has an environment of its own: requirements-tpu.txt says why.
+topology:
+	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/installed-tpu
+	@echo "== topology: compiling training steps for TPU slices without a TPU"
+	.venv-tpu/bin/python -m pytest -m "slow or not slow" tests/jobs/test_topology.py
 
 lint: $(VENV)/installed-dev
 	@echo "== lint"
@@ -45,5 +51,10 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
+$(VENV)/installed-tpu: requirements-tpu.txt $(VENV)/installed-dev
+	@echo "== environment: installing requirements-tpu.txt (about 400 MB, once)"
+	$(BIN)/pip install --quiet -r requirements-tpu.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-tpu .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -13,6 +13,7 @@ signal n; 134 when JAX's runtime ends the process because another one is gone.
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -48,12 +49,29 @@ _PROCESS_ID = flags.DEFINE_integer(
 _JOIN_TIMEOUT = flags.DEFINE_integer(
     "join_timeout", 300, "Seconds that processes wait for one another at the start.", lower_bound=1
 )
+_AOT_TOPOLOGY = flags.DEFINE_string(
+    "aot_topology",
+    None,
+    "Compile the training step for a TPU slice, as v5e:16x16, print what it costs; train nothing.",
+)
+_WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def main(arguments: list[str]) -> None:
     """Runs the config's job."""
     del arguments
     config = _CONFIG.value
+    if _AOT_TOPOLOGY.value:
+        # There is a compiler for TPUs but no TPU: it is not to look for one, nor to hold it.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        for name, value in _WITHOUT_TPU.items():
+            os.environ.setdefault(name, value)
     # Imported here, so that a mistyped flag is told before JAX has started.
     from jax.errors import JaxRuntimeError
 
@@ -92,6 +110,12 @@ def main(arguments: list[str]) -> None:
         if not distributed.is_main():
             logging.getLogger("bat_jax").setLevel(logging.WARNING)
         with logging_redirect_tqdm():
+            if config.job == "train" and _AOT_TOPOLOGY.value:
+                from bat_jax.jobs import topology
+
+                description, fits = topology.describe(config, _AOT_TOPOLOGY.value)
+                print(description)
+                sys.exit(0 if fits else 1)
             if config.job == "train":
                 if _DRY_RUN.value:
                     print(describe(config))

@@ -36,8 +36,12 @@ def make_mesh(num_devices: int = 0) -> Mesh:
             f"config.parallel.devices is {num_devices}; found {len(devices)} {devices[0].platform}"
             " device(s): lower it"
         )
-    chosen = np.asarray(devices[: num_devices or None])
-    return Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,))
+    return mesh_of(devices[: num_devices or None])
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """Returns the one-dimensional mesh of these devices, which need not be of this machine."""
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def check_divisible(field: str, batch_size: int, mesh: Mesh) -> None:

@@ -24,6 +24,7 @@ install_import_hook(
         "bat_jax.data.fashion_mnist",
         "bat_jax.data.images",
         "bat_jax.data.tiny_imagenet",
+        "bat_jax.distributed",
         "bat_jax.evaluation",
         "bat_jax.keys",
         "bat_jax.losses",

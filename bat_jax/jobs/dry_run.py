@@ -24,7 +24,7 @@ def describe(config: ConfigDict) -> str:
     order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, config.train.batch_size), jnp.int32)
     data = experiment.train_data()
     compiled = experiment.train_step().lower(state, data, order).compile()
-    forward = _forward_flops(experiment)
+    forward = forward_flops(experiment)
     passes = experiment.objective.forward_passes(config.attack.num_steps)
     memory = compiled.memory_analysis()
     devices = experiment.mesh.size
@@ -56,7 +56,7 @@ def describe_ensemble(config: ConfigDict) -> str:
     settings = config.memorization
     size = round(settings.ratio * len(experiment.train))
     steps = planned(experiment, examples=size).total_steps
-    forward = _forward_flops(experiment)
+    forward = forward_flops(experiment)
     passes = experiment.objective.forward_passes(config.attack.num_steps)
     training = forward * config.train.batch_size * passes * steps
     images = len(experiment.train) + len(experiment.dataset.test)
@@ -77,7 +77,7 @@ def describe_ensemble(config: ConfigDict) -> str:
     )
 
 
-def _forward_flops(experiment: Experiment) -> float:
+def forward_flops(experiment: Experiment) -> float:
     """Returns the FLOPs of one image's forward pass, as XLA counts those of eight."""
     images = jax.ShapeDtypeStruct((8, *experiment.dataset.image_shape), jnp.float32)
     variables = jax.eval_shape(experiment.initial_state).variables

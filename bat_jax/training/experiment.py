@@ -105,20 +105,27 @@ class Experiment:
         return Evaluator(self.model, self.config, self.mesh, losses=losses)
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(
+    config: ConfigDict, *, dataset: Dataset | None = None, mesh: Mesh | None = None
+) -> Experiment:
     """Returns the experiment of a config.
+
+    Args:
+      config: the whole config.
+      dataset: in place of the one that the config names.
+      mesh: in place of the devices of this machine.
 
     Raises:
       UserError: a field, the data or the estimates are wrong.
     """
     configs.validate(config)
-    mesh = parallel.make_mesh(config.parallel.devices)
+    mesh = mesh or parallel.make_mesh(config.parallel.devices)
     parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
     # An unknown name is told before any data is read.
     configs.one_of("objective.name", config.objective.name, tuple(objectives.OBJECTIVES))
     models.create(config.model.name, 2, stem=config.model.stem)
 
-    dataset = load(config.data.name, path=config.data.path)
+    dataset = dataset or load(config.data.name, path=config.data.path)
     validation, train = _hold_out(dataset, config)
     estimates = _estimates(config, dataset)
     steps_per_epoch, total_steps, learning_rate = _plan(config, len(train))

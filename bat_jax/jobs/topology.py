@@ -1,0 +1,311 @@
+"""What a training step would cost on a TPU slice, compiled for it without having one.
+
+XLA's TPU compiler runs on any machine: it gives the memory that a chip needs and every collective.
+The time is a prediction by a roofline, never a measurement. The compiler, libtpu, is installed in
+an environment of its own (requirements-tpu.txt): where it is, plain runs look for TPUs in vain.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from bat_jax import parallel
+from bat_jax.data import Dataset, Split
+from bat_jax.data.device import DeviceSplit
+from bat_jax.errors import UserError
+from bat_jax.jobs.dry_run import forward_flops
+from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.state import number_of_parameters
+
+# Of a chip's peak rates, what a well-fed program reaches: assumptions, not measurements.
+_MATRIX_EFFICIENCY = 0.4
+_BANDWIDTH_EFFICIENCY = 0.7
+_COLLECTIVE_SECONDS = 10e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What Google Cloud's documentation states of one chip.
+
+    Attributes:
+      flops: bfloat16 operations a second.
+      memory: bytes.
+      bandwidth: of the memory, bytes a second.
+      interconnect: of all links to other chips together, bytes a second.
+    """
+
+    flops: float
+    memory: float
+    bandwidth: float
+    interconnect: float
+
+
+# https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e.
+CHIPS = {
+    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
+    "v6e": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
+}
+
+# Image shape, classes, training and test images: enough to compile for data that are not here.
+_SHAPES = {
+    "digits": ((8, 8, 1), 10, 1348, 449),
+    "fashion_mnist": ((28, 28, 1), 10, 60_000, 10_000),
+    "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
+    "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
+    "tiny_imagenet": ((64, 64, 3), 200, 100_000, 10_000),
+}
+
+_TYPE_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+_COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of the compiled step.
+
+    Attributes:
+      kind: such as `all-reduce`.
+      size: bytes of its result, on a chip.
+      in_loop: whether it is in a loop's body, the attack's, and so runs once an attack step.
+    """
+
+    kind: str
+    size: int
+    in_loop: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one step takes on one chip, the attack's loop counted as often as it runs.
+
+    Attributes:
+      flops: floating-point operations.
+      traffic: bytes to and from the chip's memory.
+      memory: bytes that are held while it runs.
+      collectives: in the order of the program.
+    """
+
+    flops: float
+    traffic: float
+    memory: int
+    collectives: tuple[Collective, ...]
+
+    def seconds(self, chip: Chip, chips: int, num_steps: int) -> tuple[float, float, float]:
+        """Returns the predicted seconds of products, of memory traffic and of collectives."""
+        talk = 0.0
+        for collective in self.collectives if chips > 1 else ():
+            times = num_steps if collective.in_loop else 1
+            # A ring sends what it reduces twice, less one part.
+            passes = 2 if collective.kind == "all-reduce" else 1
+            sent = passes * collective.size * (chips - 1) / chips
+            talk += times * (sent / chip.interconnect + _COLLECTIVE_SECONDS)
+        return (
+            self.flops / (chip.flops * _MATRIX_EFFICIENCY),
+            self.traffic / (chip.bandwidth * _BANDWIDTH_EFFICIENCY),
+            talk,
+        )
+
+
+def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
+    """Compiles the training step of a config for a slice, and tells whether it fits.
+
+    Args:
+      config: the whole config.
+      topology: such as `v5e:16x16`.
+
+    Returns:
+      What to print, and whether a chip's memory holds the step.
+
+    Raises:
+      UserError: the topology or a field of the config is not known, or libtpu is not installed.
+    """
+    generation = topology.partition(":")[0]
+    if generation not in CHIPS:
+        raise UserError(
+            f"--aot_topology={topology}: unknown generation; expected one of {', '.join(CHIPS)}"
+            " and a shape, as v5e:16x16"
+        )
+    chip, devices = CHIPS[generation], _devices(topology)
+    experiment, adjusted = _experiment(config, devices)
+    config = experiment.config
+    chips, batch, steps = len(devices), config.train.batch_size, config.attack.num_steps
+    forward = forward_flops(experiment)
+    passes = experiment.objective.forward_passes(steps)
+    lines = [
+        f"{topology}: {chips} chips of {chip.memory / 2**30:.0f} GiB,"
+        f" {chip.flops / 1e12:.0f} TFLOP/s (bfloat16), {chip.bandwidth / 1e9:.0f} GB/s;"
+        f" {len({device.process_index for device in devices})} host(s)",
+        f"{config.objective.name} on {config.data.name}, {config.model.name}, batch {batch}"
+        f" ({batch // chips} a chip), {steps} attack steps",
+        *adjusted,
+        f"parameters: {_parameters(experiment):,}",
+    ]
+    try:
+        cost = measure(experiment)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        return "\n".join([*lines, f"does not fit: {reason}"]), False
+    fits = cost.memory <= chip.memory
+    products, traffic, talk = cost.seconds(chip, chips, steps)
+    # Products and traffic overlap; collectives are taken not to.
+    seconds = max(products, traffic) + talk
+    lines += [
+        f"memory, a chip: {cost.memory / 2**20:,.1f} MiB,"
+        f" {100 * cost.memory / chip.memory:.1f} % of its capacity:"
+        f" {'fits' if fits else 'does not fit'}",
+        f"FLOPs, a chip and step: {cost.flops / 1e9:,.4g} G by XLA's count;"
+        f" {forward * passes * batch / chips / 1e9:,.4g} G as {passes} forward passes",
+        f"memory traffic, a chip and step: {cost.traffic / 1e9:,.4g} GB by XLA's count",
+        *_table(cost.collectives, steps),
+        f"predicted step: {1e3 * seconds:.3g} ms = max(products {1e3 * products:.3g},"
+        f" memory traffic {1e3 * traffic:.3g}) + collectives {1e3 * talk:.3g};"
+        f" {batch / seconds:,.0f} images/s",
+        f"predicted training: {experiment.total_steps:,} steps,"
+        f" {experiment.total_steps * seconds / 3600:.3g} h without evaluation",
+        "PREDICTED by a roofline, not measured; assumed: "
+        f"{100 * _MATRIX_EFFICIENCY:.0f} % of peak FLOP/s, {100 * _BANDWIDTH_EFFICIENCY:.0f} % of"
+        " memory bandwidth, rings over all links at their full rate, "
+        f"{1e6 * _COLLECTIVE_SECONDS:.0f} us a collective, no overlap of collectives, no waiting"
+        " for the host",
+    ]
+    return "\n".join(lines), fits
+
+
+def measure(experiment: Experiment) -> Cost:
+    """Compiles the step, as it is and without its attack, and returns what it costs a chip.
+
+    XLA counts a loop's body once: with K attack steps, the cost is that of the step without an
+    attack, and K times what the loop adds to it.
+    """
+    compiled = _compile(experiment)
+    memory: Any = compiled.memory_analysis()
+    held = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+        # The new state takes the place of the old.
+        - memory.alias_size_in_bytes
+    )
+    flops, traffic = _counts(compiled)
+    steps = experiment.config.attack.num_steps
+    if experiment.objective.attack_loss is not None and steps > 1:
+        rest = _counts(_compile(_without_attack(experiment)))
+        flops = rest[0] + steps * (flops - rest[0])
+        traffic = rest[1] + steps * (traffic - rest[1])
+    return Cost(flops, traffic, held, tuple(collectives_of(compiled.as_text() or "")))
+
+
+def collectives_of(program: str) -> Iterator[Collective]:
+    """Yields the collectives of a compiled program, in the text form of XLA's HLO."""
+    bodies = set(re.findall(r"\bbody=%?([\w.\-]+)", program))
+    in_loop = False
+    for line in program.splitlines():
+        head = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if head:
+            in_loop = head[1] in bodies
+        found = re.match(rf"\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ({_COLLECTIVES})(-start)?\(", line)
+        if found:
+            shapes = re.findall(r"(\w+)\[([\d,]*)\]", found[1])
+            if found[3] and found[2] != "all-reduce":
+                # Started and awaited apart, these hold their operands before their results.
+                shapes = shapes[len(shapes) // 2 :]
+            size = sum(
+                _TYPE_BYTES.get(kind, 4) * math.prod(int(n) for n in numbers.split(",") if n)
+                for kind, numbers in shapes
+            )
+            yield Collective(found[2], size, in_loop)
+
+
+def _devices(topology: str) -> list[jax.Device]:
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--aot_topology={topology}: {reason}; expected a slice that exists, as v5e:16x16, and"
+            " the environment of requirements-tpu.txt (make topology)"
+        ) from None
+
+
+def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experiment, list[str]]:
+    """Returns the experiment on the slice, and what had to be changed in its config."""
+    config = config.copy_and_resolve_references()
+    changed = []
+    with config.unlocked():
+        # Chosen by the back end otherwise, and that is not this machine's.
+        config.attack.unroll = False
+        for section, field in ((config.train, "train"), (config.evaluation, "evaluation")):
+            batch = math.ceil(section.batch_size / len(devices)) * len(devices)
+            if batch != section.batch_size:
+                changed.append(
+                    f"config.{field}.batch_size: {batch} in place of {section.batch_size}, which"
+                    f" {len(devices)} chips cannot share: set it for the run too"
+                )
+                section.batch_size = batch
+    return build(config, dataset=_stand_in(config), mesh=parallel.mesh_of(devices)), changed
+
+
+def _stand_in(config: ConfigDict) -> Dataset | None:
+    """Returns black images of the data set's shape, or None to read the real ones."""
+    if config.data.name not in _SHAPES:
+        return None
+    shape, classes, *sizes = _SHAPES[config.data.name]
+    train, test = (
+        Split(np.zeros((n, *shape), np.uint8), np.zeros(n, np.int32), np.arange(n)) for n in sizes
+    )
+    return Dataset(config.data.name, train, test, tuple(map(str, range(classes))))
+
+
+def _compile(experiment: Experiment) -> jax.stages.Compiled:
+    rows, shape = len(experiment.train), experiment.dataset.image_shape
+    data = jax.eval_shape(
+        lambda: DeviceSplit(
+            jnp.zeros((rows, *shape), jnp.uint8),
+            jnp.zeros(rows, jnp.int32),
+            jnp.zeros(rows, jnp.int32),
+            jnp.zeros(rows),
+        )
+    )
+    order = jax.ShapeDtypeStruct(
+        (experiment.steps_per_epoch, experiment.config.train.batch_size), jnp.int32
+    )
+    state = jax.eval_shape(experiment.initial_state)
+    return experiment.train_step().lower(state, data, order).compile()
+
+
+def _without_attack(experiment: Experiment) -> Experiment:
+    config = experiment.config.copy_and_resolve_references()
+    config.attack.num_steps = 0
+    return dataclasses.replace(experiment, config=config)
+
+
+def _counts(compiled: jax.stages.Compiled) -> tuple[float, float]:
+    counts = compiled.cost_analysis() or {}
+    return counts.get("flops", math.nan), counts.get("bytes accessed", math.nan)
+
+
+def _parameters(experiment: Experiment) -> int:
+    return number_of_parameters(jax.eval_shape(experiment.initial_state).variables)
+
+
+def _table(found: tuple[Collective, ...], num_steps: int) -> list[str]:
+    """Returns a line for the collectives of every kind and size."""
+    groups = collections.Counter(found)
+    lines = [f"collectives, a step: {len(found)} in the program"]
+    for one, times in sorted(groups.items(), key=lambda item: -item[0].size * item[1]):
+        loop = f", in the attack's loop: {num_steps} times each" if one.in_loop else ""
+        lines.append(f"  {times} x {one.kind} of {one.size / 1024:,.3g} KiB{loop}")
+    return lines

@@ -1,0 +1,210 @@
+"""A run in several processes: the numbers of one process, and an end for whatever happens."""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.jobs.processes import (
+    final_state,
+    finish,
+    free_port,
+    has_validated,
+    leftovers,
+    run,
+    start,
+    wait_for,
+)
+
+# Reductions over processes add in another order than those within one.
+TOLERANCE = 1e-5
+
+
+def assert_equal(ours, theirs):
+    for found, expected in zip(final_state(ours), final_state(theirs), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def assert_close(ours, theirs):
+    for found, expected in zip(final_state(ours), final_state(theirs), strict=True):
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+def assert_same_results(ours, theirs, names):
+    """Compares accuracies; an image on the edge may fall to either side."""
+    found, expected = (json.loads((w / "results.json").read_bytes()) for w in (ours, theirs))
+    for state in ("best", "last"):
+        assert set(found[state]["test"]) == names
+        for name, value in found[state]["test"].items():
+            other = expected[state]["test"][name]
+            assert value["n"] == other["n"]
+            assert value["accuracy"] == pytest.approx(other["accuracy"], abs=2 / value["n"])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run of two processes with two devices each, three epochs of four steps."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, run(workdir, 2)
+
+
+def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
+    workdir, (main, other) = finished
+    run(tmp_path / "one", 1, devices=4)
+    assert_close(workdir, tmp_path / "one")
+    assert_same_results(workdir, tmp_path / "one", {"clean", "pgd2"})
+    # One process writes, and once.
+    assert "best clean" in main.stdout
+    assert other.stdout.count("best clean") == 0
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == [2, 4, 4, 6, 8, 8, 10, 12, 12]
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert not leftovers(workdir)
+
+
+def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_resumes(finished, tmp_path):
+    whole, _ = finished
+    workdir = tmp_path / "run"
+    processes = start(workdir, 2)
+    wait_for(has_validated(workdir), processes)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = finish(processes)
+    assert [process.status for process in ended] == [128 + signal.SIGTERM] * 2
+    told = {process.stderr.splitlines()[-1].partition("stopped by")[2] for process in ended}
+    assert len(told) == 1
+    assert "is saved; run the same command" in told.pop()
+    assert not leftovers(workdir)
+    main, _ = run(workdir, 2)
+    assert "resuming from step" in main.stderr
+    assert_equal(workdir, whole)
+
+
+def test_when_one_process_is_killed_the_others_end_with_an_error_within_a_minute(tmp_path):
+    workdir = tmp_path / "run"
+    processes = start(workdir, 2)
+    wait_for(has_validated(workdir), processes)
+    processes[1].kill()
+    killed = time.monotonic()
+    main = finish(processes, timeout=60)[0]
+    assert time.monotonic() - killed < 60
+    assert main.status in (1, -signal.SIGABRT)
+    assert "another process is gone" in main.stderr or "another task died" in main.stderr
+    assert not (workdir / "results.json").exists()
+
+
+def test_processes_name_the_one_that_does_not_join(tmp_path):
+    processes = start(tmp_path / "run", 3, "--join_timeout=3", missing=(1,))
+    for process in finish(processes, timeout=60):
+        assert process.status == 1
+        assert "waited 3 s for all to join; missing: 1;" in process.stderr
+    assert not (tmp_path / "run").exists() or not leftovers(tmp_path / "run")
+
+
+def test_processes_of_different_configs_are_refused(tmp_path):
+    port = free_port()
+    first = start(tmp_path / "run", 2, missing=(1,), port=port)
+    second = start(tmp_path / "run", 2, "--config.seed=1", missing=(0,), port=port)
+    for process in finish([*first, *second]):
+        assert process.status == 2, process.stderr
+        assert "the config: not the same in process 1 as in process 0" in process.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_the_main_process_is_refused_ends_all(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text("{}")
+    main, other = finish(start(workdir, 2))
+    assert (main.status, other.status) == (2, 2)
+    assert "not a run's config" in main.stderr
+    assert "process 0: " in other.stderr
+    assert "not a run's config" in other.stderr
+
+
+@pytest.mark.slow
+def test_four_processes_give_the_numbers_of_one_and_resume_on_any_number_of_devices(tmp_path):
+    run(tmp_path / "one", 1, devices=8)
+    run(tmp_path / "four", 4)
+    assert_close(tmp_path / "four", tmp_path / "one")
+    workdir = tmp_path / "stopped"
+    processes = start(workdir, 4)
+    wait_for(has_validated(workdir), processes)
+    processes[2].send_signal(signal.SIGTERM)
+    assert {process.status for process in finish(processes)} == {128 + signal.SIGTERM}
+    for devices in (1, 2, 8):
+        resumed = tmp_path / f"resumed_{devices}"
+        shutil.copytree(workdir, resumed)
+        (only,) = run(resumed, 1, devices=devices)
+        assert "resuming from step" in only.stderr
+        assert_close(resumed, tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_of_autoattack(tmp_path):
+    flags = ("--config.evaluation.attacks=('apgd-ce','square')", "--config.evaluation.subset=61")
+    run(tmp_path / "one", 1, *flags, devices=4)
+    run(tmp_path / "two", 2, *flags)
+    assert_same_results(tmp_path / "two", tmp_path / "one", {"clean", "pgd2", "autoattack"})
+    files = sorted(path.name for path in (tmp_path / "two").glob("autoattack_12_*.npz"))
+    assert files == ["autoattack_12_1of2.npz", "autoattack_12_2of2.npz"]
+
+
+@pytest.mark.slow
+def test_a_killed_main_process_ends_the_others_and_the_run_resumes_bit_identical(
+    finished, tmp_path
+):
+    whole, _ = finished
+    workdir = tmp_path / "run"
+    processes = start(workdir, 2)
+    wait_for(has_validated(workdir), processes)
+    processes[0].kill()
+    other = finish(processes, timeout=60)[1]
+    assert other.status in (1, -signal.SIGABRT)
+    run(workdir, 2)
+    assert_equal(workdir, whole)
+    assert not leftovers(workdir)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_by_all(finished, tmp_path):
+    from tests.jobs.test_train import checkpoint_steps, damage
+
+    whole, _ = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    (workdir / "results.json").unlink()
+    steps = checkpoint_steps(workdir)
+    damage(workdir / "checkpoints" / str(steps[-1]) / "state")
+    main, _ = run(workdir, 2)
+    assert f"resuming from step {steps[-2]}" in main.stderr
+    assert_equal(workdir, whole)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_leave_the_bits_of_an_undisturbed_run(tmp_path):
+    flags = ("--config.train.epochs=100", "--join_timeout=20")
+    run(tmp_path / "whole", 2, *flags)
+    workdir, draw = tmp_path / "run", random.Random(0)
+    for kill in range(20):
+        processes = start(workdir, 2, *flags)
+        time.sleep(draw.uniform(0, 12))
+        victim = draw.randrange(2)
+        assert processes[victim].poll() is None, "the run ended before it was killed 20 times"
+        processes[victim].kill()
+        killed = time.monotonic()
+        ended = finish(processes, timeout=60)
+        other = ended[1 - victim]
+        seconds = time.monotonic() - killed
+        print(f"kill {kill + 1}: process {victim}; the other: {other.status}, {seconds:.1f} s")
+        assert other.status in (1, -signal.SIGABRT)
+    run(workdir, 2, *flags)
+    assert_equal(workdir, tmp_path / "whole")
+    assert not leftovers(workdir)
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if f"--workdir={workdir}" in command]

@@ -1,0 +1,105 @@
+"""Compiling for a TPU slice: reading the program; where libtpu is installed, the real thing."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from bat_jax.errors import UserError
+from bat_jax.jobs import topology
+from configs import digits_bat
+from tests.jobs.test_train import ROOT
+
+has_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: make topology"
+)
+
+PROGRAM = """HloModule jit_step
+
+%region_1.2 (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add = f32[] add(%a, %b)
+}
+
+%body.7 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %all-reduce.1 = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%region_1.2
+}
+
+ENTRY %main.9 (p0: f32[8]) -> f32[8] {
+  %while.1 = (s32[], f32[8]) while(%init), condition=%cond.3, body=%body.7
+  %all-reduce-start.2 = (f32[4,2]{1,0}, bf16[3]{0}) all-reduce-start(%y, %z), to_apply=%region_1.2
+  %all-reduce-done.2 = (f32[4,2]{1,0}, bf16[3]{0}) all-reduce-done(%all-reduce-start.2)
+  %all-gather-start.3 = (f32[2]{0}, f32[4]{0:T(256)}) all-gather-start(%w), dimensions={0}
+  ROOT %reduce-scatter.4 = s32[] reduce-scatter(%v), to_apply=%region_1.2
+}
+"""
+
+
+def test_collectives_are_read_with_size_and_place():
+    assert list(topology.collectives_of(PROGRAM)) == [
+        topology.Collective("all-reduce", 32, True),
+        topology.Collective("all-reduce", 38, False),
+        topology.Collective("all-gather", 16, False),
+        topology.Collective("reduce-scatter", 4, False),
+    ]
+
+
+def test_the_roofline_counts_a_collective_of_the_loop_at_every_attack_step():
+    chip = topology.Chip(flops=1e12, memory=1e9, bandwidth=1e11, interconnect=1e10)
+    once = topology.Cost(4e11, 7e10, 0, (topology.Collective("all-reduce", 10**9, False),))
+    looped = topology.Cost(4e11, 7e10, 0, (topology.Collective("all-reduce", 10**9, True),))
+    products, traffic, talk = once.seconds(chip, 4, 10)
+    assert (products, traffic) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert talk == pytest.approx(2 * 0.75 * 0.1, rel=1e-3)
+    assert looped.seconds(chip, 4, 10)[2] == pytest.approx(10 * talk)
+    assert once.seconds(chip, 1, 10)[2] == 0
+
+
+def test_an_unknown_generation_is_refused():
+    with pytest.raises(UserError, match="unknown generation; expected one of v5e"):
+        topology.describe(digits_bat.get_config(), "v9x:2x2")
+
+
+def compile_for(name, config, *flags):
+    return subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "launch.py"),
+            f"--config={ROOT}/configs/{config}.py",
+            f"--aot_topology={name}",
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@has_compiler
+def test_a_step_is_compiled_for_four_chips_and_described():
+    result = compile_for("v5e:2x2", "digits_bat")
+    assert result.returncode == 0, result.stderr
+    for words in ("4 chips of 16 GiB", ": fits", "all-reduce of", "PREDICTED by a roofline"):
+        assert words in result.stdout
+    # XLA's count, with the loop put right, and the one by forward passes are of one size.
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("FLOPs"))
+    counted, expected = (float(word) for word in line.split() if word[0].isdigit() and "." in word)
+    assert counted == pytest.approx(expected, rel=0.3)
+
+
+@pytest.mark.slow
+@has_compiler
+def test_a_step_that_does_not_fit_ends_with_status_one():
+    flags = ("--config.train.batch_size=32768", "--config.model.width=512")
+    result = compile_for("v5e:2x2", "fashion_mnist_bat", *flags)
+    assert result.returncode == 1, result.stderr
+    assert "does not fit" in result.stdout
+
+
+@pytest.mark.slow
+@has_compiler
+def test_a_slice_that_does_not_exist_is_refused():
+    result = compile_for("v5e:3x5x7", "digits_bat")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("launch.py: --aot_topology=v5e:3x5x7: ")
