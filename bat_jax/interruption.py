@@ -48,10 +48,13 @@ class Interruption:
         """Notes the signals while the block runs; the handlers before it come back after."""
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.getsignal(number) for number in numbers}
+        is_alone = jax.process_count() == 1
 
         def note(number: int, frame: FrameType | None) -> None:
             del frame
             self._heard = number
+            if is_alone:
+                self.requested = signal.Signals(number)
             for known, handler in before.items():
                 signal.signal(known, handler)
 
