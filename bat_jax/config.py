@@ -97,6 +97,8 @@ def default() -> ConfigDict:
     train.steps = config_dict.placeholder(int)
     # Over all devices.
     train.batch_size = 128
+    # Parts in which each device computes its share of the batch, one after another, to save memory.
+    train.accumulation = 1
     train.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 0.1
     optimizer.momentum = 0.9
@@ -273,6 +275,7 @@ def validate(config: ConfigDict) -> None:
         ("train.epochs", config.train.epochs, 1),
         ("train.steps", 1 if config.train.steps is None else config.train.steps, 1),
         ("train.batch_size", config.train.batch_size, 1),
+        ("train.accumulation", config.train.accumulation, 1),
         ("train.optimizer.learning_rate", config.train.optimizer.learning_rate, 0),
         ("train.optimizer.momentum", config.train.optimizer.momentum, 0),
         ("train.optimizer.weight_decay", config.train.optimizer.weight_decay, 0),

@@ -44,12 +44,13 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def check_divisible(field: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises a UserError unless the devices can share a batch evenly."""
-    if batch_size % mesh.size:
+def check_divisible(field: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
+    """Raises a UserError unless the devices can share a batch evenly, each in so many parts."""
+    if batch_size % (mesh.size * parts):
+        among = f"{mesh.size} devices" + (f" in {parts} parts each" if parts > 1 else "")
         raise UserError(
-            f"{field} is {batch_size}, which {mesh.size} devices cannot share evenly; expected a"
-            f" multiple of {mesh.size}"
+            f"{field} is {batch_size}, which {among} cannot share evenly; expected a multiple of"
+            f" {mesh.size * parts}"
         )
 
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import parallel
-from bat_jax.training.experiment import Experiment, build, planned
+from bat_jax.training.experiment import Experiment, build, check_batch, planned
 from bat_jax.training.state import number_of_parameters
 
 
@@ -19,7 +18,7 @@ def describe(config: ConfigDict) -> str:
       UserError: the config, the data or the estimates are wrong.
     """
     experiment = build(config)
-    parallel.check_divisible("config.train.batch_size", config.train.batch_size, experiment.mesh)
+    check_batch(experiment)
     state = jax.eval_shape(experiment.initial_state)
     order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, config.train.batch_size), jnp.int32)
     data = experiment.train_data()

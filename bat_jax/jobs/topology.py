@@ -248,7 +248,8 @@ def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experime
         # Chosen by the back end otherwise, and that is not this machine's.
         config.attack.unroll = False
         for section, field in ((config.train, "train"), (config.evaluation, "evaluation")):
-            batch = math.ceil(section.batch_size / len(devices)) * len(devices)
+            shares = len(devices) * section.get("accumulation", 1)
+            batch = math.ceil(section.batch_size / shares) * shares
             if batch != section.batch_size:
                 changed.append(
                     f"config.{field}.batch_size: {batch} in place of {section.batch_size}, which"

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bat_jax import distributed, parallel
+from bat_jax import distributed
 from bat_jax import workdir as workdirs
 from bat_jax.interruption import Interruption
 from bat_jax.jobs.final import evaluate
 from bat_jax.training.checkpoints import Checkpoints, Saved
-from bat_jax.training.experiment import build
+from bat_jax.training.experiment import build, check_batch
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import Log, MetricsLog, NoLog
 from bat_jax.training.state import number_of_parameters
@@ -39,9 +39,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     workdir = Path(workdir)
     with distributed.agreed():
         experiment = build(config)
-        parallel.check_divisible(
-            "config.train.batch_size", config.train.batch_size, experiment.mesh
-        )
+        check_batch(experiment)
     with workdirs.opened(workdir):
         dataset = experiment.dataset
         workdirs.claim(workdir, config, experiment.digests())

@@ -180,6 +180,14 @@ def planned(experiment: Experiment, *, examples: int) -> Experiment:
     )
 
 
+def check_batch(experiment: Experiment) -> None:
+    """Raises a UserError unless the devices can share a training batch evenly."""
+    train = experiment.config.train
+    parallel.check_divisible(
+        "config.train.batch_size", train.batch_size, experiment.mesh, parts=train.accumulation
+    )
+
+
 def score_name(config: ConfigDict) -> str:
     """Returns the name of the validation accuracy that chooses the best checkpoint."""
     if config.evaluation.select_by == "clean":

@@ -1,7 +1,7 @@
 """The train step: one device's share of a global batch, from data to updated state."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from bat_jax import keys
 from bat_jax.attacks.pgd import Trajectory, correct, pgd_trajectory
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.parallel import AXIS
+from bat_jax.training import accumulation
 from bat_jax.training.objectives import Batch, Metrics, Objective
 from bat_jax.training.state import TrainState, Variables
 
@@ -21,6 +22,14 @@ Images = Float[Array, "batch height width channels"]
 TrainStep = Callable[
     [TrainState, DeviceSplit, Int32[Array, "steps batch_size"]], tuple[TrainState, Metrics]
 ]
+
+
+class Outputs(NamedTuple):
+    """What the model gives for a batch; clean logits where the objective asks for them."""
+
+    logits: Float[Array, "batch classes"]
+    features: Float[Array, "batch features"]
+    clean_logits: Float[Array, "batch classes"] | None
 
 
 def make_train_step(
@@ -64,36 +73,30 @@ def make_train_step(
             flip=config.data.flip,
         )
         attack_keys = keys.per_image(keys.derive(root, keys.Purpose.ATTACK, state.step), places)
-        adversarial = attack(state.variables, images, labels, attack_keys)
+        parts = config.train.accumulation
+        adversarial = accumulation.mapped(
+            lambda part: attack(state.variables, *part), (images, labels, attack_keys), parts=parts
+        )
 
-        def loss(
-            params: Any,
-        ) -> tuple[Float[Array, ""], tuple[Variables, Metrics, Bool[Array, "batch"]]]:
-            variables = {**state.variables, "params": params}
-            clean_logits = None
-            if objective.clean == "trained":
-                (clean_logits, _), variables = forward(variables, images)
-            elif objective.clean == "read":
-                clean_logits = model.apply(variables, images, train=False)
-            (logits, features), variables = forward(variables, adversarial.images)
-            is_correct = correct(logits, labels)
+        def loss(outputs: Outputs) -> tuple[Float[Array, ""], tuple[Metrics, Bool[Array, "batch"]]]:
+            is_correct = correct(outputs.logits, labels)
             value, metrics = objective.loss(
                 Batch(
                     labels=labels,
-                    logits=logits,
-                    features=features,
-                    clean_logits=clean_logits,
+                    logits=outputs.logits,
+                    features=outputs.features,
+                    clean_logits=outputs.clean_logits,
                     robust_steps=adversarial.robust_steps + is_correct.astype(jnp.int32),
                     memorization=data.memorization[rows],
                     epoch=state.step / steps_per_epoch,
                 )
             )
-            return value, (variables, metrics, is_correct)
+            return value, (metrics, is_correct)
 
         params = state.variables["params"]
-        (value, (variables, metrics, is_correct)), gradients = jax.value_and_grad(
-            loss, has_aux=True
-        )(params)
+        (value, ((metrics, is_correct), variables)), gradients = accumulation.value_and_grad(
+            forward, loss, state.variables, (images, adversarial.images), parts=parts
+        )
         # The loss is the global one on every device: its gradient is the mean of the devices'.
         gradients = jax.lax.pmean(gradients, AXIS)
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
@@ -112,7 +115,18 @@ def make_train_step(
         }
         return TrainState(state.step + 1, variables, opt_state, ema), metrics
 
-    def forward(variables: Variables, images: Images) -> tuple[Any, Variables]:
+    def forward(variables: Variables, pair: tuple[Images, Images]) -> tuple[Outputs, Variables]:
+        """Returns the outputs for images and their adversarial ones, and the new statistics."""
+        images, adversarial = pair
+        clean_logits = None
+        if objective.clean == "trained":
+            (clean_logits, _), variables = trained(variables, images)
+        elif objective.clean == "read":
+            clean_logits = model.apply(variables, images, train=False)
+        (logits, features), variables = trained(variables, adversarial)
+        return Outputs(logits, features, clean_logits), variables
+
+    def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
         """Returns (logits, features) in training mode and the variables with new statistics."""
         outputs, updated = model.apply(
             variables, images, train=True, features=True, mutable=["batch_stats"]
