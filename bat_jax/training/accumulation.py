@@ -2,8 +2,8 @@
 
 A loss over a batch, with weights and similarities among all of its examples, is not a sum of losses
 of its parts. So the parts are forwarded first, the loss is differentiated with respect to what came
-out of all of them, and each part is forwarded again to carry its share of that back: the chain rule,
-exactly, for one more forward pass. (Gao et al., arXiv:2101.06983, do so for contrastive losses.)
+out of all of them, and each part is forwarded again to carry its share of that back: exactly the
+chain rule, for one more forward pass. (Gao et al., arXiv:2101.06983, do so for contrastive losses.)
 
 Batch norm normalises each part by the part's own statistics, as in a small batch, and moves its
 running statistics once, by their mean over the parts: a model with it is not trained quite
