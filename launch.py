@@ -110,10 +110,12 @@ def main(arguments: list[str]) -> None:
         if not distributed.is_main():
             logging.getLogger("bat_jax").setLevel(logging.WARNING)
         with logging_redirect_tqdm():
-            if config.job == "train" and _AOT_TOPOLOGY.value:
+            if _AOT_TOPOLOGY.value and config.job in ("train", "memorization"):
                 from bat_jax.jobs import topology
 
-                description, fits = topology.describe(config, _AOT_TOPOLOGY.value)
+                is_ensemble = config.job == "memorization"
+                describing = topology.describe_ensemble if is_ensemble else topology.describe
+                description, fits = describing(config, _AOT_TOPOLOGY.value)
                 print(description)
                 sys.exit(0 if fits else 1)
             if config.job == "train":

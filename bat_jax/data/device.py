@@ -1,6 +1,6 @@
 """The data set on the device: batches, order, crops and flips are made there."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,18 @@ def to_devices(
             )
     arrays = (split.images, split.labels, split.ids.astype(np.int32), np.float32(memorization))
     return DeviceSplit(*parallel.replicate(arrays, mesh))
+
+
+def shapes(split: Split) -> Any:
+    """Returns the shapes and types of a split on a device, to compile for it."""
+    return jax.eval_shape(
+        lambda: DeviceSplit(
+            jnp.zeros(split.images.shape, jnp.uint8),
+            jnp.zeros(len(split), jnp.int32),
+            jnp.zeros(len(split), jnp.int32),
+            jnp.zeros(len(split)),
+        )
+    )
 
 
 def free_bytes(device: jax.Device) -> int:

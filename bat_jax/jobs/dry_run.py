@@ -53,14 +53,8 @@ def describe_ensemble(config: ConfigDict) -> str:
     """
     experiment = build(config)
     settings = config.memorization
-    size = round(settings.ratio * len(experiment.train))
-    steps = planned(experiment, examples=size).total_steps
-    forward = forward_flops(experiment)
-    passes = experiment.objective.forward_passes(config.attack.num_steps)
-    training = forward * config.train.batch_size * passes * steps
-    images = len(experiment.train) + len(experiment.dataset.test)
-    attack = 2 * config.evaluation.num_steps if settings.inputs == "adversarial" else 0
-    scoring = forward * images * (1 + attack)
+    steps, passes, training = _training_of_member(experiment)
+    images, scoring = _scoring_of_member(experiment)
     state = jax.eval_shape(experiment.initial_state)
     total = settings.members * (training + scoring)
     return "\n".join(
@@ -74,6 +68,29 @@ def describe_ensemble(config: ConfigDict) -> str:
             f" {total / 1e14 / 3600:,.3g} device-hours at 100 TFLOP/s",
         ]
     )
+
+
+def member_flops(experiment: Experiment) -> float:
+    """Returns the FLOPs of training one member of an ensemble and scoring it."""
+    return _training_of_member(experiment)[2] + _scoring_of_member(experiment)[1]
+
+
+def _training_of_member(experiment: Experiment) -> tuple[int, int, float]:
+    """Returns a member's steps, their cost in forward passes, and the FLOPs of all of them."""
+    config = experiment.config
+    size = round(config.memorization.ratio * len(experiment.train))
+    steps = planned(experiment, examples=size).total_steps
+    passes = experiment.objective.forward_passes(config.attack.num_steps)
+    return steps, passes, forward_flops(experiment) * config.train.batch_size * passes * steps
+
+
+def _scoring_of_member(experiment: Experiment) -> tuple[int, float]:
+    """Returns how many images a member is scored on, and the FLOPs of that."""
+    config = experiment.config
+    images = len(experiment.train) + len(experiment.dataset.test)
+    is_attacked = config.memorization.inputs == "adversarial"
+    attack = 2 * config.evaluation.num_steps if is_attacked else 0
+    return images, forward_flops(experiment) * images * (1 + attack)
 
 
 def forward_flops(experiment: Experiment) -> float:

@@ -20,9 +20,10 @@ from ml_collections import ConfigDict
 
 from bat_jax import parallel
 from bat_jax.data import Dataset, Split
-from bat_jax.data.device import DeviceSplit
+from bat_jax.data.device import shapes
 from bat_jax.errors import UserError
-from bat_jax.jobs.dry_run import forward_flops
+from bat_jax.jobs.dry_run import forward_flops, member_flops
+from bat_jax.memorization.ensemble import Ensemble, even_rounds
 from bat_jax.training.experiment import Experiment, build
 from bat_jax.training.state import number_of_parameters
 
@@ -30,6 +31,8 @@ from bat_jax.training.state import number_of_parameters
 _MATRIX_EFFICIENCY = 0.4
 _BANDWIDTH_EFFICIENCY = 0.7
 _COLLECTIVE_SECONDS = 10e-6
+# Of a chip's memory, what an ensemble may take.
+_MEMORY_PART = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,22 +132,14 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
     Raises:
       UserError: the topology or a field of the config is not known, or libtpu is not installed.
     """
-    generation = topology.partition(":")[0]
-    if generation not in CHIPS:
-        raise UserError(
-            f"--aot_topology={topology}: unknown generation; expected one of {', '.join(CHIPS)}"
-            " and a shape, as v5e:16x16"
-        )
-    chip, devices = CHIPS[generation], _devices(topology)
+    chip, devices = _slice(topology)
     experiment, adjusted = _experiment(config, devices)
     config = experiment.config
     chips, batch, steps = len(devices), config.train.batch_size, config.attack.num_steps
     forward = forward_flops(experiment)
     passes = experiment.objective.forward_passes(steps)
     lines = [
-        f"{topology}: {chips} chips of {chip.memory / 2**30:.0f} GiB,"
-        f" {chip.flops / 1e12:.0f} TFLOP/s (bfloat16), {chip.bandwidth / 1e9:.0f} GB/s;"
-        f" {len({device.process_index for device in devices})} host(s)",
+        _headline(topology, chip, devices),
         f"{config.objective.name} on {config.data.name}, {config.model.name}, batch {batch}"
         f" ({batch // chips} a chip), {steps} attack steps",
         *adjusted,
@@ -181,6 +176,52 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
         " for the host",
     ]
     return "\n".join(lines), fits
+
+
+def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
+    """Finds how many members of an ensemble a chip of a slice holds, by compiling for it.
+
+    Members do not speak to one another: one chip tells for all.
+
+    Args:
+      config: the whole config, of the job `memorization`.
+      topology: such as `v5e:4x4`.
+
+    Returns:
+      What to print, and whether a chip holds a member.
+
+    Raises:
+      UserError: the topology or a field of the config is not known, or libtpu is not installed.
+    """
+    chip, devices = _slice(topology)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        # What the back end of a TPU gets, which is not this machine's.
+        config.memorization.update(execution="vmap", lowering="xla", members_at_once=1)
+    experiment, _ = _experiment(config, devices[:1])
+    settings, chips = config.memorization, len(devices)
+    usable = _MEMORY_PART * chip.memory
+    try:
+        fitting = Ensemble(experiment, members=settings.members).fitting(usable)
+    except (UserError, jax.errors.JaxRuntimeError) as error:
+        return f"does not fit: {' '.join(str(error).split())[:300]}", False
+    size = even_rounds(settings.members, fitting=fitting, devices=chips)
+    flops = settings.members * member_flops(experiment)
+    seconds = flops / (chips * chip.flops * _MATRIX_EFFICIENCY)
+    return "\n".join(
+        [
+            _headline(topology, chip, devices),
+            f"{settings.members:,} members: {config.objective.name} on {config.data.name},"
+            f" {config.model.name}, {_parameters(experiment):,} parameters, batch"
+            f" {config.train.batch_size}",
+            f"members a chip, at once: {fitting} in {100 * _MEMORY_PART:.0f} % of its memory;"
+            f" {math.ceil(settings.members / size)} round(s) of {size} on the slice",
+            f"FLOPs of all members: {flops / 1e15:,.4g} P",
+            f"predicted: at least {seconds / 3600:.3g} h on {chips} chips",
+            f"PREDICTED from the FLOPs, not measured; assumed: {100 * _MATRIX_EFFICIENCY:.0f} % of"
+            " peak FLOP/s, which members as small as these may be far from",
+        ]
+    ), True
 
 
 def measure(experiment: Experiment) -> Cost:
@@ -229,15 +270,32 @@ def collectives_of(program: str) -> Iterator[Collective]:
             yield Collective(found[2], size, in_loop)
 
 
-def _devices(topology: str) -> list[jax.Device]:
+def _slice(topology: str) -> tuple[Chip, list[jax.Device]]:
+    generation = topology.partition(":")[0]
+    if generation not in CHIPS:
+        raise UserError(
+            f"--aot_topology={topology}: unknown generation; expected one of {', '.join(CHIPS)}"
+            " and a shape, as v5e:16x16"
+        )
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return CHIPS[generation], list(
+            topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        )
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"--aot_topology={topology}: {reason}; expected a slice that exists, as v5e:16x16, and"
             " the environment of requirements-tpu.txt (make topology)"
         ) from None
+
+
+def _headline(topology: str, chip: Chip, devices: list[jax.Device]) -> str:
+    hosts = len({device.process_index for device in devices})
+    return (
+        f"{topology}: {len(devices)} chips of {chip.memory / 2**30:.0f} GiB,"
+        f" {chip.flops / 1e12:.0f} TFLOP/s (bfloat16), {chip.bandwidth / 1e9:.0f} GB/s;"
+        f" {hosts} host(s)"
+    )
 
 
 def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experiment, list[str]]:
@@ -271,15 +329,7 @@ def _stand_in(config: ConfigDict) -> Dataset | None:
 
 
 def _compile(experiment: Experiment) -> jax.stages.Compiled:
-    rows, shape = len(experiment.train), experiment.dataset.image_shape
-    data = jax.eval_shape(
-        lambda: DeviceSplit(
-            jnp.zeros((rows, *shape), jnp.uint8),
-            jnp.zeros(rows, jnp.int32),
-            jnp.zeros(rows, jnp.int32),
-            jnp.zeros(rows),
-        )
-    )
+    data = shapes(experiment.train)
     order = jax.ShapeDtypeStruct(
         (experiment.steps_per_epoch, experiment.config.train.batch_size), jnp.int32
     )

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Key, Shaped
 
 from bat_jax import backend, keys
 from bat_jax.attacks.pgd import correct, pgd
-from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, to_devices, to_unit
+from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, shapes, to_devices, to_unit
 from bat_jax.errors import UserError
 from bat_jax.keys import Purpose
 from bat_jax.parallel import AXIS
@@ -99,9 +99,7 @@ class Ensemble:
         self._mesh = Mesh(
             devices[:, None], (_MEMBER, AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
         )
-        self._train = to_devices(experiment.train, self._mesh)
-        self._test = to_devices(experiment.dataset.test, self._mesh)
-        fitting = settings.members_at_once or self._fitting()
+        fitting = settings.members_at_once or self.fitting(_USABLE * self._free_bytes())
         self.round_size = even_rounds(members, fitting=fitting, devices=len(devices))
 
     @property
@@ -138,6 +136,19 @@ class Ensemble:
         scores = jax.device_get(self._scored(states, filled, self._train, self._test))
         progress(len(members) / (self.epochs + 1))
         return Scores(members, *(values[: len(members)] for values in scores))
+
+    @functools.cached_property
+    def _train(self) -> DeviceSplit:
+        return to_devices(self._experiment.train, self._mesh)
+
+    @functools.cached_property
+    def _test(self) -> DeviceSplit:
+        return to_devices(self._experiment.dataset.test, self._mesh)
+
+    def _free_bytes(self) -> int:
+        """Returns what the data, once there, leave of the memory of the fullest device."""
+        jax.block_until_ready((self._train, self._test))
+        return min(free_bytes(device) for device in self._mesh.local_devices)
 
     def _key(self, member: Int[Array, ""]) -> Key[Array, ""]:
         return keys.derive(self._experiment.config.seed, Purpose.MEMBER, member)
@@ -292,13 +303,15 @@ class Ensemble:
 
         return jax.jit(mapped, donate_argnums=donate)
 
-    def _fitting(self) -> int:
-        """Returns how many members a device has memory for at a time.
+    def fitting(self, free: float) -> int:
+        """Returns how many members a device with so many bytes takes at a time.
 
         The compiler tells what a round of one takes and, where members train all at once, one of
         two: what every further one adds. One after another, it adds its state.
+
+        Raises:
+          UserError: not even one fits.
         """
-        free = _USABLE * min(free_bytes(device) for device in self._mesh.local_devices)
         one = self._bytes(1)
         if self._execution == "map":
             each = sum(
@@ -320,7 +333,8 @@ class Ensemble:
         ids = jax.ShapeDtypeStruct((members * self._mesh.shape[_MEMBER],), jnp.int32)
         states = jax.eval_shape(self._created, ids)
         epoch = jax.ShapeDtypeStruct((), jnp.int32)
-        memory = self._epoch.lower(states, ids, epoch, self._train).compile().memory_analysis()
+        data = shapes(self._experiment.train)
+        memory = self._epoch.lower(states, ids, epoch, data).compile().memory_analysis()
         # The result takes the place of the state that was given.
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 

@@ -1,6 +1,7 @@
 """Compiling for a TPU slice: reading the program; where libtpu is installed, the real thing."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -86,6 +87,16 @@ def test_a_step_is_compiled_for_four_chips_and_described():
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("FLOPs"))
     counted, expected = (float(word) for word in line.split() if word[0].isdigit() and "." in word)
     assert counted == pytest.approx(expected, rel=0.3)
+
+
+@pytest.mark.slow
+@has_compiler
+def test_it_is_told_how_many_members_a_chip_holds():
+    result = compile_for("v5e:2x2", "digits_memorization")
+    assert result.returncode == 0, result.stderr
+    found = re.search(r"members a chip, at once: (\d+) in 80 %", result.stdout)
+    # The state of a member, its momentum and its activations take more than 100 KB.
+    assert 1 <= int(found[1]) < 0.8 * 16 * 2**30 / 1e5
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """A run that stops anywhere goes on to the same bits, with batch norm, bfloat16, crops and EMA."""
 
+import itertools
+import json
 import signal
+import time
 
 import jax
 import numpy as np
@@ -124,6 +127,22 @@ def test_a_score_that_was_not_taken_is_no_score(experiment, tmp_path):
     with pytest.raises(UserError, match="no checkpoint was scored by pgd77"):
         checkpoints.best(jax.eval_shape(experiment.initial_state))
     checkpoints.close()
+
+
+def test_a_clock_that_jumps_changes_neither_bits_nor_rates(experiment, tmp_path, monkeypatch):
+    for name in ("steady", "jumping"):
+        (tmp_path / name).mkdir()
+    steady, _ = train(experiment, tmp_path / "steady")
+    hours = itertools.cycle([1e9, 1e9 - 86_400, 2e9])
+    monkeypatch.setattr(time, "time", lambda: next(hours))
+    began = time.monotonic()
+    jumping, _ = train(experiment, tmp_path / "jumping")
+    took = time.monotonic() - began
+    jax.tree.map(np.testing.assert_array_equal, jumping, steady)
+    records = (tmp_path / "jumping" / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(r)["images_per_second"] for r in records if "images_per_second" in r]
+    # No average was over less than a step of sixteen images, nor over longer than all of them.
+    assert all(16 / took < rate < 1e6 for rate in rates)
 
 
 def test_the_meter_reads_one_step_late_and_names_what_is_not_finite():
