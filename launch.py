@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
             num_processes=_NUM_PROCESSES.value,
             process_id=_PROCESS_ID.value,
             join_timeout=_JOIN_TIMEOUT.value,
-            folder=workdir if config.job == "train" else None,
+            folder=workdir if config.job in ("train", "memorization") else None,
         )
         if not distributed.is_main():
             logging.getLogger("bat_jax").setLevel(logging.WARNING)
@@ -150,14 +150,10 @@ def main(arguments: list[str]) -> None:
     except (CheckpointError, NonFiniteError, distributed.PeerError) as error:
         fail(str(error), status=1)
     except JaxRuntimeError as error:
-        if not distributed.is_peer_lost(error):
+        lost = distributed.peer_lost(error)
+        if lost is None:
             raise
-        reason = " ".join(str(error).split())[:200]
-        fail(
-            f"another process is gone, and this one cannot go on without it ({reason});"
-            " run the same command in all of them to go on",
-            status=1,
-        )
+        fail(str(lost), status=1)
     except Interrupted as error:
         fail(str(error), status=128 + error.signal)
     except KeyboardInterrupt:

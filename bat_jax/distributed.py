@@ -15,6 +15,7 @@ import hashlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +33,7 @@ HEARTBEAT_SECONDS = 30
 # How long one that is done, or has failed, waits for the others to be so too.
 SHUTDOWN_SECONDS = 20
 _LEAVE_SECONDS = 3
+_GRACE_SECONDS = 5
 
 # A message that is passed on: how the block ended, and in which words.
 _MESSAGE_BYTES = 2048
@@ -75,7 +77,7 @@ def initialize(
         patience = 0
         if folder is not None and num_processes is not None and process_id is not None:
             stack.enter_context(_roll_call(folder, num_processes, process_id, join_timeout))
-            patience = SHUTDOWN_SECONDS
+            patience = SHUTDOWN_SECONDS + _GRACE_SECONDS
         _initialize(coordinator, num_processes, process_id, join_timeout + patience)
 
 
@@ -91,7 +93,7 @@ def _initialize(
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError as error:
+    except (ValueError, IndexError, RuntimeError) as error:
         # What JAX says where it finds neither arguments nor a cluster.
         is_alone = "coordinator_address should be defined" in str(error)
         if is_alone and num_processes is None and process_id is None:
@@ -134,6 +136,8 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
             file=sys.stderr,
             flush=True,
         )
+        # Those that began a little later are to find this one in its place.
+        time.sleep(_GRACE_SECONDS)
         sign(index).unlink(missing_ok=True)
         os._exit(1)
 
@@ -188,9 +192,18 @@ def prefix() -> str:
     return f"process {jax.process_index()} of {jax.process_count()}: "
 
 
-def is_peer_lost(error: jax.errors.JaxRuntimeError) -> bool:
-    """Returns whether what the runtime raised can be that another process has ended."""
-    return jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(error)
+def peer_lost(error: BaseException) -> PeerError | None:
+    """Returns what the runtime raised as the loss of another process, where it can be that."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, jax.errors.JaxRuntimeError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(cause):
+        return None
+    reason = " ".join(str(cause).split())[:200]
+    return PeerError(
+        f"another process is gone, and this one cannot go on without it ({reason}); run the same"
+        " command in all of them to go on"
+    )
 
 
 def share(count: int) -> slice:

@@ -40,6 +40,25 @@ def test_without_a_cluster_or_flags_nothing_is_joined(monkeypatch):
     assert not jax.distributed.is_initialized()
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"coordinator": "localhost:1234"},
+        {"coordinator": "localhost", "num_processes": 2, "process_id": 0},
+        {"coordinator": "localhost:1234", "num_processes": 2, "process_id": 2},
+        {"num_processes": 2, "process_id": 0},
+    ],
+)
+def test_flags_that_do_not_fit_together_are_refused(monkeypatch, flags):
+    import jax._src.xla_bridge as bridge
+
+    # As at the start of a program, which this is not.
+    monkeypatch.setattr(bridge, "backends_are_initialized", lambda: False)
+    with pytest.raises(UserError, match="expected all three"):
+        distributed.initialize(**flags)
+    assert not jax.distributed.is_initialized()
+
+
 def test_a_signal_is_heard_at_the_next_poll_and_by_the_last_look():
     with Interruption().listening() as interruption:
         assert not interruption.poll()

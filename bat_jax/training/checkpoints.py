@@ -144,6 +144,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            lost = distributed.peer_lost(error)
+            if lost is not None:
+                raise lost from error
             reason = " ".join(str(error).split()).rpartition(": ")[2].partition(" [")[0]
             raise CheckpointError(
                 f"{self._folder}: a checkpoint could not be written ({reason}); those before it are"
