@@ -55,6 +55,7 @@ _AOT_TOPOLOGY = flags.DEFINE_string(
     "Compile the training step for a TPU slice, as v5e:16x16, print what it costs; train nothing.",
 )
 _WITHOUT_TPU = {
+    "BAT_JAX_PROGRAMS": "accelerator",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
