@@ -187,8 +187,18 @@ def test_a_damaged_checkpoint_is_passed_over_by_all(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_folder_that_cannot_be_written_ends_all_with_one_line_each(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("a file in the folder's place")
+    main, other = finish(start(tmp_path / "run", 2), timeout=90)
+    assert main.status == 1
+    assert other.status in (1, -signal.SIGABRT)
+    assert main.stderr.splitlines()[-1].startswith("launch.py: process 0 of 2: ")
+
+
+@pytest.mark.slow
 def test_twenty_kills_at_random_leave_the_bits_of_an_undisturbed_run(tmp_path):
-    flags = ("--config.train.epochs=100", "--join_timeout=20")
+    flags = ("--config.train.epochs=300", "--join_timeout=20")
     run(tmp_path / "whole", 2, *flags)
     workdir, draw = tmp_path / "run", random.Random(0)
     for kill in range(20):
