@@ -182,12 +182,13 @@ def leave(status: int) -> NoReturn:
 
 def is_main() -> bool:
     """Returns whether this is the process that writes logs, reports and results."""
-    return jax.process_index() == 0
+    # Asked first: process_index() starts the back end, whose options may not be set yet.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def prefix() -> str:
     """Returns what a line on the terminal begins with, where several processes may write one."""
-    if jax.process_count() == 1:
+    if not jax.distributed.is_initialized():
         return ""
     return f"process {jax.process_index()} of {jax.process_count()}: "
 
