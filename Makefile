@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	@echo "== demo: BAT on real handwritten digits (configs/digits_bat.py)"
 	$(BIN)/python launch.py --config=configs/digits_bat.py
-	@echo "== demo: done. The results are in runs/digits_bat (start with results.json)."
+	@echo "== demo: done. Open runs/digits_bat/report.html; its numbers are in results.json."
 
 test: lint types
 	@echo "== test: everything but the tests marked slow (those: make test-slow)"

@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> None:
     from bat_jax.jobs import evaluate_run, memorize, train_and_evaluate
     from bat_jax.jobs.dry_run import describe, describe_ensemble
     from bat_jax.memorization import summary as memorization_summary
+    from bat_jax.report import report
     from bat_jax.training import CheckpointError, NonFiniteError
 
     backend.prepare(
@@ -144,6 +145,11 @@ def main(arguments: list[str]) -> None:
         if distributed.is_main():
             print(text)
             print(f"results: {workdir / 'results.json'}")
+            if config.job != "memorization":
+                # After results.json, which ends a run: a page is drawn from a finished one.
+                if not (workdir / "report.html").exists():
+                    report(workdir)
+                print(f"report: {workdir / 'report.html'}")
     except UserError as error:
         fail(str(error), status=2)
     except OSError as error:

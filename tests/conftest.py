@@ -30,6 +30,7 @@ install_import_hook(
         "bat_jax.losses",
         "bat_jax.memorization",
         "bat_jax.models",
+        "bat_jax.report",
         "bat_jax.training.objectives",
         "bat_jax.training.step",
     ],

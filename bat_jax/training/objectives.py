@@ -20,6 +20,9 @@ from bat_jax.parallel import AXIS
 
 Metrics = dict[str, Float[Array, ""]]
 
+# The histogram of BAT's weights: the share of images in each tenth of [0, 1], 1 in the last.
+WEIGHT_BINS = tuple(f"weight_from_{tenth / 10}" for tenth in range(10))
+
 
 class Batch(NamedTuple):
     """What a step knows when it comes to the loss.
@@ -159,6 +162,7 @@ def _bat(config: ConfigDict, _: int, threshold: float, first_decay: float) -> Ob
         metrics = {
             "weight": _mean(weights),
             "weighted_down": _mean((weights < 1).astype(jnp.float32)),
+            **_histogram(weights),
         }
         # Left out rather than multiplied by 0: then it is PGD-AT to the last bit.
         if settings.beta_dl > 0:
@@ -176,6 +180,14 @@ def _bat(config: ConfigDict, _: int, threshold: float, first_decay: float) -> Ob
         return total, metrics
 
     return Objective(loss, clean="read" if settings.confidence == "clean" else None)
+
+
+def _histogram(weights: Float[Array, "batch"]) -> Metrics:
+    """Returns the share of the global batch's weights in every bin."""
+    count = len(WEIGHT_BINS)
+    bins = jnp.minimum(jnp.floor(weights * count).astype(jnp.int32), count - 1)
+    shares = jax.lax.pmean(jnp.mean(jax.nn.one_hot(bins, count), axis=0), AXIS)
+    return dict(zip(WEIGHT_BINS, shares, strict=True))
 
 
 def _from(

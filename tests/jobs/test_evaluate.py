@@ -8,43 +8,17 @@ import pytest
 from bat_jax import config as configs
 from bat_jax.attacks.verdicts import VerdictFile
 from bat_jax.errors import UserError
-from bat_jax.files import write_npz
 from bat_jax.jobs import evaluate_run, train_and_evaluate
+from tests.estimates import write_digits_estimates
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run on digits with an estimates file; the folder and the results."""
-    from bat_jax.data import load
     from tests.training.conftest import tiny
 
     folder = tmp_path_factory.mktemp("evaluated")
-    digits = load("digits")
-    train, test = digits.train, digits.test
-    blocks = {}
-    for label in range(10):
-        rows = np.flatnonzero(train.labels == label)
-        columns = np.flatnonzero(test.labels == label)
-        influence = np.zeros((len(rows), len(columns)))
-        # The first training example of each class is atypical and influences the first ten images.
-        influence[0, :10] = 0.5
-        blocks[f"tr_classidx_{label}"] = rows
-        blocks[f"tt_classidx_{label}"] = columns
-        blocks[f"infl_matrix_class{label}"] = influence
-    memorization = np.zeros(len(train))
-    memorization[[blocks[f"tr_classidx_{label}"][0] for label in range(10)]] = 0.9
-    estimates = folder / "memorization.npz"
-    write_npz(
-        estimates,
-        {
-            "tr_labels": train.labels,
-            "tt_labels": test.labels,
-            "tr_ids": train.ids,
-            "tt_ids": test.ids,
-            "tr_mem": memorization,
-            **blocks,
-        },
-    )
+    estimates = write_digits_estimates(folder / "memorization.npz")
     fields = {
         "memorization.estimates": str(estimates),
         "objective.bat.gate": "memorized",

@@ -1,0 +1,76 @@
+"""What numbers over images and over seeds can show: intervals and paired tests."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from scipy import stats
+
+
+class McNemar(NamedTuple):
+    """Two models' verdicts on the same images, compared.
+
+    Attributes:
+      only_first: how many images the first alone has right.
+      only_second: how many the second alone.
+      p_value: two-sided, of the exact test that neither is more likely.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Bool[np.ndarray, "images"], second: Bool[np.ndarray, "images"]) -> McNemar:
+    """Returns McNemar's exact test: of the images that one alone has right, which one's are they?
+
+    It compares two trained models on images drawn from one source. It knows nothing of the chance
+    in their training.
+
+    References:
+      McNemar, Note on the sampling error of the difference between correlated proportions or
+      percentages, Psychometrika 12, 1947.
+    """
+    only_first = int(np.sum(first & ~second))
+    only_second = int(np.sum(~first & second))
+    discordant = only_first + only_second
+    p_value = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
+    return McNemar(only_first, only_second, float(p_value))
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Returns the mean of one value a seed and its 95 % interval by Student's t.
+
+    One seed has a mean and no interval: nothing is known of what another would bring.
+
+    Args:
+      values: one a seed; for a paired test, the difference of two runs of the same seed.
+    """
+    mean, n = float(np.mean(values)), len(values)
+    found: dict[str, Any] = {"mean": mean, "n": n, "values": [float(value) for value in values]}
+    if n > 1:
+        error = float(np.std(values, ddof=1) / np.sqrt(n))
+        reach = float(stats.t.ppf(0.975, n - 1)) * error
+        found["interval"] = [mean - reach, mean + reach]
+        # Equal values leave no doubt of their sign, or no difference at all.
+        if error > 0:
+            found["p_value"] = float(2 * stats.t.sf(abs(mean) / error, n - 1))
+        else:
+            found["p_value"] = 1.0 if mean == 0 else 0.0
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p values adjusted for having been looked at together (Holm's step-down method).
+
+    References:
+      Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+      Statistics 6, 1979.
+    """
+    order = np.argsort(p_values, kind="stable")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted

@@ -1,0 +1,225 @@
+"""The charts of runs: training curves, trade-off, typicality, weights."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from bat_jax.evaluation.results import GROUPS
+from bat_jax.report.runs import Run, percent, title, with_interval
+from bat_jax.report.style import DASHES, MARKERS, Chart, legend
+from bat_jax.training.objectives import WEIGHT_BINS
+
+
+def accuracy_curves(run: Run) -> Chart | None:
+    """Returns accuracy by epoch, in training and on the validation images."""
+    series = {f"training, {_trained_on(run)}": run.series("train", "accuracy")}
+    for name in sorted({name for r in run.records if r["split"] == "validation" for name in r}):
+        if name not in ("step", "epoch", "split"):
+            series[f"validation, {title(name)}"] = run.series("validation", name)
+    series = {name: points for name, points in series.items() if points[0]}
+    if not series:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (name, (epochs, values)) in enumerate(series.items()):
+            axes.plot(
+                epochs,
+                100 * np.asarray(values),
+                color=f"C{number}",
+                linestyle=DASHES[number],
+                label=name,
+            )
+        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
+        legend(figure, axes)
+
+    ends = "; ".join(f"{name}: {percent(values[-1])} %" for name, (_, values) in series.items())
+    return Chart(
+        "accuracy_by_epoch",
+        "Accuracy by epoch",
+        f"Line chart of accuracy in percent by epoch. At the end: {ends}.",
+        "Training accuracy is that of the images as they were trained on; the validation images"
+        f" (n = {run.config['data']['validation']}) choose the best checkpoint.",
+        draw,
+    )
+
+
+def loss_curves(run: Run) -> Chart | None:
+    """Returns the loss by epoch, and its discrimination part where there is one."""
+    named = {"loss": "loss", "discrimination": "discrimination loss, before its factor"}
+    series = {text: run.series("train", name) for name, text in named.items()}
+    series = {name: points for name, points in series.items() if points[0]}
+    if not series:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (name, points) in enumerate(series.items()):
+            axes.plot(*points, color=f"C{number}", linestyle=DASHES[number], label=name)
+        axes.set(xlabel="epoch", ylabel="loss (nats)")
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        legend(figure, axes)
+
+    ends = "; ".join(
+        f"{n}: {v[0]:.3g} at first, {v[-1]:.3g} at the end" for n, (_, v) in series.items()
+    )
+    return Chart(
+        "loss_by_epoch",
+        "Loss by epoch",
+        f"Line chart of the training loss by epoch. {ends}.",
+        "Averages over the steps between two records.",
+        draw,
+    )
+
+
+def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
+    """Returns clean against robust accuracy of the runs' states, each with its intervals."""
+    attack = common_attack(runs)
+    points = [
+        (run, name, state, run.results[state]["test"])
+        for run, name in zip(runs, names, strict=True)
+        for state in run.states
+    ]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for run, name, state, test in points:
+            number = runs.index(run) % len(MARKERS)
+            x, y = test["clean"], test[attack]
+            axes.errorbar(
+                100 * x["accuracy"],
+                100 * y["accuracy"],
+                xerr=_bars(x),
+                yerr=_bars(y),
+                color=f"C{number}",
+                marker=MARKERS[number],
+                markerfacecolor=f"C{number}" if state == "best" else "none",
+                capsize=2,
+                elinewidth=0.8,
+                linestyle="none",
+                label=f"{name}, {state}" if len(runs) == 1 or state == "best" else None,
+            )
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {title(attack)} (%)")
+        legend(figure, axes)
+
+    told = "; ".join(
+        f"{name}, {state}: clean {with_interval(test['clean'])}, {title(attack)}"
+        f" {with_interval(test[attack])}"
+        for _, name, state, test in points
+    )
+    return Chart(
+        "trade_off",
+        "Clean against robust accuracy",
+        f"Scatter plot of clean against robust accuracy in percent. {told}.",
+        "Bars are Wilson's 95 % intervals over the test images. Filled: the best checkpoint; empty:"
+        " the last.",
+        draw,
+        height=3.3,
+    )
+
+
+def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
+    """Returns accuracy on typical and on atypical test images, where the split is known."""
+    attack = common_attack(runs)
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        test = run.results[run.states[0]]["test"]
+        for measure in ("clean", attack):
+            if all(group in test for group in GROUPS):
+                rows.append((f"{name}, {title(measure)}", [test[g][measure] for g in GROUPS]))
+    if not rows:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, group in enumerate(GROUPS):
+            values = [accuracies[number] for _, accuracies in rows]
+            axes.errorbar(
+                [100 * value["accuracy"] for value in values],
+                np.arange(len(rows)) + 0.2 * (number - 0.5),
+                xerr=np.concatenate([_bars(value) for value in values], axis=1),
+                color=f"C{number}",
+                marker=MARKERS[number],
+                capsize=2,
+                linestyle="none",
+                label=f"{group} (n = {values[0]['n']})",
+            )
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set(xlabel="accuracy (%)", xlim=(-1, 101), ylim=(len(rows) - 0.5, -0.5))
+        legend(figure, axes)
+
+    told = "; ".join(
+        f"{name}: typical {with_interval(typical)}, atypical {with_interval(atypical)}"
+        for name, (typical, atypical) in rows
+    )
+    return Chart(
+        "typicality",
+        "Accuracy by typicality",
+        f"Dot plot of accuracy in percent on typical and atypical test images. {told}.",
+        f"State: {runs[0].states[0]}. Bars are Wilson's 95 % intervals.",
+        draw,
+        height=1.4 + 0.4 * len(rows),
+    )
+
+
+def weights(run: Run) -> Chart | None:
+    """Returns the share of BAT's weights in each bin, by epoch."""
+    series = [run.series("train", name) for name in WEIGHT_BINS]
+    epochs = series[0][0]
+    if len(epochs) < 2:
+        return None
+    shares = 100 * np.asarray([values for _, values in series])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(False)
+        edges = np.concatenate([[0.0], epochs])
+        mesh = axes.pcolormesh(
+            edges,
+            np.linspace(0, 1, len(WEIGHT_BINS) + 1),
+            np.ma.masked_less_equal(shares, 0),
+            cmap="cividis",
+            norm=LogNorm(vmin=0.1, vmax=100),
+            rasterized=True,
+        )
+        bar = figure.colorbar(mesh, ax=axes, label="share of training images (%)")
+        bar.set_ticks([0.1, 1, 10, 100], labels=["0.1", "1", "10", "100"])
+        axes.set(xlabel="epoch", ylabel="weight", ylim=(0, 1))
+
+    below = run.series("train", "weighted_down")[1]
+    return Chart(
+        "weights_by_epoch",
+        "BAT's weights by epoch",
+        "Heat map of the share of training images by weight, in ten bins from 0 to 1, and epoch."
+        f" Weighted down, below 1: {percent(below[0])} % of the images at first,"
+        f" {percent(below[-1])} % at the end.",
+        "Averages over the steps between two records; empty where no image had such a weight. The"
+        " weight is 1 for every image before its start epoch.",
+        draw,
+    )
+
+
+def common_attack(runs: Sequence[Run]) -> str:
+    """Returns the strongest attack that every state of every run was evaluated with."""
+    tests = [run.results[state]["test"] for run in runs for state in run.states]
+    for run in runs:
+        if all(run.attack in test for test in tests):
+            return run.attack
+    # Of runs with unlike attacks: one they share, else what every evaluation has.
+    shared = [name for name in tests[0] if all(name in test for test in tests)]
+    return next((name for name in shared if name.startswith("pgd")), "clean")
+
+
+def _trained_on(run: Run) -> str:
+    if run.config["objective"]["name"] == "standard":
+        return "clean"
+    return f"attacked by {run.config['attack']['num_steps']} steps"
+
+
+def _bars(accuracy: dict) -> np.ndarray:
+    """Returns how far the interval reaches below and above, in percent, as errorbar takes it."""
+    low, high = accuracy["interval"]
+    value = accuracy["accuracy"]
+    return 100 * np.asarray([[max(value - low, 0)], [max(high - value, 0)]])

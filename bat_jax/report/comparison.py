@@ -1,0 +1,175 @@
+"""Several finished runs side by side."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bat_jax.config import differences
+from bat_jax.errors import UserError
+from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.statistics import mcnemar
+from bat_jax.report import charts, runs
+from bat_jax.report.page import Page, Section, Table, write
+from bat_jax.report.runs import Run, title, with_interval
+
+
+def compare(folders: Sequence[str | Path], output: str | Path) -> Path:
+    """Writes `report.html` and `figures/` that compare finished runs, and returns the page.
+
+    Args:
+      folders: of the runs; the first is what the others are compared with, image by image.
+      output: the folder to write to.
+
+    Raises:
+      UserError: one is no finished run, or fewer than two are given.
+    """
+    if len(folders) < 2:
+        raise UserError(f"compare: got {len(folders)} run(s); expected two or more")
+    found = [runs.read(folder) for folder in folders]
+    path = Path(output) / "report.html"
+    write(_page(found, _names(found)), path, path.parent / "figures")
+    return path
+
+
+def _names(found: Sequence[Run]) -> list[str]:
+    """Returns the folders' names, with their parents' where those alone would not differ."""
+    names = [run.name for run in found]
+    if len(set(names)) == len(names):
+        return names
+    return ["/".join(run.folder.resolve().parts[-2:]) for run in found]
+
+
+def _page(found: Sequence[Run], names: Sequence[str]) -> Page:
+    attack = charts.common_attack(found)
+    text = []
+    sets = {(run.config["data"]["name"], run.about["data"]["test"]) for run in found}
+    if len(sets) > 1:
+        text.append("These runs have different test sets: their numbers are not comparable.")
+    epsilons = {(run.config["attack"]["norm"], run.config["attack"]["epsilon"]) for run in found}
+    if len(epsilons) > 1:
+        text.append("These runs were attacked with different norms or epsilons.")
+    if attack != "autoattack":
+        text.append(
+            "Not every run was evaluated with AutoAttack: robust accuracy is"
+            f" {title(attack)} here, which is no claim of robustness."
+        )
+    together = [charts.trade_off(found, names), charts.typicality(found, names)]
+    return Page(
+        title="Comparison: " + ", ".join(names),
+        summary=f"{len(found)} finished runs side by side, each number with its 95 % interval.",
+        facts={
+            name: f"{run.config['objective']['name']} on {run.config['data']['name']},"
+            f" {run.config['attack']['norm'].capitalize()}"
+            f" {run.config['attack']['epsilon']:.4g}, seed {run.config['seed']}"
+            for run, name in zip(found, names, strict=True)
+        },
+        sections=(
+            Section(
+                "Results",
+                tuple(text),
+                (_results(found, names, attack),),
+                tuple(chart for chart in together if chart),
+            ),
+            *_pairs(found, names, attack),
+            *_settings(found, names),
+        ),
+        details={},
+    )
+
+
+def _results(found: Sequence[Run], names: Sequence[str], attack: str) -> Table:
+    tests = [
+        (f"{name}, {state}", run.results[state]["test"])
+        for run, name in zip(found, names, strict=True)
+        for state in run.states
+    ]
+    columns = [("", measure) for measure in dict.fromkeys(("clean", "pgd20", attack))]
+    columns += [(group, measure) for group in GROUPS for measure in ("clean", attack)]
+    columns = [
+        (group, measure)
+        for group, measure in columns
+        if any(measure in (test.get(group, {}) if group else test) for _, test in tests)
+    ]
+    rows = []
+    for name, test in tests:
+        row = [name, f"{test['clean']['n']:,}"]
+        for group, measure in columns:
+            value = (test.get(group, {}) if group else test).get(measure)
+            row.append(with_interval(value) if value else "not measured")
+        rows.append(tuple(row))
+    header = [f"{title(measure)}" + (f", {group}" if group else "") for group, measure in columns]
+    return Table(
+        "Accuracy in percent on the test images; 95 % intervals by Wilson.",
+        ("run, checkpoint", "n", *header),
+        tuple(rows),
+    )
+
+
+def _pairs(found: Sequence[Run], names: Sequence[str], attack: str) -> list[Section]:
+    """Returns McNemar's test of the first run against each other, on the images both have seen."""
+    rows = []
+    first = found[0]
+    for run, name in zip(found[1:], names[1:], strict=True):
+        if run.about["data"]["test"] != first.about["data"]["test"]:
+            continue
+        state = next((state for state in first.states if state in run.states), None)
+        if state is None:
+            continue
+        _, ours, theirs = np.intersect1d(
+            first.examples["ids"], run.examples["ids"], return_indices=True
+        )
+        for measure in dict.fromkeys(("clean", attack)):
+            key = f"{state}_{measure}"
+            test = mcnemar(first.examples[key][ours], run.examples[key][theirs])
+            rows.append(
+                (
+                    f"{name}, {state}, {title(measure)}",
+                    f"{len(ours):,}",
+                    str(test.only_first),
+                    str(test.only_second),
+                    f"{100 * (test.only_first - test.only_second) / len(ours):+.1f}",
+                    f"{test.p_value:.3g}",
+                )
+            )
+    if not rows:
+        return []
+    table = Table(
+        f"{names[0]} against each other run, image by image (exact McNemar test, two-sided).",
+        (
+            "run, checkpoint, attack",
+            "n",
+            f"right only in {names[0]}",
+            "right only in this",
+            "difference (points)",
+            "p",
+        ),
+        tuple(rows),
+    )
+    text = (
+        "The test asks whether these two trained models differ on these images. It says nothing of"
+        " how the methods would do under another seed.",
+    )
+    return [Section("Image by image", text, (table,))]
+
+
+def _settings(found: Sequence[Run], names: Sequence[str]) -> list[Section]:
+    """Returns the fields of the configs that differ."""
+    fields: list[str] = []
+    for run, other in itertools.pairwise(found):
+        fields += [row.partition(":")[0] for row in differences(run.config, other.config)]
+    rows = [
+        (field, *(_field(run, field) for run in found)) for field in sorted(dict.fromkeys(fields))
+    ]
+    if not rows:
+        return []
+    caption = "Fields of the configs that differ."
+    return [Section("Settings", tables=(Table(caption, ("field", *names), tuple(rows)),))]
+
+
+def _field(run: Run, field: str) -> str:
+    value = run.config
+    for part in field.split("."):
+        value = value.get(part, {}) if hasattr(value, "get") else {}
+    return "" if value == {} else str(value)

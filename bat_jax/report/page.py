@@ -1,0 +1,76 @@
+"""One HTML file from sections of text, tables and charts: nothing in it asks for a network."""
+
+import base64
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+
+from bat_jax.files import written_whole
+from bat_jax.report.style import DARK, LIGHT, Chart, render
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts; the first cell of a row is its header."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of a page: paragraphs, then tables, then charts."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: tuple[Chart, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A page.
+
+    Attributes:
+      title: its heading.
+      summary: a paragraph below it.
+      facts: what was run, where and how long: name to text.
+      sections: in their order.
+      details: long texts to unfold, such as the config: name to text.
+    """
+
+    title: str
+    summary: str
+    facts: Mapping[str, str]
+    sections: tuple[Section, ...]
+    details: Mapping[str, str]
+
+
+def write(page: Page, path: Path, figures: Path) -> None:
+    """Writes the page, and every chart of it as an SVG and a PNG file into `figures`."""
+    figures.mkdir(parents=True, exist_ok=True)
+    sources = {}
+    for section in page.sections:
+        for chart in section.charts:
+            light = render(chart, LIGHT, "svg")
+            sources[chart.name] = {"light": _uri(light), "dark": _uri(render(chart, DARK, "svg"))}
+            for kind, content in (("svg", light), ("png", render(chart, LIGHT, "png"))):
+                with written_whole(figures / f"{chart.name}.{kind}") as file:
+                    file.write(content)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bat_jax.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    html = environment.get_template("page.html").render(page=page, sources=sources)
+    with written_whole(path) as file:
+        file.write(html.encode())
+
+
+def _uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

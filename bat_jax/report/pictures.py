@@ -1,0 +1,278 @@
+"""Pictures of a finished run, from its checkpoints and its data."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bat_jax import keys, losses
+from bat_jax import workdir as workdirs
+from bat_jax.attacks import pgd
+from bat_jax.data import Split
+from bat_jax.errors import UserError
+from bat_jax.jobs.evaluate import read_run, read_states
+from bat_jax.jobs.final import test_images
+from bat_jax.memorization import estimates as estimate_files
+from bat_jax.report.style import Chart
+from bat_jax.training.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+# How many images are attacked at once, and how many of a set are looked at, drawn by the seed.
+_BATCH = 128
+_LOOKED_AT = 1024
+_TRIPLETS = 6
+_SHOWN = 12
+
+Variables = Any
+
+
+class _Attacked(NamedTuple):
+    """Some images and what a model makes of them.
+
+    Attributes:
+      split: the images.
+      adversarial: x'.
+      clean_logits: z(x).
+      logits: z(x').
+    """
+
+    split: Split
+    adversarial: Float[np.ndarray, "images height width channels"]
+    clean_logits: Float[np.ndarray, "images classes"]
+    logits: Float[np.ndarray, "images classes"]
+
+
+def of_run(folder: Path) -> list[Chart]:
+    """Returns the pictures of a run; none, and a warning, where its data or states are missing."""
+    try:
+        experiment = read_run(folder)
+        with workdirs.opened(folder):
+            states = read_states(experiment, folder)
+    except UserError as error:
+        log.warning("no pictures: %s", error)
+        return []
+    attack = _attack(experiment)
+    config = experiment.config
+    charts = [
+        _triplets(experiment, attack(states["best"].state.evaluated, test_images(experiment)))
+    ]
+    if config.objective.name == "bat":
+        attacked = attack(states["last"].state.evaluated, experiment.train)
+        charts += _weighted_down(experiment, attacked)
+    return charts + most_memorized(experiment)
+
+
+def most_memorized(experiment: Experiment) -> list[Chart]:
+    """Returns the training images of the highest memorization; nothing without estimates."""
+    estimates = experiment.estimates
+    if estimates is None:
+        return []
+    images = experiment.train
+    values = estimate_files.of_examples(estimates, images)
+    known = np.flatnonzero(~np.isnan(values))
+    rows = known[np.argsort(-values[known], kind="stable")][:_SHOWN]
+    if not len(rows):
+        return []
+    names = experiment.dataset.class_names
+    texts = [f"{names[images.labels[row]]}\nmem {values[row]:.2f}" for row in rows]
+    threshold = experiment.config.memorization.threshold
+    return [
+        _grid(
+            "most_memorized",
+            "Most memorized training images",
+            images.images[rows],
+            texts,
+            f"Label and estimated memorization, the highest of {len(known)} training images;"
+            f" {int(np.sum(values[known] > threshold))} lie above the threshold {threshold:g}.",
+        )
+    ]
+
+
+def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
+    """Returns what attacks images as training does."""
+    config = experiment.config
+    model = experiment.model.clone(dtype=jnp.float32)
+
+    @jax.jit
+    def attack(
+        variables: Variables,
+        images: Float[Array, "batch height width channels"],
+        labels: Int32[Array, "batch"],
+        ids: Int32[Array, "batch"],
+    ) -> tuple[Array, Array, Array]:
+        def logits_fn(x: Any) -> Any:
+            return model.apply(variables, x, train=False)
+
+        key = keys.derive(config.seed, keys.Purpose.EVALUATION)
+        adversarial = pgd(
+            logits_fn,
+            images,
+            labels,
+            keys.per_image(key, ids),
+            epsilon=config.attack.epsilon,
+            step_size=config.attack.step_size,
+            num_steps=config.attack.num_steps,
+            norm=config.attack.norm,
+            unroll=config.attack.unroll,
+        )
+        return adversarial, logits_fn(images), logits_fn(adversarial)
+
+    def of_split(variables: Variables, split: Split) -> _Attacked:
+        split = _drawn(split, config.seed)
+        variables = jax.device_get(variables)
+        parts = []
+        for start in range(0, len(split), _BATCH):
+            # One static shape: the last batch is filled up with its last image.
+            rows = np.minimum(np.arange(start, start + _BATCH), len(split) - 1)
+            batch = split.take(rows)
+            parts.append(
+                attack(variables, np.float32(batch.images) / 255, batch.labels, np.int32(batch.ids))
+            )
+        found = [np.concatenate([np.asarray(part[n]) for part in parts]) for n in range(3)]
+        return _Attacked(split, *(array[: len(split)] for array in found))
+
+    return of_split
+
+
+def _drawn(split: Split, seed: int) -> Split:
+    """Returns at most so many images as are looked at, in a drawn order."""
+    key = keys.derive(seed, keys.Purpose.SUBSET)
+    order = np.asarray(jax.random.permutation(key, len(split)), np.int64)
+    return split.take(order[:_LOOKED_AT])
+
+
+def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
+    """Returns images that the attack breaks and that withstand it, half of each if it can be."""
+    config, names = experiment.config, experiment.dataset.class_names
+    labels = attacked.split.labels.tolist()
+    truth = attacked.split.labels
+    is_clean = np.argmax(attacked.clean_logits, axis=-1) == truth
+    broken = np.flatnonzero(is_clean & (np.argmax(attacked.logits, axis=-1) != truth))
+    standing = np.flatnonzero(is_clean & (np.argmax(attacked.logits, axis=-1) == truth))
+    half = _TRIPLETS // 2
+    rows = [*broken[: max(half, _TRIPLETS - len(standing))], *standing][:_TRIPLETS]
+    rows = rows or list(range(min(_TRIPLETS, len(labels))))
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(len(rows), 3, squeeze=False)
+        for number, (line, row) in enumerate(zip(grid, rows, strict=True)):
+            clean = attacked.split.images[row].astype(np.float32) / 255
+            moved = (attacked.adversarial[row] - clean) / (2 * config.attack.epsilon or 1) + 0.5
+            _show(line[0], clean, _said(attacked.clean_logits[row], labels[row], names))
+            _show(
+                line[1], attacked.adversarial[row], _said(attacked.logits[row], labels[row], names)
+            )
+            _show(line[2], moved, "perturbation" if number == 0 else "")
+
+    told = "; ".join(
+        f"{names[labels[row]]}: clean {_said(attacked.clean_logits[row], labels[row], names)},"
+        f" attacked {_said(attacked.logits[row], labels[row], names)}".replace("\n", " ")
+        for row in rows
+    )
+    epsilon = f"{config.attack.norm.capitalize()} {config.attack.epsilon:.4g}"
+    return Chart(
+        "triplets",
+        "Clean, adversarial, perturbation",
+        "Test images in three columns: clean, attacked, and their difference. Predictions:"
+        f" {told}.",
+        "Above an image: what the best checkpoint takes it for, and with which probability;"
+        f" \N{CHECK MARK} where that is right. Attack: PGD-{config.attack.num_steps}, {epsilon}."
+        f" The first {len(rows)} of {len(labels)} drawn test images: half broken by the attack,"
+        " half not, where there are so many; none chosen by hand. The perturbation is scaled to"
+        " gray \N{PLUS-MINUS SIGN} epsilon.",
+        draw,
+        height=1.5 * len(rows),
+    )
+
+
+def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
+    config, names = experiment.config, experiment.dataset.class_names
+    settings, split = config.objective.bat, attacked.split
+    known = np.full(len(split), np.nan, np.float32)
+    if experiment.estimates is not None:
+        known = estimate_files.of_examples(experiment.estimates, split)
+    reading = attacked.clean_logits if settings.confidence == "clean" else attacked.logits
+    weights = np.asarray(
+        losses.bat_weights(
+            jnp.asarray(attacked.logits),
+            jnp.asarray(split.labels),
+            alpha=settings.alpha,
+            gate=settings.gate,
+            memorization=jnp.asarray(known),
+            threshold=config.memorization.threshold,
+            confidence_logits=jnp.asarray(reading),
+        )
+    )
+    rows = np.argsort(weights, kind="stable")[:_SHOWN]
+    rows = rows[weights[rows] < 1]
+    if not len(rows):
+        return []
+    texts = [
+        f"{names[label]}, taken for\n{names[_wrong(reading[row], label)]}; w {weights[row]:.2f}"
+        for row, label in zip(rows, split.labels[rows].tolist(), strict=True)
+    ]
+    return [
+        _grid(
+            "most_weighted_down",
+            "Most weighted down training images",
+            split.images[rows],
+            texts,
+            f"Label, the wrong class held most strongly, and the weight w that the last checkpoint"
+            f" gives: the lowest of {len(split)} drawn training images.",
+        )
+    ]
+
+
+def _grid(
+    name: str,
+    title: str,
+    images: UInt8[np.ndarray, "images height width channels"],
+    texts: Sequence[str],
+    caption: str,
+) -> Chart:
+    columns = 4
+    lines = -(-len(images) // columns)
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, image, text in zip(grid, images, texts, strict=False):
+            _show(axes, image.astype(np.float32) / 255, text)
+        for axes in grid[len(images) :]:
+            axes.set_axis_off()
+
+    told = "; ".join(text.replace("\n", " ") for text in texts)
+    return Chart(name, title, f"{len(images)} images. {told}.", caption, draw, height=1.45 * lines)
+
+
+def _show(axes: Axes, image: Float[np.ndarray, "height width channels"], text: str) -> None:
+    axes.imshow(
+        np.clip(image.squeeze(-1) if image.shape[-1] == 1 else image, 0, 1),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    axes.set_axis_off()
+    axes.set_title(text, fontsize=7.5)
+
+
+def _said(logits: Float[np.ndarray, "classes"], label: int, names: Sequence[str]) -> str:
+    shifted = np.exp(logits - logits.max())
+    said = int(np.argmax(logits))
+    mark = " \N{CHECK MARK}" if said == label else ""
+    return f"{names[said]}{mark}\n{100 * shifted[said] / shifted.sum():.0f} %"
+
+
+def _wrong(logits: Float[np.ndarray, "classes"], label: int) -> int:
+    """Returns the class other than the label that the logits favour."""
+    others = logits.copy()
+    others[label] = -np.inf
+    return int(np.argmax(others))

@@ -1,0 +1,119 @@
+"""The report of one finished run."""
+
+import json
+from pathlib import Path
+
+from bat_jax.evaluation.results import GROUPS
+from bat_jax.report import charts, pictures, runs
+from bat_jax.report.page import Page, Section, Table, write
+from bat_jax.report.runs import Run, percent, title
+
+METHODS = {
+    "bat": "BAT (its weight and discrimination loss are reconstructed)",
+    "pgd_at": "PGD adversarial training",
+    "trades": "TRADES",
+    "mart": "MART",
+    "gairat": "GAIRAT",
+    "standard": "standard training",
+}
+
+
+def report(folder: str | Path) -> Path:
+    """Writes `report.html` and `figures/` into a finished run's folder, and returns the page.
+
+    Raises:
+      UserError: it is no finished run.
+    """
+    run = runs.read(folder)
+    path = run.folder / "report.html"
+    write(_page(run), path, run.folder / "figures")
+    return path
+
+
+def facts(run: Run) -> dict[str, str]:
+    """Returns what a run was: data, model, attack, training, where and how long."""
+    config, results = run.config, run.results
+    data, attack, train = config["data"], config["attack"], config["train"]
+    steps = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']} epochs"
+    versions = run.about["versions"]
+    devices = run.about["devices"]
+    return {
+        "Method": METHODS.get(config["objective"]["name"], config["objective"]["name"]),
+        "Data": f"{data['name']}, {data['subset'] or 'all'} training images,"
+        f" {data['validation']} held out for validation",
+        "Model": config["model"]["name"]
+        + (f", width {config['model']['width']}" if config["model"]["width"] else ""),
+        "Attack": f"{attack['norm'].capitalize()}, epsilon {attack['epsilon']:.4g}; in training"
+        f" {attack['num_steps']} steps of {attack['step_size']:.4g}",
+        "Training": f"{steps}, batch {train['batch_size']}, seed {config['seed']},"
+        f" {results['seconds']:,.0f} s",
+        "Run on": f"{len(devices)} device(s), {devices[0]}; JAX {versions['jax']}",
+        "Code": run.about["git"] or "not in a git repository",
+    }
+
+
+def robustness_note(run: Run) -> str:
+    """Returns what may be concluded from the attacks that were run."""
+    if run.attack == "autoattack":
+        return (
+            "Robust accuracy is that under AutoAttack, the worst case over its attacks per image."
+        )
+    return (
+        f"{title(run.attack)} alone says nothing firm of robustness: evaluate with AutoAttack"
+        " (configs/evaluation.py) before comparing."
+    )
+
+
+def results_table(run: Run) -> Table:
+    """Returns every accuracy of a run with its n and interval."""
+    rows = []
+    for state in run.states:
+        test = run.results[state]["test"]
+        for group in ("", *GROUPS):
+            for name, value in (test.get(group, {}) if group else test).items():
+                if name not in GROUPS:
+                    low, high = value["interval"]
+                    what = f"{state}, {title(name)}" + (f", {group}" if group else "")
+                    interval = f"{percent(low)} to {percent(high)}"
+                    rows.append((what, f"{value['n']:,}", percent(value["accuracy"]), interval))
+    return Table(
+        "Accuracy on the test images; 95 % intervals by Wilson.",
+        ("checkpoint, attack", "n", "%", "95 % interval"),
+        tuple(rows),
+    )
+
+
+def _page(run: Run) -> Page:
+    state = run.states[0]
+    test = run.results[state]["test"]
+    shown = ("clean", run.attack)
+    summary = "; ".join(
+        f"{title(name)} {percent(test[name]['accuracy'])} % (n = {test[name]['n']:,}, 95 %"
+        f" interval {percent(test[name]['interval'][0])} to {percent(test[name]['interval'][1])})"
+        for name in shown
+    )
+    broken = run.results[state].get("broken_by", {})
+    text = [robustness_note(run)]
+    if broken:
+        counts = ", ".join(f"{attack} {count}" for attack, count in broken.items())
+        text.append(f"Images of the {state} checkpoint broken by each attack in turn: {counts}.")
+    curves = [charts.accuracy_curves(run), charts.loss_curves(run), charts.weights(run)]
+    comparisons = [charts.trade_off([run], [run.name]), charts.typicality([run], [run.name])]
+    taken = pictures.of_run(run.folder) if run.records else []
+    sections = [
+        Section(
+            "Results",
+            tuple(text),
+            (results_table(run),),
+            tuple(chart for chart in comparisons if chart),
+        ),
+        Section("Training", charts=tuple(chart for chart in curves if chart)),
+        Section("Pictures", charts=tuple(taken)),
+    ]
+    return Page(
+        title=run.name,
+        summary=f"{state.capitalize()} checkpoint, test set: {summary}.",
+        facts=facts(run),
+        sections=tuple(section for section in sections if section.charts or section.tables),
+        details={"The whole config": json.dumps(run.config, indent=2)},
+    )

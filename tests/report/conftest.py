@@ -1,0 +1,25 @@
+"""Two finished runs of seconds on real digits, with made-up estimates."""
+
+import jax
+import pytest
+
+from bat_jax.jobs import train_and_evaluate
+from tests.estimates import write_digits_estimates
+from tests.training.conftest import tiny
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _standard_promotion():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """The folders of a run of BAT and of one of PGD-AT."""
+    folder = tmp_path_factory.mktemp("reported")
+    estimates = str(write_digits_estimates(folder / "memorization.npz"))
+    fields = {"memorization.estimates": estimates, "train.epochs": 4}
+    for objective in ("bat", "pgd_at"):
+        train_and_evaluate(tiny(objective, **fields), folder / objective)
+    return folder / "bat", folder / "pgd_at"

@@ -1,0 +1,143 @@
+"""Reports: one file that needs no network, figures as files, every accuracy with its n."""
+
+import html
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from bat_jax.errors import UserError
+from bat_jax.report import compare, report
+from bat_jax.report.__main__ import main
+from bat_jax.report.runs import percent, read
+from bat_jax.report.style import DARK, LIGHT, Chart, render
+from bat_jax.training.objectives import WEIGHT_BINS
+from tests.report.browser import CHROMIUM, browsing
+
+BAT_FIGURES = {
+    "accuracy_by_epoch",
+    "loss_by_epoch",
+    "weights_by_epoch",
+    "trade_off",
+    "typicality",
+    "triplets",
+    "most_weighted_down",
+    "most_memorized",
+}
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    return report(runs[0])
+
+
+def test_every_accuracy_is_there_with_its_n_and_interval(page):
+    text = page.read_text()
+    results = json.loads((page.parent / "results.json").read_bytes())
+    rows = re.findall(r'<tr><th scope="row">(.*?)</tr>', text)
+    found = 0
+    for state in ("best", "last"):
+        for group in ("", "typical", "atypical"):
+            test = results[state]["test"]
+            for name, value in (test[group] if group else test).items():
+                if name in ("typical", "atypical"):
+                    continue
+                low, high = value["interval"]
+                cells = f"<td>{value['n']}</td><td>{percent(value['accuracy'])}</td>"
+                cells += f"<td>{percent(low)} to {percent(high)}</td>"
+                assert any(state in row and row.endswith(cells) for row in rows), (state, name)
+                found += 1
+    assert found == 12
+
+
+def test_every_figure_is_on_the_page_with_words_and_as_files(page):
+    text = page.read_text()
+    assert set(re.findall(r'<figure class="card" id="(\w+)">', text)) == BAT_FIGURES
+    assert {path.stem for path in (page.parent / "figures").glob("*.png")} == BAT_FIGURES
+    assert {path.stem for path in (page.parent / "figures").glob("*.svg")} == BAT_FIGURES
+    alts = re.findall(r'<img src="data:[^"]*" alt="([^"]*)"', text)
+    assert len(alts) == len(BAT_FIGURES)
+    assert all(len(html.unescape(alt)) > 20 for alt in alts)
+
+
+def test_the_page_names_no_place_to_fetch_from(page):
+    places = re.findall(r'(?:src|srcset|href)="([^"]{0,5})', page.read_text())
+    assert places
+    assert set(places) == {"data:"}
+
+
+def test_the_histogram_of_weights_sums_to_one_and_falls_below_after_the_start(runs):
+    run = read(runs[0])
+    shares = np.asarray([run.series("train", name)[1] for name in WEIGHT_BINS])
+    np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-5)
+    epochs = np.asarray(run.series("train", WEIGHT_BINS[-1])[0])
+    # Weights apply from epoch 1 on; until then each is 1 and lies in the last bin.
+    np.testing.assert_allclose(shares[-1][epochs <= 1], 1, rtol=1e-6)
+    assert shares[-1][epochs > 1].max() < 1
+
+
+def test_a_figure_is_the_same_file_each_time_and_follows_the_theme():
+    def draw(figure):
+        figure.subplots().plot([0, 1], [2, 3])
+
+    chart = Chart("line", "Line", "A line.", "", draw)
+    assert render(chart, LIGHT, "svg") == render(chart, LIGHT, "svg")
+    assert DARK.surface.encode() in render(chart, DARK, "svg")
+    assert render(chart, LIGHT, "png")[:4] == b"\x89PNG"
+
+
+def test_a_run_without_its_checkpoints_is_reported_without_pictures(runs, tmp_path, caplog):
+    shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    text = report(tmp_path / "run").read_text()
+    assert "no pictures" in caplog.text
+    assert "checkpoints" in caplog.text
+    assert 'id="trade_off"' in text
+    assert 'id="triplets"' not in text
+
+
+def test_runs_are_compared_side_by_side_and_image_by_image(runs, tmp_path):
+    text = compare(runs, tmp_path / "both").read_text()
+    assert (tmp_path / "both" / "figures" / "trade_off.png").exists()
+    bat, pgd_at = (read(folder).examples["best_pgd2"] for folder in runs)
+    row = re.search(r'<th scope="row">pgd_at, best, PGD-2</th>(.*?)</tr>', text)
+    cells = re.findall(r"<td>(.*?)</td>", row[1])
+    assert cells[:3] == ["449", str((bat & ~pgd_at).sum()), str((~bat & pgd_at).sum())]
+    # What differs between their configs is told, and nothing else.
+    settings = text[text.index("<h2>Settings</h2>") :]
+    assert re.findall(r'<th scope="row">(.*?)</th>', settings) == ["objective.name"]
+
+
+def test_the_command_names_the_page_and_refuses_what_is_no_finished_run(runs, tmp_path, capsys):
+    assert main([*map(str, runs), f"--output={tmp_path / 'both'}"]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'both' / 'report.html'}\n"
+    assert main([str(tmp_path)]) == 2
+    assert "has no config.json" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    shutil.copy(runs[0] / "config.json", tmp_path / "run")
+    assert main([str(tmp_path / "run")]) == 2
+    assert "expected a finished run" in capsys.readouterr().err
+    (tmp_path / "run" / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="not the files of a run"):
+        report(tmp_path / "run")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [380, 1200])
+def test_a_browser_shows_it_without_an_error_or_a_request(page, tmp_path, width, dark):
+    with browsing(tmp_path / "profile") as browser:
+        browser.open(page, width=width, dark=dark)
+        urls = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
+        assert page.resolve().as_uri() in urls
+        assert {url.partition(":")[0] for url in urls} == {"file", "data"}
+        for kind in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+            assert browser.told(kind) == []
+        images = "[...document.images].filter(image => image.naturalWidth > 0).length"
+        assert browser.evaluate(images) == len(BAT_FIGURES)
+        # The page is as wide as the screen: only tables may scroll sideways.
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        source = browser.evaluate("document.querySelector('#trade_off img').currentSrc")
+        light = browser.evaluate("document.querySelector('#trade_off img').src")
+        assert (source == light) != dark
