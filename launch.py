@@ -79,11 +79,13 @@ def main(arguments: list[str]) -> None:
     from bat_jax import backend, distributed
     from bat_jax.config import plain
     from bat_jax.evaluation import results as evaluation_results
+    from bat_jax.findings.cost import describe_findings
     from bat_jax.interruption import Interrupted
-    from bat_jax.jobs import evaluate_run, memorize, train_and_evaluate
+    from bat_jax.jobs import evaluate_run, findings, memorize, train_and_evaluate
     from bat_jax.jobs.dry_run import describe, describe_ensemble
     from bat_jax.memorization import summary as memorization_summary
     from bat_jax.report import report
+    from bat_jax.report.findings import table as claims_table
     from bat_jax.training import CheckpointError, NonFiniteError
 
     backend.prepare(
@@ -137,10 +139,15 @@ def main(arguments: list[str]) -> None:
                     return
                 results, workdir = evaluate_run(config, _WORKDIR.value)
                 text = evaluation_results.table(results)
+            elif config.job == "findings" and "findings" in config:
+                if _DRY_RUN.value:
+                    print(describe_findings(config))
+                    return
+                text = claims_table(findings(config, workdir))
             else:
                 raise UserError(
-                    f"config.job is {config.job!r}; expected train, memorization, or"
-                    " evaluation with --config=configs/evaluation.py"
+                    f"config.job is {config.job!r}; expected train, memorization, evaluation with"
+                    " --config=configs/evaluation.py, or findings with a config made for them"
                 )
         if distributed.is_main():
             print(text)

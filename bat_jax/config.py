@@ -17,7 +17,8 @@ def default() -> ConfigDict:
     """Returns the whole config, with the training defaults of the paper's benchmarks."""
     config = ConfigDict()
 
-    # What to do: train, memorization, or evaluation (that of `evaluation()`).
+    # What to do: train, memorization, evaluation (that of `evaluation()`), or findings (that of
+    # `findings()`).
     config.job = "train"
     # Every random draw follows from it.
     config.seed = 0
@@ -27,10 +28,15 @@ def default() -> ConfigDict:
     data.name = "cifar100"
     # The archive or folder to read; by default the places that docs/data.md names.
     data.path = config_dict.placeholder(str)
+    # What draws the held-out images, the subset and `evaluation.subset`; by default config.seed.
+    # Runs of several seeds that are to see the same images share it.
+    data.seed = config_dict.placeholder(int)
     # How many training images to hold out; they choose the best checkpoint.
     data.validation = 1000
     # Train on this many of the others, drawn by the seed; 0 is all of them.
     data.subset = 0
+    # A file of ids, one a line, of training images to leave out of these; none by default.
+    data.exclude = config_dict.placeholder(str)
     # Random crops after padding by so many pixels on every side; 0 is none.
     data.crop_padding = 4
     # Random horizontal flips.
@@ -135,6 +141,9 @@ def default() -> ConfigDict:
     evaluation.batch_size = 512
     # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
     evaluation.select_by = "pgd"
+    # With every checkpoint, record clean and PGD accuracy on so many typical and so many atypical
+    # images of the training and of the test set, under so many steps; 0 images is no such record.
+    evaluation.track = ConfigDict({"images": 0, "num_steps": 10})
 
     config.memorization = memorization = ConfigDict()
     # An estimates file (memorization.npz or the released layout); evaluation is then also reported
@@ -203,6 +212,53 @@ def evaluation() -> ConfigDict:
     return config.lock()
 
 
+def findings() -> ConfigDict:
+    """Returns the config of the job `findings`: a training config, and which runs to make of it.
+
+    Every run has the fields of this config but for its seed, its method and, for some, the training
+    images left out; its `best` is chosen and its test made as for any run.
+    """
+    config = default().unlock()
+    config.job = "findings"
+    config.findings = settings = ConfigDict()
+    # Every run is made once a seed; `data.seed` draws the same images for all of them.
+    settings.seeds = (0, 1, 2)
+    # Finding (c): these are compared, bat with each other one.
+    settings.methods = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
+    # Finding (a): these record accuracy by typicality as they train (`evaluation.track`).
+    settings.tracked = ("standard", "pgd_at")
+    # Finding (b): pgd_at without these parts of the atypical training images, against pgd_at
+    # without as many random ones.
+    settings.removed = (0.5, 1.0)
+    # The ablation of BAT: name -> fields of objective.bat.
+    settings.variants = ConfigDict(
+        {
+            "weight_only": {"beta_dl": 0.0},
+            "discrimination_only": {"alpha": 0.0},
+            "alpha_4": {"alpha": 4.0},
+            "gate_all": {"gate": "all"},
+            "gate_memorized": {"gate": "memorized"},
+        }
+    )
+    # Which runs AutoAttack attacks: methods, removal, variants. The others meet PGD alone.
+    settings.autoattack = ("methods",)
+    # The ensemble that estimates memorization, unless `memorization.estimates` names a file: what
+    # differs from this config, by section.
+    settings.ensemble = ConfigDict(
+        {
+            "objective": {"name": "standard"},
+            "train": {
+                "epochs": config.train.epochs,
+                "optimizer": {"learning_rate": config.train.optimizer.learning_rate},
+                "schedule": {"name": "one_cycle"},
+            },
+        }
+    )
+    # Memorization is possible where pgd_at fits this part of its training images, under attack.
+    settings.regime = 0.95
+    return config.lock()
+
+
 def plain(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as JSON can hold it: nested dicts, lists for tuples."""
     return {
@@ -264,6 +320,8 @@ def validate(config: ConfigDict) -> None:
         ("data.validation", config.data.validation, 0 if config.job == "memorization" else 1),
         ("data.subset", config.data.subset, 0),
         ("data.crop_padding", config.data.crop_padding, 0),
+        ("evaluation.track.images", config.evaluation.track.images, 0),
+        ("evaluation.track.num_steps", config.evaluation.track.num_steps, 0),
         ("model.width", config.model.width or 1, 1),
         ("objective.trades.beta", config.objective.trades.beta, 0),
         ("objective.mart.beta", config.objective.mart.beta, 0),

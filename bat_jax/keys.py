@@ -17,6 +17,7 @@ class Purpose(enum.IntEnum):
     EVALUATION = 5
     SUBSET = 6
     MEMBER = 7
+    REMOVAL = 8
 
 
 # The seed of a run, or a key in its place: that of an ensemble's member.

@@ -21,6 +21,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat
 # What changes where a run is computed, or how much more of it, but not what it computes.
 _FREE = (
     "data.path",
+    "data.exclude",
     "memorization.estimates",
     "memorization.members",
     "memorization.members_at_once",
@@ -109,7 +110,7 @@ def _claim(workdir: Path, path: Path, config: ConfigDict, data: Mapping[str, str
     # Without synchronised batch norm, statistics are those of each device's share.
     free = (*_FREE, "parallel.") if config.model.sync_batch_norm else _FREE
     found = [row for row in configs.differences(theirs, ours) if not row.startswith(free)]
-    changed = [part for part in data if digests.get(part) != data[part]]
+    changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
     if found:
         raise UserError(
             f"--workdir {workdir}: holds a run of another config (field: there, here): "

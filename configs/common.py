@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from bat_jax.config import default
+from bat_jax.config import default, findings
 
 
 def fashion_mnist(objective: str) -> ConfigDict:
@@ -45,6 +45,20 @@ def tiny_imagenet(objective: str) -> ConfigDict:
     """Returns the setting of `cifar` for the 64x64 images of Tiny ImageNet."""
     config = cifar("tiny_imagenet", objective)
     config.model.stem = "tiny_imagenet"
+    return config
+
+
+def cifar_findings(name: str) -> ConfigDict:
+    """Returns the findings in the setting of `cifar`: every run of one schedule, three seeds."""
+    config = findings()
+    config.data.name = name
+    config.model.dtype = "bfloat16"
+    config.evaluation.losses = ("cross_entropy",)
+    config.evaluation.track.images = 1000
+    config.checkpoint.every_epochs = 5
+    config.findings.ensemble.train.epochs = 110
+    # Every run meets AutoAttack, the ablation too.
+    config.findings.autoattack = ("methods", "removal", "variants")
     return config
 
 

@@ -34,6 +34,7 @@ class Evaluator:
         mesh: Mesh,
         *,
         losses: tuple[Loss, ...],
+        num_steps: int | None = None,
     ):
         """Prepares the evaluation; it compiles at the first set of a new shape.
 
@@ -42,11 +43,14 @@ class Evaluator:
           config: the whole config; read are `attack` (norm, epsilon, unroll), `evaluation`, `seed`.
           mesh: the devices that share a batch.
           losses: what PGD maximises, an attack each.
+          num_steps: of PGD, if not `evaluation.num_steps`.
         """
+        if num_steps is None:
+            num_steps = config.evaluation.num_steps
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
         self._batch_size = config.evaluation.batch_size
         self._step = parallel.over_devices(
-            _make_step(model.clone(dtype=jnp.float32), config, losses),
+            _make_step(model.clone(dtype=jnp.float32), config, losses, num_steps),
             mesh,
             in_specs=(parallel.REPLICATED, parallel.REPLICATED, parallel.REPLICATED),
             out_specs=parallel.REPLICATED,
@@ -80,7 +84,7 @@ class Evaluator:
 
 
 def _make_step(
-    model: nn.Module, config: ConfigDict, losses: tuple[Loss, ...]
+    model: nn.Module, config: ConfigDict, losses: tuple[Loss, ...], num_steps: int
 ) -> Callable[..., Any]:
     settings = config.evaluation
 
@@ -107,13 +111,13 @@ def _make_step(
                     image_keys,
                     epsilon=config.attack.epsilon,
                     step_size=settings.step_size,
-                    num_steps=settings.num_steps,
+                    num_steps=num_steps,
                     norm=config.attack.norm,
                     loss=loss,
                     unroll=config.attack.unroll,
                 )
                 # The image itself lies in the ball: what is wrong clean is broken.
-                verdicts[attack_name(loss, settings.num_steps)] = verdicts["clean"] & correct(
+                verdicts[attack_name(loss, num_steps)] = verdicts["clean"] & correct(
                     logits_fn(adversarial), labels
                 )
         # Every process gets those of all devices.

@@ -39,18 +39,22 @@ def mcnemar(first: Bool[np.ndarray, "images"], second: Bool[np.ndarray, "images"
     return McNemar(only_first, only_second, float(p_value))
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+def over_seeds(values: Sequence[float], *, images: int | None = None) -> dict[str, Any]:
     """Returns the mean of one value a seed and its 95 % interval by Student's t.
 
-    One seed has a mean and no interval: nothing is known of what another would bring.
+    One seed has a mean and no interval: nothing is known of what another would bring. Accuracies of
+    a few seeds may agree by chance to the last image: their standard deviation is taken to be one
+    image at least.
 
     Args:
       values: one a seed; for a paired test, the difference of two runs of the same seed.
+      images: how many images a value was measured on.
     """
     mean, n = float(np.mean(values)), len(values)
     found: dict[str, Any] = {"mean": mean, "n": n, "values": [float(value) for value in values]}
     if n > 1:
-        error = float(np.std(values, ddof=1) / np.sqrt(n))
+        deviation = max(float(np.std(values, ddof=1)), 1 / images if images else 0.0)
+        error = deviation / float(np.sqrt(n))
         reach = float(stats.t.ppf(0.975, n - 1)) * error
         found["interval"] = [mean - reach, mean + reach]
         # Equal values leave no doubt of their sign, or no difference at all.

@@ -21,7 +21,7 @@ from bat_jax.evaluation.classify import attack_name
 from bat_jax.files import write_json, write_npz
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.training.checkpoints import Saved
-from bat_jax.training.experiment import Experiment
+from bat_jax.training.experiment import Experiment, data_seed
 
 
 def evaluate(
@@ -86,7 +86,7 @@ def test_images(experiment: Experiment) -> Split:
     test, size = experiment.dataset.test, experiment.config.evaluation.subset
     if not size or size >= len(test):
         return test
-    key = keys.derive(experiment.config.seed, keys.Purpose.SUBSET)
+    key = keys.derive(data_seed(experiment.config), keys.Purpose.SUBSET)
     rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
     return test.take(np.sort(rows))
 

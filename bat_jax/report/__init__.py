@@ -1,9 +1,30 @@
-"""Reports: figures and one HTML file for a run, or for several side by side.
+"""Reports: figures and one HTML file for a run, for findings, or for several runs side by side.
 
 python -m bat_jax.report RUN [RUN ...]
 """
 
+import json
+from pathlib import Path
+
+from bat_jax.report import findings, single
 from bat_jax.report.comparison import compare
-from bat_jax.report.single import report
+
+
+def report(folder: str | Path) -> Path:
+    """Writes `report.html` and `figures/` into the folder of a finished run, or of findings.
+
+    Returns:
+      Where the page is.
+
+    Raises:
+      UserError: it is neither, or not finished.
+    """
+    folder = Path(folder)
+    try:
+        job = json.loads((folder / "config.json").read_bytes())["config"]["job"]
+    except (OSError, ValueError, KeyError, TypeError):
+        job = "train"  # Whose reader tells what is wrong.
+    return findings.report(folder) if job == "findings" else single.report(folder)
+
 
 __all__ = ["compare", "report"]

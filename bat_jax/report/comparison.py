@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from bat_jax import runs
 from bat_jax.config import differences
 from bat_jax.errors import UserError
 from bat_jax.evaluation.results import GROUPS
 from bat_jax.evaluation.statistics import mcnemar
-from bat_jax.report import charts, runs
+from bat_jax.report import charts
 from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.report.runs import Run, title, with_interval
+from bat_jax.runs import Run, title, with_interval
 
 
 def compare(folders: Sequence[str | Path], output: str | Path) -> Path:

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+from bat_jax import runs
 from bat_jax.evaluation.results import GROUPS
-from bat_jax.report import charts, pictures, runs
+from bat_jax.report import charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.report.runs import Run, percent, title
+from bat_jax.runs import Run, percent, title
 
 METHODS = {
     "bat": "BAT (its weight and discrimination loss are reconstructed)",

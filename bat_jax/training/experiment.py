@@ -1,6 +1,7 @@
 """From a config to everything a training run is made of, each input checked on the way."""
 
 import dataclasses
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
@@ -19,6 +21,7 @@ from bat_jax.data import Dataset, Split, load
 from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator, attack_name
+from bat_jax.evaluation.tracking import Tracker
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
 from bat_jax.training import objectives, state
@@ -36,7 +39,8 @@ class Experiment:
       dataset: as it was loaded.
       train: the images trained on.
       validation: the images held out, which choose the best checkpoint.
-      estimates: memorization estimates of the data set, if the config names some.
+      excluded: ids of the training images that were left out, if the config names some.
+      estimates: memorization estimates of the data set, likewise.
       mesh: the devices.
       model: with batch norm synchronised over the mesh's axis, if the config says so.
       objective: the method.
@@ -51,6 +55,7 @@ class Experiment:
     dataset: Dataset
     train: Split
     validation: Split
+    excluded: Int64[np.ndarray, "ids"] | None
     estimates: memorization.Estimates | None
     mesh: Mesh
     model: nn.Module
@@ -64,6 +69,8 @@ class Experiment:
     def digests(self) -> dict[str, str]:
         """Returns what tells the data set, and the estimates if there are any, from any other."""
         digests = {"train": self.dataset.train.digest(), "test": self.dataset.test.digest()}
+        if self.excluded is not None:
+            digests["exclude"] = hashlib.sha256(self.excluded.tobytes()).hexdigest()[:16]
         if self.estimates is not None:
             digests["estimates"] = self.estimates.digest()
         return digests
@@ -104,6 +111,20 @@ class Experiment:
         """Returns what classifies a set, clean and under PGD with each loss."""
         return Evaluator(self.model, self.config, self.mesh, losses=losses)
 
+    def tracker(self) -> Tracker | None:
+        """Returns what follows accuracy by typicality, if the config asks for it."""
+        if not self.config.evaluation.track.images:
+            return None
+        assert self.estimates is not None  # `build` has seen to it.
+        return Tracker(
+            self.model,
+            self.config,
+            self.mesh,
+            sets=(self.train, self.dataset.test),
+            estimates=self.estimates,
+            seed=data_seed(self.config),
+        )
+
 
 def build(
     config: ConfigDict, *, dataset: Dataset | None = None, mesh: Mesh | None = None
@@ -127,6 +148,9 @@ def build(
 
     dataset = dataset or load(config.data.name, path=config.data.path)
     validation, train = _hold_out(dataset, config)
+    excluded = _excluded(config, dataset)
+    if excluded is not None:
+        train = train.take(np.flatnonzero(~np.isin(train.ids, excluded)))
     estimates = _estimates(config, dataset)
     steps_per_epoch, total_steps, learning_rate = _plan(config, len(train))
     epochs = total_steps / steps_per_epoch
@@ -155,6 +179,7 @@ def build(
         dataset=dataset,
         train=train,
         validation=validation,
+        excluded=excluded,
         estimates=estimates,
         mesh=mesh,
         model=model,
@@ -210,6 +235,33 @@ def _plan(config: ConfigDict, examples: int) -> tuple[int, int, optax.Schedule]:
     return steps_per_epoch, total_steps, learning_rate
 
 
+def data_seed(config: ConfigDict) -> int:
+    """Returns the seed that draws which images are held out, trained on and tested on."""
+    return config.seed if config.data.seed is None else config.data.seed
+
+
+def _excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, "ids"] | None:
+    """Returns the ids in the file that the config names, in ascending order."""
+    path = config.data.exclude
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text().split()
+        ids = np.unique(np.asarray([int(line) for line in lines], np.int64))
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"config.data.exclude {path}: cannot be read ({error}); expected a file of ids, one a"
+            " line"
+        ) from None
+    unknown = np.setdiff1d(ids, dataset.train.ids)
+    if len(unknown):
+        raise UserError(
+            f"config.data.exclude {path}: training example {unknown[0]} is not in {dataset.name};"
+            " expected ids of its training images"
+        )
+    return ids
+
+
 def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
     """Returns the validation images and those to train on, both drawn by the seed."""
     examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
@@ -218,7 +270,7 @@ def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
             f"config.data.validation is {held_out} and config.data.subset {subset}; expected"
             f" together at most the {examples} training images of {dataset.name}"
         )
-    key = keys.derive(config.seed, keys.Purpose.VALIDATION_SPLIT)
+    key = keys.derive(data_seed(config), keys.Purpose.VALIDATION_SPLIT)
     order = np.asarray(jax.random.permutation(key, examples), np.int64)
     end = held_out + subset if subset else examples
     # In the source's order again: which rows they are is drawn, not how they lie.
@@ -231,6 +283,12 @@ def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
 def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates | None:
     path, bat = config.memorization.estimates, config.objective.bat
     if path is None:
+        if config.evaluation.track.images:
+            raise UserError(
+                f"config.evaluation.track.images is {config.evaluation.track.images} and"
+                " config.memorization.estimates is not set; expected an estimates file, which tells"
+                " typical images from atypical ones"
+            )
         if config.objective.name == "bat" and bat.gate == "memorized":
             raise UserError(
                 "config.objective.bat.gate is 'memorized' and config.memorization.estimates is not"

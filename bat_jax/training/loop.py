@@ -120,6 +120,7 @@ def fit(
     data = experiment.train_data()
     validation = to_devices(experiment.validation, experiment.mesh)
     evaluator = experiment.evaluator(("cross_entropy",))
+    tracker = experiment.tracker()
     order_of = jax.jit(
         lambda epoch: epoch_order(
             config.seed,
@@ -180,6 +181,9 @@ def fit(
             if (epoch + 1) % config.checkpoint.every_epochs == 0 or step == total_steps:
                 scores = validate(state)
                 records.write(step, step / steps_per_epoch, "validation", scores)
+                if tracker is not None:
+                    for split, accuracies in tracker(state.evaluated).items():
+                        records.write(step, step / steps_per_epoch, split, accuracies)
                 checkpoints.save(state, seconds=time.monotonic() - began, metrics=scores)
                 _report(step, experiment, latest, scores)
                 meter.restart_clock()

@@ -40,6 +40,14 @@ def test_equal_values_over_seeds_are_no_division_by_zero():
     assert over_seeds([0.1, 0.1])["interval"] == [0.1, 0.1]
 
 
+def test_seeds_that_agree_to_the_last_image_are_known_to_one_image_at_best():
+    found = over_seeds([0.25, 0.25, 0.25], images=100)
+    # 4.303 times 0.01 / sqrt 3.
+    assert found["interval"] == pytest.approx([0.25 - 0.02484, 0.25 + 0.02484], abs=1e-5)
+    spread = [0.1, 0.3, 0.2]
+    assert over_seeds(spread, images=100) == over_seeds(spread)
+
+
 def test_holm_multiplies_by_how_many_are_left_and_keeps_the_order():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -8,13 +8,13 @@ from tests.estimates import write_digits_estimates
 from tests.training.conftest import tiny
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _standard_promotion():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folders of a run of BAT and of one of PGD-AT."""
     folder = tmp_path_factory.mktemp("reported")

@@ -148,3 +148,47 @@ def test_images_are_normalised_by_their_own_statistics(tiny_config):
     images = experiment.train.images.astype(np.float64) / 255
     np.testing.assert_allclose(experiment.model.mean[0], images.mean(), rtol=1e-9)
     np.testing.assert_allclose(experiment.model.std[0], images.std(), rtol=1e-9)
+
+
+def test_excluded_images_are_left_out_and_named_in_the_digests(tiny_config, tmp_path):
+    whole = build(tiny_config())
+    path = tmp_path / "ids.txt"
+    out = whole.train.ids[:5]
+    path.write_text("\n".join(map(str, out)))
+    fewer = build(tiny_config(**{"data.exclude": str(path)}))
+    np.testing.assert_array_equal(fewer.train.ids, whole.train.ids[5:])
+    np.testing.assert_array_equal(fewer.validation.ids, whole.validation.ids)
+    assert "exclude" in fewer.digests()
+    path.write_text(f"{out[0]}")
+    assert build(tiny_config(**{"data.exclude": str(path)})).digests() != fewer.digests()
+
+
+@pytest.mark.parametrize("content", ["3\nthree\n", "99999\n", None])
+def test_a_wrong_file_of_ids_is_refused(tiny_config, tmp_path, content):
+    path = tmp_path / "ids.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"config\.data\.exclude .*ids\.txt: "):
+        build(tiny_config(**{"data.exclude": str(path)}))
+
+
+def test_a_folder_is_not_taken_for_a_run_with_other_images_left_out(tiny_config, tmp_path):
+    path = tmp_path / "ids.txt"
+    path.write_text("0\n")
+    config = tiny_config("bat", **{"data.exclude": str(path), "train.steps": 1})
+    train_and_evaluate(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"other data \(exclude differ"):
+        train_and_evaluate(tiny_config("bat", **{"train.steps": 1}), tmp_path / "run")
+
+
+def test_runs_of_two_seeds_see_the_same_images_where_the_config_says_so(tiny_config):
+    def ids(**fields):
+        return set(build(tiny_config(**fields)).train.ids.tolist())
+
+    assert ids(seed=1) != ids(seed=2)
+    assert ids(seed=1, **{"data.seed": 7}) == ids(seed=2, **{"data.seed": 7})
+
+
+def test_accuracy_by_typicality_needs_estimates(tiny_config):
+    with pytest.raises(UserError, match=r"evaluation\.track\.images is 5"):
+        build(tiny_config(**{"evaluation.track.images": 5}))

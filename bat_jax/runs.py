@@ -55,7 +55,7 @@ class Run:
     def series(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """Returns the epochs and the values of a metric that was recorded for a split."""
         rows = [r for r in self.records if r["split"] == split and name in r]
-        return [r["epoch"] for r in rows], [r[name] for r in rows]
+        return [float(r["epoch"]) for r in rows], [float(r[name]) for r in rows]
 
 
 def read(folder: str | Path) -> Run:

@@ -1,0 +1,181 @@
+"""Whether each finding holds, from the numbers and by rules, the same for every data set."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from bat_jax.runs import title
+
+Verdict = Literal["supported", "refuted", "undecided"]
+
+
+class Claim(NamedTuple):
+    """A finding, and what the runs say of it.
+
+    Attributes:
+      name: `regime`, `a`, `b` or `c`, with the state it was read from.
+      statement: the finding.
+      rule: what supports and what refutes it.
+      verdict: what the rule says.
+      numbers: what it says it from.
+    """
+
+    name: str
+    statement: str
+    rule: str
+    verdict: Verdict
+    numbers: str
+
+
+def claims(summary: Mapping[str, Any]) -> list[Claim]:
+    """Returns the regime check first, then (a), (b) and (c); the last two once a state."""
+    return [
+        _regime(summary["regime"]),
+        _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
+        *(_b(row, summary["attacks"]["removal"]) for row in summary["removal"]),
+        *(_c(summary, state) for state in ("best", "last")),
+    ]
+
+
+# Of fewer no verdict is given: two may agree by chance.
+FEWEST_SEEDS = 3
+
+
+def sign(value: Mapping[str, Any]) -> int:
+    """Returns 1 or -1 where the whole 95 % interval lies above or below 0; else 0.
+
+    With fewer than `FEWEST_SEEDS` seeds it is 0.
+    """
+    if value["n"] < FEWEST_SEEDS:
+        return 0
+    low, high = value["interval"]
+    return int(low > 0) - int(high < 0)
+
+
+def points(value: Mapping[str, Any]) -> str:
+    """Returns a difference of accuracies in points: `+1.2 (0.3 to 2.1; 3 seeds)`."""
+    seeds = f"{value['n']} seed" + ("s" if value["n"] > 1 else "")
+    if "interval" not in value:
+        return f"{100 * value['mean']:+.1f} (no interval; {seeds})"
+    low, high = value["interval"]
+    return f"{100 * value['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {seeds})"
+
+
+def over(value: Mapping[str, Any]) -> str:
+    """Returns an accuracy over seeds in percent: `75.3 (74.0 to 76.6; 3 seeds)`."""
+    seeds = f"{value['n']} seed" + ("s" if value["n"] > 1 else "")
+    if "interval" not in value:
+        return f"{100 * value['mean']:.1f} (no interval; {seeds})"
+    low, high = value["interval"]
+    return f"{100 * value['mean']:.1f} ({100 * low:.1f} to {100 * high:.1f}; {seeds})"
+
+
+def _regime(regime: Mapping[str, Any]) -> Claim:
+    attack = title(regime["attack"])
+    return Claim(
+        "regime",
+        "Adversarial training fits its training images here and leaves a gap to the test set, so"
+        " that memorization can take place.",
+        f"Supported if pgd_at ends with at least {100 * regime['bound']:.0f} % of its training"
+        f" images right under {attack} and the interval of training minus test lies above 0;"
+        " refuted if not.",
+        "supported" if regime["holds"] else "refuted",
+        f"Under {attack}: training {over(regime['train'])} %, test {over(regime['test'])} %, gap"
+        f" {points(regime['gap'])} points.",
+    )
+
+
+def _a(gains: Mapping[str, Any], attack: str) -> Claim:
+    statement = (
+        "(a) Memorizing atypical training samples raises clean accuracy on atypical test samples"
+        " but hardly their robust accuracy."
+    )
+    rule = (
+        "Of pgd_at, from the record at which it is half of the way to its last accuracy on atypical"
+        " training images, to the last. Supported if the interval of the clean gain on atypical"
+        " test images and that of the clean gain minus the robust one both lie above 0; refuted if"
+        " one lies below 0; else undecided."
+    )
+    atypical = gains.get("atypical")
+    if atypical is None:
+        return Claim("a", statement, rule, "undecided", "No atypical test images were followed.")
+    clean, beyond = atypical["clean"], atypical["clean_minus_robust"]
+    return Claim(
+        "a",
+        statement,
+        rule,
+        _verdict([sign(clean), sign(beyond)]),
+        f"From epoch {gains['from_epoch']:g} to {gains['to_epoch']:g}: clean {points(clean)},"
+        f" {title(attack)} {points(atypical[attack])}, clean minus {title(attack)}"
+        f" {points(beyond)} points.",
+    )
+
+
+def _b(row: Mapping[str, Any], attack: str) -> Claim:
+    part, state = f"{100 * row['part']:g} %", row["state"]
+    name = f"b, {part} removed, {state}"
+    statement = (
+        f"(b) Fitting atypical samples in adversarial training hurts typical ones ({part} of them"
+        f" removed, {state} checkpoint)."
+    )
+    rule = (
+        f"Robust accuracy ({title(attack)}) on typical test images, without the atypical training"
+        " images minus without as many random ones. Supported if its interval lies above 0, refuted"
+        " if below, else undecided."
+    )
+    if "typical" not in row:
+        return Claim(name, statement, rule, "undecided", "No typical test images are known.")
+    robust = row["typical"][attack]
+    return Claim(
+        name,
+        statement,
+        rule,
+        _verdict([sign(robust)]),
+        f"{row['removed']} images removed: {title(attack)} {points(robust)}, clean"
+        f" {points(row['typical']['clean'])} points on typical test images.",
+    )
+
+
+def _c(summary: Mapping[str, Any], state: str) -> Claim:
+    attack = summary["attacks"]["methods"]
+    rows = [row for row in summary["methods"] if row["state"] == state]
+    rows = [row for row in rows if row["against"] != "standard"]
+    signs = {row["against"]: (sign(row["clean"]), sign(row[attack])) for row in rows}
+    better = [name for name, found in signs.items() if max(found) > 0 and min(found) >= 0]
+    worse = [name for name, found in signs.items() if min(found) < 0 and max(found) <= 0]
+    moved = [name for name, found in signs.items() if max(found) > 0 and min(found) < 0]
+    unknown = [name for name, found in signs.items() if found == (0, 0)]
+    verdict: Verdict = "undecided"
+    if signs and len(better) == len(signs):
+        verdict = "supported"
+    elif worse:
+        verdict = "refuted"
+    told = [
+        f"{text}: {', '.join(names)}"
+        for text, names in (
+            ("better than", better),
+            ("worse than", worse),
+            ("one accuracy up, the other down, against", moved),
+            ("no difference shown to", unknown),
+        )
+        if names
+    ]
+    numbers = "; ".join(
+        f"{row['against']}: clean {points(row['clean'])}, {title(attack)} {points(row[attack])}"
+        for row in rows
+    )
+    return Claim(
+        f"c, {state}",
+        "(c) BAT gives a better trade-off between clean and robust accuracy than every other"
+        f" adversarial method ({state} checkpoint).",
+        "BAT is better than a method if the interval of one paired difference over seeds, of clean"
+        f" or of robust accuracy ({title(attack)}), lies above 0 and the other's not below."
+        " Supported if it is better than each; refuted if it is worse than one; else undecided.",
+        verdict,
+        f"{'; '.join(told).capitalize()}. BAT minus {numbers} points.",
+    )
+
+
+def _verdict(signs: list[int]) -> Verdict:
+    if all(found > 0 for found in signs):
+        return "supported"
+    return "refuted" if min(signs) < 0 else "undecided"

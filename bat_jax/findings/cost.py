@@ -1,0 +1,121 @@
+"""What the findings would cost, without running them."""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax.findings import plan as plans
+from bat_jax.jobs.dry_run import describe_ensemble, forward_flops
+from bat_jax.training import objectives
+from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.state import number_of_parameters
+
+
+def describe_findings(config: ConfigDict) -> str:
+    """Returns the runs that the findings would make, their FLOPs, and how long those take at least.
+
+    FLOPs count forward passes; the time is what they take at the rate of this machine's forward
+    pass. Images are not yet left out, AutoAttack is given as if it broke none.
+
+    Raises:
+      UserError: the config, the data or the estimates are wrong.
+    """
+    plans.validate(config)
+    lines = [json.dumps(configs.plain(config), indent=2)]
+    base = plans.trained(config, "methods", "pgd_at", config.findings.seeds[0])
+    if base.memorization.estimates is None:
+        # They are made first; what they say changes no cost.
+        base.evaluation.track.images = 0
+    experiment = build(base)
+    nobody = np.zeros(0, np.int64)
+    runs = plans.plan(config, experiment.train, nobody, Path())
+    forward, rate = forward_flops(experiment), _forward_rate(experiment)
+    total, attacked = 0.0, 0.0
+    arms: dict[str, float] = {}
+    for run in runs:
+        passes = _training_passes(run.config, experiment) + _evaluation_passes(
+            run.config, experiment
+        )
+        arms[run.arm] = passes * forward
+        total += passes * forward
+        attacked += _autoattack_passes(run.config, experiment) * forward
+    lines += [
+        f"parameters: {number_of_parameters(jax.eval_shape(experiment.initial_state).variables):,}",
+        f"forward pass: {forward / 1e9:.4g} GFLOP an image,"
+        f" {rate / 1e9:,.4g} GFLOP/s in a batch on {jax.devices()[0].device_kind}",
+        f"runs: {len(runs)}, {len(config.findings.seeds)} seed(s) of {len(arms)}:",
+        *(f"  {arm}: {flops / 1e12:,.4g} TFLOP a seed" for arm, flops in arms.items()),
+        f"training, validation, PGD: {total / 1e12:,.4g} TFLOP,"
+        f" at least {total / rate / 3600:,.3g} hours here",
+    ]
+    if attacked:
+        lines.append(
+            f"AutoAttack: at most {attacked / 1e12:,.4g} TFLOP, {attacked / rate / 3600:,.3g} hours"
+        )
+    if config.memorization.estimates is None:
+        members = describe_ensemble(plans.ensemble(config))
+        lines.append(
+            "memorization estimates, on top:\n" + members[members.index("parameters of") :]
+        )
+    return "\n".join(lines)
+
+
+def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
+    """Returns the forward passes, of an image each, of training with its validation."""
+    objective = objectives.create(
+        config.objective, num_steps=config.attack.num_steps, threshold=0.0, first_decay=0.0
+    )
+    steps = experiment.total_steps * config.train.batch_size
+    settings = config.evaluation
+    scored = len(experiment.validation) * (2 + 2 * settings.num_steps)
+    followed = 4 * settings.track.images * (2 + 2 * settings.track.num_steps)
+    checkpoints = steps / len(experiment.train) / config.checkpoint.every_epochs
+    return (
+        steps * objective.forward_passes(config.attack.num_steps)
+        + (scored + followed) * checkpoints
+    )
+
+
+def _evaluation_passes(config: ConfigDict, experiment: Experiment) -> int:
+    """Returns the forward passes of the test of `best` and `last`, clean and under PGD."""
+    each = 1 + len(config.evaluation.losses) * (1 + 2 * config.evaluation.num_steps)
+    return 2 * _tested(config, experiment) * each
+
+
+def _autoattack_passes(config: ConfigDict, experiment: Experiment) -> int:
+    """Returns the forward passes of AutoAttack on `best` and `last` if no image ever fell."""
+    targets = min(9, experiment.dataset.num_classes - 1)
+    each = {
+        "apgd-ce": 200,
+        "apgd-dlr": 200,
+        "apgd-t": 200 * targets,
+        "fab-t": 300 * targets,
+        "square": 5000,
+    }
+    passes = sum(each[attack] for attack in config.evaluation.attacks)
+    return 2 * _tested(config, experiment) * passes
+
+
+def _tested(config: ConfigDict, experiment: Experiment) -> int:
+    images = len(experiment.dataset.test)
+    return min(config.evaluation.subset or images, images)
+
+
+def _forward_rate(experiment: Experiment) -> float:
+    """Returns the FLOP/s of a batch's forward pass, the best of three."""
+    images = jnp.zeros((experiment.config.train.batch_size, *experiment.dataset.image_shape))
+    variables = experiment.initial_state().variables
+    forward = jax.jit(lambda variables, images: experiment.model.apply(variables, images))
+    jax.block_until_ready(forward(variables, images))
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        jax.block_until_ready(forward(variables, images))
+        seconds.append(time.monotonic() - began)
+    return forward_flops(experiment) * len(images) / min(seconds)

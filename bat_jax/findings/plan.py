@@ -1,0 +1,192 @@
+"""Which runs the findings need, as a function of the config and the estimates."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int64
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax import keys
+from bat_jax.data.dataset import Split
+from bat_jax.errors import UserError
+from bat_jax.training import objectives
+
+PARTS = ("methods", "removal", "variants")
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A run to make.
+
+    Attributes:
+      part: one of `PARTS`.
+      arm: what it is a run of, once a seed: a method, a variant of BAT, a removal.
+      seed: of the run.
+      config: that trains it.
+      removed: ids of the training images it leaves out, if any.
+    """
+
+    part: str
+    arm: str
+    seed: int
+    config: ConfigDict
+    removed: Int64[np.ndarray, "ids"] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.arm}-seed{self.seed}"
+
+
+def plan(
+    config: ConfigDict, train: Split, atypical: Int64[np.ndarray, "ids"], folder: Path
+) -> list[Planned]:
+    """Returns every run, in the order in which they are made: seed after seed.
+
+    Args:
+      config: from `bat_jax.config.findings()`, its `memorization.estimates` set.
+      train: the images that are trained on.
+      atypical: ids of the atypical among them.
+      folder: where files of removed ids are.
+    """
+    settings = config.findings
+    runs = []
+    for seed in settings.seeds:
+        for method in settings.methods:
+            runs.append(Planned("methods", method, seed, trained(config, "methods", method, seed)))
+        for part in settings.removed:
+            for kind in ("atypical", "random"):
+                arm = removal_arm(kind, part)
+                base = trained(config, "removal", "pgd_at", seed)
+                base.data.exclude = str(folder / f"{arm}-seed{seed}.txt")
+                ids = removed_ids(kind, part, train, atypical, seed=seed)
+                runs.append(Planned("removal", arm, seed, base, ids))
+        for name, fields in settings.variants.items():
+            base = trained(config, "variants", "bat", seed)
+            base.objective.bat.update(fields)
+            runs.append(Planned("variants", variant_arm(name), seed, base))
+    return runs
+
+
+def ensemble(config: ConfigDict) -> ConfigDict:
+    """Returns the config of the ensemble that estimates memorization of the training images.
+
+    It learns from the held-out images as well, so that the images drawn are the same ones.
+    """
+    run = _section_by_section(config)
+    run.job = "memorization"
+    run.data.seed = config.seed if config.data.seed is None else config.data.seed
+    run.data.subset = config.data.subset and config.data.subset + config.data.validation
+    run.data.validation = 0
+    run.evaluation.track.images = 0
+    run.update(config.findings.ensemble.to_dict())
+    configs.validate(run)
+    return run
+
+
+def removal_arm(kind: str, part: float) -> str:
+    """Returns the name of a removal: of `atypical` images or of as many `random` ones."""
+    return f"pgd_at-without-{round(100 * part)}%-{kind}"
+
+
+def variant_arm(name: str) -> str:
+    """Returns the name of a variant of BAT."""
+    return f"bat-{name}"
+
+
+def removed_ids(
+    kind: str, part: float, train: Split, atypical: Int64[np.ndarray, "ids"], *, seed: int
+) -> Int64[np.ndarray, "removed"]:
+    """Returns the ids to leave out, drawn by the seed, ascending.
+
+    Args:
+      kind: `atypical`, or `random`: equally many of all training images, atypical ones among them.
+      part: of the atypical training images.
+      train: the images that are trained on.
+      atypical: ids of the atypical among them.
+      seed: of the run.
+    """
+    pool = atypical if kind == "atypical" else train.ids
+    key = keys.derive(seed, keys.Purpose.REMOVAL, int(kind == "random"))
+    order = np.asarray(jax.random.permutation(key, len(pool)), np.int64)
+    return np.sort(pool[order[: round(part * len(atypical))]])
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises a UserError for a field of `config.findings` that cannot be run."""
+    settings = config.findings
+    configs.validate(config)
+    for field, values in (("methods", settings.methods), ("tracked", settings.tracked)):
+        for method in values:
+            configs.one_of(f"findings.{field}", method, tuple(objectives.OBJECTIVES))
+    for part in settings.autoattack:
+        configs.one_of("findings.autoattack", part, PARTS)
+    for method in ("pgd_at", "bat"):
+        if method not in settings.methods:
+            raise UserError(
+                f"config.findings.methods is {settings.methods}; expected {method} among them"
+            )
+    if "pgd_at" not in settings.tracked or not set(settings.tracked) <= set(settings.methods):
+        raise UserError(
+            f"config.findings.tracked is {settings.tracked}; expected pgd_at and other methods of"
+            " config.findings.methods"
+        )
+    if not config.evaluation.track.images or not config.evaluation.losses:
+        raise UserError(
+            f"config.evaluation.track.images is {config.evaluation.track.images} and"
+            f" config.evaluation.losses {config.evaluation.losses}; expected some of both: the"
+            " findings are measured with them"
+        )
+    if "cross_entropy" not in config.evaluation.losses:
+        raise UserError(
+            f"config.evaluation.losses is {config.evaluation.losses}; expected cross_entropy"
+            " among them"
+        )
+    for part in settings.removed:
+        if not 0 < part <= 1:
+            raise UserError(
+                f"config.findings.removed is {settings.removed}; expected parts above 0, up to 1"
+            )
+    for field in ("seeds", "methods", "removed"):
+        values = settings[field]
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"config.findings.{field} is {values}; expected some, each once")
+    for name, fields in settings.variants.items():
+        unknown = set(fields) - set(config.objective.bat)
+        if unknown:
+            raise UserError(
+                f"config.findings.variants.{name} has {', '.join(sorted(unknown))}; expected fields"
+                " of config.objective.bat"
+            )
+
+
+def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict:
+    """Returns the config of one run: that of the findings, of one method and seed."""
+    settings = config.findings
+    run = _section_by_section(config)
+    run.seed = seed
+    if run.data.seed is None:
+        run.data.seed = config.seed
+    run.objective.name = method
+    if method == "standard":
+        # It has no robust accuracy to be chosen by.
+        run.evaluation.select_by = "clean"
+    if part not in settings.autoattack:
+        run.evaluation.attacks = ()
+    if part != "methods" or method not in settings.tracked:
+        run.evaluation.track.images = 0
+    configs.validate(run)
+    return run
+
+
+def _section_by_section(config: ConfigDict) -> ConfigDict:
+    """Returns a training config with the sections of the findings' own."""
+    run = configs.default()
+    for name, value in config.items():
+        if name in run and isinstance(value, ConfigDict):
+            run[name].update(value.to_dict())
+    run.seed = config.seed
+    return run

@@ -1,0 +1,270 @@
+"""From finished runs to what they show: means and intervals over seeds, and paired tests."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from bat_jax.evaluation.classify import attack_name
+from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
+from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings.plan import PARTS, removal_arm, variant_arm
+from bat_jax.runs import STATES, Run
+
+# The runs of every arm, in the order of the seeds.
+Arms = Mapping[str, Sequence[Run]]
+
+
+def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> dict[str, Any]:
+    """Returns the numbers of findings (a), (b), (c), of the ablation and of the regime.
+
+    An accuracy is a part of 1, `mean`, `interval` and `values` over seeds with `n` of them, and
+    `images` how many each was measured on. Differences are of runs of the same seed.
+    """
+    settings = config.findings
+    robust = attack_name("cross_entropy", config.evaluation.num_steps)
+    with_autoattack = bool(config.evaluation.attacks)
+    strongest = {
+        part: "autoattack" if with_autoattack and part in settings.autoattack else robust
+        for part in PARTS
+    }
+    if strongest["methods"] != "autoattack":
+        # The others are shown beside bat and pgd_at.
+        strongest = dict.fromkeys(strongest, robust)
+    variants = [variant_arm(name) for name in settings.variants]
+    tracked = attack_name("cross_entropy", config.evaluation.track.num_steps)
+    curves = {name: _curves(arms[name]) for name in settings.tracked}
+    return {
+        "attacks": {**strongest, "tracked": tracked},
+        "regime": _regime(arms["pgd_at"], tracked, settings.regime),
+        "curves": curves,
+        "gains": {name: _gains(arms[name], tracked, name) for name in settings.tracked},
+        "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
+        "removal": [
+            _removal(arms, part, removed[part], state, strongest["removal"])
+            for part in settings.removed
+            for state in STATES
+        ],
+        "methods": [
+            row
+            for state in STATES
+            for row in _pairs(
+                arms,
+                "bat",
+                [name for name in settings.methods if name != "bat"],
+                state,
+                strongest["methods"],
+            )
+        ],
+        "variants": [
+            row
+            for state in STATES
+            for row in _pairs(arms, "bat", variants, state, strongest["variants"])
+        ],
+    }
+
+
+def _accuracies(runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns, by state, group (`all` too) and attack, the accuracy over seeds."""
+    found: dict[str, Any] = {}
+    for state in STATES:
+        tests = [run.results[state]["test"] for run in runs]
+        found[state] = {"all": _of_group(tests)}
+        for group in GROUPS:
+            if all(group in test for test in tests):
+                found[state][group] = _of_group([test[group] for test in tests])
+    return found
+
+
+def _of_group(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        attack: {
+            **over_seeds([test[attack]["accuracy"] for test in tests], images=value["n"]),
+            "images": value["n"],
+        }
+        for attack, value in tests[0].items()
+        if attack not in GROUPS
+    }
+
+
+def _curves(runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns, by set and attack, the epochs and at each of them the accuracy over seeds."""
+    found: dict[str, Any] = {}
+    for name in SETS:
+        epochs, images = runs[0].series(name, "n")
+        if not epochs:
+            continue
+        attacks = [key for key in _names(runs[0], name) if key not in ("n", "of")]
+        found[name] = {"epochs": epochs, "images": int(images[-1])}
+        for attack in attacks:
+            series = [run.series(name, attack)[1] for run in runs]
+            found[name][attack] = [
+                over_seeds(values, images=int(images[-1])) for values in zip(*series, strict=True)
+            ]
+    return found
+
+
+def _names(run: Run, split: str) -> list[str]:
+    record = next(record for record in run.records if record["split"] == split)
+    return [name for name in record if name not in ("step", "epoch", "split")]
+
+
+def _regime(runs: Sequence[Run], attack: str, bound: float) -> dict[str, Any]:
+    """Returns whether pgd_at fits its training images under attack, and leaves a gap to the test.
+
+    Both over all images with an estimate, typical and atypical ones in their shares.
+    """
+    train, test = [], []
+    for run in runs:
+        train.append(_weighted(run, "train", attack))
+        test.append(_weighted(run, "test", attack))
+    gaps = [ours - theirs for ours, theirs in zip(train, test, strict=True)]
+    followed = {part: _followed(runs[0], part) for part in ("train", "test")}
+    found = {
+        "train": over_seeds(train, images=followed["train"]),
+        "test": over_seeds(test, images=followed["test"]),
+        "gap": over_seeds(gaps, images=min(followed.values())),
+    }
+    low = found["gap"].get("interval", [found["gap"]["mean"]])[0]
+    return {
+        **found,
+        "attack": attack,
+        "bound": bound,
+        "fits": found["train"]["mean"] >= bound,
+        "has_gap": low > 0,
+        "holds": found["train"]["mean"] >= bound and low > 0,
+    }
+
+
+def _weighted(run: Run, part: str, attack: str) -> float:
+    """Returns the last accuracy on typical and atypical images, weighted by how many there are."""
+    total, weight = 0.0, 0
+    for group in GROUPS:
+        values, sizes = run.series(f"{part}_{group}", attack)[1], _sizes(run, f"{part}_{group}")
+        if values:
+            total += values[-1] * sizes
+            weight += sizes
+    return total / weight
+
+
+def _sizes(run: Run, name: str, which: str = "of") -> int:
+    """Returns how many images the set has; with `n`, how many of them are followed."""
+    values = run.series(name, which)[1]
+    return int(values[-1]) if values else 0
+
+
+def _followed(run: Run, part: str) -> int:
+    return sum(_sizes(run, f"{part}_{group}", "n") for group in GROUPS)
+
+
+def _gains(runs: Sequence[Run], attack: str, method: str) -> dict[str, Any]:
+    """Returns what the test sets gain while a method memorizes its atypical training images.
+
+    The phase runs from the record at which accuracy on atypical training images, as they are
+    trained on, has come half of the way from the first record to the last, to the last record.
+    """
+    trained_on = "clean" if method == "standard" else attack
+    series = [run.series("train_atypical", trained_on) for run in runs]
+    if not series[0][0]:
+        return {}
+    means = np.mean([values for _, values in series], axis=0)
+    half = (means[0] + means[-1]) / 2
+    onset = int(np.argmax(means >= half)) if means[-1] > means[0] else 0
+    found: dict[str, Any] = {
+        "from_epoch": series[0][0][onset],
+        "to_epoch": series[0][0][-1],
+        "memorized": over_seeds(
+            [values[-1] - values[onset] for _, values in series],
+            images=_sizes(runs[0], "train_atypical", "n"),
+        ),
+        "trained_on": trained_on,
+    }
+    for group in GROUPS:
+        changes = {}
+        for measure in ("clean", attack):
+            values = [run.series(f"test_{group}", measure)[1] for run in runs]
+            if values[0]:
+                changes[measure] = [v[-1] - v[onset] for v in values]
+        if changes:
+            beyond = [c - r for c, r in zip(changes["clean"], changes[attack], strict=True)]
+            images = _sizes(runs[0], f"test_{group}", "n")
+            found[group] = {
+                measure: over_seeds(change, images=images)
+                for measure, change in {**changes, "clean_minus_robust": beyond}.items()
+            }
+    return found
+
+
+def _removal(arms: Arms, part: float, removed: int, state: str, attack: str) -> dict[str, Any]:
+    """Returns what leaving atypical images out does beyond leaving as many random ones out."""
+    without, random = arms[removal_arm("atypical", part)], arms[removal_arm("random", part)]
+    found: dict[str, Any] = {"part": part, "state": state, "removed": removed}
+    for group in ("all", *GROUPS):
+        for measure in ("clean", attack):
+            values = _differences(without, random, state, group, measure)
+            if values:
+                images = _tested(without[0], state, group, measure)
+                found.setdefault(group, {})[measure] = over_seeds(values, images=images)
+    return found
+
+
+def _differences(
+    ours: Sequence[Run], theirs: Sequence[Run], state: str, group: str, measure: str
+) -> list[float]:
+    """Returns one difference of accuracies a seed; none where the group is not known."""
+    values = []
+    for one, other in zip(ours, theirs, strict=True):
+        tests = [run.results[state]["test"] for run in (one, other)]
+        if group != "all":
+            if not all(group in test for test in tests):
+                return []
+            tests = [test[group] for test in tests]
+        values.append(tests[0][measure]["accuracy"] - tests[1][measure]["accuracy"])
+    return values
+
+
+def _tested(run: Run, state: str, group: str, measure: str) -> int:
+    test = run.results[state]["test"]
+    return int((test if group == "all" else test[group])[measure]["n"])
+
+
+def _pairs(
+    arms: Arms, name: str, others: Sequence[str], state: str, attack: str
+) -> list[dict[str, Any]]:
+    """Returns the tests of one arm against others: over seeds, and image by image within a seed.
+
+    The p values over seeds are also given adjusted by Holm's method for all others and both
+    measures.
+    """
+    rows: list[dict[str, Any]] = []
+    for other in others:
+        row: dict[str, Any] = {"against": other, "state": state}
+        for measure in ("clean", attack):
+            row[measure] = {
+                **over_seeds(
+                    _differences(arms[name], arms[other], state, "all", measure),
+                    images=_tested(arms[name][0], state, "all", measure),
+                ),
+                "mcnemar": [
+                    _image_by_image(one, two, f"{state}_{measure}")
+                    for one, two in zip(arms[name], arms[other], strict=True)
+                ],
+            }
+        rows.append(row)
+    tests = [row[measure] for row, measure in itertools.product(rows, ("clean", attack))]
+    tests = [test for test in tests if "p_value" in test]
+    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["p_holm"] = adjusted
+    return rows
+
+
+def _image_by_image(one: Run, other: Run, key: str) -> dict[str, Any]:
+    """Returns McNemar's test of two runs on the images that both were tested on."""
+    _, ours, theirs = np.intersect1d(
+        one.examples["ids"], other.examples["ids"], return_indices=True
+    )
+    test = mcnemar(one.examples[key][ours], other.examples[key][theirs])
+    return {**test._asdict(), "images": len(ours)}

@@ -1,0 +1,114 @@
+"""The findings, tried: estimates, every run, then what they show; each run made once."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from bat_jax import memorization
+from bat_jax import runs as finished
+from bat_jax import workdir as workdirs
+from bat_jax.errors import UserError
+from bat_jax.files import write_json, written_whole
+from bat_jax.findings.claims import claims
+from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
+from bat_jax.findings.summary import summarize
+from bat_jax.jobs.memorize import memorize
+from bat_jax.jobs.train import train_and_evaluate
+from bat_jax.training.experiment import build
+
+log = logging.getLogger(__name__)
+
+
+def findings(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Makes every run of the findings in folders of `workdir`, and returns what they show.
+
+    The same command goes on where it was stopped: a finished run is not made again, an unfinished
+    one is taken up at its last checkpoint. Written are `runs/<arm>-seed<n>/` for every run,
+    `excluded/` for the ids some leave out, and `results.json`.
+
+    Args:
+      config: from `bat_jax.config.findings()`.
+      workdir: the folder, made if it does not exist.
+
+    Raises:
+      UserError: the config, the data, the estimates or the folder are wrong.
+      NonFiniteError: a training met a number that is not finite.
+      Interrupted: SIGTERM or SIGINT while a run trained; its state is saved.
+    """
+    workdir = Path(workdir)
+    validate(config)
+    with workdirs.opened(workdir):
+        config = _with_estimates(config, workdir)
+        planned, removed = prepare(config, workdir)
+        path = workdir / "results.json"
+        if path.exists():
+            log.info("%s: the findings are finished; nothing to run", workdir)
+            return json.loads(path.read_bytes())
+        for number, run in enumerate(planned, 1):
+            log.info("run %d of %d: %s", number, len(planned), run.name)
+            _write_ids(run)
+            train_and_evaluate(run.config, _folder(workdir, run))
+            # The next run compiles programs of its own.
+            jax.clear_caches()
+        arms: dict[str, list[finished.Run]] = {}
+        for run in planned:
+            arms.setdefault(run.arm, []).append(finished.read(_folder(workdir, run)))
+        summary = summarize(config, arms, removed)
+        summary["claims"] = [claim._asdict() for claim in claims(summary)]
+        summary["seconds"] = sum(run.results["seconds"] for runs in arms.values() for run in runs)
+        write_json(path, summary)
+        return summary
+
+
+def _with_estimates(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Claims the folder; returns the config with a file of estimates, made if it names none."""
+    members = ensemble(config)
+    digests = build(members).digests()
+    if config.memorization.estimates is not None:
+        given = memorization.load(config.memorization.estimates)
+        workdirs.claim(workdir, config, {**digests, "estimates": given.digest()})
+        return config
+    workdirs.claim(workdir, config, digests)
+    log.info("memorization estimates: %d members", members.memorization.members)
+    memorize(members, workdir / "memorization")
+    jax.clear_caches()
+    config = config.copy_and_resolve_references()
+    config.memorization.estimates = str(workdir.absolute() / "memorization" / "memorization.npz")
+    return config
+
+
+def prepare(config: ConfigDict, workdir: Path) -> tuple[list[Planned], dict[float, int]]:
+    """Returns the runs to make and how many images each part removed is."""
+    experiment = build(trained(config, "methods", "pgd_at", config.findings.seeds[0]))
+    estimates = experiment.estimates
+    assert estimates is not None  # Accuracy is followed by typicality: `build` has seen to it.
+    groups = memorization.split(estimates, config.memorization.threshold)
+    atypical = np.intersect1d(groups.train_atypical, experiment.train.ids)
+    of_test = 0 if groups.test_atypical is None else len(groups.test_atypical)
+    if not len(atypical) or not of_test:
+        raise UserError(
+            f"{estimates.source}: {len(atypical)} atypical among the {len(experiment.train)}"
+            f" training images of this config, and {of_test} atypical test images; expected some of"
+            " both: lower config.memorization.threshold, or estimate with influence"
+        )
+    runs = plan(config, experiment.train, atypical, workdir.absolute() / "excluded")
+    return runs, {part: round(part * len(atypical)) for part in config.findings.removed}
+
+
+def _folder(workdir: Path, run: Planned) -> Path:
+    return workdir / "runs" / run.name
+
+
+def _write_ids(run: Planned) -> None:
+    """Writes the ids that a run leaves out, one a line."""
+    if run.removed is None:
+        return
+    path = Path(run.config.data.exclude)
+    path.parent.mkdir(exist_ok=True)
+    with written_whole(path) as file:
+        file.write("".join(f"{number}\n" for number in run.removed).encode())

@@ -1,0 +1,384 @@
+"""The report of the findings: each claim, what the rule says of it, and the numbers behind it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bat_jax import runs
+from bat_jax.errors import UserError
+from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings.claims import FEWEST_SEEDS, over, points
+from bat_jax.report import pictures
+from bat_jax.report.page import Page, Section, Table, write
+from bat_jax.report.single import METHODS, facts
+from bat_jax.report.style import DASHES, MARKERS, Chart, legend
+from bat_jax.runs import STATES, title
+
+Summary = Mapping[str, Any]
+
+
+def report(folder: Path) -> Path:
+    """Writes `report.html` and `figures/` of finished findings, and returns the page.
+
+    Raises:
+      UserError: they are not finished, or not findings.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())["config"]
+        summary = json.loads((folder / "results.json").read_bytes())
+        page = _page(folder, config, summary)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: not finished findings ({error}); run their command to the end"
+        ) from None
+    write(page, folder / "report.html", folder / "figures")
+    return folder / "report.html"
+
+
+def table(summary: Summary) -> str:
+    """Returns the claims with their verdicts and numbers, to print."""
+    lines = []
+    for claim in summary["claims"]:
+        lines += [f"{claim['verdict'].upper()}  {claim['statement']}", f"    {claim['numbers']}"]
+    return "\n".join(lines)
+
+
+def _page(folder: Path, config: Mapping[str, Any], summary: Summary) -> Page:
+    seeds = config["findings"]["seeds"]
+    first = runs.read(folder / "runs" / f"bat-seed{seeds[0]}")
+    made = len(summary["accuracies"]) * len(seeds)
+    known = facts(first)
+    known["Training"] = known["Training"].partition(", seed")[0] + (
+        f"; {made} runs, {len(seeds)} seed(s) each, {summary['seconds'] / 60:,.0f} minutes of"
+        " training"
+    )
+    known["Method"] = ", ".join(METHODS[name] for name in config["findings"]["methods"])
+    attacks = sorted({title(summary["attacks"][part]) for part in ("methods", "removal")})
+    return Page(
+        title=f"Findings: {config['data']['name']}",
+        summary="Does adversarial training suffer from memorizing atypical samples, and does BAT"
+        " help? Each verdict below follows from the numbers by the rule beside it; what could not"
+        " be shown is called undecided.",
+        facts={**known, "Robust accuracy": f"under {' and '.join(attacks)}"},
+        sections=(
+            _verdicts(summary),
+            Section("Regime", _told(summary, "regime")),
+            _curves(summary),
+            _removal(summary),
+            _methods(summary),
+            _variants(summary),
+            *_memorized(folder, config),
+        ),
+        details={
+            "The whole config": json.dumps(config, indent=2),
+            "All numbers": json.dumps(summary, indent=2),
+        },
+    )
+
+
+def _verdicts(summary: Summary) -> Section:
+    rows = tuple((claim["statement"], claim["verdict"]) for claim in summary["claims"])
+    text = [
+        "Intervals are 95 % by Student's t over seeds; a verdict needs the whole interval on one"
+        f" side of 0, and {FEWEST_SEEDS} seeds at least."
+    ]
+    if not summary["regime"]["holds"]:
+        text.append(
+            "The regime check failed: adversarial training did not fit its training set as far as"
+            " the rule asks, or left no gap. Memorization of atypical samples can hardly have taken"
+            " place, so the verdicts below say little of the paper's findings, whichever way they"
+            " fall."
+        )
+    if summary["attacks"]["methods"] != "autoattack":
+        text.append("No run met AutoAttack: nothing here is a claim of robustness.")
+    return Section("In short", tuple(text), (Table("Findings.", ("finding", "verdict"), rows),))
+
+
+def _told(summary: Summary, name: str) -> tuple[str, ...]:
+    """Returns the paragraphs of the claims whose name begins so."""
+    paragraphs: list[str] = []
+    rules: list[str] = []
+    for claim in summary["claims"]:
+        if claim["name"].partition(",")[0] == name:
+            paragraphs.append(
+                f"{claim['verdict'].capitalize()}: {claim['statement']} {claim['numbers']}"
+            )
+            if claim["rule"] not in rules:
+                rules.append(claim["rule"])
+    if not summary["regime"]["holds"] and name != "regime":
+        paragraphs.append("Read this with the failed regime check in mind.")
+    return (*paragraphs, *(f"Rule: {rule}" for rule in rules))
+
+
+def _curves(summary: Summary) -> Section:
+    charts, rows = [], []
+    attack = summary["attacks"]["tracked"]
+    for method, curves in summary["curves"].items():
+        charts += [
+            _curve(method, part, curves, attack)
+            for part in ("train", "test")
+            if any(f"{part}_{group}" in curves for group in GROUPS)
+        ]
+        gains = summary["gains"][method]
+        for group in GROUPS:
+            if group in gains:
+                rows.append(
+                    (
+                        f"{method}, {group}",
+                        f"{gains['from_epoch']:g} to {gains['to_epoch']:g}",
+                        points(gains["memorized"]),
+                        points(gains[group]["clean"]),
+                        points(gains[group][attack]),
+                    )
+                )
+    gained = Table(
+        "What test images gain while atypical training images are memorized, in points.",
+        ("method, test images", "epochs", "atypical training", "clean", title(attack)),
+        tuple(rows),
+    )
+    return Section("(a) Memorization by epoch", _told(summary, "a"), (gained,), tuple(charts))
+
+
+def _curve(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Chart:
+    sets = [name for name in SETS if name.startswith(part) and name in curves]
+    seeds = curves[sets[0]]["clean"][0]["n"]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, name in enumerate(sets):
+            for dash, measure in enumerate(("clean", attack)):
+                epochs, values = curves[name]["epochs"], curves[name][measure]
+                group = name.partition("_")[2]
+                axes.plot(
+                    epochs,
+                    [100 * value["mean"] for value in values],
+                    color=f"C{number}",
+                    linestyle=DASHES[dash],
+                    label=f"{group}, {title(measure)} (n = {curves[name]['images']})",
+                )
+                if seeds > 1:
+                    low, high = np.transpose([value["interval"] for value in values])
+                    axes.fill_between(
+                        epochs, 100 * low, 100 * high, color=f"C{number}", alpha=0.15, linewidth=0
+                    )
+        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
+        legend(figure, axes)
+
+    ends = "; ".join(
+        f"{name.partition('_')[2]}, {title(measure)}: {over(curves[name][measure][-1])} %"
+        for name in sets
+        for measure in ("clean", attack)
+    )
+    where = {"train": "training", "test": "test"}[part]
+    return Chart(
+        f"{method}_{part}_by_epoch",
+        f"{method}: {where} images by epoch",
+        f"Line chart of accuracy in percent by epoch on {where} images. At the end: {ends}.",
+        f"Mean over {seeds} seed(s); bands are 95 % intervals over seeds.",
+        draw,
+        height=3.1,
+    )
+
+
+def _removal(summary: Summary) -> Section:
+    attack = summary["attacks"]["removal"]
+    rows = []
+    for row in summary["removal"]:
+        for group in ("all", *GROUPS):
+            if group in row:
+                rows.append(
+                    (
+                        f"{100 * row['part']:.0f} % removed ({row['removed']}), {row['state']},"
+                        f" {group}",
+                        points(row[group]["clean"]),
+                        points(row[group][attack]),
+                    )
+                )
+    differences = Table(
+        "Without atypical training images minus without as many random ones, in points.",
+        ("removal, checkpoint, test images", "clean", title(attack)),
+        tuple(rows),
+    )
+    arms = [name for name in summary["accuracies"] if name.startswith("pgd_at")]
+    charts = tuple(
+        _dots(summary, arms, measure, "last", f"removal_{name}", "Removal from PGD-AT")
+        for name, measure in (("clean", "clean"), ("robust", attack))
+    )
+    return Section("(b) Removal", _told(summary, "b"), (differences,), charts)
+
+
+def _dots(
+    summary: Summary, arms: Sequence[str], measure: str, state: str, name: str, heading: str
+) -> Chart:
+    """Returns accuracy on typical and atypical test images, a line an arm."""
+    accuracies = summary["accuracies"]
+    groups = [group for group in GROUPS if group in accuracies[arms[0]][state]]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, group in enumerate(groups):
+            values = [accuracies[arm][state][group][measure] for arm in arms]
+            axes.errorbar(
+                [100 * value["mean"] for value in values],
+                np.arange(len(arms)) + 0.2 * (number - 0.5),
+                xerr=_bars(values),
+                color=f"C{number}",
+                marker=MARKERS[number],
+                capsize=2,
+                linestyle="none",
+                label=f"{group} (n = {values[0]['images']})",
+            )
+        axes.set_yticks(range(len(arms)), [arm.replace("-without-", "\nwithout ") for arm in arms])
+        axes.set(xlabel=f"accuracy, {title(measure)} (%)", ylim=(len(arms) - 0.5, -0.5))
+        legend(figure, axes)
+
+    told = "; ".join(
+        f"{arm}: " + ", ".join(f"{g} {over(accuracies[arm][state][g][measure])}" for g in groups)
+        for arm in arms
+    )
+    return Chart(
+        name,
+        f"{heading}: {title(measure)} accuracy by typicality",
+        f"Dot plot of accuracy in percent. {told}.",
+        f"{state.capitalize()} checkpoint, mean and 95 % interval over seeds.",
+        draw,
+        height=1.2 + 0.42 * len(arms),
+    )
+
+
+def _methods(summary: Summary) -> Section:
+    attack = summary["attacks"]["methods"]
+    methods = ["bat", *dict.fromkeys(row["against"] for row in summary["methods"])]
+    text = (
+        *_told(summary, "c"),
+        "Two tests, two questions. McNemar's test within a seed: do these two trained models differ"
+        " on these images? It sees every test image and no other training. The paired t test over"
+        " seeds: would the methods differ in another training too? The verdict rests on the"
+        " second; its p values are adjusted by Holm's method for all rows of a checkpoint and both"
+        " measures.",
+    )
+    return Section(
+        "(c) BAT and the others",
+        text,
+        (_accuracies(summary, methods, attack), _pairs(summary["methods"], attack)),
+        (
+            _trade_off(summary, methods, attack, "best"),
+            _trade_off(summary, methods, attack, "last"),
+            _dots(summary, methods, attack, "best", "methods_robust", "Methods"),
+            _dots(summary, methods, "clean", "best", "methods_clean", "Methods"),
+        ),
+    )
+
+
+def _variants(summary: Summary) -> Section:
+    attack = summary["attacks"]["variants"]
+    arms = ["bat", *dict.fromkeys(row["against"] for row in summary["variants"])]
+    text = (
+        "Variants of BAT, all else equal: what its weight alone, its discrimination loss alone and"
+        " other options bring.",
+    )
+    return Section(
+        "Ablation of BAT",
+        text,
+        (_accuracies(summary, arms, attack), _pairs(summary["variants"], attack)),
+        (_trade_off(summary, arms, attack, "best", "ablation"),),
+    )
+
+
+def _accuracies(summary: Summary, arms: Sequence[str], attack: str) -> Table:
+    rows = []
+    for state in STATES:
+        for arm in arms:
+            found = summary["accuracies"][arm][state]
+            cells = [over(found["all"]["clean"]), over(found["all"][attack])]
+            cells += [over(found[g][attack]) if g in found else "not measured" for g in GROUPS]
+            rows.append((f"{arm}, {state}", f"{found['all']['clean']['images']:,}", *cells))
+    header = ("run, checkpoint", "n", "clean", title(attack))
+    return Table(
+        "Accuracy in percent, mean and 95 % interval over seeds; n test images a seed.",
+        (*header, *(f"{title(attack)}, {group}" for group in GROUPS)),
+        tuple(rows),
+    )
+
+
+def _pairs(rows: Sequence[Mapping[str, Any]], attack: str) -> Table:
+    cells = []
+    for row in rows:
+        for measure in ("clean", attack):
+            test = row[measure]
+            within = "; ".join(
+                f"{one['only_first']}:{one['only_second']}, p = {one['p_value']:.2g}"
+                for one in test["mcnemar"]
+            )
+            adjusted = f"{test['p_holm']:.2g}" if "p_holm" in test else "one seed"
+            name = f"{row['against']}, {row['state']}, {title(measure)}"
+            cells.append((name, points(test), adjusted, within))
+    return Table(
+        "BAT minus each other, in points, and its tests. McNemar: images that BAT alone has right :"
+        " that the other alone has right, a seed each.",
+        ("against", "difference", "p over seeds (Holm)", "McNemar within each seed"),
+        tuple(cells),
+    )
+
+
+def _trade_off(
+    summary: Summary, arms: Sequence[str], attack: str, state: str, name: str = "trade_off"
+) -> Chart:
+    accuracies = [summary["accuracies"][arm][state]["all"] for arm in arms]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (arm, found) in enumerate(zip(arms, accuracies, strict=True)):
+            place = number % len(MARKERS)
+            axes.errorbar(
+                100 * found["clean"]["mean"],
+                100 * found[attack]["mean"],
+                xerr=_bars([found["clean"]]),
+                yerr=_bars([found[attack]]),
+                color=f"C{place}",
+                marker=MARKERS[place],
+                capsize=2,
+                elinewidth=0.8,
+                linestyle="none",
+                label=arm,
+            )
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {title(attack)} (%)")
+        legend(figure, axes)
+
+    told = "; ".join(
+        f"{arm}: clean {over(found['clean'])}, {title(attack)} {over(found[attack])}"
+        for arm, found in zip(arms, accuracies, strict=True)
+    )
+    return Chart(
+        f"{name}_{state}",
+        f"Clean against robust accuracy, {state} checkpoint",
+        f"Scatter plot of clean against robust accuracy in percent. {told}.",
+        "Mean and 95 % interval over seeds.",
+        draw,
+        height=3.5,
+    )
+
+
+def _memorized(folder: Path, config: Mapping[str, Any]) -> list[Section]:
+    charts = pictures.of_run(folder / "runs" / f"bat-seed{config['findings']['seeds'][0]}")
+    return [Section("Pictures", charts=tuple(charts))] if charts else []
+
+
+def _bars(values: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """Returns how far intervals reach below and above, in percent; None without intervals."""
+    if any("interval" not in value for value in values):
+        return None
+    return np.transpose(
+        [
+            [
+                100 * (value["mean"] - value["interval"][0]),
+                100 * (value["interval"][1] - value["mean"]),
+            ]
+            for value in values
+        ]
+    )

@@ -1,0 +1,49 @@
+"""The findings of the paper on scikit-learn's digits: minutes on two CPU cores.
+
+    python launch.py --config=configs/digits_findings.py
+
+A check that the whole pipeline works, not a test of the paper: 8x8 images, a small network, short
+trainings, PGD alone. docs/findings.md says what is run and by which rules it is judged. Expected:
+not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from bat_jax.config import findings
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = findings()
+    config.data.name = "digits"
+    config.data.validation = 147
+    config.data.crop_padding = 0
+    config.data.flip = False  # A mirrored digit is another figure.
+
+    config.model.name = "small_cnn"
+    config.model.width = 8
+
+    config.attack.epsilon = 0.1
+    config.attack.step_size = 0.03
+    config.attack.num_steps = 5
+    # A loop compiles faster than the steps written out, and these convolutions are small.
+    config.attack.unroll = False
+
+    config.train.epochs = 24
+    config.train.batch_size = 64
+    config.train.optimizer.learning_rate = 0.05
+    config.train.schedule.boundaries = (16.0, 21.0)
+
+    config.evaluation.step_size = 0.0125
+    config.evaluation.batch_size = 152
+    config.evaluation.attacks = ()
+    config.evaluation.track.images = 200
+    config.checkpoint.every_epochs = 4
+
+    config.findings.ensemble.train.epochs = 12
+    config.findings.ensemble.train.optimizer.learning_rate = 0.05
+    config.memorization.members = 300
+    config.findings.variants = ConfigDict(
+        {"weight_only": {"beta_dl": 0.0}, "discrimination_only": {"alpha": 0.0}}
+    )
+    return config

@@ -1,0 +1,105 @@
+"""The rules: each verdict at made-up numbers on either side of its bound."""
+
+import pytest
+
+from bat_jax.evaluation.statistics import over_seeds
+from bat_jax.findings.claims import claims, points, sign
+
+UP, DOWN, FLAT = [0.02, 0.021, 0.019], [-0.02, -0.021, -0.019], [0.02, -0.02, 0.001]
+
+
+def summary(*, clean=FLAT, robust=FLAT, typical=FLAT, gains=(FLAT, FLAT), train=0.97):
+    seeds = over_seeds
+    return {
+        "attacks": {"methods": "autoattack", "removal": "pgd20", "tracked": "pgd10"},
+        "regime": {
+            "train": seeds([train] * 3),
+            "test": seeds([0.7] * 3),
+            "gap": seeds([0.27] * 3),
+            "attack": "pgd10",
+            "bound": 0.95,
+            "holds": train >= 0.95,
+        },
+        "gains": {
+            "pgd_at": {
+                "from_epoch": 1,
+                "to_epoch": 9,
+                "atypical": {
+                    "clean": seeds(gains[0]),
+                    "pgd10": seeds(FLAT),
+                    "clean_minus_robust": seeds(gains[1]),
+                },
+            }
+        },
+        "removal": [
+            {
+                "part": 1.0,
+                "state": "last",
+                "removed": 10,
+                "typical": {"clean": seeds(FLAT), "pgd20": seeds(typical)},
+            }
+        ],
+        "methods": [
+            {"against": name, "state": state, "clean": seeds(clean), "autoattack": seeds(robust)}
+            for state in ("best", "last")
+            for name in ("standard", "pgd_at", "trades")
+        ],
+    }
+
+
+def verdict(name, **numbers):
+    return next(claim.verdict for claim in claims(summary(**numbers)) if claim.name == name)
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ((UP, UP), "supported"),
+        ((UP, FLAT), "undecided"),
+        ((FLAT, UP), "undecided"),
+        ((UP, DOWN), "refuted"),
+        ((DOWN, UP), "refuted"),
+    ],
+)
+def test_memorization_must_raise_clean_accuracy_and_raise_it_more(gains, expected):
+    assert verdict("a", gains=gains) == expected
+
+
+@pytest.mark.parametrize(
+    ("typical", "expected"), [(UP, "supported"), (DOWN, "refuted"), (FLAT, "undecided")]
+)
+def test_removal_must_make_typical_images_more_robust(typical, expected):
+    assert verdict("b, 100 % removed, last", typical=typical) == expected
+
+
+@pytest.mark.parametrize(
+    ("clean", "robust", "expected"),
+    [
+        (UP, FLAT, "supported"),
+        (FLAT, UP, "supported"),
+        (UP, UP, "supported"),
+        (FLAT, FLAT, "undecided"),
+        (UP, DOWN, "undecided"),
+        (FLAT, DOWN, "refuted"),
+        (DOWN, DOWN, "refuted"),
+    ],
+)
+def test_bat_must_gain_in_one_and_lose_in_neither(clean, robust, expected):
+    assert verdict("c, best", clean=clean, robust=robust) == expected
+
+
+def test_the_regime_is_told_from_the_training_accuracy():
+    assert verdict("regime", train=0.96) == "supported"
+    assert verdict("regime", train=0.94) == "refuted"
+
+
+def test_one_or_two_seeds_decide_nothing():
+    assert sign(over_seeds([0.3])) == sign(over_seeds([0.3, 0.3])) == 0
+    assert sign(over_seeds([0.3, 0.3, 0.3])) == 1
+    assert points(over_seeds([0.3])) == "+30.0 (no interval; 1 seed)"
+
+
+def test_every_claim_tells_its_numbers_with_seeds():
+    for claim in claims(summary(clean=UP, robust=UP)):
+        assert "3 seeds" in claim.numbers
+        assert claim.rule

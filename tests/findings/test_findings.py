@@ -1,0 +1,168 @@
+"""Findings as a whole: every run once, resumed after a kill, reported on one page."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bat_jax.errors import UserError
+from bat_jax.evaluation.tracking import SETS
+from bat_jax.jobs import findings
+from bat_jax.report import report
+from bat_jax.runs import read
+from tests.report.browser import CHROMIUM, browsing
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, findings_config):
+    folder = tmp_path_factory.mktemp("findings") / "run"
+    return folder, findings(findings_config(), folder), findings_config()
+
+
+def test_every_run_is_made_and_counted(finished):
+    folder, summary, _ = finished
+    names = {path.name for path in (folder / "runs").iterdir()}
+    assert names == {
+        "bat-seed0",
+        "pgd_at-seed0",
+        "pgd_at-without-100%-atypical-seed0",
+        "pgd_at-without-100%-random-seed0",
+    }
+    assert json.loads((folder / "results.json").read_bytes()) == summary
+    assert summary["accuracies"]["bat"]["best"]["all"]["clean"]["images"] == 449
+    removed = summary["removal"][0]["removed"]
+    ids = (folder / "excluded" / "pgd_at-without-100%-atypical-seed0.txt").read_text().split()
+    assert len(ids) == removed > 0
+    # One seed shows nothing by a rule that needs intervals; it does not fit its data in an epoch.
+    assert {claim["verdict"] for claim in summary["claims"][1:]} == {"undecided"}
+    assert summary["claims"][0]["verdict"] == "refuted"
+
+
+def test_differences_are_those_of_the_runs(finished):
+    folder, summary, _ = finished
+    bat, pgd_at = (read(folder / "runs" / f"{name}-seed0") for name in ("bat", "pgd_at"))
+    row = next(r for r in summary["methods"] if (r["against"], r["state"]) == ("pgd_at", "last"))
+    ours, theirs = (run.examples["last_pgd2"] for run in (bat, pgd_at))
+    assert row["pgd2"]["mean"] == pytest.approx(ours.mean() - theirs.mean())
+    assert row["pgd2"]["mcnemar"][0]["only_first"] == (ours & ~theirs).sum()
+
+
+def test_accuracy_is_followed_by_typicality(finished):
+    folder, summary, _ = finished
+    run = read(folder / "runs" / "pgd_at-seed0")
+    for name in SETS:
+        epochs, accuracies = run.series(name, "clean")
+        assert epochs == [1.0]
+        assert summary["curves"]["pgd_at"][name]["clean"][0]["mean"] == accuracies[-1]
+    assert read(folder / "runs" / "bat-seed0").series("test_typical", "clean") == ([], [])
+
+
+def test_finished_findings_are_not_made_again(finished):
+    folder, summary, config = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert findings(config, folder) == summary
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    # The lock is opened, nothing is written.
+    assert {path for path in after if after[path] != before.get(path)} <= {folder / ".lock"}
+
+
+def test_another_config_is_refused(finished, findings_config):
+    folder, _, _ = finished
+    with pytest.raises(UserError, match=r"findings\.seeds"):
+        findings(findings_config(**{"findings.seeds": (0, 1)}), folder)
+
+
+@pytest.fixture(scope="module")
+def page(finished):
+    return report(finished[0])
+
+
+def test_the_page_tells_every_claim_with_its_numbers_and_the_failed_regime(finished, page):
+    import html
+
+    text = html.unescape(page.read_text()).replace("\N{NO-BREAK SPACE}", " ")
+    for claim in finished[1]["claims"]:
+        assert claim["statement"] in text
+        assert claim["numbers"] in text
+        assert claim["rule"] in text
+    assert "The regime check failed" in text
+    assert "nothing here is a claim of robustness" in text
+    for chart in ("pgd_at_train_by_epoch", "trade_off_best", "removal_robust", "triplets"):
+        assert f'id="{chart}"' in text
+        assert (page.parent / "figures" / f"{chart}.png").exists()
+    assert set(re.findall(r'(?:src|srcset|href)="([^"]{0,5})', text)) == {"data:"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
+def test_a_browser_shows_the_findings_without_an_error_or_a_request(page, tmp_path):
+    with browsing(tmp_path / "profile") as browser:
+        browser.open(page, width=380)
+        urls = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
+        assert {url.partition(":")[0] for url in urls} == {"file", "data"}
+        for kind in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+            assert browser.told(kind) == []
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 380
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_ends_with_the_same_numbers_and_repeats_no_run(tmp_path, estimates):
+    flags = (
+        f"--config.memorization.estimates={estimates}",
+        "--config.train.epochs=3",
+        "--config.model.width=4",
+        "--config.attack.num_steps=1",
+        "--config.evaluation.num_steps=1",
+        "--config.evaluation.track.images=8",
+        "--config.checkpoint.every_epochs=1",
+        "--config.findings.seeds=(0,)",
+        "--config.findings.methods=('pgd_at', 'bat')",
+        "--config.findings.tracked=('pgd_at',)",
+        "--config.parallel.devices=1",
+    )
+
+    def start(folder):
+        command = [sys.executable, str(ROOT / "launch.py"), f"--workdir={folder}", *flags]
+        command.append(f"--config={ROOT}/configs/digits_findings.py")
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def results(folder):
+        return {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/results.json")}
+
+    folder, kept = tmp_path / "killed", {}
+    for number in range(1, 6):
+        process = start(folder)
+        # Killed when the next run has begun, alternately by force and by request.
+        while process.poll() is None and len(list(folder.glob("runs/*/metrics.jsonl"))) < number:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
+        process.communicate()
+        assert process.returncode != 0
+        for path, written in kept.items():
+            assert path.stat().st_mtime_ns == written
+        kept = results(folder)
+    process = start(folder)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    for path, written in kept.items():
+        assert path.stat().st_mtime_ns == written
+    whole = start(tmp_path / "whole")
+    whole.communicate()
+    ours, theirs = (
+        json.loads((place / "results.json").read_bytes()) for place in (folder, tmp_path / "whole")
+    )
+    assert len(list(folder.glob("runs/*/results.json"))) == 8
+    for name, accuracies in theirs["accuracies"].items():
+        for state in ("best", "last"):
+            np.testing.assert_equal(ours["accuracies"][name][state], accuracies[state])
+    assert ours["claims"] == theirs["claims"]
+    assert (folder / "report.html").exists()

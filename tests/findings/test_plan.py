@@ -1,0 +1,110 @@
+"""Which runs the findings make: every arm once a seed, all else equal, removals of equal size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax.config import differences, plain
+from bat_jax.data import load
+from bat_jax.errors import UserError
+from bat_jax.findings.plan import ensemble, plan, removed_ids, validate
+
+
+@pytest.fixture(scope="module")
+def train():
+    return load("digits").train
+
+
+def of(config, train, atypical=()):
+    return plan(config, train, np.asarray(atypical, np.int64), Path("excluded"))
+
+
+def test_every_arm_is_made_once_a_seed_and_differs_in_what_it_is_about(findings_config, train):
+    config = findings_config(**{"findings.seeds": (3, 4)})
+    config.findings.variants = ConfigDict({"weight_only": {"beta_dl": 0.0}})
+    runs = of(config, train)
+    names = [run.name for run in runs]
+    assert len(set(names)) == len(names) == 2 * (2 + 2 + 1)
+    by_name = {run.name: plain(run.config) for run in runs}
+    base = by_name["bat-seed3"]
+
+    def fields(name):
+        return {row.partition(":")[0] for row in differences(base, by_name[name])}
+
+    assert fields("bat-seed4") == {"seed"}
+    assert fields("bat-weight_only-seed3") == {"objective.bat.beta_dl"}
+    assert fields("pgd_at-seed3") == {"objective.name", "evaluation.track.images"}
+    assert fields("pgd_at-without-100%-random-seed3") == {"objective.name", "data.exclude"}
+    # Every seed sees the same images.
+    assert {run.config.data.seed for run in runs} == {config.seed}
+
+
+def test_autoattack_meets_the_parts_that_are_named(findings_config, train):
+    config = findings_config(**{"evaluation.attacks": ("apgd-ce",)})
+    attacked = {run.name: run.config.evaluation.attacks for run in of(config, train)}
+    assert attacked["bat-seed0"] == ("apgd-ce",)
+    assert attacked["pgd_at-without-100%-random-seed0"] == ()
+
+
+def test_removals_are_of_one_size_and_atypical_ones_of_atypical_images(train):
+    atypical = train.ids[5:45]
+    some = removed_ids("atypical", 0.5, train, atypical, seed=0)
+    random = removed_ids("random", 0.5, train, atypical, seed=0)
+    assert len(some) == len(random) == 20
+    assert set(some) <= set(atypical)
+    assert set(random) <= set(train.ids)
+    assert not set(random) <= set(atypical)
+    every = removed_ids("atypical", 1.0, train, atypical, seed=0)
+    np.testing.assert_array_equal(every, np.sort(atypical))
+    other = removed_ids("atypical", 0.5, train, atypical, seed=1)
+    assert set(other) != set(some)
+    np.testing.assert_array_equal(some, removed_ids("atypical", 0.5, train, atypical, seed=0))
+
+
+def test_the_ensemble_learns_from_the_images_that_are_trained_on_and_held_out(findings_config):
+    from bat_jax.training.experiment import build
+
+    config = findings_config(**{"data.subset": 256})
+    members = ensemble(config)
+    assert members.job == "memorization"
+    assert members.objective.name == "standard"
+    config.memorization.estimates = None
+    config.evaluation.track.images = 0
+    run = build(of(config, build(members).train)[0].config)
+    images = {*run.train.ids.tolist(), *run.validation.ids.tolist()}
+    assert set(build(members).train.ids.tolist()) == images
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"findings.methods": ("bat", "madry")}, "findings.methods is 'madry'"),
+        ({"findings.methods": ("bat",)}, "expected pgd_at among them"),
+        ({"findings.tracked": ("standard",)}, r"config\.findings\.tracked"),
+        ({"findings.removed": (1.5,)}, "parts above 0, up to 1"),
+        ({"findings.seeds": (0, 0)}, "each once"),
+        ({"findings.autoattack": ("all",)}, "methods, removal, variants"),
+        ({"evaluation.track.images": 0}, "track.images is 0"),
+    ],
+)
+def test_wrong_findings_are_refused_by_field(findings_config, fields, words):
+    with pytest.raises(UserError, match=words):
+        validate(findings_config(**fields))
+
+
+def test_a_variant_of_no_field_of_bat_is_refused(findings_config):
+    config = findings_config()
+    config.findings.variants = ConfigDict({"hot": {"temprature": 1.0}})
+    with pytest.raises(UserError, match=r"variants\.hot has temprature"):
+        validate(config)
+
+
+def test_the_default_findings_can_be_planned(train):
+    config = configs.findings()
+    config.evaluation.track.images = 8
+    validate(config)
+    names = {run.arm for run in of(config, train)}
+    assert len(names) == 6 + 4 + 5
