@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> None:
         for name, value in _WITHOUT_TPU.items():
             os.environ.setdefault(name, value)
     # Imported here, so that a mistyped flag is told before JAX has started.
+    import jax
     from jax.errors import JaxRuntimeError
 
     from bat_jax import backend, distributed
@@ -91,6 +92,9 @@ def main(arguments: list[str]) -> None:
     backend.prepare(
         compilation_cache=_COMPILATION_CACHE.value, fuse_products=config.job != "memorization"
     )
+    if config.job == "memorization":
+        backend.use_cores_as_devices()
+
     def fail(message: str, *, status: int) -> NoReturn:
         print(f"launch.py: {distributed.prefix()}{message}", file=sys.stderr)
         distributed.leave(status)
@@ -131,7 +135,6 @@ def main(arguments: list[str]) -> None:
                 if _DRY_RUN.value:
                     print(describe_ensemble(config))
                     return
-                backend.use_cores_as_devices()
                 text = memorization_summary.table(memorize(config, workdir))
             elif config.job == "evaluation" and "run" in config:
                 if _DRY_RUN.value:
@@ -152,7 +155,8 @@ def main(arguments: list[str]) -> None:
         if distributed.is_main():
             print(text)
             print(f"results: {workdir / 'results.json'}")
-            if config.job != "memorization":
+            # Its pictures are one process's work.
+            if config.job != "memorization" and jax.process_count() == 1:
                 # After results.json, which ends a run: a page is drawn from a finished one.
                 if not (workdir / "report.html").exists():
                     report(workdir)
