@@ -155,9 +155,9 @@ def main(arguments: list[str]) -> None:
         if distributed.is_main():
             print(text)
             print(f"results: {workdir / 'results.json'}")
-            # Its pictures are one process's work.
-            if config.job != "memorization" and jax.process_count() == 1:
-                # After results.json, which ends a run: a page is drawn from a finished one.
+            # After results.json, which ends a run: a page is drawn from a finished one, and its
+            # pictures are one process's work.
+            if jax.process_count() == 1:
                 if not (workdir / "report.html").exists():
                     report(workdir)
                 print(f"report: {workdir / 'report.html'}")

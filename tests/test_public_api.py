@@ -23,12 +23,15 @@ ARRAYS = {
     "logits",
     "logits_fn",
     "losses",
+    "masks",
     "name",
     "num_classes",
     "other_logits",
     "path",
     "robust_steps",
+    "test_correct",
     "threshold",
+    "train_correct",
     "values",
     "weights",
 }
@@ -60,7 +63,9 @@ def test_the_promised_names_are_there():
         "losses.mart",
         "losses.trades",
         "losses.weighted_mean",
+        "memorization.estimate",
         "memorization.load",
+        "memorization.save",
         "memorization.split",
         "models.create",
     ):
@@ -90,7 +95,7 @@ def test_every_config_is_a_page_with_its_command(page):
     exec(compile(page.read_text(), page, "exec"), namespace)
     config = namespace["get_config"]()
     assert config.is_locked
-    if config.job == "train":
+    if config.job in ("train", "memorization"):
         from bat_jax.config import validate
 
         validate(config)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from bat_jax import parallel
+from bat_jax import distributed
 from bat_jax import workdir as workdirs
 from bat_jax.files import write_json
 from bat_jax.interruption import Interruption
@@ -41,39 +41,44 @@ def memorize(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       Interrupted: SIGTERM or SIGINT; finished rounds are saved.
     """
     workdir, settings = Path(workdir), config.memorization
-    experiment = build(config)
-    parallel.check_divisible(
-        "config.evaluation.batch_size", config.evaluation.batch_size, experiment.mesh
-    )
+    with distributed.agreed():
+        experiment = build(config)
     with workdirs.opened(workdir):
         workdirs.claim(workdir, config, experiment.digests())
-        train, test = experiment.train, experiment.dataset.test
-        store = Store(workdir / "members", train=len(train), test=len(test))
+        with distributed.agreed():
+            store = Store(
+                workdir / "members",
+                train=len(experiment.train),
+                test=len(experiment.dataset.test),
+            )
         path = workdir / "results.json"
         missing = store.missing(settings.members)
-        if not len(missing) and path.exists():
-            results = json.loads(path.read_bytes())
-            if results["members"] == settings.members:
-                log.info("%s: this run is finished; nothing to train", workdir)
-                return results
-        # What the folder says of fewer members is no longer what it is asked for.
-        path.unlink(missing_ok=True)
-        _train_members(experiment, store, missing)
-        estimates = as_estimates(experiment, estimated(experiment, store, settings.members))
-        estimate_files.save(workdir / "memorization.npz", estimates)
-        halves = [
-            estimated(experiment, store, settings.members, step=2, first=first, influence="none")
-            for first in range(min(2, settings.members))
-        ]
-        results = summary.summarize(
-            estimates,
-            halves,
-            members=settings.members,
-            threshold=settings.threshold,
-            class_names=experiment.dataset.class_names,
-        )
-        write_json(path, results)
-        return results
+        is_finished = not len(missing) and path.exists()
+        if is_finished and json.loads(path.read_bytes())["members"] == settings.members:
+            log.info("%s: this run is finished; nothing to train", workdir)
+        else:
+            _train_members(experiment, store, missing)
+            with distributed.agreed():
+                if distributed.is_main():
+                    _conclude(experiment, store, workdir)
+        return json.loads(path.read_bytes())
+
+
+def _conclude(experiment: Experiment, store: Store, workdir: Path) -> None:
+    """Writes memorization.npz, then results.json: what it said of fewer members goes before."""
+    settings, path = experiment.config.memorization, workdir / "results.json"
+    path.unlink(missing_ok=True)
+    estimates = as_estimates(experiment, estimated(experiment, store, settings.members))
+    estimate_files.save(workdir / "memorization.npz", estimates)
+    results = summary.summarize(
+        estimates,
+        halves(experiment, store, settings.members),
+        members=settings.members,
+        threshold=settings.threshold,
+        class_names=experiment.dataset.class_names,
+    )
+    write_json(path, results)
+    (workdir / "report.html").unlink(missing_ok=True)
 
 
 def estimated(
@@ -96,6 +101,14 @@ def estimated(
     for scores in store.read(members, step=step, first=first):
         statistics.update(scores.masks, scores.train, scores.test)
     return statistics.estimated()
+
+
+def halves(experiment: Experiment, store: Store, members: int) -> tuple[Estimated, ...]:
+    """Returns the memorization estimates of the even members, and of the odd ones."""
+    return tuple(
+        estimated(experiment, store, members, step=2, first=first, influence="none")
+        for first in range(min(2, members))
+    )
 
 
 def as_estimates(experiment: Experiment, found: Estimated) -> Estimates:
@@ -144,14 +157,17 @@ def _train_members(experiment: Experiment, store: Store, missing: np.ndarray) ->
             total=total,
             initial=done,
             unit="member",
-            disable=None,
+            disable=None if distributed.is_main() else True,
             dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]",
         ) as bar,
     ):
         for start in range(0, len(missing), ensemble.round_size):
             members = missing[start : start + ensemble.round_size]
-            store.append(ensemble.train(members, bar.update))
-            if interruption.requested and members[-1] != missing[-1]:
+            scores = ensemble.train(members, bar.update)
+            with distributed.agreed():
+                if distributed.is_main():
+                    store.append(scores)
+            if interruption.settle() and members[-1] != missing[-1]:
                 interruption.end(f"{done + start + len(members)} of {total} members are saved")
     log.info("%d members in %.1f s", len(missing), time.monotonic() - began)

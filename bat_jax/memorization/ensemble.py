@@ -215,7 +215,7 @@ class Ensemble:
             end, losses = jax.lax.scan(one if total % steps else whole, start, length=steps)
             return end, jnp.sum(losses)
 
-        return self._over_members(train, members=2, donate=(0,))
+        return self._over_members(train, members=2, donate=(0,), gather=(False, True))
 
     @functools.cached_property
     def _scored(self) -> Any:
@@ -228,7 +228,7 @@ class Ensemble:
             key = self._key(member)
             return mask, *(self._classify(trained.evaluated, data, key) for data in (train, test))
 
-        return self._over_members(score, members=2, gather=True)
+        return self._over_members(score, members=2, gather=(True, True, True))
 
     def _classify(
         self, variables: Variables, data: DeviceSplit, key: Key[Array, ""]
@@ -270,7 +270,7 @@ class Ensemble:
         *,
         members: int,
         donate: tuple[int, ...] = (),
-        gather: bool = False,
+        gather: tuple[bool, ...] = (False,),
     ) -> Any:
         """Returns a function of one member as one of a round.
 
@@ -278,7 +278,7 @@ class Ensemble:
           function: takes what belongs to its member first, then what all share.
           members: how many of its arguments belong to a member.
           donate: arguments whose buffers the result may take over.
-          gather: whether every process is to have the results of all members.
+          gather: for each result, whether every process is to have those of all members.
         """
 
         def of_share(*arguments: Any) -> Any:
@@ -287,9 +287,13 @@ class Ensemble:
                 results = jax.lax.map(lambda one: function(*one, *shared), own)
             else:
                 results = jax.vmap(lambda *one: function(*one, *shared))(*own)
-            if gather:
-                results = jax.lax.all_gather(results, _MEMBER, tiled=True)
-            return results
+            # One result is no tuple, and is not gathered.
+            return jax.tree.map(collected, gather, results) if len(gather) > 1 else results
+
+        def collected(to_all: bool, result: Any) -> Any:
+            return jax.lax.all_gather(result, _MEMBER, tiled=True) if to_all else result
+
+        specs_out = tuple(P() if to_all else P(_MEMBER) for to_all in gather)
 
         def mapped(*arguments: Any) -> Any:
             specs = (P(_MEMBER),) * members + (P(),) * (len(arguments) - members)
@@ -297,7 +301,7 @@ class Ensemble:
                 of_share,
                 mesh=self._mesh,
                 in_specs=specs,
-                out_specs=P() if gather else P(_MEMBER),
+                out_specs=specs_out if len(gather) > 1 else specs_out[0],
                 check_vma=False,
             )(*arguments)
 

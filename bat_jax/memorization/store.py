@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from bat_jax import distributed, files
 from bat_jax.errors import UserError
-from bat_jax.files import write_npz
 from bat_jax.memorization.ensemble import Scores
 
 # Probabilities are kept as multiples of 2^-15: then their sums, and those of their squares, are
@@ -31,6 +31,8 @@ class Store:
         """
         self._folder, self._train, self._test = folder, train, test
         folder.mkdir(exist_ok=True)
+        if distributed.is_main():
+            files.remove_partial(folder)
         self._file_of: dict[int, Path] = {}
         for path in sorted(folder.glob("*.npz")):
             self._file_of |= dict.fromkeys(self._read(path).members.tolist(), path)
@@ -49,7 +51,7 @@ class Store:
             "train": _packed(scores.train),
             "test": _packed(scores.test),
         }
-        write_npz(path, arrays)
+        files.write_npz(path, arrays)
         self._file_of |= dict.fromkeys(scores.members.tolist(), path)
 
     def read(self, members: int, *, step: int = 1, first: int = 0) -> Iterator[Scores]:

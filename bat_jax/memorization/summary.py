@@ -127,3 +127,20 @@ def _swept(estimates: Estimates, threshold: float) -> dict[str, Any]:
     if sets.test_atypical is not None:
         row["test_atypical"] = len(sets.test_atypical)
     return row
+
+
+def strongest_pairs(
+    estimates: Estimates, threshold: float, number: int
+) -> list[tuple[int, int, float]]:
+    """Returns the pairs of the highest influence: rows of training and test example, infl(i, j).
+
+    Only training examples above the threshold count, and each of them once.
+    """
+    found = []
+    for block in estimates.influence:
+        for place in np.flatnonzero(estimates.memorization[block.train] > threshold):
+            if block.values.shape[1]:
+                column = int(np.argmax(block.values[place]))
+                value = float(block.values[place, column])
+                found.append((int(block.train[place]), int(block.test[column]), value))
+    return sorted(found, key=lambda pair: -pair[2])[:number]

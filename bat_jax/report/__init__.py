@@ -6,25 +6,26 @@ python -m bat_jax.report RUN [RUN ...]
 import json
 from pathlib import Path
 
-from bat_jax.report import findings, single
+from bat_jax.report import findings, memorization, single
 from bat_jax.report.comparison import compare
 
 
 def report(folder: str | Path) -> Path:
-    """Writes `report.html` and `figures/` into the folder of a finished run, or of findings.
+    """Writes `report.html` and `figures/` into the folder of a finished run of any job.
 
     Returns:
       Where the page is.
 
     Raises:
-      UserError: it is neither, or not finished.
+      UserError: it is no run, or not finished.
     """
     folder = Path(folder)
     try:
         job = json.loads((folder / "config.json").read_bytes())["config"]["job"]
     except (OSError, ValueError, KeyError, TypeError):
         job = "train"  # Whose reader tells what is wrong.
-    return findings.report(folder) if job == "findings" else single.report(folder)
+    writers = {"findings": findings.report, "memorization": memorization.report}
+    return writers.get(job, single.report)(folder)
 
 
 __all__ = ["compare", "report"]

@@ -85,7 +85,7 @@ def most_memorized(experiment: Experiment) -> list[Chart]:
     texts = [f"{names[images.labels[row]]}\nmem {values[row]:.2f}" for row in rows]
     threshold = experiment.config.memorization.threshold
     return [
-        _grid(
+        grid(
             "most_memorized",
             "Most memorized training images",
             images.images[rows],
@@ -220,7 +220,7 @@ def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
         for row, label in zip(rows, split.labels[rows].tolist(), strict=True)
     ]
     return [
-        _grid(
+        grid(
             "most_weighted_down",
             "Most weighted down training images",
             split.images[rows],
@@ -231,21 +231,22 @@ def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
     ]
 
 
-def _grid(
+def grid(
     name: str,
     title: str,
     images: UInt8[np.ndarray, "images height width channels"],
     texts: Sequence[str],
     caption: str,
 ) -> Chart:
+    """Returns a chart of images with a text above each, four in a row."""
     columns = 4
     lines = -(-len(images) // columns)
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axes, image, text in zip(grid, images, texts, strict=False):
+        cells = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, image, text in zip(cells, images, texts, strict=False):
             _show(axes, image.astype(np.float32) / 255, text)
-        for axes in grid[len(images) :]:
+        for axes in cells[len(images) :]:
             axes.set_axis_off()
 
     told = "; ".join(text.replace("\n", " ") for text in texts)

@@ -141,7 +141,8 @@ def build(
     """
     configs.validate(config)
     mesh = mesh or parallel.make_mesh(config.parallel.devices)
-    parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
+    if config.job != "memorization":  # Whose members score images each by itself.
+        parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
     # An unknown name is told before any data is read.
     configs.one_of("objective.name", config.objective.name, tuple(objectives.OBJECTIVES))
     models.create(config.model.name, 2, stem=config.model.stem)

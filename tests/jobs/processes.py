@@ -36,7 +36,7 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def start(workdir, count, *flags, devices=2, missing=(), port=None):
+def start(workdir, count, *flags, config="digits_bat", devices=2, missing=(), port=None):
     """Starts all of `count` processes but the missing ones."""
     port = port or free_port()
     started = []
@@ -44,7 +44,7 @@ def start(workdir, count, *flags, devices=2, missing=(), port=None):
         if index in missing:
             continue
         command = [sys.executable, str(ROOT / "launch.py")]
-        command += [f"--config={ROOT}/configs/digits_bat.py", f"--workdir={workdir}", *TINY, *flags]
+        command += [f"--config={ROOT}/configs/{config}.py", f"--workdir={workdir}", *TINY, *flags]
         if count > 1:
             command += [f"--coordinator=localhost:{port}"]
             command += [f"--num_processes={count}", f"--process_id={index}"]
@@ -71,8 +71,8 @@ def finish(processes, timeout=300):
             process.kill()
 
 
-def run(workdir, count, *flags, devices=2):
-    ended = finish(start(workdir, count, *flags, devices=devices))
+def run(workdir, count, *flags, config="digits_bat", devices=2):
+    ended = finish(start(workdir, count, *flags, config=config, devices=devices))
     for process in ended:
         assert process.status == 0, process.stderr
     return ended

@@ -68,6 +68,7 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
     assert not leftovers(workdir)
 
 
+@pytest.mark.slow
 def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_resumes(finished, tmp_path):
     whole, _ = finished
     workdir = tmp_path / "run"
@@ -85,6 +86,7 @@ def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_resumes(finish
     assert_equal(workdir, whole)
 
 
+@pytest.mark.slow
 def test_when_one_process_is_killed_the_others_end_with_an_error_within_a_minute(tmp_path):
     workdir = tmp_path / "run"
     processes = start(workdir, 2)

@@ -1,0 +1,212 @@
+"""The report of a memorization run: how much is memorized, what, and how far to trust it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bat_jax import memorization
+from bat_jax import workdir as workdirs
+from bat_jax.errors import UserError
+from bat_jax.jobs.memorize import halves
+from bat_jax.memorization import Estimated, Estimates
+from bat_jax.memorization.store import Store
+from bat_jax.memorization.summary import strongest_pairs
+from bat_jax.report.page import Page, Section, Table, write
+from bat_jax.report.pictures import grid, most_memorized
+from bat_jax.report.style import Chart
+from bat_jax.training.experiment import Experiment, build
+
+_PAIRS_SHOWN = 8
+
+
+def report(folder: Path) -> Path:
+    """Writes `report.html` and `figures/` into the folder of a memorization run.
+
+    Raises:
+      UserError: it is not finished, or its data are not found or have changed.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: has no results.json; expected a finished run: run its command to the end"
+        )
+    config, digests = workdirs.read(folder / "config.json")
+    results = json.loads(path.read_bytes())
+    config.memorization.estimates = str(folder / "memorization.npz")
+    config.memorization.members = results["members"]
+    experiment = build(config)
+    if experiment.digests()["train"] != digests.get("train"):
+        raise UserError(
+            f"{folder}: was made on other data than {experiment.dataset.name} holds now; give it"
+            " the same data with config.data.path"
+        )
+    estimates = memorization.load(folder / "memorization.npz")
+    page = folder / "report.html"
+    store = Store(
+        folder / "members", train=len(experiment.train), test=len(experiment.dataset.test)
+    )
+    found = halves(experiment, store, results["members"])
+    write(_page(experiment, estimates, found, results), page, folder / "figures")
+    return page
+
+
+def _page(
+    experiment: Experiment,
+    estimates: Estimates,
+    parts: tuple[Estimated, ...],
+    results: Mapping[str, Any],
+) -> Page:
+    train = results["train"]
+    config = experiment.config
+    summary = (
+        f"{train['atypical']:,} of {train['examples']:,} training images are atypical: memorization"
+        f" above {results['threshold']:g}, by {results['members']:,} models."
+    )
+    agreement = [_split_half(parts, results)] if len(parts) == 2 else []
+    sections = [
+        Section(
+            "How much is memorized",
+            (
+                "Memorization of an image is how much more often models are right on it that had it"
+                " in their training subset than models that had not. Above the threshold an image"
+                " is atypical; a test image is, where an atypical image's influence on it is above"
+                " the threshold too.",
+            ),
+            (_classes(results), _sweep(results)),
+            (_histogram(estimates, results["threshold"]),),
+        ),
+        Section("How far to trust it", _trust(results), charts=tuple(agreement)),
+        Section(
+            "Pictures", charts=tuple(most_memorized(experiment) + _pairs(experiment, estimates))
+        ),
+    ]
+    return Page(
+        title=f"Memorization on {experiment.dataset.name}",
+        summary=summary,
+        facts={
+            "Members": f"{results['members']:,}, each trained on {config.memorization.ratio:g} of"
+            f" the images, {config.objective.name}",
+            "Scored by": f"{config.memorization.statistic}, on {config.memorization.inputs} images",
+            "Model": config.model.name,
+            "Training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, seed"
+            f" {config.seed}",
+        },
+        sections=tuple(section for section in sections if section.charts or section.tables),
+        details={},
+    )
+
+
+def _histogram(estimates: Estimates, threshold: float) -> Chart:
+    known = estimates.memorization[np.isfinite(estimates.memorization)]
+    above = int(np.sum(known > threshold))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.hist(known, bins=45, range=(min(-0.1, known.min()), 1.0), color="C0")
+        axes.axvline(threshold, color="C3", linestyle="--", label=f"threshold {threshold:g}")
+        axes.set(xlabel="memorization", ylabel="training images", yscale="log")
+        axes.legend()
+
+    return Chart(
+        "memorization",
+        "Memorization of the training images",
+        f"Histogram of memorization of {len(known)} training images; {above} lie above the"
+        f" threshold {threshold:g}.",
+        f"n = {len(known):,}, of which {above:,} above the threshold; the axis of counts is"
+        " logarithmic.",
+        draw,
+    )
+
+
+def _split_half(parts: tuple[Estimated, ...], results: Mapping[str, Any]) -> Chart:
+    first, second = (half.memorization for half in parts)
+    known = np.isfinite(first) & np.isfinite(second)
+    correlation = results["split_half"].get("rank_correlation", float("nan"))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot([-0.1, 1], [-0.1, 1], color="C6", linestyle=":", linewidth=1)
+        axes.plot(first[known], second[known], "o", color="C0", markersize=2.5, alpha=0.5)
+        axes.set(
+            xlabel="memorization, even members", ylabel="memorization, odd members", aspect="equal"
+        )
+
+    return Chart(
+        "split_half",
+        "Two halves of the ensemble",
+        "Scatter plot of memorization by one half of the models against the other; rank"
+        f" correlation {correlation:.3f}.",
+        f"Rank correlation {correlation:.3f} over {int(known.sum()):,} training images.",
+        draw,
+        height=3.8,
+    )
+
+
+def _trust(results: Mapping[str, Any]) -> tuple[str, ...]:
+    text = []
+    if "mean_standard_error" in results:
+        text.append(
+            f"The mean standard error of memorization is {results['mean_standard_error']:.4f}."
+        )
+    agreement = results.get("split_half", {})
+    if "variance_of_z" in agreement:
+        text.append(
+            "The difference of the two halves over the spread that the standard errors predict has"
+            f" variance {agreement['variance_of_z']:.2f} (n = {agreement['n']:,} images whose error"
+            " is not 0); 1 is right."
+        )
+    return tuple(text)
+
+
+def _classes(results: Mapping[str, Any]) -> Table:
+    parts = [part for part in ("train", "test") if part in results]
+    names = list(results["train"]["atypical_by_class"])
+    rows = []
+    for name in names:
+        counts = [results[part]["atypical_by_class"][name] for part in parts]
+        rows.append((name, *(f"{c['atypical']:,} of {c['examples']:,}" for c in counts)))
+    header = ("class", *({"train": "training", "test": "test"}[part] for part in parts))
+    return Table("Atypical images by class.", header, tuple(rows))
+
+
+def _sweep(results: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (
+            f"{row['threshold']:g}",
+            f"{row['train_atypical']:,}",
+            f"{row['test_atypical']:,}" if "test_atypical" in row else "not known",
+        )
+        for row in results["sweep"]
+    )
+    return Table("Atypical images by threshold.", ("threshold", "training", "test"), rows)
+
+
+def _pairs(experiment: Experiment, estimates: Estimates) -> list[Chart]:
+    """Returns the training and test images of the highest influence, each pair side by side."""
+    pairs = strongest_pairs(estimates, experiment.config.memorization.threshold, _PAIRS_SHOWN)
+    if not pairs:
+        return []
+    train, test = experiment.train, experiment.dataset.test
+    names = experiment.dataset.class_names
+    images, texts = [], []
+    for row, column, influence in pairs:
+        images += [train.images[row], test.images[column]]
+        texts += [
+            f"train: {names[train.labels[row]]}\nmem {estimates.memorization[row]:.2f}",
+            f"test: {names[test.labels[column]]}\ninfl {influence:.2f}",
+        ]
+    return [
+        grid(
+            "pairs",
+            "Memorized training images and the test images they influence",
+            np.stack(images),
+            texts,
+            "Side by side: a training image above the threshold, and the test image that models get"
+            f" right more often for having had it. The strongest {len(pairs)}, each training image"
+            " once.",
+        )
+    ]

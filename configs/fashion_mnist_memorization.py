@@ -1,0 +1,37 @@
+"""Memorization and influence on 10,000 images of Fashion-MNIST: 200 members.
+
+    python launch.py --config=configs/fashion_mnist_memorization.py
+
+Method: Feldman & Zhang, arXiv:2008.03703; each member is trained on a random 70 % of 10,000
+training images, which the seed draws. Hardware: two CPU cores. Expected: the row in README.md. More
+members can be added to the finished run: the same command with --config.memorization.members=400.
+"""
+
+from ml_collections import ConfigDict
+
+from bat_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = default()
+    config.job = "memorization"
+    config.data.name = "fashion_mnist"
+    config.data.validation = 0
+    config.data.subset = 10_000
+    config.data.crop_padding = 0
+    config.data.flip = False
+
+    config.model.name = "small_cnn"
+
+    config.objective.name = "standard"
+
+    config.train.epochs = 12
+    config.train.batch_size = 64
+    config.train.optimizer.learning_rate = 0.05
+    config.train.schedule.name = "one_cycle"
+
+    config.evaluation.batch_size = 500
+
+    config.memorization.members = 200
+    return config

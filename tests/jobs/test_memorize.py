@@ -1,0 +1,129 @@
+"""The job memorization: killed and resumed, extended, refused; its file is read by the trainer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bat_jax import data, memorization
+from bat_jax.memorization import estimates
+from tests.jobs import processes
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--config.data.subset=160",
+    "--config.model.width=2",
+    "--config.train.epochs=2",
+    "--config.memorization.members=8",
+    "--config.memorization.members_at_once=1",
+)
+
+
+def launch(workdir, *flags, start=subprocess.run, **options):
+    command = [sys.executable, str(ROOT / "launch.py")]
+    command += ["--config=configs/digits_memorization.py", f"--workdir={workdir}", *TINY, *flags]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    return start(command, cwd=ROOT, env=environment, text=True, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("memorize") / "run"
+    result = launch(workdir, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_it_writes_estimates_of_this_data_set_and_says_what_they_are(finished):
+    workdir, result = finished
+    found = memorization.load(workdir / "memorization.npz")
+    estimates.check(found, data.load("digits"))
+    assert (found.dataset, found.statistic, found.training) == ("digits", "correct", "standard")
+    assert len(found.memorization) == 160
+    np.testing.assert_array_equal(found.in_count + found.out_count, 8)
+    np.testing.assert_array_equal(
+        np.isnan(found.memorization), found.out_count * found.in_count == 0
+    )
+    assert sum(len(block.test) for block in found.influence) == 449
+    assert "8 members; an example is atypical above 0.15" in result.stdout
+    assert json.loads((workdir / "results.json").read_text())["members"] == 8
+
+
+def test_it_ends_with_a_page_of_figures(finished):
+    workdir, result = finished
+    assert f"report: {workdir}/report.html" in result.stdout
+    page = (workdir / "report.html").read_text()
+    assert "Memorization on digits" in page
+    names = {path.stem for path in (workdir / "figures").glob("*.png")}
+    assert {"memorization", "split_half", "most_memorized"} <= names
+
+
+def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, tmp_path):
+    workdir = tmp_path / "run"
+    process = launch(
+        workdir,
+        "--config.memorization.members=4",
+        start=subprocess.Popen,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list((workdir / "members").glob("*.npz")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
+    assert not (workdir / "memorization.npz").exists()
+    result = launch(workdir, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    whole = (finished[0] / "memorization.npz").read_bytes()
+    assert (workdir / "memorization.npz").read_bytes() == whole
+    # What was finished was not trained again.
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+@pytest.mark.slow
+def test_two_processes_estimate_what_one_does(tmp_path):
+    def estimated_by(count):
+        workdir = tmp_path / str(count)
+        flags = (*TINY, "--config.data.validation=0")
+        processes.run(workdir, count, *flags, config="digits_memorization", devices=2 // count)
+        assert not processes.leftovers(workdir)
+        return (workdir / "memorization.npz").read_bytes()
+
+    assert estimated_by(2) == estimated_by(1)
+
+
+def test_a_finished_run_is_told_and_left(finished):
+    workdir, _ = finished
+    before = (workdir / "memorization.npz").stat().st_mtime_ns
+    result = launch(workdir, capture_output=True)
+    assert "this run is finished" in result.stderr
+    assert (workdir / "memorization.npz").stat().st_mtime_ns == before
+
+
+def test_a_stored_file_that_cannot_be_read_is_named(finished):
+    workdir, _ = finished
+    path = sorted((workdir / "members").glob("*.npz"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    try:
+        result = launch(workdir, capture_output=True)
+    finally:
+        path.write_bytes(whole)
+    assert result.returncode == 2
+    assert str(path) in result.stderr
+    assert "remove it, and they are trained again" in result.stderr
+
+
+def test_estimates_of_another_data_set_are_refused_by_name(finished, tmp_path):
+    arrays = dict(np.load(finished[0] / "memorization.npz"))
+    arrays["dataset"] = np.asarray("cifar100")
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(Exception, match="estimates of cifar100; expected those of digits"):
+        estimates.check(memorization.load(tmp_path / "other.npz"), data.load("digits"))

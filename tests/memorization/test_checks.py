@@ -1,0 +1,133 @@
+"""The estimates against brute force, their errors against two halves, and flipped labels."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bat_jax.data.fashion_mnist import read as read_fashion_mnist
+from bat_jax.errors import UserError
+from bat_jax.memorization.agreement import of_halves
+from bat_jax.memorization.ensemble import Ensemble
+from bat_jax.memorization.estimator import Statistics
+from bat_jax.training.experiment import build, planned
+from configs import digits_memorization, fashion_mnist_memorization
+from tests.memorization.brute_force import memorization_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion():
+    """Optax's schedules mix integers and floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def scores_of(experiment, members):
+    """Yields the scores of members 0 to `members` - 1, round by round."""
+    ensemble = Ensemble(experiment, members=members)
+    for start in range(0, members, ensemble.round_size):
+        numbers = np.arange(start, min(start + ensemble.round_size, members))
+        yield ensemble.train(numbers)
+
+
+def statistics_of(experiment):
+    labels = experiment.train.labels, experiment.dataset.test.labels
+    return Statistics(*labels, influence="none")
+
+
+@functools.cache
+def digits():
+    config = digits_memorization.get_config()
+    config.parallel.devices = 2
+    return build(config)
+
+
+@functools.cache
+def on_digits():
+    """Returns the estimates of 1,000 members, and those of its even and odd members."""
+    whole, even, odd = (statistics_of(digits()) for _ in range(3))
+    for scores in scores_of(digits(), 1000):
+        whole.update(scores.masks, scores.train, scores.test)
+        for half, parity in ((even, 0), (odd, 1)):
+            rows = scores.members % 2 == parity
+            half.update(scores.masks[rows], scores.train[rows], scores.test[rows])
+    return tuple(statistics.estimated() for statistics in (whole, even, odd))
+
+
+def test_standard_errors_say_how_far_two_halves_differ():
+    whole, *halves = on_digits()
+    agreement = of_halves(whole, tuple(halves))
+    print(agreement)
+    assert 0.8 <= agreement.variance <= 1.2
+
+
+def test_estimates_agree_with_brute_force():
+    whole, *_ = on_digits()
+    experiment = digits()
+    plan = planned(experiment, examples=round(0.7 * len(experiment.train)))
+    # Twenty across the range: by rank among those that are not 0.
+    ranked = np.argsort(whole.memorization)
+    ranked = ranked[np.abs(whole.memorization[ranked]) > 0]
+    chosen = ranked[np.linspace(0, len(ranked) - 1, 20).astype(int)]
+    images = jnp.float32(experiment.train.images) / 255
+    z = []
+    for row in chosen:
+        value, error = memorization_of(
+            experiment.model.clone(lowering="patches"),  # Much faster in a loop on CPU.
+            images,
+            jnp.asarray(experiment.train.labels),
+            int(row),
+            models=200,
+            epochs=experiment.config.train.epochs,
+            batch_size=experiment.config.train.batch_size,
+            schedule=plan.learning_rate,
+            decay=experiment.config.train.optimizer.weight_decay,
+        )
+        # A proportion of 0 or 1 has no error of its own: half a count, as the next one would.
+        joint = np.hypot(max(error, 0.5 / 200), whole.memorization_se[row])
+        z.append((whole.memorization[row] - value) / joint)
+        print(row, round(whole.memorization[row], 3), round(value, 3), round(z[-1], 2))
+    assert np.abs(z).max() <= 3
+
+
+def flipped(experiment, part):
+    """Returns the experiment with a part of its training labels moved to another class."""
+    draws = np.random.default_rng(0)
+    train, classes = experiment.train, experiment.dataset.num_classes
+    rows = draws.choice(len(train), round(part * len(train)), replace=False)
+    labels = train.labels.copy()
+    labels[rows] = (labels[rows] + draws.integers(1, classes, len(rows))) % classes
+    is_flipped = np.zeros(len(train), bool)
+    is_flipped[rows] = True
+    return dataclasses.replace(
+        experiment, train=dataclasses.replace(train, labels=labels.astype(np.int32))
+    ), is_flipped
+
+
+def auroc_of_flipped(config, members):
+    config.parallel.devices = 2
+    experiment, is_flipped = flipped(build(config), 0.05)
+    statistics = statistics_of(experiment)
+    for scores in scores_of(experiment, members):
+        statistics.update(scores.masks, scores.train, scores.test)
+    found = roc_auc_score(is_flipped, statistics.estimated().memorization)
+    print(f"AUROC {found:.4f}, {is_flipped.sum()} of {len(is_flipped)} labels flipped")
+    return found
+
+
+def test_flipped_labels_are_found_by_memorization_on_digits():
+    assert auroc_of_flipped(digits_memorization.get_config(), 200) >= 0.95
+
+
+def test_flipped_labels_are_found_by_memorization_on_fashion_mnist():
+    try:
+        read_fashion_mnist(None)
+    except UserError as error:
+        pytest.skip(str(error))
+    assert auroc_of_flipped(fashion_mnist_memorization.get_config(), 60) >= 0.95
