@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-MEMBERS, EXAMPLES, TEST, BATCH, EPOCHS, RATIO, SCORED_AT_ONCE = 16, 2926, 1024, 64, 4, 0.7, 512
+MEMBERS, EXAMPLES, TEST, BATCH, EPOCHS, RATIO, SCORED_AT_ONCE = 16, 2926, 1024, 64, 4, 0.7, 128
 SUBSET = round(RATIO * EXAMPLES)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -85,6 +86,29 @@ def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, t
     assert (workdir / "memorization.npz").read_bytes() == whole
     # What was finished was not trained again.
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_it_ends_with_the_same_bytes(tmp_path):
+    members = "--config.memorization.members=60"
+    assert launch(tmp_path / "whole", members, capture_output=True).returncode == 0
+    workdir, draws, kills = tmp_path / "killed", random.Random(0), 0
+    while kills < 10:
+        process = launch(workdir, members, start=subprocess.Popen, stderr=subprocess.DEVNULL)
+        # Most of it is starting: a round takes a tenth of a second.
+        try:
+            process.wait(timeout=draws.uniform(1.0, 8.0))
+            # It came to its end before: what it has is thrown away but for some members.
+            for path in [workdir / "results.json", *(workdir / "members").glob("*5-*.npz")]:
+                path.unlink()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert launch(workdir, members, capture_output=True).returncode == 0
+    whole = (tmp_path / "whole" / "memorization.npz").read_bytes()
+    assert (workdir / "memorization.npz").read_bytes() == whole
+    assert not processes.leftovers(workdir)
 
 
 @pytest.mark.slow
