@@ -9,6 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from bat_jax.errors import UserError
+
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
@@ -35,6 +37,28 @@ def remove_partial(folder: Path) -> None:
     """
     for partial in folder.glob(".*.part"):
         partial.unlink(missing_ok=True)
+
+
+def read_npz(path: Path, what: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz file by name. Pickled ones are refused.
+
+    Args:
+      path: the file.
+      what: what is expected of it, for messages.
+
+    Raises:
+      UserError: it is missing, truncated, or no such file.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected {what}") from None
+    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
+    except Exception as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); expected a whole .npz file of plain arrays"
+        ) from None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ _DAMAGE = (
     zlib.error,
     tarfile.TarError,
     zipfile.BadZipFile,
-    NotImplementedError,
+    NotImplementedError,  # zipfile's word for a compression it does not know.
     RuntimeError,
     ValueError,
 )

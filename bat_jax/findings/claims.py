@@ -53,20 +53,21 @@ def sign(value: Mapping[str, Any]) -> int:
 
 def points(value: Mapping[str, Any]) -> str:
     """Returns a difference of accuracies in points: `+1.2 (0.3 to 2.1; 3 seeds)`."""
-    seeds = f"{value['n']} seed" + ("s" if value["n"] > 1 else "")
-    if "interval" not in value:
-        return f"{100 * value['mean']:+.1f} (no interval; {seeds})"
-    low, high = value["interval"]
-    return f"{100 * value['mean']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}; {seeds})"
+    return _in_percent(value, "+.1f")
 
 
 def over(value: Mapping[str, Any]) -> str:
     """Returns an accuracy over seeds in percent: `75.3 (74.0 to 76.6; 3 seeds)`."""
+    return _in_percent(value, ".1f")
+
+
+def _in_percent(value: Mapping[str, Any], form: str) -> str:
     seeds = f"{value['n']} seed" + ("s" if value["n"] > 1 else "")
+    mean = format(100 * value["mean"], form)
     if "interval" not in value:
-        return f"{100 * value['mean']:.1f} (no interval; {seeds})"
-    low, high = value["interval"]
-    return f"{100 * value['mean']:.1f} ({100 * low:.1f} to {100 * high:.1f}; {seeds})"
+        return f"{mean} (no interval; {seeds})"
+    low, high = (format(100 * end, form) for end in value["interval"])
+    return f"{mean} ({low} to {high}; {seeds})"
 
 
 def _regime(regime: Mapping[str, Any]) -> Claim:

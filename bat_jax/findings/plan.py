@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import keys
+from bat_jax import keys, validation
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.training import objectives
@@ -83,7 +83,7 @@ def ensemble(config: ConfigDict) -> ConfigDict:
     run.data.validation = 0
     run.evaluation.track.images = 0
     run.update(config.findings.ensemble.to_dict())
-    configs.validate(run)
+    validation.validate(run)
     return run
 
 
@@ -118,12 +118,12 @@ def removed_ids(
 def validate(config: ConfigDict) -> None:
     """Raises a UserError for a field of `config.findings` that cannot be run."""
     settings = config.findings
-    configs.validate(config)
+    validation.validate(config)
     for field, values in (("methods", settings.methods), ("tracked", settings.tracked)):
         for method in values:
-            configs.one_of(f"findings.{field}", method, tuple(objectives.OBJECTIVES))
+            validation.one_of(f"findings.{field}", method, tuple(objectives.OBJECTIVES))
     for part in settings.autoattack:
-        configs.one_of("findings.autoattack", part, PARTS)
+        validation.one_of("findings.autoattack", part, PARTS)
     for method in ("pgd_at", "bat"):
         if method not in settings.methods:
             raise UserError(
@@ -178,7 +178,7 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
         run.evaluation.attacks = ()
     if part != "methods" or method not in settings.tracked:
         run.evaluation.track.images = 0
-    configs.validate(run)
+    validation.validate(run)
     return run
 
 

@@ -1,6 +1,7 @@
 """What a run would cost, without running it."""
 
 import json
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,44 +54,56 @@ def describe_ensemble(config: ConfigDict) -> str:
     """
     experiment = build(config)
     settings = config.memorization
-    steps, passes, training = _training_of_member(experiment)
-    images, scoring = _scoring_of_member(experiment)
+    cost = member_cost(experiment)
     state = jax.eval_shape(experiment.initial_state)
-    total = settings.members * (training + scoring)
+    total = settings.members * (cost.training + cost.scoring)
     return "\n".join(
         [
             json.dumps(configs.plain(config), indent=2),
             f"parameters of a member: {number_of_parameters(state.variables):,}",
-            f"a member: {steps:,} steps of {config.train.batch_size} images"
-            f" ({passes} forward passes each), {training / 1e12:,.4g} TFLOP;"
-            f" scoring {images:,} images, {scoring / 1e12:,.4g} TFLOP",
+            f"a member: {cost.steps:,} steps of {config.train.batch_size} images"
+            f" ({cost.passes} forward passes each), {cost.training / 1e12:,.4g} TFLOP;"
+            f" scoring {cost.images:,} images, {cost.scoring / 1e12:,.4g} TFLOP",
             f"all {settings.members:,} members: {total / 1e15:,.4g} PFLOP, that is"
             f" {total / 1e14 / 3600:,.3g} device-hours at 100 TFLOP/s",
         ]
     )
 
 
-def member_flops(experiment: Experiment) -> float:
-    """Returns the FLOPs of training one member of an ensemble and scoring it."""
-    return _training_of_member(experiment)[2] + _scoring_of_member(experiment)[1]
+class MemberCost(NamedTuple):
+    """What one member of an ensemble takes.
+
+    Attributes:
+      steps: of its training.
+      passes: the cost of a step in forward passes of the batch.
+      training: FLOPs of all steps.
+      images: how many it is scored on.
+      scoring: FLOPs of that.
+    """
+
+    steps: int
+    passes: int
+    training: float
+    images: int
+    scoring: float
 
 
-def _training_of_member(experiment: Experiment) -> tuple[int, int, float]:
-    """Returns a member's steps, their cost in forward passes, and the FLOPs of all of them."""
-    config = experiment.config
+def member_cost(experiment: Experiment) -> MemberCost:
+    """Returns what training one member of an ensemble and scoring it takes."""
+    config, forward = experiment.config, forward_flops(experiment)
     size = round(config.memorization.ratio * len(experiment.train))
     steps = planned(experiment, examples=size).total_steps
     passes = experiment.objective.forward_passes(config.attack.num_steps)
-    return steps, passes, forward_flops(experiment) * config.train.batch_size * passes * steps
-
-
-def _scoring_of_member(experiment: Experiment) -> tuple[int, float]:
-    """Returns how many images a member is scored on, and the FLOPs of that."""
-    config = experiment.config
     images = len(experiment.train) + len(experiment.dataset.test)
     is_attacked = config.memorization.inputs == "adversarial"
     attack = 2 * config.evaluation.num_steps if is_attacked else 0
-    return images, forward_flops(experiment) * images * (1 + attack)
+    return MemberCost(
+        steps=steps,
+        passes=passes,
+        training=forward * config.train.batch_size * passes * steps,
+        images=images,
+        scoring=forward * images * (1 + attack),
+    )
 
 
 def forward_flops(experiment: Experiment) -> float:

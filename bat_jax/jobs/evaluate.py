@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from bat_jax import distributed
 from bat_jax import workdir as workdirs
-from bat_jax.config import one_of
 from bat_jax.errors import UserError
 from bat_jax.jobs.final import evaluate
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment, build, score_name
+from bat_jax.validation import one_of
 
 
 def evaluate_run(

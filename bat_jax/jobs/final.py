@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
 from bat_jax import distributed, keys, memorization
@@ -22,6 +22,7 @@ from bat_jax.files import write_json, write_npz
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment, data_seed
+from bat_jax.training.step import attacked
 
 
 def evaluate(
@@ -100,18 +101,12 @@ def _autoattack(
     model = experiment.model.clone(dtype=jnp.float32)
     # AutoAttack shares images among devices in its own way, and places the variables for it.
     variables = jax.device_get(saved.state.evaluated)
-
-    def logits_fn(
-        images: Float[Array, "batch height width channels"],
-    ) -> Float[Array, "batch classes"]:
-        return model.apply(variables, images, train=False)  # type: ignore[return-value]
-
     part = "" if processes == 1 else f"_{jax.process_index() + 1}of{processes}"
     with distributed.agreed():
         ours = test.take(np.arange(len(test))[distributed.share(len(test))])
         ids = jnp.asarray(ours.ids.astype(np.int32))
         result = autoattack(
-            logits_fn,
+            attacked(model, variables, "running"),
             ours.images / np.float32(255),
             ours.labels,
             keys.per_image(keys.derive(config.seed, keys.Purpose.EVALUATION), ids),

@@ -18,7 +18,7 @@ from bat_jax.memorization import estimates as estimate_files
 from bat_jax.memorization import summary
 from bat_jax.memorization.ensemble import Ensemble
 from bat_jax.memorization.estimates import Estimates
-from bat_jax.memorization.estimator import Estimated, Statistics
+from bat_jax.memorization.estimator import Estimated, InfluenceKind, Statistics
 from bat_jax.memorization.store import Store
 from bat_jax.training.experiment import Experiment, build
 
@@ -68,11 +68,12 @@ def _conclude(experiment: Experiment, store: Store, workdir: Path) -> None:
     """Writes memorization.npz, then results.json: what it said of fewer members goes before."""
     settings, path = experiment.config.memorization, workdir / "results.json"
     path.unlink(missing_ok=True)
-    estimates = as_estimates(experiment, estimated(experiment, store, settings.members))
+    found, halves = estimated(experiment, store, settings.members, influence=settings.influence)
+    estimates = as_estimates(experiment, found)
     estimate_files.save(workdir / "memorization.npz", estimates)
     results = summary.summarize(
         estimates,
-        halves(experiment, store, settings.members),
+        halves,
         members=settings.members,
         threshold=settings.threshold,
         class_names=experiment.dataset.class_names,
@@ -82,33 +83,20 @@ def _conclude(experiment: Experiment, store: Store, workdir: Path) -> None:
 
 
 def estimated(
-    experiment: Experiment,
-    store: Store,
-    members: int,
-    *,
-    step: int = 1,
-    first: int = 0,
-    influence: Any = None,
-) -> Estimated:
-    """Returns the estimates of members first, first + step, ... below `members`."""
-    settings = experiment.config.memorization
-    statistics = Statistics(
-        experiment.train.labels,
-        experiment.dataset.test.labels,
-        influence=influence or settings.influence,
-        binary=settings.statistic == "correct",
-    )
-    for scores in store.read(members, step=step, first=first):
-        statistics.update(scores.masks, scores.train, scores.test)
-    return statistics.estimated()
-
-
-def halves(experiment: Experiment, store: Store, members: int) -> tuple[Estimated, ...]:
-    """Returns the memorization estimates of the even members, and of the odd ones."""
-    return tuple(
-        estimated(experiment, store, members, step=2, first=first, influence="none")
-        for first in range(min(2, members))
-    )
+    experiment: Experiment, store: Store, members: int, *, influence: InfluenceKind
+) -> tuple[Estimated, summary.Halves]:
+    """Returns the estimates of the first so many members, and memorization by their halves."""
+    labels = experiment.train.labels, experiment.dataset.test.labels
+    binary = experiment.config.memorization.statistic == "correct"
+    whole = Statistics(*labels, influence=influence, binary=binary)
+    even, odd = (Statistics(*labels, influence="none", binary=binary) for _ in range(2))
+    for scores in store.read(members):
+        whole.update(scores.masks, scores.train, scores.test)
+        for half, rest in ((even, 0), (odd, 1)):
+            rows = scores.members % 2 == rest
+            half.update(scores.masks[rows], scores.train[rows], scores.test[rows])
+    halves = even.estimated().memorization, odd.estimated().memorization
+    return whole.estimated(), halves
 
 
 def as_estimates(experiment: Experiment, found: Estimated) -> Estimates:

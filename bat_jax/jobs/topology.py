@@ -22,7 +22,7 @@ from bat_jax import parallel
 from bat_jax.data import Dataset, Split
 from bat_jax.data.device import shapes
 from bat_jax.errors import UserError
-from bat_jax.jobs.dry_run import forward_flops, member_flops
+from bat_jax.jobs.dry_run import forward_flops, member_cost
 from bat_jax.memorization.ensemble import Ensemble, even_rounds
 from bat_jax.training.experiment import Experiment, build
 from bat_jax.training.state import number_of_parameters
@@ -206,7 +206,8 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
     except (UserError, jax.errors.JaxRuntimeError) as error:
         return f"does not fit: {' '.join(str(error).split())[:300]}", False
     size = even_rounds(settings.members, fitting=fitting, devices=chips)
-    flops = settings.members * member_flops(experiment)
+    cost = member_cost(experiment)
+    flops = settings.members * (cost.training + cost.scoring)
     seconds = flops / (chips * chip.flops * _MATRIX_EFFICIENCY)
     return "\n".join(
         [

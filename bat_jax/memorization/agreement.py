@@ -6,8 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from bat_jax.memorization.estimator import Estimated
-
 
 class Agreement(NamedTuple):
     """How two halves of an ensemble agree on memorization.
@@ -24,7 +22,12 @@ class Agreement(NamedTuple):
     examples: int
 
 
-def of_halves(whole: Estimated, halves: tuple[Estimated, Estimated]) -> Agreement:
+def of_halves(
+    first: Float[np.ndarray, "train"],
+    second: Float[np.ndarray, "train"],
+    *,
+    standard_error: Float[np.ndarray, "train"],
+) -> Agreement:
     """Compares the halves of an ensemble.
 
     A half has twice the variance of the whole, the difference of two halves four times as much:
@@ -35,14 +38,13 @@ def of_halves(whole: Estimated, halves: tuple[Estimated, Estimated]) -> Agreemen
     was wrong.
 
     Args:
-      whole: the estimates of all models.
-      halves: of the one half of them and the other.
+      first: memorization by the one half of the models.
+      second: by the other.
+      standard_error: of memorization by all of them.
     """
-    first, second = (half.memorization for half in halves)
     difference = first - second
-    error: Float[np.ndarray, "train"] = whole.memorization_se
-    usable = np.isfinite(difference) & (error > 0)
-    z = difference[usable] / (2 * error[usable])
+    usable = np.isfinite(difference) & (standard_error > 0)
+    z = difference[usable] / (2 * standard_error[usable])
     known = np.isfinite(difference)
     return Agreement(
         rank_correlation=rank_correlation(first[known], second[known]),

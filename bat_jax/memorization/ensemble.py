@@ -228,7 +228,7 @@ class Ensemble:
             key = self._key(member)
             return mask, *(self._classify(trained.evaluated, data, key) for data in (train, test))
 
-        return self._over_members(score, members=2, gather=(True, True, True))
+        return self._over_members(score, members=2, gather=True)
 
     def _classify(
         self, variables: Variables, data: DeviceSplit, key: Key[Array, ""]
@@ -270,7 +270,7 @@ class Ensemble:
         *,
         members: int,
         donate: tuple[int, ...] = (),
-        gather: tuple[bool, ...] = (False,),
+        gather: bool | tuple[bool, ...] = False,
     ) -> Any:
         """Returns a function of one member as one of a round.
 
@@ -278,7 +278,8 @@ class Ensemble:
           function: takes what belongs to its member first, then what all share.
           members: how many of its arguments belong to a member.
           donate: arguments whose buffers the result may take over.
-          gather: for each result, whether every process is to have those of all members.
+          gather: whether every process is to have the results of all members; of several results,
+            for each.
         """
 
         def of_share(*arguments: Any) -> Any:
@@ -287,13 +288,10 @@ class Ensemble:
                 results = jax.lax.map(lambda one: function(*one, *shared), own)
             else:
                 results = jax.vmap(lambda *one: function(*one, *shared))(*own)
-            # One result is no tuple, and is not gathered.
-            return jax.tree.map(collected, gather, results) if len(gather) > 1 else results
+            return jax.tree.map(collected, gather, results)
 
         def collected(to_all: bool, result: Any) -> Any:
             return jax.lax.all_gather(result, _MEMBER, tiled=True) if to_all else result
-
-        specs_out = tuple(P() if to_all else P(_MEMBER) for to_all in gather)
 
         def mapped(*arguments: Any) -> Any:
             specs = (P(_MEMBER),) * members + (P(),) * (len(arguments) - members)
@@ -301,7 +299,7 @@ class Ensemble:
                 of_share,
                 mesh=self._mesh,
                 in_specs=specs,
-                out_specs=specs_out if len(gather) > 1 else specs_out[0],
+                out_specs=jax.tree.map(lambda to_all: P() if to_all else P(_MEMBER), gather),
                 check_vma=False,
             )(*arguments)
 

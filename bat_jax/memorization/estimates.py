@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Int64
 
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
-from bat_jax.files import write_npz
+from bat_jax.files import read_npz, write_npz
 from bat_jax.memorization.estimator import Influence
 
 # Keys of our files beside those of the released layout, and the fields they hold.
@@ -101,21 +101,8 @@ def load(path: str | Path) -> Estimates:
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    try:
-        with Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return _from_arrays(str(path), {name: file[name] for name in file.files})
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; expected memorization estimates (memorization.npz, or the"
-            " released cifar100_infl_matrix.npz)"
-        ) from None
-    except UserError:
-        raise
-    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
-    except Exception as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); expected a whole .npz file of plain arrays"
-        ) from None
+    what = "memorization estimates (memorization.npz, or the released cifar100_infl_matrix.npz)"
+    return _from_arrays(str(path), read_npz(Path(path), what))
 
 
 def save(path: Path, estimates: Estimates) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Int64
 
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
+from bat_jax.files import read_npz
 
 
 class Pairs(NamedTuple):
@@ -79,23 +80,13 @@ def check_cscores(scores: CScores, images: Split) -> None:
 
 
 def _arrays(path: Path, names: tuple[str, ...], what: str) -> list[Any]:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                raise UserError(
-                    f"{path}: has no {', '.join(missing)}; expected {what} ({', '.join(names)})"
-                )
-            arrays = [file[name] for name in names]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected {what}") from None
-    except UserError:
-        raise
-    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
-    except Exception as error:
+    content = read_npz(path, what)
+    missing = [name for name in names if name not in content]
+    if missing:
         raise UserError(
-            f"{path}: cannot be read ({error}); expected a whole .npz file of plain arrays"
-        ) from None
+            f"{path}: has no {', '.join(missing)}; expected {what} ({', '.join(names)})"
+        )
+    arrays = [content[name] for name in names]
     if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
         raise UserError(f"{path}: arrays of different lengths; expected {what}, one row each")
     return arrays

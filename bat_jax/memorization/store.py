@@ -54,12 +54,11 @@ class Store:
         files.write_npz(path, arrays)
         self._file_of |= dict.fromkeys(scores.members.tolist(), path)
 
-    def read(self, members: int, *, step: int = 1, first: int = 0) -> Iterator[Scores]:
-        """Yields the scores of members first, first + step, ... below `members`, file by file."""
-        wanted = range(first, members, step)
+    def read(self, members: int) -> Iterator[Scores]:
+        """Yields the scores of the first so many members, file by file."""
         for path in sorted(set(self._file_of.values())):
             scores = self._read(path)
-            rows = np.array([m in wanted for m in scores.members])
+            rows = scores.members < members
             if rows.any():
                 yield Scores(*(values[rows] for values in scores))
 

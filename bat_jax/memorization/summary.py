@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from bat_jax.memorization.agreement import of_halves
 from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, split
-from bat_jax.memorization.estimator import Estimated
+
+# Memorization by the even members, and by the odd ones.
+Halves = tuple[Float[np.ndarray, "train"], Float[np.ndarray, "train"]]
 
 # Thresholds that the counts are told for, beside the config's.
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
@@ -16,7 +19,7 @@ THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 def summarize(
     estimates: Estimates,
-    halves: Sequence[Estimated],
+    halves: Halves,
     *,
     members: int,
     threshold: float,
@@ -26,7 +29,7 @@ def summarize(
 
     Args:
       estimates: of all members.
-      halves: of the one half and of the other, or of the only member.
+      halves: memorization by the one half of them and by the other.
       members: how many there are.
       threshold: above it an example is atypical.
       class_names: by label.
@@ -39,17 +42,8 @@ def summarize(
     }
     if estimates.influence:
         results["test"] = _counts(estimates, split(estimates, threshold), "test", class_names)
-    if estimates.memorization_se is not None and len(halves) == 2:
-        assert estimates.in_count is not None
-        assert estimates.out_count is not None
-        whole = Estimated(
-            estimates.memorization,
-            estimates.memorization_se,
-            estimates.in_count,
-            estimates.out_count,
-            (),
-        )
-        agreement = of_halves(whole, (halves[0], halves[1]))
+    if estimates.memorization_se is not None:
+        agreement = of_halves(*halves, standard_error=estimates.memorization_se)
         found = {
             "rank_correlation": agreement.rank_correlation,
             "variance_of_z": agreement.variance,

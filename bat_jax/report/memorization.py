@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
-from bat_jax import memorization
-from bat_jax import workdir as workdirs
 from bat_jax.errors import UserError
-from bat_jax.jobs.memorize import halves
-from bat_jax.memorization import Estimated, Estimates
+from bat_jax.jobs.evaluate import read_run
+from bat_jax.jobs.memorize import estimated
+from bat_jax.memorization import Estimates
 from bat_jax.memorization.store import Store
-from bat_jax.memorization.summary import strongest_pairs
+from bat_jax.memorization.summary import Halves, strongest_pairs
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
 from bat_jax.report.style import Chart
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.experiment import Experiment
 
 _PAIRS_SHOWN = 8
 
@@ -34,39 +34,36 @@ def report(folder: Path) -> Path:
         raise UserError(
             f"{folder}: has no results.json; expected a finished run: run its command to the end"
         )
-    config, digests = workdirs.read(folder / "config.json")
     results = json.loads(path.read_bytes())
-    config.memorization.estimates = str(folder / "memorization.npz")
-    config.memorization.members = results["members"]
-    experiment = build(config)
-    if experiment.digests()["train"] != digests.get("train"):
-        raise UserError(
-            f"{folder}: was made on other data than {experiment.dataset.name} holds now; give it"
-            " the same data with config.data.path"
-        )
-    estimates = memorization.load(folder / "memorization.npz")
-    page = folder / "report.html"
+    experiment = read_run(
+        folder,
+        ConfigDict(
+            {
+                "memorization": {
+                    "estimates": str(folder / "memorization.npz"),
+                    "members": results["members"],
+                }
+            }
+        ),
+    )
     store = Store(
         folder / "members", train=len(experiment.train), test=len(experiment.dataset.test)
     )
-    found = halves(experiment, store, results["members"])
-    write(_page(experiment, estimates, found, results), page, folder / "figures")
+    _, halves = estimated(experiment, store, results["members"], influence="none")
+    page = folder / "report.html"
+    write(_page(experiment, halves, results), page, folder / "figures")
     return page
 
 
-def _page(
-    experiment: Experiment,
-    estimates: Estimates,
-    parts: tuple[Estimated, ...],
-    results: Mapping[str, Any],
-) -> Page:
-    train = results["train"]
-    config = experiment.config
+def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) -> Page:
+    train, config, estimates = results["train"], experiment.config, experiment.estimates
+    assert estimates is not None  # `report` has named them.
+    is_compared = "rank_correlation" in results.get("split_half", {})
     summary = (
         f"{train['atypical']:,} of {train['examples']:,} training images are atypical: memorization"
         f" above {results['threshold']:g}, by {results['members']:,} models."
     )
-    agreement = [_split_half(parts, results)] if len(parts) == 2 else []
+    agreement = (_split_half(halves, results),) if is_compared else ()
     sections = [
         Section(
             "How much is memorized",
@@ -77,9 +74,9 @@ def _page(
                 " the threshold too.",
             ),
             (_classes(results), _sweep(results)),
-            (_histogram(estimates, results["threshold"]),),
+            _histogram(estimates, results["threshold"]),
         ),
-        Section("How far to trust it", _trust(results), charts=tuple(agreement)),
+        Section("How far to trust it", _trust(results), charts=agreement),
         Section(
             "Pictures", charts=tuple(most_memorized(experiment) + _pairs(experiment, estimates))
         ),
@@ -100,8 +97,11 @@ def _page(
     )
 
 
-def _histogram(estimates: Estimates, threshold: float) -> Chart:
+def _histogram(estimates: Estimates, threshold: float) -> tuple[Chart, ...]:
+    """Returns one chart; none where nothing can be said of any image."""
     known = estimates.memorization[np.isfinite(estimates.memorization)]
+    if not len(known):
+        return ()
     above = int(np.sum(known > threshold))
 
     def draw(figure: Figure) -> None:
@@ -111,7 +111,7 @@ def _histogram(estimates: Estimates, threshold: float) -> Chart:
         axes.set(xlabel="memorization", ylabel="training images", yscale="log")
         axes.legend()
 
-    return Chart(
+    chart = Chart(
         "memorization",
         "Memorization of the training images",
         f"Histogram of memorization of {len(known)} training images; {above} lie above the"
@@ -120,12 +120,13 @@ def _histogram(estimates: Estimates, threshold: float) -> Chart:
         " logarithmic.",
         draw,
     )
+    return (chart,)
 
 
-def _split_half(parts: tuple[Estimated, ...], results: Mapping[str, Any]) -> Chart:
-    first, second = (half.memorization for half in parts)
+def _split_half(halves: Halves, results: Mapping[str, Any]) -> Chart:
+    first, second = halves
     known = np.isfinite(first) & np.isfinite(second)
-    correlation = results["split_half"].get("rank_correlation", float("nan"))
+    correlation = results["split_half"]["rank_correlation"]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()

@@ -15,7 +15,6 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
-from bat_jax import config as configs
 from bat_jax import keys, memorization, models, parallel
 from bat_jax.data import Dataset, Split, load
 from bat_jax.data.device import to_devices
@@ -26,6 +25,7 @@ from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
 from bat_jax.training import objectives, state
 from bat_jax.training.step import make_train_step
+from bat_jax.validation import one_of, validate
 
 log = logging.getLogger(__name__)
 
@@ -139,12 +139,12 @@ def build(
     Raises:
       UserError: a field, the data or the estimates are wrong.
     """
-    configs.validate(config)
+    validate(config)
     mesh = mesh or parallel.make_mesh(config.parallel.devices)
     if config.job != "memorization":  # Whose members score images each by itself.
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
     # An unknown name is told before any data is read.
-    configs.one_of("objective.name", config.objective.name, tuple(objectives.OBJECTIVES))
+    one_of("objective.name", config.objective.name, tuple(objectives.OBJECTIVES))
     models.create(config.model.name, 2, stem=config.model.stem)
 
     dataset = dataset or load(config.data.name, path=config.data.path)
