@@ -94,6 +94,9 @@ def main(arguments: list[str]) -> None:
     )
     if config.job == "memorization":
         backend.use_cores_as_devices()
+    elif "train" in config and _NUM_PROCESSES.value in (None, 1) and config.parallel.devices != 1:
+        part = config.train.batch_size // config.train.accumulation
+        backend.use_cores_as_devices(sharing=(part, config.evaluation.batch_size))
 
     def fail(message: str, *, status: int) -> NoReturn:
         print(f"launch.py: {distributed.prefix()}{message}", file=sys.stderr)

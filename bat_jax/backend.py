@@ -1,15 +1,16 @@
 """Every choice that depends on the back end, in one place.
 
-XLA's CPU back end runs convolutions inside a loop on a single thread, and convolutions of
-one-channel images slowly wherever they are. So programs for it are written differently: attack
-steps one after another instead of a loop, and its own form of the first convolution of gray
-images. On GPU and TPU the plain forms are right. What is computed is the same up to float
-rounding.
+XLA's CPU back end runs convolutions inside a loop on a single thread, and those of few channels
+slowly wherever they are. So programs for it are written differently: small networks as patches and
+matrix products, every core a device of its own; large ones with the attack's steps one after
+another instead of a loop. On GPU and TPU the plain forms are right. What is computed is the same up
+to float rounding.
 """
 
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,9 @@ from bat_jax.errors import UserError
 
 # Members of a device one after another, or all at once.
 Execution = Literal["map", "vmap"]
+# Of convolutions: XLA's own (`automatic`: other forms where they are faster), or patches and
+# matrix products.
+Lowering = Literal["automatic", "xla", "patches"]
 
 OVERRIDE = "BAT_JAX_PROGRAMS"
 
@@ -47,12 +51,25 @@ def is_cpu_style() -> bool:
     return chosen == "cpu"
 
 
-def unrolls_attacks(asked: bool | None = None) -> bool:
-    """Returns whether the steps of PGD are written out rather than a loop, or what is asked."""
-    return is_cpu_style() if asked is None else asked
+def lowering(*, is_small: bool) -> Lowering:
+    """Returns how a network's convolutions are lowered: `bat_jax.models.convolution`.
+
+    On CPU those of a small network are patches and products, which are faster than XLA's own
+    convolutions of so few channels, and keep their threads in a loop.
+    """
+    return "patches" if is_small and is_cpu_style() else "automatic"
 
 
-def ensemble_style() -> tuple[Literal["automatic", "patches"], Execution]:
+def unrolls_attacks(asked: bool | None = None, *, lowering: Lowering = "automatic") -> bool:
+    """Returns whether the steps of PGD are written out rather than a loop, or what is asked.
+
+    On CPU they are unless convolutions are lowered as patches: matrix products lose nothing in a
+    loop, and there what was computed last is still in the cache.
+    """
+    return is_cpu_style() and lowering != "patches" if asked is None else asked
+
+
+def ensemble_style() -> tuple[Lowering, Execution]:
     """Returns how the models of an ensemble lower their convolutions, and how they train.
 
     On CPU one after another, with patches and products: convolutions lose their threads in a loop,
@@ -61,14 +78,21 @@ def ensemble_style() -> tuple[Literal["automatic", "patches"], Execution]:
     return ("patches", "map") if is_cpu_style() else ("automatic", "vmap")
 
 
-def use_cores_as_devices() -> None:
+def use_cores_as_devices(*, sharing: Sequence[int] = ()) -> None:
     """Makes every core a CPU device of its own; called by programs, before JAX starts.
 
-    For work that falls into independent parts, as an ensemble does: parts on devices of their own
-    wait for each other less than threads within one product do. JAX_NUM_CPU_DEVICES goes before it.
+    Parts of a batch, and members of an ensemble, wait less for each other on devices of their own
+    than threads within one product do. JAX_NUM_CPU_DEVICES goes before it.
+
+    Args:
+      sharing: sizes of batches that the devices must be able to share evenly; where all cores
+        cannot, there are fewer devices.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        devices = len(os.sched_getaffinity(0))
+        while any(size % devices for size in sharing):
+            devices -= 1
+        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def loops_on_host() -> bool:

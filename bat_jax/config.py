@@ -48,6 +48,9 @@ def default() -> ConfigDict:
     model.stem = "cifar"
     # float32 or bfloat16, of the computation; parameters and evaluation are float32.
     model.dtype = "float32"
+    # How convolutions are lowered: automatic, xla or patches; by default what suits the model, the
+    # job and the back end.
+    model.lowering = config_dict.placeholder(str)
     # Batch norm takes the statistics of the global batch, not of each device's share.
     model.sync_batch_norm = True
     # What images are normalised by, per channel; by default those of the training images.
@@ -91,7 +94,8 @@ def default() -> ConfigDict:
     attack.random_start = True
     # running or batch: the statistics of batch norm while the attack runs; never updated by it.
     attack.batch_norm = "running"
-    # Write the steps out instead of looping; by default only on CPU.
+    # Write the steps out instead of looping; by default only on CPU, and where convolutions are
+    # XLA's own.
     attack.unroll = config_dict.placeholder(bool)
 
     config.train = train = ConfigDict()
@@ -159,11 +163,9 @@ def default() -> ConfigDict:
     memorization.inputs = "clean"
     # class (pairs of the same class), full or none.
     memorization.influence = "class"
-    # How members of a device train, map (one after another) or vmap; how their convolutions are
-    # lowered, automatic, xla or patches; how many a device takes at a time. By default what suits
-    # the back end, and as many as fit.
+    # How members of a device train, map (one after another) or vmap; how many a device takes at a
+    # time. By default what suits the back end, and as many as fit.
     memorization.execution = config_dict.placeholder(str)
-    memorization.lowering = config_dict.placeholder(str)
     memorization.members_at_once = config_dict.placeholder(int)
 
     config.checkpoint = checkpoint = ConfigDict()

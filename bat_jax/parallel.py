@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Key
 
 from bat_jax.errors import UserError
 
@@ -76,6 +77,12 @@ def over_devices(
     """
     mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return jax.jit(mapped, donate_argnums=tuple(donate))
+
+
+def root(seed: int, mesh: Mesh) -> Key[Array, ""]:
+    """Returns the key of a seed on every device: an argument of programs, which serve any seed."""
+    # Computed on every device, of every process, rather than sent there.
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(mesh, REPLICATED))()
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -24,6 +24,8 @@ def validate(config: ConfigDict) -> None:
     if config.job == "memorization":
         _check_memorization(config)
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
+    if config.model.lowering is not None:
+        one_of("model.lowering", config.model.lowering, ("automatic", "xla", "patches"))
     one_of("model.stem", config.model.stem, ("cifar", "tiny_imagenet"))
     one_of("attack.norm", config.attack.norm, ("linf", "l2"))
     one_of("attack.batch_norm", config.attack.batch_norm, ("running", "batch"))
@@ -109,8 +111,6 @@ def _check_memorization(config: ConfigDict) -> None:
     one_of("memorization.influence", settings.influence, ("class", "full", "none"))
     if settings.execution is not None:
         one_of("memorization.execution", settings.execution, ("map", "vmap"))
-    if settings.lowering is not None:
-        one_of("memorization.lowering", settings.lowering, ("automatic", "xla", "patches"))
     if config.data.validation:
         raise UserError(
             f"config.data.validation is {config.data.validation}; expected 0: the subsets are drawn"

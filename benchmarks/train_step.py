@@ -84,11 +84,11 @@ def prepare_jax(case: dict[str, Any]) -> tuple[Any, float]:
     order = epoch_order(0, 0, examples=examples, batch_size=case["batch"])
     order = parallel.replicate(order, experiment.mesh)
     carried = [experiment.initial_state()]
-    data = experiment.train_data()
+    data, root = experiment.train_data(), experiment.root()
     step = experiment.train_step()
 
     def take() -> None:
-        state, metrics = step(carried[0], data, order)
+        state, metrics = step(carried[0], data, order, root)
         carried[0] = jax.block_until_ready(state)
         jax.block_until_ready(metrics)
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from bat_jax import backend
+from bat_jax import backend, models
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +47,30 @@ def test_programs_are_kept_among_the_users_caches(monkeypatch, tmp_path):
     folder = jax.config.jax_compilation_cache_dir
     assert folder == str(backend.default_compilation_cache())
     assert folder.startswith(f"{tmp_path}/bat_jax/programs-")
+
+
+def test_small_networks_are_products_in_a_loop_on_cpu_alone(monkeypatch):
+    for style, lowering, unrolled in (
+        ("cpu", "patches", False),
+        ("accelerator", "automatic", False),
+    ):
+        monkeypatch.setenv(backend.OVERRIDE, style)
+        model = models.create("small_cnn", 10)
+        assert model.lowering == lowering
+        assert backend.unrolls_attacks(lowering=model.lowering) is unrolled
+    monkeypatch.setenv(backend.OVERRIDE, "cpu")
+    assert backend.unrolls_attacks(lowering=models.create("resnet18", 10).lowering)
+    assert models.create("small_cnn", 10, lowering="xla").lowering == "xla"
+
+
+@pytest.mark.parametrize(
+    ("cores", "sharing", "devices"),
+    [(4, (), 4), (4, (64, 1000), 4), (3, (64, 1000), 2), (7, (9,), 3)],
+)
+def test_cores_are_devices_that_can_share_the_batches(monkeypatch, cores, sharing, devices):
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: range(cores))
+    found = {}
+    monkeypatch.setattr(backend.jax.config, "update", found.__setitem__)
+    backend.use_cores_as_devices(sharing=sharing)
+    assert found == {"jax_num_cpu_devices": devices}

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Key
 from ml_collections import ConfigDict
 
-from bat_jax import keys, parallel
+from bat_jax import backend, keys, parallel
 from bat_jax.attacks.pgd import Loss, correct, pgd
 from bat_jax.data.device import DeviceSplit, to_unit
 from bat_jax.parallel import AXIS
@@ -49,10 +49,11 @@ class Evaluator:
             num_steps = config.evaluation.num_steps
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
         self._batch_size = config.evaluation.batch_size
+        self._root = parallel.root(config.seed, mesh)
         self._step = parallel.over_devices(
             _make_step(model.clone(dtype=jnp.float32), config, losses, num_steps),
             mesh,
-            in_specs=(parallel.REPLICATED, parallel.REPLICATED, parallel.REPLICATED),
+            in_specs=(parallel.REPLICATED,) * 4,
             out_specs=parallel.REPLICATED,
         )
 
@@ -72,7 +73,7 @@ class Evaluator:
         examples = len(data.labels)
         parts = []
         for start in range(0, examples, self._batch_size):
-            parts.append(self._step(variables, data, np.int32(start)))
+            parts.append(self._step(variables, data, np.int32(start), self._root))
             # Wait for the batch before: the device always has one to go on with.
             if len(parts) > 1:
                 jax.block_until_ready(parts[-2])
@@ -87,15 +88,19 @@ def _make_step(
     model: nn.Module, config: ConfigDict, losses: tuple[Loss, ...], num_steps: int
 ) -> Callable[..., Any]:
     settings = config.evaluation
+    unroll = backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering)
 
     def step(
-        variables: Mapping[str, Any], data: DeviceSplit, start: Int[Array, ""]
+        variables: Mapping[str, Any],
+        data: DeviceSplit,
+        start: Int[Array, ""],
+        root: Key[Array, ""],
     ) -> dict[str, Bool[Array, "batch"]]:
         share = settings.batch_size // jax.lax.axis_size(AXIS)
         rows = start + jax.lax.axis_index(AXIS) * share + jnp.arange(share)
         rows = jnp.minimum(rows, len(data.labels) - 1)
         images, labels = to_unit(data.images[rows]), data.labels[rows]
-        key = keys.derive(config.seed, keys.Purpose.EVALUATION)
+        key = keys.derive(root, keys.Purpose.EVALUATION)
         image_keys = keys.per_image(key, data.ids[rows])
 
         def logits_fn(x: Any) -> Any:
@@ -114,7 +119,7 @@ def _make_step(
                     num_steps=num_steps,
                     norm=config.attack.norm,
                     loss=loss,
-                    unroll=config.attack.unroll,
+                    unroll=unroll,
                 )
                 # The image itself lies in the ball: what is wrong clean is broken.
                 verdicts[attack_name(loss, num_steps)] = verdicts["clean"] & correct(

@@ -20,10 +20,10 @@ def describe(config: ConfigDict) -> str:
     """
     experiment = build(config)
     check_batch(experiment)
-    state = jax.eval_shape(experiment.initial_state)
+    state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
     order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, config.train.batch_size), jnp.int32)
     data = experiment.train_data()
-    compiled = experiment.train_step().lower(state, data, order).compile()
+    compiled = experiment.train_step().lower(state, data, order, root).compile()
     forward = forward_flops(experiment)
     passes = experiment.objective.forward_passes(config.attack.num_steps)
     memory = compiled.memory_analysis()

@@ -197,7 +197,8 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         # What the back end of a TPU gets, which is not this machine's.
-        config.memorization.update(execution="vmap", lowering="xla", members_at_once=1)
+        config.memorization.update(execution="vmap", members_at_once=1)
+        config.model.lowering = "xla"
     experiment, _ = _experiment(config, devices[:1])
     settings, chips = config.memorization, len(devices)
     usable = _MEMORY_PART * chip.memory
@@ -334,8 +335,8 @@ def _compile(experiment: Experiment) -> jax.stages.Compiled:
     order = jax.ShapeDtypeStruct(
         (experiment.steps_per_epoch, experiment.config.train.batch_size), jnp.int32
     )
-    state = jax.eval_shape(experiment.initial_state)
-    return experiment.train_step().lower(state, data, order).compile()
+    state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
+    return experiment.train_step().lower(state, data, order, root).compile()
 
 
 def _without_attack(experiment: Experiment) -> Experiment:

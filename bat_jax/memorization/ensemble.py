@@ -77,6 +77,7 @@ class Ensemble:
         """
         settings = experiment.config.memorization
         lowering, execution = backend.ensemble_style()
+        lowering = experiment.config.model.lowering or lowering
         self._execution: backend.Execution = settings.execution or execution
         examples = len(experiment.train)
         self._subset_size = round(settings.ratio * examples)
@@ -92,7 +93,8 @@ class Ensemble:
             )
         experiment = planned(experiment, examples=self._subset_size)
         self._experiment = dataclasses.replace(
-            experiment, model=experiment.model.clone(lowering=settings.lowering or lowering)
+            experiment,
+            model=experiment.model.clone(lowering=lowering),
         )
         devices = experiment.mesh.devices
         # The trainer's own axis is there, of one device: a member's batch is not shared.
@@ -180,18 +182,14 @@ class Ensemble:
     def _epoch(self) -> Any:
         experiment = self._experiment
         steps, total = experiment.steps_per_epoch, experiment.total_steps
+        step = make_train_step(
+            experiment.model, experiment.objective, experiment.optimizer, experiment.config
+        )
 
         def train(
             start: TrainState, member: Int[Array, ""], epoch: Int[Array, ""], data: DeviceSplit
         ) -> tuple[TrainState, Float[Array, ""]]:
             key = self._key(member)
-            step = make_train_step(
-                experiment.model,
-                experiment.objective,
-                experiment.optimizer,
-                experiment.config,
-                seed=key,
-            )
             batches = epoch_order(
                 key,
                 epoch,
@@ -201,14 +199,14 @@ class Ensemble:
             order = self._rows(member)[batches]
 
             def one(now: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
-                after, metrics = step(now, data, order)
+                after, metrics = step(now, data, order, key)
                 is_over = now.step >= total
                 return jax.tree.map(lambda old, new: jnp.where(is_over, old, new), now, after), (
                     jnp.where(is_over, 0.0, metrics["loss"])
                 )
 
             def whole(now: TrainState, _: None) -> tuple[TrainState, Float[Array, ""]]:
-                after, metrics = step(now, data, order)
+                after, metrics = step(now, data, order, key)
                 return after, metrics["loss"]
 
             # Only a training that ends within an epoch pays for the question whether it is over.
@@ -241,6 +239,8 @@ class Ensemble:
         # The last batch is filled up with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
         attack_key = keys.derive(key, Purpose.EVALUATION)
+        lowering = self._experiment.model.lowering
+        unroll = backend.unrolls_attacks(config.attack.unroll, lowering=lowering)
 
         def batch(rows: Int32[Array, "batch"]) -> Shaped[Array, "batch"]:
             images, labels = to_unit(data.images[rows]), data.labels[rows]
@@ -254,7 +254,7 @@ class Ensemble:
                     step_size=config.evaluation.step_size,
                     num_steps=config.evaluation.num_steps,
                     norm=config.attack.norm,
-                    unroll=config.attack.unroll,
+                    unroll=unroll,
                 )
             logits = logits_of(images)
             if settings.statistic == "correct":

@@ -15,8 +15,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from bat_jax import backend
+from bat_jax.backend import Lowering
 from bat_jax.errors import UserError
-from bat_jax.models.convolution import Lowering
 from bat_jax.models.resnet import ResNet18, Stem
 from bat_jax.models.small_cnn import SmallCNN
 from bat_jax.models.wide_resnet import WideResNet
@@ -24,6 +25,8 @@ from bat_jax.models.wide_resnet import WideResNet
 # Smallest and largest image side.
 _SIDES = {"small_cnn": (8, 32)}
 _RESIDUAL_SIDES = (16, 128)
+# Of few channels.
+_SMALL = ("small_cnn",)
 
 
 def _small_cnn(*, stem: Stem, axis_name: str | None, **settings: Any) -> nn.Module:
@@ -53,7 +56,7 @@ def create(
     std: tuple[float, ...] | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
-    lowering: Lowering = "automatic",
+    lowering: Lowering | None = None,
 ) -> nn.Module:
     """Returns an untrained model.
 
@@ -68,7 +71,8 @@ def create(
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
       lowering: of convolutions, `automatic`, `xla` or `patches`: see `bat_jax.models.convolution`.
-        `patches` is for models that run in a loop or under `jax.vmap` on CPU.
+        By default what suits the model and the back end. `patches` is for models that run in a
+        loop or under `jax.vmap` on CPU.
 
     Raises:
       UserError: an unknown name or stem, or images the model cannot take.
@@ -89,7 +93,7 @@ def create(
         "stem": stem,
         "dtype": dtype,
         "axis_name": axis_name,
-        "lowering": lowering,
+        "lowering": lowering or backend.lowering(is_small=name in _SMALL),
     }
     for setting, value in (("width", width), ("mean", mean), ("std", std)):
         if value is not None:

@@ -8,16 +8,16 @@ their speed in either place. On GPU and TPU its own convolutions are right.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bat_jax import backend
+from bat_jax.backend import Lowering
 from bat_jax.models import gray
 
-Lowering = Literal["automatic", "xla", "patches"]
 Operation = Callable[..., Float[Array, "batch out_height out_width out_channels"]]
 
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.models.convolution import Lowering
+from bat_jax.backend import Lowering
 from bat_jax.models.layers import Outputs, batch_norm, conv, head, normalize
 
 Stem = Literal["cifar", "tiny_imagenet"]

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.models.convolution import Lowering
+from bat_jax.backend import Lowering
 from bat_jax.models.layers import Outputs, conv, head, normalize
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bat_jax.models.convolution import Lowering
+from bat_jax.backend import Lowering
 from bat_jax.models.layers import Outputs, batch_norm, conv, head, normalize
 from bat_jax.models.resnet import STEM_STRIDE, Map, PreActivationBlock, Stem
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bat_jax import keys, losses
+from bat_jax import backend, keys, losses
 from bat_jax import workdir as workdirs
 from bat_jax.attacks import pgd
 from bat_jax.data import Split
@@ -121,7 +121,7 @@ def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
             step_size=config.attack.step_size,
             num_steps=config.attack.num_steps,
             norm=config.attack.norm,
-            unroll=config.attack.unroll,
+            unroll=backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering),
         )
         return adversarial, logits_fn(images), logits_fn(adversarial)
 

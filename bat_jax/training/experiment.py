@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Int64
+from jaxtyping import Array, Int64, Key
 from ml_collections import ConfigDict
 
 from bat_jax import keys, memorization, models, parallel
@@ -75,27 +75,32 @@ class Experiment:
             digests["estimates"] = self.estimates.digest()
         return digests
 
+    def root(self) -> Key[Array, ""]:
+        """Returns the key that all draws of the training follow from, on every device."""
+        return parallel.root(self.config.seed, self.mesh)
+
     def initial_state(self) -> state.TrainState:
         """Returns the state of step 0, on every device."""
 
-        def create() -> state.TrainState:
+        def create(root: Key[Array, ""]) -> state.TrainState:
             return state.create(
                 self.model,
                 self.optimizer,
                 self.dataset.image_shape,
-                seed=self.config.seed,
+                seed=root,
                 ema=self.config.train.ema > 0,
             )
 
         # Computed on every device, of every process, rather than sent there.
-        return jax.jit(create, out_shardings=NamedSharding(self.mesh, parallel.REPLICATED))()
+        replicated = NamedSharding(self.mesh, parallel.REPLICATED)
+        return jax.jit(create, out_shardings=replicated)(self.root())
 
     def train_step(self) -> Any:
-        """Returns the jitted step over all devices: (state, data, order) to (state, metrics)."""
+        """Returns the jitted step over all devices, of `bat_jax.training.step.make_train_step`."""
         return parallel.over_devices(
             make_train_step(self.model, self.objective, self.optimizer, self.config),
             self.mesh,
-            in_specs=(parallel.REPLICATED,) * 3,
+            in_specs=(parallel.REPLICATED,) * 4,
             out_specs=(parallel.REPLICATED, parallel.REPLICATED),
             donate=(0,),
         )
@@ -173,6 +178,7 @@ def build(
         mean=mean,
         std=std,
         dtype=jnp.dtype(config.model.dtype),
+        lowering=config.model.lowering,
         axis_name=AXIS if config.model.sync_batch_norm else None,
     )
     return Experiment(

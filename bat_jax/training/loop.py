@@ -117,13 +117,13 @@ def fit(
         return start
 
     train_step = experiment.train_step()
-    data = experiment.train_data()
+    data, root = experiment.train_data(), experiment.root()
     validation = to_devices(experiment.validation, experiment.mesh)
     evaluator = experiment.evaluator(("cross_entropy",))
     tracker = experiment.tracker()
     order_of = jax.jit(
-        lambda epoch: epoch_order(
-            config.seed,
+        lambda root, epoch: epoch_order(
+            root,
             epoch,
             examples=len(experiment.train),
             batch_size=config.train.batch_size,
@@ -164,9 +164,9 @@ def fit(
     ) as bar:
         while step < total_steps:
             epoch = step // steps_per_epoch
-            order = order_of(np.int32(epoch))
+            order = order_of(root, np.int32(epoch))
             while True:
-                state, metrics = train_step(state, data, order)
+                state, metrics = train_step(state, data, order, root)
                 step += 1
                 meter.push(step, metrics)
                 bar.update()

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Int32, Key
 from ml_collections import ConfigDict
 
-from bat_jax import keys
+from bat_jax import backend, keys
 from bat_jax.attacks.pgd import Trajectory, correct, pgd_trajectory
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.parallel import AXIS
@@ -20,7 +20,8 @@ from bat_jax.training.state import TrainState, Variables
 
 Images = Float[Array, "batch height width channels"]
 TrainStep = Callable[
-    [TrainState, DeviceSplit, Int32[Array, "steps batch_size"]], tuple[TrainState, Metrics]
+    [TrainState, DeviceSplit, Int32[Array, "steps batch_size"], Key[Array, ""]],
+    tuple[TrainState, Metrics],
 ]
 
 
@@ -37,27 +38,27 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
-    *,
-    seed: keys.Seed | None = None,
 ) -> TrainStep:
-    """Returns `step(state, data, order) -> (state, metrics)`, for one device of the axis `AXIS`.
+    """Returns `step(state, data, order, root) -> (state, metrics)`, for one device of `AXIS`.
 
-    Every device holds the same state, data and order (the epoch's batches, from `epoch_order`),
-    takes its share of the batch that `state.step` points at, and returns the same new state and
-    metrics. Draws belong to an image's place in the global batch, sums run over the axis: the
-    result does not depend on the number of devices, up to the order of float additions.
+    Every device holds the same state, data, order (the epoch's batches, from `epoch_order`) and
+    root (the key that all draws follow from, `bat_jax.parallel.root` of the seed), takes its share
+    of the batch that `state.step` points at, and returns the same new state and metrics. Draws
+    belong to an image's place in the global batch, sums run over the axis: the result does not
+    depend on the number of devices, up to the order of float additions.
 
     Args:
       model: from `bat_jax.models.create`, its batch norm synchronised over `AXIS` or not.
       objective: the method.
       optimizer: an optax transformation of the parameters.
-      config: the whole config; read are `attack`, `data`, `train` and `seed`.
-      seed: what the draws follow from, if not `config.seed`.
+      config: the whole config; read are `attack`, `data` and `train`.
     """
-    root = config.seed if seed is None else seed
 
     def step(
-        state: TrainState, data: DeviceSplit, order: Int32[Array, "steps batch_size"]
+        state: TrainState,
+        data: DeviceSplit,
+        order: Int32[Array, "steps batch_size"],
+        root: Key[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         steps_per_epoch, batch_size = order.shape
         share = batch_size // jax.lax.axis_size(AXIS)
@@ -153,7 +154,7 @@ def make_train_step(
             loss=objective.attack_loss,
             random_start=config.attack.random_start,
             gaussian_start=objective.gaussian_start if config.attack.random_start else 0.0,
-            unroll=config.attack.unroll,
+            unroll=backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering),
         )
 
     return step

@@ -69,7 +69,7 @@ def test_a_member_does_not_depend_on_its_company(four):
 
 @pytest.mark.parametrize("lowering", ["patches", "automatic"])
 def test_all_at_once_they_are_what_they_are_one_after_another(four, lowering):
-    fields = {"memorization.statistic": "probability", "memorization.lowering": lowering}
+    fields = {"memorization.statistic": "probability", "model.lowering": lowering}
     at_once = trained([0, 1, 2, 3], **fields, **{"memorization.execution": "vmap"})
     np.testing.assert_array_equal(at_once.masks, four.masks)
     np.testing.assert_allclose(at_once.train, four.train, atol=2e-4)

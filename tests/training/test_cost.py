@@ -44,10 +44,10 @@ def compile_step(objective):
         "objective.gairat.start_epoch": 0.0,
     }
     experiment = build(tiny(objective, **fields))
-    state = jax.eval_shape(experiment.initial_state)
+    state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
     config = experiment.config
     order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, config.train.batch_size), jnp.int32)
-    step = experiment.train_step().lower(state, experiment.train_data(), order)
+    step = experiment.train_step().lower(state, experiment.train_data(), order, root)
     return experiment, step.compile()
 
 

@@ -1,5 +1,7 @@
 """The train step is the science: what it must equal, and on any number of devices."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,20 +15,22 @@ from bat_jax.data.device import epoch_order
 from bat_jax.models.layers import batch_norm
 from bat_jax.training import objectives
 from bat_jax.training.experiment import build
-from bat_jax.training.state import TrainState, fingerprint
+from bat_jax.training.state import fingerprint
 from bat_jax.training.step import attacked, make_train_step
 
 OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
 
 
-def run(config, steps=3):
-    """Returns the state after some steps, and the metrics of the last."""
+def run(config, steps=3, model=None):
+    """Returns the state after some steps, of another model if given, and the last metrics."""
     experiment = build(config)
-    state, data = experiment.initial_state(), experiment.train_data()
+    if model is not None:
+        experiment = dataclasses.replace(experiment, model=model)
+    state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     order = parallel.replicate(order_of(experiment), experiment.mesh)
     train_step = experiment.train_step()
     for _ in range(steps):
-        state, metrics = train_step(state, data, order)
+        state, metrics = train_step(state, data, order, root)
     return jax.device_get(state), jax.device_get(metrics)
 
 
@@ -121,13 +125,14 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
     step = make_train_step(
         experiment.model, experiment.objective, experiment.optimizer, experiment.config
     )
-    mapped = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(0, None, None), devices=devices)
+    mapped = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(0, None, None, None), devices=devices)
     state = jax.tree.map(
         lambda leaf: jnp.stack([leaf] * 8), jax.device_get(experiment.initial_state())
     )
     data, order = jax.device_get((experiment.train_data(), order_of(experiment)))
+    root = jax.random.key(config.seed)
     for _ in range(3):
-        state, _ = mapped(state, data, order)
+        state, _ = mapped(state, data, order, root)
     first = jax.tree.map(lambda leaf: leaf[0], jax.device_get(state.variables))
     assert_close(first, alone.variables, rtol=2e-4, atol=2e-6)
 
@@ -136,6 +141,7 @@ class BatchNormNet(nn.Module):
     """A small network with batch norm, synchronised or not."""
 
     sync: bool
+    lowering: str = "xla"
 
     @nn.compact
     def __call__(self, x, *, train=False, features=False):
@@ -172,19 +178,8 @@ def test_batch_statistics_after_a_step_do_not_know_of_the_attack(tiny_config, ba
     for num_steps in (0, 3):
         fields = {"attack.epsilon": 0.0, "attack.num_steps": num_steps}
         config = tiny_config("pgd_at", **fields, **{"attack.batch_norm": batch_norm})
-        experiment = build(config)
-        model = BatchNormNet(sync=True)
-        step = parallel.over_devices(
-            make_train_step(model, experiment.objective, experiment.optimizer, config),
-            experiment.mesh,
-            in_specs=(parallel.REPLICATED,) * 3,
-            out_specs=(parallel.REPLICATED,) * 2,
-        )
-        variables = dict(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
-        opt_state = experiment.optimizer.init(variables["params"])
-        state = TrainState(jnp.zeros((), jnp.int32), variables, opt_state, None)
-        state, _ = step(state, experiment.train_data(), order_of(experiment))
-        statistics.append(jax.device_get(state.variables["batch_stats"]))
+        state, _ = run(config, steps=1, model=BatchNormNet(sync=True))
+        statistics.append(state.variables["batch_stats"])
         assert not np.array_equal(statistics[-1]["BatchNorm_0"]["mean"], np.zeros(4))
     jax.tree.map(np.testing.assert_array_equal, *statistics)
 
@@ -228,25 +223,8 @@ def test_synchronised_batch_norm_makes_devices_agree(tiny_config):
         for devices in (1, 8):
             # Two images a device: the shares' statistics differ much from the batch's.
             fields = {"parallel.devices": devices, "train.batch_size": 16}
-            config = tiny_config("pgd_at", **fields)
-            experiment = build(config)
-            model = BatchNormNet(sync)
-            step = parallel.over_devices(
-                make_train_step(model, experiment.objective, experiment.optimizer, config),
-                experiment.mesh,
-                in_specs=(parallel.REPLICATED,) * 3,
-                out_specs=(parallel.REPLICATED,) * 2,
-            )
-            variables = dict(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
-            state = TrainState(
-                jnp.zeros((), jnp.int32),
-                variables,
-                experiment.optimizer.init(variables["params"]),
-                None,
-            )
-            for _ in range(2):
-                state, _ = step(state, experiment.train_data(), order_of(experiment))
-            states[sync, devices] = jax.device_get(state.variables)
+            state, _ = run(tiny_config("pgd_at", **fields), steps=2, model=BatchNormNet(sync))
+            states[sync, devices] = state.variables
     assert_close(states[True, 1], states[True, 8], rtol=2e-3, atol=2e-5)
     deviation = {
         sync: np.max(
@@ -262,13 +240,13 @@ def test_synchronised_batch_norm_makes_devices_agree(tiny_config):
 
 def test_the_step_transfers_nothing_and_compiles_once(tiny_config):
     experiment = build(tiny_config())
-    state, data = experiment.initial_state(), experiment.train_data()
+    state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     order = parallel.replicate(order_of(experiment), experiment.mesh)
     train_step = experiment.train_step()
-    state, _ = train_step(state, data, order)
+    state, _ = train_step(state, data, order, root)
     with jax.transfer_guard("disallow"):
         for _ in range(3):
-            state, _ = train_step(state, data, order)
+            state, _ = train_step(state, data, order, root)
         state = jax.block_until_ready(state)
     assert train_step._cache_size() == 1
 
