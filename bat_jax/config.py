@@ -136,6 +136,8 @@ def default() -> ConfigDict:
     # AutoAttack's attacks, in order; none leaves it out, and then nothing is said of robustness
     # beyond PGD: apgd-ce, apgd-dlr, apgd-t, fab-t, square.
     evaluation.attacks = ("apgd-ce", "apgd-t", "fab-t", "square")
+    # Which states AutoAttack attacks: best, last. It takes most of an evaluation's time.
+    evaluation.attacked = ("best", "last")
     # Test on so many of the test images, drawn by the seed; 0 is all of them.
     evaluation.subset = 0
     # Over all devices.
@@ -202,6 +204,7 @@ def evaluation() -> ConfigDict:
     settings.step_size = config_dict.placeholder(float)
     settings.losses = config_dict.placeholder(tuple)
     settings.attacks = config_dict.placeholder(tuple)
+    settings.attacked = ("best", "last")  # Every state that is evaluated.
     settings.subset = config_dict.placeholder(int)
     settings.batch_size = config_dict.placeholder(int)
     config.memorization = memorization = ConfigDict()

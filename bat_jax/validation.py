@@ -36,6 +36,8 @@ def validate(config: ConfigDict) -> None:
     for attack in config.evaluation.attacks:
         choices = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
         one_of("evaluation.attacks", attack, choices)
+    for state in config.evaluation.attacked:
+        one_of("evaluation.attacked", state, ("best", "last"))
     bat = config.objective.bat
     one_of("objective.bat.gate", bat.gate, ("misclassified", "all", "memorized"))
     one_of("objective.bat.confidence", bat.confidence, ("adversarial", "clean"))

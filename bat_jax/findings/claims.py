@@ -31,7 +31,7 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
     return [
         _regime(summary["regime"]),
         _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
-        *(_b(row, summary["attacks"]["removal"]) for row in summary["removal"]),
+        *(_b(row, summary["attacks"]["removal"][row["state"]]) for row in summary["removal"]),
         *(_c(summary, state) for state in ("best", "last")),
     ]
 
@@ -137,7 +137,7 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
 
 
 def _c(summary: Mapping[str, Any], state: str) -> Claim:
-    attack = summary["attacks"]["methods"]
+    attack = summary["attacks"]["methods"][state]
     rows = [row for row in summary["methods"] if row["state"] == state]
     rows = [row for row in rows if row["against"] != "standard"]
     signs = {row["against"]: (sign(row["clean"]), sign(row[attack])) for row in rows}

@@ -89,7 +89,7 @@ def _evaluation_passes(config: ConfigDict, experiment: Experiment) -> int:
 
 
 def _autoattack_passes(config: ConfigDict, experiment: Experiment) -> int:
-    """Returns the forward passes of AutoAttack on `best` and `last` if no image ever fell."""
+    """Returns the forward passes of AutoAttack on the states it attacks if no image ever fell."""
     targets = min(9, experiment.dataset.num_classes - 1)
     each = {
         "apgd-ce": 200,
@@ -99,7 +99,7 @@ def _autoattack_passes(config: ConfigDict, experiment: Experiment) -> int:
         "square": 5000,
     }
     passes = sum(each[attack] for attack in config.evaluation.attacks)
-    return 2 * _tested(config, experiment) * passes
+    return len(config.evaluation.attacked) * _tested(config, experiment) * passes
 
 
 def _tested(config: ConfigDict, experiment: Experiment) -> int:

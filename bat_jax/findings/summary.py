@@ -26,14 +26,19 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     """
     settings = config.findings
     robust = attack_name("cross_entropy", config.evaluation.num_steps)
-    with_autoattack = bool(config.evaluation.attacks)
+    # The other parts are shown beside bat and pgd_at.
+    attacked = settings.autoattack if "methods" in settings.autoattack else ()
     strongest = {
-        part: "autoattack" if with_autoattack and part in settings.autoattack else robust
+        part: {
+            state: "autoattack"
+            if config.evaluation.attacks
+            and part in attacked
+            and state in config.evaluation.attacked
+            else robust
+            for state in STATES
+        }
         for part in PARTS
     }
-    if strongest["methods"] != "autoattack":
-        # The others are shown beside bat and pgd_at.
-        strongest = dict.fromkeys(strongest, robust)
     variants = [variant_arm(name) for name in settings.variants]
     tracked = attack_name("cross_entropy", config.evaluation.track.num_steps)
     curves = {name: _curves(arms[name]) for name in settings.tracked}
@@ -44,7 +49,7 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
         "gains": {name: _gains(arms[name], tracked, name) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
         "removal": [
-            _removal(arms, part, removed[part], state, strongest["removal"])
+            _removal(arms, part, removed[part], state, strongest["removal"][state])
             for part in settings.removed
             for state in STATES
         ],
@@ -56,13 +61,13 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
                 "bat",
                 [name for name in settings.methods if name != "bat"],
                 state,
-                strongest["methods"],
+                strongest["methods"][state],
             )
         ],
         "variants": [
             row
             for state in STATES
-            for row in _pairs(arms, "bat", variants, state, strongest["variants"])
+            for row in _pairs(arms, "bat", variants, state, strongest["variants"][state])
         ],
     }
 

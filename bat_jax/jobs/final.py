@@ -46,7 +46,8 @@ def evaluate(
     data = to_devices(test, experiment.mesh)
     found: dict[str, Any] = {}
     examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
-    done: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+    done: dict[int, dict[str, Any]] = {}
+    attacked_at: dict[int, tuple[Any, dict[str, Any]]] = {}
     for name, saved in states.items():
         step = int(saved.state.step)
         # Best and last may be the same state.
@@ -57,15 +58,16 @@ def evaluate(
                 desc=f"testing {name}",
                 disable=None if distributed.is_main() else True,
             ) as bar:
-                verdicts = evaluator(saved.state.evaluated, data, bar.update)
-            broken: dict[str, Any] = {}
-            if config.evaluation.attacks:
-                verdicts["autoattack"], broken = _autoattack(experiment, saved, test, workdir)
+                done[step] = evaluator(saved.state.evaluated, data, bar.update)
+        verdicts = dict(done[step])
+        broken: dict[str, Any] = {}
+        if config.evaluation.attacks and name in config.evaluation.attacked:
+            if step not in attacked_at:
+                attacked_at[step] = _autoattack(experiment, saved, test, workdir)
                 plain = attack_name("cross_entropy", config.evaluation.num_steps)
                 if plain in verdicts and distributed.is_main():
-                    checks.warn_if_pgd_misleads(verdicts[plain], verdicts["autoattack"])
-            done[step] = verdicts, broken
-        verdicts, broken = done[step]
+                    checks.warn_if_pgd_misleads(verdicts[plain], attacked_at[step][0])
+            verdicts["autoattack"], broken = attacked_at[step]
         found[name] = {"step": step, "test": results.summarize(verdicts, groups)}
         if broken:
             found[name]["broken_by"] = {attack: int(b.sum()) for attack, b in broken.items()}

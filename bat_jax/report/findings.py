@@ -58,7 +58,13 @@ def _page(folder: Path, config: Mapping[str, Any], summary: Summary) -> Page:
         " training"
     )
     known["Method"] = ", ".join(METHODS[name] for name in config["findings"]["methods"])
-    attacks = sorted({title(summary["attacks"][part]) for part in ("methods", "removal")})
+    attacks = sorted(
+        {
+            title(attack)
+            for part in ("methods", "removal")
+            for attack in summary["attacks"][part].values()
+        }
+    )
     return Page(
         title=f"Findings: {config['data']['name']}",
         summary="Does adversarial training suffer from memorizing atypical samples, and does BAT"
@@ -94,7 +100,7 @@ def _verdicts(summary: Summary) -> Section:
             " place, so the verdicts below say little of the paper's findings, whichever way they"
             " fall."
         )
-    if summary["attacks"]["methods"] != "autoattack":
+    if "autoattack" not in summary["attacks"]["methods"].values():
         text.append("No run met AutoAttack: nothing here is a claim of robustness.")
     return Section("In short", tuple(text), (Table("Findings.", ("finding", "verdict"), rows),))
 
@@ -186,7 +192,7 @@ def _curve(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Ch
 
 
 def _removal(summary: Summary) -> Section:
-    attack = summary["attacks"]["removal"]
+    attacks = summary["attacks"]["removal"]
     rows = []
     for row in summary["removal"]:
         for group in ("all", *GROUPS):
@@ -196,18 +202,18 @@ def _removal(summary: Summary) -> Section:
                         f"{100 * row['part']:.0f} % removed ({row['removed']}), {row['state']},"
                         f" {group}",
                         points(row[group]["clean"]),
-                        points(row[group][attack]),
+                        points(row[group][attacks[row["state"]]]),
                     )
                 )
     differences = Table(
         "Without atypical training images minus without as many random ones, in points.",
-        ("removal, checkpoint, test images", "clean", title(attack)),
+        ("removal, checkpoint, test images", "clean", _robust(attacks)),
         tuple(rows),
     )
     arms = [name for name in summary["accuracies"] if name.startswith("pgd_at")]
     charts = tuple(
         _dots(summary, arms, measure, "last", f"removal_{name}", "Removal from PGD-AT")
-        for name, measure in (("clean", "clean"), ("robust", attack))
+        for name, measure in (("clean", "clean"), ("robust", attacks["last"]))
     )
     return Section("(b) Removal", _told(summary, "b"), (differences,), charts)
 
@@ -252,7 +258,7 @@ def _dots(
 
 
 def _methods(summary: Summary) -> Section:
-    attack = summary["attacks"]["methods"]
+    attacks = summary["attacks"]["methods"]
     methods = ["bat", *dict.fromkeys(row["against"] for row in summary["methods"])]
     text = (
         *_told(summary, "c"),
@@ -265,18 +271,18 @@ def _methods(summary: Summary) -> Section:
     return Section(
         "(c) BAT and the others",
         text,
-        (_accuracies(summary, methods, attack), _pairs(summary["methods"], attack)),
+        (_accuracies(summary, methods, attacks), _pairs(summary["methods"], attacks)),
         (
-            _trade_off(summary, methods, attack, "best"),
-            _trade_off(summary, methods, attack, "last"),
-            _dots(summary, methods, attack, "best", "methods_robust", "Methods"),
+            _trade_off(summary, methods, attacks["best"], "best"),
+            _trade_off(summary, methods, attacks["last"], "last"),
+            _dots(summary, methods, attacks["best"], "best", "methods_robust", "Methods"),
             _dots(summary, methods, "clean", "best", "methods_clean", "Methods"),
         ),
     )
 
 
 def _variants(summary: Summary) -> Section:
-    attack = summary["attacks"]["variants"]
+    attacks = summary["attacks"]["variants"]
     arms = ["bat", *dict.fromkeys(row["against"] for row in summary["variants"])]
     text = (
         "Variants of BAT, all else equal: what its weight alone, its discrimination loss alone and"
@@ -285,31 +291,33 @@ def _variants(summary: Summary) -> Section:
     return Section(
         "Ablation of BAT",
         text,
-        (_accuracies(summary, arms, attack), _pairs(summary["variants"], attack)),
-        (_trade_off(summary, arms, attack, "best", "ablation"),),
+        (_accuracies(summary, arms, attacks), _pairs(summary["variants"], attacks)),
+        (_trade_off(summary, arms, attacks["best"], "best", "ablation"),),
     )
 
 
-def _accuracies(summary: Summary, arms: Sequence[str], attack: str) -> Table:
+def _accuracies(summary: Summary, arms: Sequence[str], attacks: Mapping[str, str]) -> Table:
     rows = []
     for state in STATES:
+        attack = attacks[state]
         for arm in arms:
             found = summary["accuracies"][arm][state]
             cells = [over(found["all"]["clean"]), over(found["all"][attack])]
             cells += [over(found[g][attack]) if g in found else "not measured" for g in GROUPS]
             rows.append((f"{arm}, {state}", f"{found['all']['clean']['images']:,}", *cells))
-    header = ("run, checkpoint", "n", "clean", title(attack))
+    robust = _robust(attacks)
+    header = ("run, checkpoint", "n", "clean", robust)
     return Table(
         "Accuracy in percent, mean and 95 % interval over seeds; n test images a seed.",
-        (*header, *(f"{title(attack)}, {group}" for group in GROUPS)),
+        (*header, *(f"{robust}, {group}" for group in GROUPS)),
         tuple(rows),
     )
 
 
-def _pairs(rows: Sequence[Mapping[str, Any]], attack: str) -> Table:
+def _pairs(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Table:
     cells = []
     for row in rows:
-        for measure in ("clean", attack):
+        for measure in ("clean", attacks[row["state"]]):
             test = row[measure]
             within = "; ".join(
                 f"{one['only_first']}:{one['only_second']}, p = {one['p_value']:.2g}"
@@ -324,6 +332,14 @@ def _pairs(rows: Sequence[Mapping[str, Any]], attack: str) -> Table:
         ("against", "difference", "p over seeds (Holm)", "McNemar within each seed"),
         tuple(cells),
     )
+
+
+def _robust(attacks: Mapping[str, str]) -> str:
+    """Returns what a column of robust accuracies is called: by its attack, or its attacks."""
+    names = {state: title(attack) for state, attack in attacks.items()}
+    if len(set(names.values())) == 1:
+        return names["best"]
+    return ", ".join(f"{name} ({state})" for state, name in names.items())
 
 
 def _trade_off(

@@ -11,7 +11,11 @@ UP, DOWN, FLAT = [0.02, 0.021, 0.019], [-0.02, -0.021, -0.019], [0.02, -0.02, 0.
 def summary(*, clean=FLAT, robust=FLAT, typical=FLAT, gains=(FLAT, FLAT), train=0.97):
     seeds = over_seeds
     return {
-        "attacks": {"methods": "autoattack", "removal": "pgd20", "tracked": "pgd10"},
+        "attacks": {
+            "methods": {"best": "autoattack", "last": "autoattack"},
+            "removal": {"best": "pgd20", "last": "pgd20"},
+            "tracked": "pgd10",
+        },
         "regime": {
             "train": seeds([train] * 3),
             "test": seeds([0.7] * 3),

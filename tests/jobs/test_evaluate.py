@@ -66,6 +66,20 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
     assert json.loads((folder / "results.json").read_bytes()) == results
 
 
+def test_autoattack_attacks_the_states_that_are_named(run):
+    folder, _ = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.evaluation.attacks = ("apgd-ce",)
+    config.evaluation.attacked = ("best",)
+    config.evaluation.subset = 24
+    config.evaluation.batch_size = 24
+    results, _ = evaluate_run(config, folder / "best_attacked")
+    assert "autoattack" in results["best"]["test"]
+    assert "autoattack" not in results["last"]["test"]
+    assert "broken_by" not in results["last"]
+
+
 def test_autoattack_is_taken_up_where_it_ended(run, monkeypatch):
     folder, _ = run
     config = configs.evaluation()
