@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +59,29 @@ def read_npz(path: Path, what: str) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path}: cannot be read ({error}); expected a whole .npz file of plain arrays"
         ) from None
+
+
+def read_columns(path: Path, names: Sequence[str], what: str) -> list[np.ndarray]:
+    """Returns the named arrays of an .npz file, a row an example in each of them.
+
+    Args:
+      path: the file.
+      names: of the arrays; others are left alone.
+      what: what is expected of it, for messages.
+
+    Raises:
+      UserError: it is missing, truncated, or no such file.
+    """
+    content = read_npz(path, what)
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise UserError(
+            f"{path}: has no {', '.join(missing)}; expected {what} ({', '.join(names)})"
+        )
+    arrays = [content[name] for name in names]
+    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
+        raise UserError(f"{path}: arrays of different lengths; expected {what}, one row each")
+    return arrays
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ class Purpose(enum.IntEnum):
     SUBSET = 6
     MEMBER = 7
     REMOVAL = 8
+    BOOTSTRAP = 9
 
 
 # The seed of a run, or a key in its place: that of an ensemble's member.

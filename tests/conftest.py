@@ -13,9 +13,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 from jaxtyping import install_import_hook
 
-# Not bat_jax.training.state: JAX rebuilds the train state around whatever leaves a transformation
-# gives it, shapes and NumPy arrays among them. Not bat_jax.data.dataset: users' records are checked
-# by itself, with errors of its own.
+# Not bat_jax.training.state and history: JAX rebuilds the train state around whatever leaves a
+# transformation gives it, shapes and NumPy arrays among them. Not bat_jax.data.dataset: users'
+# records are checked by itself, with errors of its own.
 install_import_hook(
     [
         "bat_jax.attacks",

@@ -12,8 +12,9 @@ from bat_jax import distributed
 from bat_jax import workdir as workdirs
 from bat_jax.interruption import Interruption
 from bat_jax.jobs.final import evaluate
+from bat_jax.memorization import proxies
 from bat_jax.training.checkpoints import Checkpoints, Saved
-from bat_jax.training.experiment import build, check_batch
+from bat_jax.training.experiment import Experiment, build, check_batch
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import Log, MetricsLog, NoLog
 from bat_jax.training.state import number_of_parameters
@@ -79,10 +80,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
                         interruption.end("training is finished and saved, the evaluation is not")
             finally:
                 records.close()
+            _save_history(experiment, last, workdir)
             states = {"best": checkpoints.best(shapes), "last": last}
             return evaluate(experiment, states, workdir, seconds=last.seconds)
         finally:
             checkpoints.close()
+
+
+def _save_history(experiment: Experiment, last: Saved, workdir: Path) -> None:
+    """Writes what training has seen of every example."""
+    history = last.state.history
+    with distributed.agreed():
+        # A run that was begun before there were histories has none.
+        if distributed.is_main() and history is not None:
+            proxies.save(workdir / proxies.FILE, experiment.train, jax.device_get(history))
 
 
 def _log(workdir: Path, step: int) -> Log:

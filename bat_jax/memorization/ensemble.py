@@ -316,10 +316,9 @@ class Ensemble:
         """
         one = self._bytes(1)
         if self._execution == "map":
-            each = sum(
-                leaf.size * leaf.dtype.itemsize
-                for leaf in jax.tree.leaves(jax.eval_shape(self._experiment.initial_state))
-            )
+            # A member keeps no history of its examples.
+            member = jax.eval_shape(self._experiment.initial_state).replace(history=None)
+            each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(member))
         else:
             each = self._bytes(2) - one
         if one > free:

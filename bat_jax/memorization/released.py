@@ -4,14 +4,14 @@ The order is that of the original archives, which is not that of TFDS.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
-from bat_jax.files import read_npz
+from bat_jax.files import read_columns
 
 
 class Pairs(NamedTuple):
@@ -53,7 +53,9 @@ def load_pairs(path: str | Path) -> Pairs:
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    return Pairs(*_arrays(Path(path), ("tr_idx", "tt_idx", "infl", "mem"), "high-influence pairs"))
+    return Pairs(
+        *read_columns(Path(path), ("tr_idx", "tt_idx", "infl", "mem"), "high-influence pairs")
+    )
 
 
 def load_cscores(path: str | Path) -> CScores:
@@ -62,7 +64,7 @@ def load_cscores(path: str | Path) -> CScores:
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    return CScores(*_arrays(Path(path), ("labels", "scores"), "C-scores"))
+    return CScores(*read_columns(Path(path), ("labels", "scores"), "C-scores"))
 
 
 def check_cscores(scores: CScores, images: Split) -> None:
@@ -77,16 +79,3 @@ def check_cscores(scores: CScores, images: Split) -> None:
             f"C-scores: example {images.ids[row]} has label {theirs}, in the data"
             f" {images.labels[row]} ({len(disagree)} disagree); expected the original order"
         )
-
-
-def _arrays(path: Path, names: tuple[str, ...], what: str) -> list[Any]:
-    content = read_npz(path, what)
-    missing = [name for name in names if name not in content]
-    if missing:
-        raise UserError(
-            f"{path}: has no {', '.join(missing)}; expected {what} ({', '.join(names)})"
-        )
-    arrays = [content[name] for name in names]
-    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
-        raise UserError(f"{path}: arrays of different lengths; expected {what}, one row each")
-    return arrays

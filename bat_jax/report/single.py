@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bat_jax import runs
 from bat_jax.evaluation.results import GROUPS
-from bat_jax.report import charts, pictures
+from bat_jax.report import charts, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.runs import Run, percent, title
 
@@ -109,6 +109,7 @@ def _page(run: Run) -> Page:
             tuple(chart for chart in comparisons if chart),
         ),
         Section("Training", charts=tuple(chart for chart in curves if chart)),
+        proxies.section(run) or Section("Proxies"),
         Section("Pictures", charts=tuple(taken)),
     ]
     return Page(

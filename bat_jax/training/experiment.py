@@ -89,6 +89,7 @@ class Experiment:
                 self.dataset.image_shape,
                 seed=root,
                 ema=self.config.train.ema > 0,
+                examples=len(self.train),
             )
 
         # Computed on every device, of every process, rather than sent there.

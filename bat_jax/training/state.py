@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int32, UInt32
 from ml_collections import ConfigDict
 
 from bat_jax import keys
+from bat_jax.training import history
+from bat_jax.training.history import History
 
 Variables = dict[str, Any]
 
@@ -23,12 +25,14 @@ class TrainState(flax.struct.PyTreeNode):
       variables: the model's `params` and, where it has them, `batch_stats`.
       opt_state: of the optax optimiser.
       ema: the moving average of `variables`, or None.
+      history: of every training example, or None where it is not kept.
     """
 
     step: Int32[Array, ""]
     variables: Variables
     opt_state: optax.OptState
     ema: Variables | None
+    history: History | None = None
 
     @property
     def evaluated(self) -> Variables:
@@ -43,8 +47,18 @@ def create(
     *,
     seed: keys.Seed,
     ema: bool,
+    examples: int | None = None,
 ) -> TrainState:
-    """Returns the state of step 0, a function of the seed."""
+    """Returns the state of step 0, a function of the seed.
+
+    Args:
+      model: from `bat_jax.models.create`.
+      optimizer: of its parameters.
+      image_shape: height, width, channels.
+      seed: what the initialisation follows from.
+      ema: whether to keep a moving average.
+      examples: how many training examples to keep the history of, if any.
+    """
     key = keys.derive(seed, keys.Purpose.INITIALIZATION)
     variables = dict(model.init(key, jnp.zeros((1, *image_shape))))
     return TrainState(
@@ -53,6 +67,7 @@ def create(
         opt_state=optimizer.init(variables["params"]),
         # A copy: the step donates its state, and no buffer can be given away twice.
         ema=jax.tree.map(jnp.copy, variables) if ema else None,
+        history=None if examples is None else history.create(examples),
     )
 
 
@@ -106,7 +121,8 @@ def fingerprint(state: TrainState) -> UInt32[Array, ""]:
     """Returns a checksum of every bit of the state, by which a damaged copy is known."""
 
     def of_leaf(leaf: Array) -> UInt32[Array, ""]:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).reshape(-1)
+        words = leaf.astype(jnp.uint32) if leaf.dtype == jnp.bool_ else leaf
+        bits = jax.lax.bitcast_convert_type(words, jnp.uint32).reshape(-1)
         places = jnp.arange(bits.size, dtype=jnp.uint32)
         # Odd factors keep every single changed bit visible; places tell exchanged values apart.
         return jnp.sum((bits + places) * (places * 2 + 1), dtype=jnp.uint32)

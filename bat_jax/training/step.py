@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Int32, Key
+from jaxtyping import Array, Float, Int, Int32, Key
 from ml_collections import ConfigDict
 
 from bat_jax import backend, keys
@@ -63,7 +63,8 @@ def make_train_step(
         steps_per_epoch, batch_size = order.shape
         share = batch_size // jax.lax.axis_size(AXIS)
         places = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
-        rows = order[state.step % steps_per_epoch][places]
+        batch_rows = order[state.step % steps_per_epoch]
+        rows = batch_rows[places]
 
         images = to_unit(data.images[rows])
         labels = data.labels[rows]
@@ -79,8 +80,9 @@ def make_train_step(
             lambda part: attack(state.variables, *part), (images, labels, attack_keys), parts=parts
         )
 
-        def loss(outputs: Outputs) -> tuple[Float[Array, ""], tuple[Metrics, Bool[Array, "batch"]]]:
+        def loss(outputs: Outputs) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
             is_correct = correct(outputs.logits, labels)
+            example_losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
             value, metrics = objective.loss(
                 Batch(
                     labels=labels,
@@ -92,10 +94,10 @@ def make_train_step(
                     epoch=state.step / steps_per_epoch,
                 )
             )
-            return value, (metrics, is_correct)
+            return value, (metrics, (example_losses, is_correct))
 
         params = state.variables["params"]
-        (value, ((metrics, is_correct), variables)), gradients = accumulation.value_and_grad(
+        (value, ((metrics, seen), variables)), gradients = accumulation.value_and_grad(
             forward, loss, state.variables, (images, adversarial.images), parts=parts
         )
         # The loss is the global one on every device: its gradient is the mean of the devices'.
@@ -108,13 +110,17 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             ema = optax.incremental_update(variables, ema, 1.0 - config.train.ema)
+        history = state.history
+        if history is not None:
+            history = history.after(batch_rows, *jax.lax.all_gather(seen, AXIS, tiled=True))
+        _, is_correct = seen
         metrics = {
             "loss": value,
             "accuracy": jax.lax.pmean(jnp.mean(is_correct.astype(jnp.float32)), AXIS),
             "gradient_norm": optax.tree.norm(gradients),
             **metrics,
         }
-        return TrainState(state.step + 1, variables, opt_state, ema), metrics
+        return TrainState(state.step + 1, variables, opt_state, ema, history), metrics
 
     def forward(variables: Variables, pair: tuple[Images, Images]) -> tuple[Outputs, Variables]:
         """Returns the outputs for images and their adversarial ones, and the new statistics."""

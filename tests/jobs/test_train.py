@@ -81,6 +81,13 @@ def final_state(workdir):
     return jax.device_get(jax.tree.leaves(state))
 
 
+def assert_same_arrays(workdir, other, name):
+    with np.load(workdir / name) as ours, np.load(other / name) as theirs:
+        assert ours.files == theirs.files
+        for key in ours.files:
+            np.testing.assert_array_equal(ours[key], theirs[key])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """An uninterrupted run of three epochs of four steps."""
@@ -114,6 +121,9 @@ def test_a_run_leaves_what_it_should(finished):
         assert examples["ids"].shape == (449,)
         accuracy = examples["last_pgd2"].mean()
     assert accuracy == pytest.approx(results["last"]["test"]["pgd2"]["accuracy"])
+    with np.load(workdir / "train_examples.npz") as seen:
+        assert seen["ids"].shape == (256,)
+        np.testing.assert_array_equal(seen["presented"], 3)
     assert any((workdir / "tensorboard").iterdir())
     assert not list(workdir.rglob("*.part"))
 
@@ -155,6 +165,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_bit_identical(finished, tmp_path
     ours, theirs = ((w / "results.json").read_text() for w in (workdir, whole))
     assert json.loads(ours)["best"] == json.loads(theirs)["best"]
     assert json.loads(ours)["last"] == json.loads(theirs)["last"]
+    assert_same_arrays(workdir, whole, "train_examples.npz")
 
 
 def damage(path):

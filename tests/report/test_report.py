@@ -22,6 +22,7 @@ BAT_FIGURES = {
     "weights_by_epoch",
     "trade_off",
     "typicality",
+    "proxies",
     "triplets",
     "most_weighted_down",
     "most_memorized",

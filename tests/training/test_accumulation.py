@@ -22,6 +22,7 @@ def test_a_step_in_parts_is_the_step_of_the_large_batch(tiny_config, objective):
     parts, in_parts = run(tiny_config(objective, **fields, **{"train.accumulation": 4}))
     assert_close(parts.variables, whole.variables, rtol=1e-4, atol=1e-6)
     assert_close(in_parts, metrics, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(parts.history.loss_sum, whole.history.loss_sum, rtol=1e-3, atol=1e-5)
 
 
 def test_batch_norm_moves_once_by_the_mean_over_the_parts():

@@ -119,6 +119,8 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
         state, metrics = run(config)
         assert_close(state.variables, alone.variables, rtol=2e-4, atol=2e-6)
         assert_close(metrics, alone_metrics, rtol=1e-3)
+        np.testing.assert_allclose(state.history.loss_sum, alone.history.loss_sum, rtol=1e-3)
+        np.testing.assert_array_equal(state.history.presented, alone.history.presented)
 
     experiment = build(config)
     devices = jax.devices()[:8]
@@ -133,8 +135,9 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
     root = jax.random.key(config.seed)
     for _ in range(3):
         state, _ = mapped(state, data, order, root)
-    first = jax.tree.map(lambda leaf: leaf[0], jax.device_get(state.variables))
-    assert_close(first, alone.variables, rtol=2e-4, atol=2e-6)
+    first = jax.tree.map(lambda leaf: leaf[0], jax.device_get(state))
+    assert_close(first.variables, alone.variables, rtol=2e-4, atol=2e-6)
+    np.testing.assert_allclose(first.history.loss_sum, alone.history.loss_sum, rtol=1e-3)
 
 
 class BatchNormNet(nn.Module):

@@ -1,0 +1,145 @@
+"""Cheap proxies of memorization, for where an ensemble is too dear: what one training run has seen.
+
+An example that a model finds hard throughout its training is likely to be an atypical one. Two
+by-products of the trainer (`bat_jax.training.history`) say how hard it was:
+
+    mean loss(i)  = sum of the losses of i / how often i was trained on
+    forgetting(i) = how often i was right and, the next time, wrong; infinite if it was never right
+
+An example that is never learned is never forgotten either; it ranks above all others, as in Toneva
+et al., arXiv:1812.05159. The mean ranks as the sum does but for the examples that incomplete
+batches left out of an epoch. Unlike memorization, neither tells an example that is hard to learn
+and helps no other from one that is ambiguous: rank correlations say how far they may replace it.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Int64
+
+from bat_jax.data.dataset import Split
+from bat_jax.errors import UserError
+from bat_jax.files import read_columns, write_npz
+from bat_jax.memorization.estimates import Estimates, find_ids
+from bat_jax.memorization.ranking import Measured, auroc, rank_correlation
+from bat_jax.training.history import History
+
+FILE = "train_examples.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxies:
+    """What a training run says of its training examples.
+
+    Attributes:
+      source: the file, for messages.
+      ids: the examples' places in the source's order.
+      labels: class indices.
+      mean_loss: in nats; NaN for an example that was never trained on.
+      forgetting: counts, infinite for an example that was never right; NaN likewise.
+    """
+
+    source: str
+    ids: Int64[np.ndarray, "examples"]
+    labels: Int[np.ndarray, "examples"]
+    mean_loss: Float[np.ndarray, "examples"]
+    forgetting: Float[np.ndarray, "examples"]
+
+
+class Comparison(NamedTuple):
+    """A proxy against memorization estimates, over the training examples both know.
+
+    Attributes:
+      proxy: the proxy.
+      memorization: mem(i) of the same examples.
+      rank_correlation: Spearman's, of the two.
+      auroc: how often an atypical example has more of the proxy than a typical one.
+      atypical: how many examples are atypical.
+    """
+
+    proxy: Float[np.ndarray, "known"]
+    memorization: Float[np.ndarray, "known"]
+    rank_correlation: Measured
+    auroc: Measured
+    atypical: int
+
+
+def save(path: Path, images: Split, history: History) -> None:
+    """Writes the history of a run's training images: a row an image, no pickles.
+
+    Args:
+      path: the file.
+      images: the training split.
+      history: of its rows, as NumPy arrays.
+    """
+    arrays = {
+        "ids": images.ids,
+        "labels": images.labels,
+        "presented": history.presented,
+        "loss_sum": history.loss_sum,
+        "forgotten": history.forgotten,
+        "ever_correct": history.ever_correct,
+    }
+    write_npz(path, {name: np.asarray(array) for name, array in arrays.items()})
+
+
+def load(path: str | Path) -> Proxies:
+    """Reads the proxies of a run from its `train_examples.npz`. Pickled arrays are refused.
+
+    Raises:
+      UserError: the file is missing, truncated, or not such a file.
+    """
+    names = ("ids", "labels", "presented", "loss_sum", "forgotten", "ever_correct")
+    ids, labels, presented, loss_sum, forgotten, ever_correct = read_columns(
+        Path(path), names, f"the training examples of a run ({FILE})"
+    )
+    is_known = presented > 0
+    return Proxies(
+        source=str(path),
+        ids=ids.astype(np.int64),
+        labels=labels,
+        mean_loss=np.where(is_known, loss_sum / np.maximum(presented, 1), np.nan),
+        forgetting=np.where(is_known, np.where(ever_correct, forgotten, np.inf), np.nan),
+    )
+
+
+def compare(
+    proxies: Proxies, estimates: Estimates, *, threshold: float = 0.15
+) -> dict[str, Comparison]:
+    """Returns each proxy, `mean_loss` and `forgetting`, against estimates of the same data set.
+
+    Args:
+      proxies: of a run.
+      estimates: memorization estimates, joined by id.
+      threshold: above it an example is atypical.
+
+    Raises:
+      UserError: the labels of an example disagree.
+    """
+    rows = find_ids(estimates.train_ids, proxies.ids)
+    disagree = np.flatnonzero((rows >= 0) & (estimates.train_labels[rows] != proxies.labels))
+    if len(disagree):
+        row = disagree[0]
+        raise UserError(
+            f"{proxies.source}: training example {proxies.ids[row]} has label"
+            f" {proxies.labels[row]}, in {estimates.source}"
+            f" {estimates.train_labels[rows[row]]} ({len(disagree)} disagree); expected estimates"
+            " of the same data set"
+        )
+    memorization = np.where(rows >= 0, estimates.memorization[rows], np.nan)
+    is_known = ~np.isnan(memorization) & ~np.isnan(proxies.mean_loss)
+    memorization = memorization[is_known]
+    is_atypical = memorization > threshold
+    found = {}
+    for name, values in (("mean_loss", proxies.mean_loss), ("forgetting", proxies.forgetting)):
+        proxy = values[is_known]
+        found[name] = Comparison(
+            proxy=proxy,
+            memorization=memorization,
+            rank_correlation=rank_correlation(proxy, memorization),
+            auroc=auroc(proxy, is_atypical),
+            atypical=int(is_atypical.sum()),
+        )
+    return found

@@ -1,0 +1,93 @@
+"""The file of a run's training examples, and what it says against estimates."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bat_jax.data import load
+from bat_jax.errors import UserError
+from bat_jax.memorization import load as load_estimates
+from bat_jax.memorization import proxies
+from bat_jax.training.history import History
+from tests.estimates import write_digits_estimates
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Returns the file of a run that was trained on every second image, and its images."""
+    images = load("digits").train
+    images = images.take(np.arange(0, len(images), 2))
+    n = len(images)
+    history = History(
+        presented=np.full(n, 4, np.int32),
+        loss_sum=np.linspace(1, 2, n, dtype=np.float32),
+        forgotten=np.zeros(n, np.int32),
+        is_correct=np.ones(n, bool),
+    )
+    # Row 0 was never trained on, row 1 never right, row 2 forgotten twice and wrong at the end.
+    history.presented[0] = 0
+    history.is_correct[[0, 1, 2]] = False
+    history.forgotten[2] = 2
+    path = tmp_path / proxies.FILE
+    proxies.save(path, images, history)
+    return path, images
+
+
+def test_a_file_holds_a_row_an_image_without_pickles(written):
+    path, images = written
+    with np.load(path, allow_pickle=False) as file:
+        assert set(file.files) == {
+            "ids",
+            "labels",
+            "presented",
+            "loss_sum",
+            "forgotten",
+            "ever_correct",
+        }
+        np.testing.assert_array_equal(file["ids"], images.ids)
+        np.testing.assert_array_equal(file["ever_correct"][:4], [False, False, True, True])
+
+
+def test_what_was_never_right_is_forgotten_most_and_what_was_never_seen_is_unknown(written):
+    found = proxies.load(written[0])
+    np.testing.assert_array_equal(found.forgetting[:4], [np.nan, np.inf, 2, 0])
+    assert np.isnan(found.mean_loss[0])
+    assert found.mean_loss[-1] == 0.5
+
+
+def test_they_are_joined_to_estimates_by_id(written, tmp_path):
+    path, images = written
+    estimates = load_estimates(write_digits_estimates(tmp_path / "memorization.npz"))
+    # A third of the estimates are not known.
+    memorization = np.where(np.arange(len(estimates.train_ids)) % 3 == 0, np.nan, 0.01)
+    rows = {id_: row for row, id_ in enumerate(estimates.train_ids)}
+    hard = rows[images.ids[1]], rows[images.ids[2]]
+    memorization[list(hard)] = 0.9, 0.5
+    estimates = dataclasses.replace(estimates, memorization=memorization)
+    found = proxies.compare(proxies.load(path), estimates)
+    known = np.isfinite([memorization[rows[id_]] for id_ in images.ids])
+    known[0] = False
+    for comparison in found.values():
+        assert comparison.rank_correlation.n == known.sum()
+        assert comparison.atypical == 2
+    # Both atypical images were forgotten and no other was; their losses are the lowest.
+    assert found["forgetting"].auroc.value == 1
+    assert found["forgetting"].rank_correlation.value == pytest.approx(1)
+    assert found["mean_loss"].auroc.value < 0.01
+
+
+def test_estimates_with_other_labels_are_refused(written, tmp_path):
+    estimates = load_estimates(write_digits_estimates(tmp_path / "memorization.npz"))
+    labels = (estimates.train_labels + 1) % 10
+    other = dataclasses.replace(estimates, train_labels=labels)
+    with pytest.raises(UserError, match=r"has label \d, in .* disagree"):
+        proxies.compare(proxies.load(written[0]), other)
+
+
+def test_files_that_are_no_such_file_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file; expected the training examples of a run"):
+        proxies.load(tmp_path / "none.npz")
+    np.savez(tmp_path / "other.npz", ids=np.arange(3))
+    with pytest.raises(UserError, match="has no labels, presented, loss_sum"):
+        proxies.load(tmp_path / "other.npz")

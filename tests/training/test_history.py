@@ -1,0 +1,83 @@
+"""What training has seen of every example: right by hand, on any devices, after any stop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bat_jax import parallel
+from bat_jax.training import history
+from bat_jax.training.checkpoints import Checkpoints
+from bat_jax.training.experiment import build
+from bat_jax.training.state import fingerprint
+from tests.training.test_step import order_of, run
+
+
+def test_an_example_is_forgotten_where_it_was_right_and_is_wrong():
+    verdicts = {0: [False, False, False], 1: [True, False, True], 2: [False, True, False]}
+    seen = history.create(4)
+    for turn in range(3):
+        seen = seen.after(
+            jnp.asarray([2, 0, 1]),
+            jnp.asarray([0.5, 2.0, 1.0]),
+            jnp.asarray([verdicts[row][turn] for row in (2, 0, 1)]),
+        )
+    np.testing.assert_array_equal(seen.presented, [3, 3, 3, 0])
+    np.testing.assert_array_equal(seen.loss_sum, [6.0, 3.0, 1.5, 0.0])
+    np.testing.assert_array_equal(seen.forgotten, [0, 1, 1, 0])
+    np.testing.assert_array_equal(seen.is_correct, [False, True, False, False])
+    np.testing.assert_array_equal(seen.ever_correct, [False, True, True, False])
+
+
+def test_a_step_adds_the_losses_that_examples_had_before_it(tiny_config):
+    experiment = build(tiny_config("standard"))
+    before = jax.device_get(experiment.initial_state())
+    after, metrics = run(tiny_config("standard"), steps=1)
+    rows = np.asarray(order_of(experiment))[0]
+    images = jnp.asarray(experiment.train.images[rows] / np.float32(255))
+    labels = experiment.train.labels[rows]
+    logits = experiment.model.apply(before.variables, images)
+    losses = np.zeros(len(experiment.train), np.float32)
+    losses[rows] = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(after.history.loss_sum, losses, rtol=1e-5, atol=1e-6)
+    is_correct = np.zeros(len(experiment.train), bool)
+    is_correct[rows] = np.argmax(logits, axis=1) == labels
+    np.testing.assert_array_equal(after.history.is_correct, is_correct)
+    np.testing.assert_array_equal(np.flatnonzero(after.history.presented), np.sort(rows))
+    np.testing.assert_allclose(metrics["loss"], losses[rows].mean(), rtol=1e-5)
+
+
+def test_the_losses_are_those_of_the_adversarial_images(tiny_config):
+    attacked, metrics = run(tiny_config("pgd_at"), steps=1)
+    # The loss of PGD-AT is the mean over these images.
+    np.testing.assert_allclose(attacked.history.loss_sum.sum() / 64, metrics["loss"], rtol=1e-5)
+    clean, _ = run(tiny_config("standard"), steps=1)
+    assert attacked.history.loss_sum.sum() > 1.02 * clean.history.loss_sum.sum()
+
+
+def test_the_fingerprint_knows_the_history(tiny_config):
+    state = build(tiny_config()).initial_state()
+    seen = {int(fingerprint(state))}
+    for name in ("presented", "loss_sum", "forgotten", "is_correct"):
+        leaf = getattr(state.history, name)
+        changed = leaf.at[3].set(jnp.ones((), leaf.dtype))
+        other = state.replace(history=state.history.replace(**{name: changed}))
+        seen.add(int(fingerprint(other)))
+    assert len(seen) == 5
+
+
+def test_a_checkpoint_without_a_history_is_read_and_trains_on(tiny_config, tmp_path):
+    """As those were written before there were histories."""
+    experiment = build(tiny_config("standard"))
+    checkpoints = Checkpoints(
+        tmp_path / "checkpoints", keep=2, score=experiment.score, mesh=experiment.mesh
+    )
+    checkpoints.save(experiment.initial_state().replace(history=None), seconds=1.0)
+    found = checkpoints.latest(jax.eval_shape(experiment.initial_state))
+    checkpoints.close()
+    assert found.state.history is None
+    order = parallel.replicate(order_of(experiment), experiment.mesh)
+    data, root = experiment.train_data(), experiment.root()
+    state, _ = experiment.train_step()(found.state, data, order, root)
+    assert state.step == 1
+    assert state.history is None
