@@ -84,19 +84,29 @@ def _conclude(experiment: Experiment, store: Store, workdir: Path) -> None:
 
 def estimated(
     experiment: Experiment, store: Store, members: int, *, influence: InfluenceKind
-) -> tuple[Estimated, summary.Halves]:
-    """Returns the estimates of the first so many members, and memorization by their halves."""
+) -> tuple[Estimated, dict[int, summary.Halves]]:
+    """Returns the estimates of the first so many members, and memorization by halves of fewer.
+
+    The halves, even members and odd ones, are those of the first `summary.sizes(members)`.
+    """
     labels = experiment.train.labels, experiment.dataset.test.labels
     binary = experiment.config.memorization.statistic == "correct"
     whole = Statistics(*labels, influence=influence, binary=binary)
-    even, odd = (Statistics(*labels, influence="none", binary=binary) for _ in range(2))
+    halves = {
+        size: [Statistics(*labels, influence="none", binary=binary) for _ in range(2)]
+        for size in summary.sizes(members)
+    }
     for scores in store.read(members):
         whole.update(scores.masks, scores.train, scores.test)
-        for half, rest in ((even, 0), (odd, 1)):
-            rows = scores.members % 2 == rest
-            half.update(scores.masks[rows], scores.train[rows], scores.test[rows])
-    halves = even.estimated().memorization, odd.estimated().memorization
-    return whole.estimated(), halves
+        for size, pair in halves.items():
+            for rest, half in enumerate(pair):
+                rows = (scores.members % 2 == rest) & (scores.members < size)
+                half.update(scores.masks[rows], scores.train[rows], scores.test[rows])
+    found = {
+        size: (even.estimated().memorization, odd.estimated().memorization)
+        for size, (even, odd) in halves.items()
+    }
+    return whole.estimated(), found
 
 
 def as_estimates(experiment: Experiment, found: Estimated) -> Estimates:

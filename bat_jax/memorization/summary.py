@@ -1,7 +1,7 @@
 """What the estimates say, in numbers: typical and atypical counts, and how far to trust them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from bat_jax.memorization.agreement import of_halves
 from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, split
+from bat_jax.memorization.ranking import rank_correlation
 
 # Memorization by the even members, and by the odd ones.
 Halves = tuple[Float[np.ndarray, "train"], Float[np.ndarray, "train"]]
@@ -16,10 +17,18 @@ Halves = tuple[Float[np.ndarray, "train"], Float[np.ndarray, "train"]]
 # Thresholds that the counts are told for, beside the config's.
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
 
+# The numbers of members, beside all, that split halves are compared for.
+SIZES = (50, 100, 200, 500, 1000, 2000, 5000)
+
+
+def sizes(members: int) -> list[int]:
+    """Returns the numbers of members that split halves are compared for; the last is all."""
+    return [*(size for size in SIZES if size < members), members]
+
 
 def summarize(
     estimates: Estimates,
-    halves: Halves,
+    halves: Mapping[int, Halves],
     *,
     members: int,
     threshold: float,
@@ -29,7 +38,7 @@ def summarize(
 
     Args:
       estimates: of all members.
-      halves: memorization by the one half of them and by the other.
+      halves: memorization by the one half of the first so many, of `sizes`, and by the other.
       members: how many there are.
       threshold: above it an example is atypical.
       class_names: by label.
@@ -43,7 +52,7 @@ def summarize(
     if estimates.influence:
         results["test"] = _counts(estimates, split(estimates, threshold), "test", class_names)
     if estimates.memorization_se is not None:
-        agreement = of_halves(*halves, standard_error=estimates.memorization_se)
+        agreement = of_halves(*halves[members], standard_error=estimates.memorization_se)
         found = {
             "rank_correlation": agreement.rank_correlation,
             "variance_of_z": agreement.variance,
@@ -52,6 +61,8 @@ def summarize(
         results["split_half"] = {
             name: value for name, value in found.items() if math.isfinite(value)
         }
+        by_members = [_agreement(size, *pair) for size, pair in halves.items()]
+        results["split_half_by_members"] = [row for row in by_members if row]
         known = np.isfinite(estimates.memorization_se)
         if known.any():
             results["mean_standard_error"] = float(np.mean(estimates.memorization_se[known]))
@@ -77,6 +88,10 @@ def table(results: dict[str, Any]) -> str:
     agreement = results.get("split_half", {})
     if "rank_correlation" in agreement:
         lines.append(f"split halves: rank correlation {agreement['rank_correlation']:.3f}")
+    by_members = results.get("split_half_by_members", [])
+    if len(by_members) > 1:
+        told = (f"{row['members']:,}: {row['rank_correlation']:.3f}" for row in by_members)
+        lines.append(f"the same by number of members: {', '.join(told)}")
     if "variance_of_z" in agreement:
         lines.append(
             f"split halves: difference over predicted spread has variance"
@@ -87,6 +102,22 @@ def table(results: dict[str, Any]) -> str:
         test = f"{row['test_atypical']:8,}" if "test_atypical" in row else "        "
         lines.append(f"{row['threshold']:5.2f} {row['train_atypical']:8,} {test}")
     return "\n".join(lines)
+
+
+def _agreement(
+    members: int, first: Float[np.ndarray, "train"], second: Float[np.ndarray, "train"]
+) -> dict[str, Any]:
+    """Returns the rank correlation of the halves of so many members; nothing where not known."""
+    known = np.isfinite(first) & np.isfinite(second)
+    measured = rank_correlation(first[known], second[known])
+    if math.isnan(measured.value):
+        return {}
+    return {
+        "members": members,
+        "rank_correlation": measured.value,
+        "n": measured.n,
+        "interval": list(measured.interval),
+    }
 
 
 def _counts(

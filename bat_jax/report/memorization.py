@@ -1,7 +1,7 @@
 """The report of a memorization run: how much is memorized, what, and how far to trust it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def report(folder: Path) -> Path:
     )
     _, halves = estimated(experiment, store, results["members"], influence="none")
     page = folder / "report.html"
-    write(_page(experiment, halves, results), page, folder / "figures")
+    write(_page(experiment, halves[results["members"]], results), page, folder / "figures")
     return page
 
 
@@ -63,7 +63,10 @@ def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) ->
         f"{train['atypical']:,} of {train['examples']:,} training images are atypical: memorization"
         f" above {results['threshold']:g}, by {results['members']:,} models."
     )
-    agreement = (_split_half(halves, results),) if is_compared else ()
+    by_members = results.get("split_half_by_members", [])
+    agreement = [_split_half(halves, results)] if is_compared else []
+    if len(by_members) > 1:
+        agreement.append(_by_members(by_members))
     sections = [
         Section(
             "How much is memorized",
@@ -76,7 +79,9 @@ def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) ->
             (_classes(results), _sweep(results)),
             _histogram(estimates, results["threshold"]),
         ),
-        Section("How far to trust it", _trust(results), charts=agreement),
+        Section(
+            "How far to trust it", _trust(results), _by_members_table(by_members), tuple(agreement)
+        ),
         Section(
             "Pictures", charts=tuple(most_memorized(experiment) + _pairs(experiment, estimates))
         ),
@@ -144,6 +149,48 @@ def _split_half(halves: Halves, results: Mapping[str, Any]) -> Chart:
         f"Rank correlation {correlation:.3f} over {int(known.sum()):,} training images.",
         draw,
         height=3.8,
+    )
+
+
+def _by_members_table(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
+    if len(rows) < 2:
+        return ()
+    cells = []
+    for row in rows:
+        low, high = row["interval"]
+        found = f"{row['rank_correlation']:.3f}", f"{low:.3f} to {high:.3f}"
+        cells.append((f"{row['members']:,}", f"{row['n']:,}", *found))
+    table = Table(
+        "Rank correlation of memorization by the even and by the odd of the first members; 95 %"
+        " intervals by the bootstrap over images.",
+        ("members", "n", "rank correlation", "95 % interval"),
+        tuple(cells),
+    )
+    return (table,)
+
+
+def _by_members(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    members = [row["members"] for row in rows]
+    values = np.asarray([row["rank_correlation"] for row in rows])
+    low, high = np.asarray([row["interval"] for row in rows]).T
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        # Of ties, resamples have more than the images: an interval may lie to one side.
+        bars = np.maximum([values - low, high - values], 0)
+        axes.errorbar(members, values, yerr=bars, color="C0", marker="o", capsize=2)
+        axes.set(xlabel="members", ylabel="rank correlation of halves", xscale="log")
+        axes.set_ylim(min(0, low.min()), 1)
+        axes.set_xticks(members, [f"{number:,}" for number in members])
+        axes.minorticks_off()
+
+    told = ", ".join(f"{m:,}: {v:.3f}" for m, v in zip(members, values, strict=True))
+    return Chart(
+        "split_half_by_members",
+        "Two halves, by number of members",
+        f"Line chart of the rank correlation of two halves of the ensemble by members. {told}.",
+        "Each half has half of the members. Bars are 95 % intervals by the bootstrap over images.",
+        draw,
     )
 
 

@@ -106,7 +106,7 @@ def _scatter(compared: dict[str, Comparison]) -> Chart:
         "proxies",
         "Proxies against estimated memorization",
         f"Two scatter plots of memorization against its proxies, n = {n}. {told}.",
-        f"n = {n:,} training images. {told}.",
+        f"n = {n:,} training images; {told}.",
         draw,
     )
 

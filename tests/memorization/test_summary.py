@@ -1,0 +1,86 @@
+"""How two halves of the first members agree, whatever the order in which members were stored."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bat_jax import memorization
+from bat_jax.config import default
+from bat_jax.jobs.memorize import as_estimates, estimated
+from bat_jax.memorization import summary
+from bat_jax.memorization.ensemble import Scores
+from bat_jax.memorization.store import Store
+from bat_jax.report.memorization import _by_members
+from bat_jax.report.style import LIGHT, render
+
+MEMBERS, TRAIN, TEST = 120, 40, 12
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """Returns made-up members: examples are learned more or less easily by who has them."""
+    draws = np.random.default_rng(0)
+    masks = draws.random((MEMBERS, TRAIN)) < 0.7
+    easy = np.linspace(0.2, 1.0, TRAIN)
+    train = draws.random((MEMBERS, TRAIN)) < np.where(masks, 0.95, easy)
+    return Scores(np.arange(MEMBERS), masks, train, draws.random((MEMBERS, TEST)) < 0.5)
+
+
+@pytest.fixture(scope="module")
+def summarized(scores, tmp_path_factory):
+    """Returns the halves and the results of a store with members in rounds that are mixed up."""
+    store = Store(tmp_path_factory.mktemp("members"), train=TRAIN, test=TEST)
+    order = np.random.default_rng(1).permutation(MEMBERS)
+    for start in range(0, MEMBERS, 30):
+        store.append(Scores(*(values[order[start : start + 30]] for values in scores)))
+    train, test = (
+        SimpleNamespace(labels=np.arange(n, dtype=np.int32) % 4, ids=np.arange(n))
+        for n in (TRAIN, TEST)
+    )
+    experiment = SimpleNamespace(
+        train=train, dataset=SimpleNamespace(test=test, name="made"), config=default()
+    )
+    found, halves = estimated(experiment, store, MEMBERS, influence="class")
+    results = summary.summarize(
+        as_estimates(experiment, found),
+        halves,
+        members=MEMBERS,
+        threshold=0.15,
+        class_names=("a", "b", "c", "d"),
+    )
+    return halves, results
+
+
+def test_the_halves_are_the_even_and_the_odd_of_the_first_members(scores, summarized):
+    halves, _ = summarized
+    assert list(halves) == [50, 100, 120]
+    for size, pair in halves.items():
+        for rest, memorized in enumerate(pair):
+            rows = np.arange(rest, size, 2)
+            expected = memorization.estimate(
+                scores.masks[rows], scores.train[rows], influence="none"
+            )
+            np.testing.assert_array_equal(memorized, expected.memorization)
+
+
+def test_their_rank_correlations_are_told_by_number_of_members(summarized):
+    halves, results = summarized
+    rows = results["split_half_by_members"]
+    assert [row["members"] for row in rows] == [50, 100, 120]
+    for row in rows:
+        expected = stats.spearmanr(*halves[row["members"]]).statistic
+        assert row["rank_correlation"] == pytest.approx(expected, abs=1e-12)
+        low, high = row["interval"]
+        assert low < row["rank_correlation"] < high
+        assert row["n"] == TRAIN
+    assert rows[-1]["rank_correlation"] == pytest.approx(results["split_half"]["rank_correlation"])
+    assert f"120: {rows[-1]['rank_correlation']:.3f}" in summary.table(results)
+    assert render(_by_members(rows), LIGHT, "png")[:4] == b"\x89PNG"
+
+
+def test_the_last_number_is_that_of_all_members():
+    assert summary.sizes(8) == [8]
+    assert summary.sizes(100) == [50, 100]
+    assert summary.sizes(1000) == [50, 100, 200, 500, 1000]
