@@ -89,11 +89,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
 
 def _save_history(experiment: Experiment, last: Saved, workdir: Path) -> None:
     """Writes what training has seen of every example."""
-    history = last.state.history
+    history = jax.device_get(last.state.history)
     with distributed.agreed():
-        # A run that was begun before there were histories has none.
-        if distributed.is_main() and history is not None:
-            proxies.save(workdir / proxies.FILE, experiment.train, jax.device_get(history))
+        if distributed.is_main():
+            proxies.save(workdir / proxies.FILE, experiment.train, history)
 
 
 def _log(workdir: Path, step: int) -> Log:

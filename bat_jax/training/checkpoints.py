@@ -81,7 +81,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_fields(state)),
+                    state=ocp.args.StandardSave(state),
                     check=ocp.args.JsonSave(
                         {"fingerprint": int(fingerprint(state)), "seconds": seconds}
                     ),
@@ -179,14 +179,9 @@ class Checkpoints:
         )
 
     def _read(self, step: int, like: TrainState) -> Saved | None:
-        """Returns what a checkpoint gives back, or None where it is damaged."""
-        # One that was written before states had a history is taken, and goes on, without.
-        return self._restored(step, like) or self._restored(step, like.replace(history=None))
-
-    def _restored(self, step: int, like: TrainState) -> Saved | None:
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding),
-            _fields(like),
+            like,
         )
         # Whatever else a damaged file makes Orbax or TensorStore raise, of no common class, means
         # one thing here: this checkpoint cannot be used. These say nothing of the file.
@@ -197,18 +192,11 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(shapes), check=ocp.args.JsonRestore()
                 ),
             )
-            state = TrainState(**restored.state)
-            if int(fingerprint(state)) != restored.check["fingerprint"]:
+            if int(fingerprint(restored.state)) != restored.check["fingerprint"]:
                 return None
         except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
             log.debug("checkpoint %d: %s", step, error)
             return None
-        return Saved(state, restored.check["seconds"])
-
-
-def _fields(state: TrainState) -> dict[str, Any]:
-    """Returns what is saved of a state, by name; where it has no history, nothing of one."""
-    named = vars(state)
-    return {name: named[name] for name in named if name != "history" or named[name] is not None}
+        return Saved(restored.state, restored.check["seconds"])

@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bat_jax import parallel
 from bat_jax.training import history
-from bat_jax.training.checkpoints import Checkpoints
 from bat_jax.training.experiment import build
 from bat_jax.training.state import fingerprint
 from tests.training.test_step import order_of, run
@@ -64,20 +62,3 @@ def test_the_fingerprint_knows_the_history(tiny_config):
         other = state.replace(history=state.history.replace(**{name: changed}))
         seen.add(int(fingerprint(other)))
     assert len(seen) == 5
-
-
-def test_a_checkpoint_without_a_history_is_read_and_trains_on(tiny_config, tmp_path):
-    """As those were written before there were histories."""
-    experiment = build(tiny_config("standard"))
-    checkpoints = Checkpoints(
-        tmp_path / "checkpoints", keep=2, score=experiment.score, mesh=experiment.mesh
-    )
-    checkpoints.save(experiment.initial_state().replace(history=None), seconds=1.0)
-    found = checkpoints.latest(jax.eval_shape(experiment.initial_state))
-    checkpoints.close()
-    assert found.state.history is None
-    order = parallel.replicate(order_of(experiment), experiment.mesh)
-    data, root = experiment.train_data(), experiment.root()
-    state, _ = experiment.train_step()(found.state, data, order, root)
-    assert state.step == 1
-    assert state.history is None
