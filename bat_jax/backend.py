@@ -3,8 +3,8 @@
 XLA's CPU back end runs convolutions inside a loop on a single thread, and those of few channels
 slowly wherever they are. So programs for it are written differently: small networks as patches and
 matrix products, every core a device of its own; large ones with the attack's steps one after
-another instead of a loop. On GPU and TPU the plain forms are right. What is computed is the same up
-to float rounding.
+another instead of a loop, and half the products for wide 3x3 convolutions. On GPU and TPU the plain
+forms are right. What is computed is the same up to float rounding.
 """
 
 import hashlib

@@ -1,0 +1,73 @@
+"""Winograd's convolution computes what the plain one does, to float rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax import backend, models
+from bat_jax.models import winograd
+
+
+def plain(images, kernel):
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+
+
+@pytest.mark.parametrize("sides", [(4, 4), (8, 5), (16, 16)])
+def test_values_and_gradients_are_those_of_the_plain_convolution(sides):
+    keys = jax.random.split(jax.random.key(0), 3)
+    images = jax.random.normal(keys[0], (3, *sides, 24))
+    kernel = jax.random.normal(keys[1], (3, 3, 24, 16))
+    expected, expected_vjp = jax.vjp(plain, images, kernel)
+    found, found_vjp = jax.vjp(winograd.convolution, images, kernel)
+    cotangent = jax.random.normal(keys[2], expected.shape)
+    pairs = zip((found, *found_vjp(cotangent)), (expected, *expected_vjp(cotangent)), strict=True)
+    for one, other in pairs:
+        # The outputs are sums of hundreds of terms: rounding is relative to their spread.
+        np.testing.assert_allclose(one, other, atol=2e-5 * float(jnp.std(other)))
+
+
+def test_its_error_is_a_few_roundings_of_the_plain_sums():
+    draws = np.random.default_rng(0)
+    images, kernel = draws.normal(size=(2, 8, 8, 128)), draws.normal(size=(3, 3, 128, 32))
+    with jax.enable_x64(True):
+        exact = np.asarray(plain(jnp.asarray(images), jnp.asarray(kernel)))
+    images, kernel = jnp.asarray(images, jnp.float32), jnp.asarray(kernel, jnp.float32)
+    errors = {
+        form: np.sqrt(np.mean((form(images, kernel) - exact) ** 2)) / np.std(exact)
+        for form in (plain, winograd.convolution)
+    }
+    assert errors[winograd.convolution] < 6 * errors[plain]
+
+
+def test_a_residual_network_computes_the_same_in_either_style(monkeypatch):
+    model = models.create("preact_resnet18", 10, width=16)
+    images = jax.random.uniform(jax.random.key(0), (8, 16, 16, 3))
+    variables = model.init(jax.random.key(1), images)
+
+    def loss(params, images):
+        logits, updated = model.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(jax.nn.logsumexp(logits, axis=-1)), updated
+
+    found = {}
+    for style in ("cpu", "accelerator"):
+        monkeypatch.setenv(backend.OVERRIDE, style)
+        text = str(jax.make_jaxpr(lambda *inputs: loss(*inputs))(variables["params"], images))
+        assert ("optimization_barrier" in text) == (style == "cpu")
+        found[style] = jax.grad(lambda *inputs: loss(*inputs), argnums=(0, 1), has_aux=True)(
+            variables["params"], images
+        )
+
+    def check(one, other):
+        np.testing.assert_allclose(one, other, atol=1e-4 * float(jnp.max(jnp.abs(other))))
+
+    jax.tree.map(check, found["cpu"], found["accelerator"])
