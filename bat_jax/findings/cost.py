@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from bat_jax import config as configs
 from bat_jax.findings import plan as plans
-from bat_jax.jobs.dry_run import describe_ensemble, forward_flops
+from bat_jax.jobs.dry_run import describe_ensemble
 from bat_jax.training import objectives
 from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.flops import forward_flops
 from bat_jax.training.state import number_of_parameters
 
 

@@ -1,14 +1,14 @@
 """What a run would cost, without running it."""
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
 from bat_jax.training.experiment import Experiment, build, check_batch, planned
+from bat_jax.training.flops import forward_flops, lowered_step, program_flops, step_flops
 from bat_jax.training.state import number_of_parameters
 
 
@@ -20,25 +20,24 @@ def describe(config: ConfigDict) -> str:
     """
     experiment = build(config)
     check_batch(experiment)
-    state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
-    order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, config.train.batch_size), jnp.int32)
-    data = experiment.train_data()
-    compiled = experiment.train_step().lower(state, data, order, root).compile()
-    forward = forward_flops(experiment)
+    state = jax.eval_shape(experiment.initial_state)
+    memory: Any = lowered_step(experiment).compile().memory_analysis()
+    forward, model, program = (
+        count(experiment) for count in (forward_flops, step_flops, program_flops)
+    )
     passes = experiment.objective.forward_passes(config.attack.num_steps)
-    memory = compiled.memory_analysis()
     devices = experiment.mesh.size
-    batch = config.train.batch_size
+    share = program * devices / model
     return "\n".join(
         [
             json.dumps(configs.plain(config), indent=2),
             f"parameters: {number_of_parameters(state.variables):,}",
             f"steps: {experiment.total_steps:,}, {experiment.steps_per_epoch:,} an epoch",
             f"forward pass: {forward / 1e9:.4g} GFLOP an image",
-            f"training step: {forward * batch * passes / 1e9:,.4g} GFLOP over {devices} device(s)"
-            f" ({passes} forward passes of {batch} images)",
-            "compiled step, a device (a loop's body counted once):"
-            f" {_flops(compiled) / 1e9:,.4g} GFLOP",
+            f"training step: {model / 1e9:,.4g} GFLOP over {devices} device(s)"
+            f" ({passes} forward passes of {config.train.batch_size} images)",
+            f"compiled step: {program / 1e9:,.4g} GFLOP a device, {share:.3g} of the model's in all"
+            " (loops counted as often as they run)",
             "memory, a device:"
             f" {memory.argument_size_in_bytes / 2**20:,.1f} MiB of state and data,"
             f" {memory.temp_size_in_bytes / 2**20:,.1f} MiB of temporaries",
@@ -104,19 +103,3 @@ def member_cost(experiment: Experiment) -> MemberCost:
         images=images,
         scoring=forward * images * (1 + attack),
     )
-
-
-def forward_flops(experiment: Experiment) -> float:
-    """Returns the FLOPs of one image's forward pass, as XLA counts those of eight.
-
-    Of plain convolutions, whichever form the back end computes them in.
-    """
-    images = jax.ShapeDtypeStruct((8, *experiment.dataset.image_shape), jnp.float32)
-    variables = jax.eval_shape(experiment.initial_state).variables
-    model = experiment.model.clone(lowering="xla")
-    forward = jax.jit(lambda variables, images: model.apply(variables, images))
-    return _flops(forward.lower(variables, images).compile()) / 8
-
-
-def _flops(compiled: jax.stages.Compiled) -> float:
-    return (compiled.cost_analysis() or {}).get("flops", float("nan"))

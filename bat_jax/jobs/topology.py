@@ -22,9 +22,10 @@ from bat_jax import parallel
 from bat_jax.data import Dataset, Split
 from bat_jax.data.device import shapes
 from bat_jax.errors import UserError
-from bat_jax.jobs.dry_run import forward_flops, member_cost
+from bat_jax.jobs.dry_run import member_cost
 from bat_jax.memorization.ensemble import Ensemble, even_rounds
 from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.flops import forward_flops
 from bat_jax.training.state import number_of_parameters
 
 # Of a chip's peak rates, what a well-fed program reaches: assumptions, not measurements.

@@ -1,6 +1,7 @@
 """The report of one finished run."""
 
 import json
+import statistics
 from pathlib import Path
 
 from bat_jax import runs
@@ -48,9 +49,20 @@ def facts(run: Run) -> dict[str, str]:
         f" {attack['num_steps']} steps of {attack['step_size']:.4g}",
         "Training": f"{steps}, batch {train['batch_size']}, seed {config['seed']},"
         f" {results['seconds']:,.0f} s",
+        **_speed(run),
         "Run on": f"{len(devices)} device(s), {devices[0]}; JAX {versions['jax']}",
         "Code": run.about["git"] or "not in a git repository",
     }
+
+
+def _speed(run: Run) -> dict[str, str]:
+    """Returns the median speed of training, if its records tell one."""
+    rates = run.series("train", "images_per_second")[1]
+    if not rates:
+        return {}
+    shares = run.series("train", "utilisation")[1]
+    of_peak = f", {100 * statistics.median(shares):.0f} % of the devices' peak" if shares else ""
+    return {"Speed": f"{statistics.median(rates):,.0f} images/s{of_peak}"}
 
 
 def robustness_note(run: Run) -> str:

@@ -13,8 +13,10 @@ from tqdm import tqdm
 from bat_jax import distributed
 from bat_jax.data.device import epoch_order, to_devices
 from bat_jax.interruption import Interruption
+from bat_jax.peak import together
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment
+from bat_jax.training.flops import step_flops
 from bat_jax.training.metrics import Log
 from bat_jax.training.state import TrainState
 
@@ -121,6 +123,9 @@ def fit(
     validation = to_devices(experiment.validation, experiment.mesh)
     evaluator = experiment.evaluator(("cross_entropy",))
     tracker = experiment.tracker()
+    # A CPU's is measured, before it is busy.
+    peak = together(list(experiment.mesh.devices.flat), config.model.dtype)
+    image_flops = step_flops(experiment) / config.train.batch_size
     order_of = jax.jit(
         lambda root, epoch: epoch_order(
             root,
@@ -147,6 +152,8 @@ def fit(
             images_per_second=rate,
             learning_rate=float(experiment.learning_rate(step - 1)),
         )
+        if peak is not None:
+            latest["utilisation"] = rate * image_flops / peak
         records.write(step, step / steps_per_epoch, "train", latest)
 
     def save_and_end(step: int) -> NoReturn:
@@ -200,7 +207,7 @@ def _report(
     scores: Mapping[str, float],
 ) -> None:
     log.info(
-        "epoch %g  step %d/%d  loss %.4f  train %.1f %%  validation (n = %d): %s  %d images/s",
+        "epoch %g  step %d/%d  loss %.4f  train %.1f %%  validation (n = %d): %s  %d images/s%s",
         round(step / experiment.steps_per_epoch, 2),
         step,
         experiment.total_steps,
@@ -209,4 +216,5 @@ def _report(
         len(experiment.validation),
         ", ".join(f"{name} {100 * score:.1f} %" for name, score in scores.items()),
         means["images_per_second"],
+        f", {100 * means['utilisation']:.0f} % of peak" if "utilisation" in means else "",
     )

@@ -320,6 +320,6 @@ def test_a_missing_config_is_one_line(tmp_path):
 def test_dry_run_prints_and_trains_nothing(tmp_path):
     result = launch(tmp_path / "run", *TINY, "--dry_run")
     assert result.returncode == 0, result.stderr
-    for word in ('"epsilon"', "parameters: ", "GFLOP", "MiB"):
+    for word in ('"epsilon"', "parameters: ", "training step: ", "compiled step: ", "MiB"):
         assert word in result.stdout
     assert not (tmp_path / "run").exists()

@@ -143,6 +143,7 @@ def test_a_clock_that_jumps_changes_neither_bits_nor_rates(experiment, tmp_path,
     jax.tree.map(np.testing.assert_array_equal, jumping, steady)
     records = (tmp_path / "jumping" / "metrics.jsonl").read_text().splitlines()
     rates = [json.loads(r)["images_per_second"] for r in records if "images_per_second" in r]
+    assert all(json.loads(r)["utilisation"] > 0 for r in records if "images_per_second" in r)
     # No average was over less than a step of sixteen images, nor over longer than all of them.
     assert all(16 / took < rate < 1e6 for rate in rates)
 

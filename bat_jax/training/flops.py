@@ -1,0 +1,62 @@
+"""What a training step costs in floating-point operations: its model's, and its program's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bat_jax.training.experiment import Experiment
+
+
+def forward_flops(experiment: Experiment) -> float:
+    """Returns the FLOPs of one image's forward pass, as XLA counts those of eight.
+
+    Of plain convolutions, whichever form the back end computes them in.
+    """
+    images = jax.ShapeDtypeStruct((8, *experiment.dataset.image_shape), jnp.float32)
+    variables = jax.eval_shape(experiment.initial_state).variables
+    model = experiment.model.clone(lowering="xla")
+    forward = jax.jit(lambda variables, images: model.apply(variables, images))
+    return flops(forward.lower(variables, images)) / 8
+
+
+def step_flops(experiment: Experiment) -> float:
+    """Returns the FLOPs that a step of the objective takes at least, over all devices."""
+    config = experiment.config
+    passes = experiment.objective.forward_passes(config.attack.num_steps)
+    return forward_flops(experiment) * config.train.batch_size * passes
+
+
+def lowered_step(experiment: Experiment) -> jax.stages.Lowered:
+    """Returns the training step of the config, ready to be compiled; nothing is computed."""
+    batch_size = experiment.config.train.batch_size
+    order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, batch_size), jnp.int32)
+    state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
+    return experiment.train_step().lower(state, experiment.train_data(), order, root)
+
+
+def program_flops(experiment: Experiment) -> float:
+    """Returns the FLOPs that the compiled step does on a device, by XLA's count.
+
+    XLA counts the body of a loop once, however often it runs. So the attack is counted as K - 1
+    times the difference that a second step makes to one, both written out; parts of a batch
+    (`train.accumulation`) as that many programs.
+    """
+    num_steps = experiment.config.attack.num_steps
+    counted = [
+        flops(lowered_step(_with_steps(experiment, steps)).compile())
+        for steps in range(min(num_steps, 1), min(num_steps, 2) + 1)
+    ]
+    total = counted[0] + (num_steps - 1) * (counted[-1] - counted[0])
+    return total * experiment.config.train.accumulation
+
+
+def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
+    """Returns XLA's count, the bodies of loops counted once; NaN where it does not count."""
+    return (program.cost_analysis() or {}).get("flops", float("nan"))
+
+
+def _with_steps(experiment: Experiment, steps: int) -> Experiment:
+    config = experiment.config.copy_and_resolve_references()
+    config.attack.num_steps, config.attack.unroll = steps, True
+    return dataclasses.replace(experiment, config=config)
