@@ -1,6 +1,5 @@
 """How many operations a second devices can do at their best: what utilisation is a share of."""
 
-import functools
 import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -39,7 +38,7 @@ _GPUS = {
 def together(devices: Sequence[jax.Device], dtype: Dtype) -> float | None:
     """Returns the FLOPs a second of all these devices, or None where they are not known.
 
-    Of a CPU it is measured: the matrix product of its cores together, once a process, in float32.
+    Of a CPU it is measured: the matrix product of its cores together, in float32.
     """
     if devices[0].platform == "cpu":
         processes = {device.process_index for device in devices}
@@ -55,7 +54,6 @@ def _of_kind(kind: str) -> _Peak | None:
     return next((peak for name, peak in _GPUS.items() if kind.startswith(name)), None)
 
 
-@functools.cache
 def matrix_rate() -> float:
     """Returns the FLOPs a second of this machine's float32 matrix product, its best of five.
 

@@ -10,14 +10,13 @@ float32 matrix-product rate, measured in the same run, the training's FLOPs come
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+
+import sides
 
 MEMBERS, EXAMPLES, TEST, BATCH, EPOCHS, RATIO, SCORED_AT_ONCE = 16, 2926, 1024, 64, 4, 0.7, 128
 SUBSET = round(RATIO * EXAMPLES)
@@ -135,36 +134,24 @@ def prepare_torch() -> tuple[Callable[[], object], float]:
     return lambda: [train_one() for _ in range(MEMBERS)], 0.0
 
 
-def matrix_rate() -> float:
-    """Returns the FLOPs a second of this machine's float32 matrix product, at its best."""
-    import jax
-    import jax.numpy as jnp
-
-    side = 2048
-    one = jnp.ones((side, side))
-    product = jax.jit(lambda a: a @ a)
-    product(one).block_until_ready()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product(one).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)
-
-
 def serve(side: str) -> None:
-    """Does a turn for each line of the input, and prints the seconds it took."""
-    turn, flops = prepare_jax() if side == "jax" else prepare_torch()
-    start = time.perf_counter()
-    turn()
-    first = time.perf_counter() - start
-    print(json.dumps({"first": first, "flops": flops}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        turn()
-        seconds = time.perf_counter() - start
-        rate = matrix_rate() if side == "jax" else 0.0
-        print(json.dumps({"seconds": seconds, "rate": rate}), flush=True)
+    """Does a turn for each question, and answers with the seconds it took."""
+    do_turn, flops = prepare_jax() if side == "jax" else prepare_torch()
+
+    def answer(_: object) -> dict[str, float]:
+        began = time.perf_counter()
+        do_turn()
+        return {"seconds": time.perf_counter() - began, "rate": rate()}
+
+    def rate() -> float:
+        if side != "jax":
+            return 0.0
+        from bat_jax.peak import matrix_rate
+
+        return matrix_rate()
+
+    first = answer(None)["seconds"]
+    sides.serve({"first": first, "flops": flops}, answer)
 
 
 def main() -> None:
@@ -177,26 +164,11 @@ def main() -> None:
         serve(options.side)
         return
     pythons = {"jax": sys.executable} | ({"torch": options.reference} if options.reference else {})
-    workers: dict[str, Any] = {}
-    first: dict[str, Any] = {}
-    for side, python in pythons.items():
-        command = [python, __file__, f"--side={side}"]
-        workers[side] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        first[side] = json.loads(workers[side].stdout.readline())
-    seconds: dict[str, list[float]] = {side: [] for side in workers}
-    rates = []
-    for _ in range(options.turns):
-        for side, worker in workers.items():
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-            found = json.loads(worker.stdout.readline())
-            seconds[side].append(found["seconds"])
-            rates.append(found["rate"])
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
+    commands = {side: [python, __file__, f"--side={side}"] for side, python in pythons.items()}
+    with sides.started(commands) as running:
+        first = {side: process.told for side, process in running.items()}
+        answers = sides.alternate(running, None, turns=options.turns)
+    seconds = {side: [answer["seconds"] for answer in given] for side, given in answers.items()}
     steps = EPOCHS * (SUBSET // BATCH)
     print(f"{MEMBERS} members, {steps} steps of {BATCH} images each, scored on {EXAMPLES + TEST}")
     medians = {}
@@ -207,7 +179,7 @@ def main() -> None:
             f" {1e3 * medians[side] / steps:.0f} ms for a step of all;"
             f" first {first[side]['first']:.1f} s"
         )
-    rate = max(rates)
+    rate = max(answer["rate"] for answer in answers["jax"])
     share = first["jax"]["flops"] / medians["jax"] / rate
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s; ours reaches {share:.2f} of it")
     if "torch" in medians:

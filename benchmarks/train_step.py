@@ -1,4 +1,4 @@
-"""The PGD-10 adversarial training step, here and in PyTorch eager: same network, batch and cores.
+"""The PGD adversarial training step, here and in PyTorch eager: same network, batch and cores.
 
     python benchmarks/train_step.py --reference=/tmp/reference/bin/python
 
@@ -6,20 +6,23 @@ The reference is any Python that imports torch. Each side is a process of its ow
 cores; they take turns, so that a machine that slows down slows both. Ours is the whole step of the
 trainer, with batches, draws, metrics and update; the PyTorch side (train_step_torch.py) is written
 for this comparison: channels_last, gradients of the input alone in the attack, batch norm with
-running statistics there. Printed are medians with the smallest and largest, the ratio, images a
-second, seconds to compile, peak memory of the process, and how much of the machine's own float32
-matrix-product rate, measured in the same run, the step's 2K + 3 forward passes come to.
+running statistics there. Printed are medians with the smallest and largest, ratios to the last
+side, images a second, seconds to compile, peak memory of the process, what the compiled program
+holds, and how much of the machine's own float32 matrix-product rate, measured in the same run, the
+FLOPs of the step come to (of plain convolutions, whichever form computes them).
+
+BAT against PGD-AT: `--objectives=bat,pgd_at` without a reference.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import sides
 
 CASES = {
     "small_cnn": {"model": "small_cnn", "width": 16, "batch": 128, "shape": (28, 28, 1)},
@@ -28,26 +31,20 @@ CASES = {
     "preact64": {"model": "preact_resnet18", "width": 64, "batch": 64, "shape": (32, 32, 3)},
     "preact64_128": {"model": "preact_resnet18", "width": 64, "batch": 128, "shape": (32, 32, 3)},
 }
-SIDES = ("jax", "torch")
+Case = dict[str, Any]
 
 
-def prepare_jax(case: dict[str, Any]) -> tuple[Any, float]:
-    """Returns a function that takes one step and waits for it, and the FLOPs of a step."""
-    from bat_jax import backend
-
-    backend.prepare(compilation_cache="none")
-
+def make_experiment(case: Case) -> Any:
+    """Returns the experiment of a case, on random images."""
     import dataclasses
 
-    import jax
     import jax.numpy as jnp
     import numpy as np
 
     from bat_jax import models, parallel
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
-    from bat_jax.data.device import epoch_order
-    from bat_jax.training.experiment import build
+    from bat_jax.training.experiment import build, planned
 
     config = default()
     config.data.name = "digits"
@@ -76,149 +73,146 @@ def prepare_jax(case: dict[str, Any]) -> tuple[Any, float]:
             axis_name=parallel.AXIS if config.model.sync_batch_norm else None,
         ),
     )
-    forward = jax.jit(experiment.model.apply).lower(
-        jax.eval_shape(experiment.initial_state).variables,
-        jax.ShapeDtypeStruct((case["batch"], *case["shape"]), jnp.float32),
+    return planned(experiment, examples=examples)
+
+
+def serve_jax(case: Case) -> None:
+    """Takes steps of the trainer."""
+    from bat_jax import backend
+
+    # As launch.py does.
+    backend.prepare(compilation_cache="none")
+    backend.use_cores_as_devices(sharing=(case["batch"],))
+
+    import jax
+
+    from bat_jax import parallel
+    from bat_jax.data.device import epoch_order
+    from bat_jax.peak import matrix_rate
+    from bat_jax.training.flops import lowered_step, step_flops
+
+    experiment = make_experiment(case)
+    rate = matrix_rate()
+    began = time.perf_counter()
+    step = lowered_step(experiment).compile()
+    told: dict[str, float] = {"compile": time.perf_counter() - began}
+    memory: Any = step.memory_analysis()
+    told["held"] = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**20
+    order = epoch_order(
+        0, 0, examples=len(experiment.train), batch_size=experiment.config.train.batch_size
     )
-    passes = experiment.objective.forward_passes(case["steps"])
-    order = epoch_order(0, 0, examples=examples, batch_size=case["batch"])
-    order = parallel.replicate(order, experiment.mesh)
+    data, order = experiment.train_data(), parallel.replicate(order, experiment.mesh)
+    root = experiment.root()
     carried = [experiment.initial_state()]
-    data, root = experiment.train_data(), experiment.root()
-    step = experiment.train_step()
 
     def take() -> None:
-        state, metrics = step(carried[0], data, order, root)
-        carried[0] = jax.block_until_ready(state)
-        jax.block_until_ready(metrics)
+        carried[0], metrics = step(carried[0], data, order, root)
+        jax.block_until_ready((carried[0], metrics))
 
-    return take, passes * forward.cost_analysis()["flops"]
-
-
-def matrix_rate() -> float:
-    """Returns the FLOPs a second of this machine's float32 matrix product, at its best."""
-    import jax
-    import jax.numpy as jnp
-
-    side = 2048
-    one = jnp.ones((side, side))
-    product = jax.jit(lambda a: a @ a)
-    product(one).block_until_ready()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product(one).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)
+    take()
+    told |= {"flops": step_flops(experiment), "rate": max(rate, matrix_rate())}
+    sides.serve(told, lambda steps: timed(take, steps))
 
 
-def serve(side: str, case: dict[str, Any]) -> None:
-    """Takes as many steps as each line of the input says, and prints what they took."""
+def serve_torch(case: Case) -> None:
+    """Takes steps of the peer."""
+    from train_step_torch import prepare
+
+    take = prepare(case)
+    take()
+    sides.serve({}, lambda steps: timed(take, steps))
+
+
+def timed(take: Any, steps: int) -> dict[str, Any]:
+    """Returns the seconds of so many steps, and the process's peak memory in MiB."""
     import resource
 
-    if side == "jax":
-        take, flops = prepare_jax(case)
-    else:
-        from train_step_torch import prepare
-
-        take, flops = prepare(case), 0.0
-    start = time.perf_counter()
-    take()
-    first = time.perf_counter() - start
-    rate = matrix_rate() if side == "jax" else 0.0
-    print(json.dumps({"first": first, "flops": flops, "rate": rate}), flush=True)
-    for line in sys.stdin:
-        seconds = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            take()
-            seconds.append(time.perf_counter() - start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
-
-
-def compare(case: dict[str, Any], reference: str | None, turns: int, steps: int) -> None:
-    """Runs both sides in turns and prints their lines of the table."""
-    pythons = {"jax": sys.executable, "torch": reference}
-    servers = {
-        side: subprocess.Popen(
-            [str(python), __file__, "--side", side, "--case", json.dumps(case)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
-            text=True,
-        )
-        for side, python in pythons.items()
-        if python
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        take()
+        seconds.append(time.perf_counter() - began)
+    return {
+        "seconds": seconds,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
     }
-    try:
-        # One after another: the first step compiles.
-        told = {side: json.loads(_line(server)) for side, server in servers.items()}
-        found: dict[str, list[float]] = {side: [] for side in servers}
-        peaks: dict[str, float] = {}
-        for _ in range(turns):
-            for side, server in servers.items():
-                assert server.stdin is not None
-                server.stdin.write(f"{steps}\n")
-                server.stdin.flush()
-                answer = json.loads(_line(server))
-                found[side] += answer["seconds"]
-                peaks[side] = answer["peak"]
-    finally:
-        for server in servers.values():
-            server.kill()
-            server.wait()
-    medians = {side: statistics.median(seconds) for side, seconds in found.items()}
-    for side, seconds in found.items():
-        text = (
-            f"{side:5} {1e3 * medians[side]:8.0f} ms ({1e3 * min(seconds):.0f} to"
-            f" {1e3 * max(seconds):.0f}, n = {len(seconds)})"
-            f"  {case['batch'] / medians[side]:7.1f} images/s"
-            f"  first step {told[side]['first']:5.1f} s  peak {peaks[side]:6.0f} MiB"
+
+
+def command(side: str, case: Case, python: str = sys.executable) -> list[str]:
+    """Returns what starts a side."""
+    return [python, __file__, "--side", side, "--case", json.dumps(case)]
+
+
+def compare(
+    name: str, cases: dict[str, Case], reference: str | None, turns: int, steps: int
+) -> Any:
+    """Runs the sides of one case in turns and returns their lines of the table."""
+    commands = {f"here, {objective}": command("jax", case) for objective, case in cases.items()}
+    if reference:
+        commands["PyTorch"] = command("torch", next(iter(cases.values())), reference)
+    with sides.started(commands) as running:
+        told = {side: process.told for side, process in running.items()}
+        answers = sides.alternate(running, steps, turns=turns)
+    seconds = {
+        side: [second for answer in given for second in answer["seconds"]]
+        for side, given in answers.items()
+    }
+    medians = {side: statistics.median(taken) for side, taken in seconds.items()}
+    last = list(medians)[-1]
+    case = next(iter(cases.values()))
+    for side, taken in seconds.items():
+        facts = told[side]
+        share = compiled = ""
+        if facts:
+            reached = facts["flops"] / medians[side]
+            share = f"{reached / facts['rate']:.0%} of {facts['rate'] / 1e9:.0f} GFLOP/s"
+            compiled = f"{facts['compile']:.0f} s, {facts['held']:,.0f} MiB"
+        yield (
+            f"{name}, {case['dtype']}",
+            side,
+            sides.spread(taken),
+            "" if side == last else f"**{medians[side] / medians[last]:.3f}**",
+            f"{case['batch'] / medians[side]:,.1f}",
+            share,
+            compiled,
+            f"{max(answer['peak'] for answer in answers[side]):,.0f} MiB",
         )
-        if side == "jax":
-            share = told[side]["flops"] / medians[side] / told[side]["rate"]
-            text += f"  {share:.0%} of {told[side]['rate'] / 1e9:.0f} GFLOP/s"
-        print(text, flush=True)
-    if len(medians) == 2:
-        print(f"jax / torch: {medians['jax'] / medians['torch']:.3f}", flush=True)
-
-
-def _line(server: subprocess.Popen[str]) -> str:
-    assert server.stdout is not None
-    line = server.stdout.readline()
-    if not line:
-        raise SystemExit(f"a side ended with status {server.wait()}")
-    return line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", help="Python of the PyTorch side; without it ours alone")
     parser.add_argument("--cases", default=",".join(CASES), help="some of " + ", ".join(CASES))
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--objective", default="pgd_at", help="of ours; PyTorch's is pgd_at")
+    parser.add_argument("--dtypes", default="float32", help="float32,bfloat16")
+    parser.add_argument("--objectives", default="pgd_at", help="of ours; PyTorch's is pgd_at")
     parser.add_argument("--attack_steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, help="for a trial; by default the case's")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="training steps a turn")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["jax", "torch"], help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        serve(options.side, json.loads(options.case))
+        {"jax": serve_jax, "torch": serve_torch}[options.side](json.loads(options.case))
         return
+    rows = []
     for name in options.cases.split(","):
-        case = {
-            **CASES[name],
-            "dtype": options.dtype,
-            "objective": options.objective,
-            "steps": options.attack_steps,
-        }
-        print(f"{name}: {case}", flush=True)
-        compare(case, options.reference, options.turns, options.steps)
+        for dtype in options.dtypes.split(","):
+            shared = {**CASES[name], "dtype": dtype, "steps": options.attack_steps}
+            shared["batch"] = options.batch or shared["batch"]
+            cases = {
+                objective: {**shared, "objective": objective}
+                for objective in options.objectives.split(",")
+            }
+            print(f"{name}, {dtype}", file=sys.stderr)
+            rows += compare(name, cases, options.reference, options.turns, options.steps)
+    sides.print_table(
+        ["case", "side", "a step", "ratio", "images/s", "of the product rate", "compiled", "peak"],
+        rows,
+    )
 
 
 if __name__ == "__main__":
-    # Beside this file lies the PyTorch side.
+    # Beside this file lie the PyTorch side and the protocol.
     sys.path.insert(0, str(Path(__file__).parent))
     main()
