@@ -46,7 +46,7 @@ $(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --no-deps -e .
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements-dev.txt requirements-gcs.txt $(VENV)/installed
 	@echo "== environment: installing requirements-dev.txt"
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	@touch $@

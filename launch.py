@@ -87,6 +87,7 @@ def main(arguments: list[str]) -> None:
     from bat_jax.memorization import summary as memorization_summary
     from bat_jax.report import report
     from bat_jax.report.findings import table as claims_table
+    from bat_jax.storage import AnyPath, as_path, is_remote
     from bat_jax.training import CheckpointError, NonFiniteError
 
     backend.prepare(
@@ -103,20 +104,23 @@ def main(arguments: list[str]) -> None:
         distributed.leave(status)
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    workdir: AnyPath = Path(f"runs/{name}")
     # Orbax tells of every file. What goes wrong in its threads, and in TensorStore's callbacks,
     # which can raise nowhere, it raises again in this one.
     absl_logging.set_verbosity(absl_logging.FATAL)
     threading.excepthook = sys.unraisablehook = lambda _: None
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("bat_jax").setLevel(logging.INFO)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     try:
+        workdir = as_path(_WORKDIR.value or workdir)
+        is_seen_by_all = config.job in ("train", "memorization") and not is_remote(workdir)
         distributed.initialize(
             coordinator=_COORDINATOR.value,
             num_processes=_NUM_PROCESSES.value,
             process_id=_PROCESS_ID.value,
             join_timeout=_JOIN_TIMEOUT.value,
-            folder=workdir if config.job in ("train", "memorization") else None,
+            folder=workdir if is_seen_by_all else None,
         )
         if not distributed.is_main():
             logging.getLogger("bat_jax").setLevel(logging.WARNING)

@@ -1,24 +1,33 @@
 """Files that appear under their final name only when they are complete."""
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from bat_jax import storage
 from bat_jax.errors import UserError
+from bat_jax.storage import AnyPath
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
+def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
     """Opens a file beside `path` and renames it to `path` once the block has ended well.
+
+    In a bucket it is one upload, after the block.
 
     Whatever goes wrong in the block (a full disk, a signal), `path` keeps its former content, or
     its absence, and the file beside it is removed.
     """
+    if storage.is_remote(path):
+        content = io.BytesIO()
+        yield content
+        storage.put(path, content.getvalue())
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
@@ -30,7 +39,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
+def remove_partial(folder: AnyPath) -> None:
     """Removes what `written_whole` left in a folder when its process was killed.
 
     Only for a folder that nobody else writes to.
@@ -39,7 +48,7 @@ def remove_partial(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_npz(path: Path, what: str) -> dict[str, np.ndarray]:
+def read_npz(path: AnyPath, what: str) -> dict[str, np.ndarray]:
     """Returns the arrays of an .npz file by name. Pickled ones are refused.
 
     Args:
@@ -61,7 +70,7 @@ def read_npz(path: Path, what: str) -> dict[str, np.ndarray]:
         ) from None
 
 
-def read_columns(path: Path, names: Sequence[str], what: str) -> list[np.ndarray]:
+def read_columns(path: AnyPath, names: Sequence[str], what: str) -> list[np.ndarray]:
     """Returns the named arrays of an .npz file, a row an example in each of them.
 
     Args:
@@ -84,13 +93,13 @@ def read_columns(path: Path, names: Sequence[str], what: str) -> list[np.ndarray
     return arrays
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
     """Writes `content` as indented JSON, refusing NaN, which JSON does not have."""
     with written_whole(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_npz(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as a compressed .npz file without pickles."""
     with written_whole(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)

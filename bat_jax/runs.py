@@ -3,13 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from bat_jax.errors import UserError
+from bat_jax.storage import AnyPath, as_path
 
 STATES = ("best", "last")
 
@@ -27,7 +27,7 @@ class Run:
       examples: examples.npz: per test image its id, label and verdicts.
     """
 
-    folder: Path
+    folder: AnyPath
     config: Mapping[str, Any]
     about: Mapping[str, Any]
     results: Mapping[str, Any]
@@ -58,13 +58,13 @@ class Run:
         return [float(r["epoch"]) for r in rows], [float(r[name]) for r in rows]
 
 
-def read(folder: str | Path) -> Run:
+def read(folder: str | AnyPath) -> Run:
     """Reads a finished run.
 
     Raises:
       UserError: it is no run, or not finished.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: has no config.json; expected the folder of a run")
     if not (folder / "results.json").is_file():
@@ -76,7 +76,10 @@ def read(folder: str | Path) -> Run:
         results = json.loads((folder / "results.json").read_bytes())
         metrics = folder / "metrics.jsonl"
         lines = metrics.read_text().splitlines() if metrics.is_file() else []
-        with np.load(folder / "examples.npz", allow_pickle=False) as file:
+        with (
+            (folder / "examples.npz").open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
             examples = {name: file[name] for name in file.files}
         config = about.pop("config")
         if not any(state in results for state in STATES):

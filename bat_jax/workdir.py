@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import functools
 import json
+import logging
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -16,6 +18,9 @@ from bat_jax import config as configs
 from bat_jax import distributed, files
 from bat_jax.errors import UserError
 from bat_jax.files import write_json
+from bat_jax.storage import AnyPath, check_writable, is_remote
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat_jax")
 # What changes where a run is computed, or how much more of it, but not what it computes.
@@ -30,10 +35,11 @@ _FREE = (
 
 
 @contextlib.contextmanager
-def opened(workdir: Path) -> Iterator[None]:
+def opened(workdir: AnyPath) -> Iterator[None]:
     """Makes the folder and holds it for this run alone; of several processes the main one does.
 
-    What a killed process left half-written in it is removed.
+    What a killed process left half-written in it is removed. A folder of a bucket cannot be held:
+    that no other run writes to it is left to the user, who is told.
 
     Raises:
       UserError: it cannot be made, or another run holds it.
@@ -47,7 +53,11 @@ def opened(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(workdir: Path) -> Iterator[None]:
+def _held(workdir: AnyPath) -> Iterator[None]:
+    if is_remote(workdir):
+        _take_on_trust(workdir)
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -66,7 +76,14 @@ def _held(workdir: Path) -> Iterator[None]:
         yield
 
 
-def claim(workdir: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
+@functools.cache
+def _take_on_trust(folder: AnyPath) -> None:
+    """Says, once, that nothing keeps other runs out of a folder of a bucket."""
+    check_writable(folder)
+    log.warning("%s: a bucket has no locks: start no other run in this folder", folder)
+
+
+def claim(workdir: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None:
     """Writes config.json, or checks that the folder is already this config's.
 
     Args:
@@ -92,7 +109,7 @@ def claim(workdir: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
             )
 
 
-def _claim(workdir: Path, path: Path, config: ConfigDict, data: Mapping[str, str]) -> None:
+def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None:
     ours = configs.plain(config)
     if not path.exists():
         write_json(
@@ -125,7 +142,7 @@ def _claim(workdir: Path, path: Path, config: ConfigDict, data: Mapping[str, str
         )
 
 
-def read(path: Path) -> tuple[ConfigDict, dict[str, str]]:
+def read(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
     """Returns the config of a run from its config.json, and the digests of its data.
 
     Raises:
@@ -144,7 +161,7 @@ def read(path: Path) -> tuple[ConfigDict, dict[str, str]]:
     return config, digests
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         content = json.loads(path.read_bytes())
         return dict(content["config"]), dict(content["data"])

@@ -7,7 +7,6 @@ Parameter-free Attacks, arXiv:2003.01690.
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -27,6 +26,7 @@ from bat_jax.attacks.pgd import LogitsFn, Norm
 from bat_jax.attacks.square import Square
 from bat_jax.attacks.verdicts import CLEAN_ERROR, STANDING, VerdictFile, Verdicts, digest
 from bat_jax.errors import UserError
+from bat_jax.storage import as_path
 
 Name = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
 STANDARD: tuple[Name, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -141,7 +141,7 @@ def autoattack(
             "images": digest(host_images, host_labels),
             "key": digest(np.asarray(jax.random.key_data(image_keys))),
         }
-        file = VerdictFile(Path(path), settings)
+        file = VerdictFile(as_path(path), settings)
         file.resume(verdicts, host_images)
 
     strongest = single.strongest(logits, _NUM_TARGETS)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -14,6 +13,7 @@ from numpy.lib.format import open_memmap
 from bat_jax.attacks.engine import HostImages
 from bat_jax.errors import UserError
 from bat_jax.files import write_npz, written_whole
+from bat_jax.storage import AnyPath, is_remote
 
 # Values of `Verdicts.broken_by` that are no attack's number.
 STANDING = -1
@@ -64,7 +64,7 @@ class VerdictFile:
       settings: what the verdicts depend on beside the model.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: AnyPath, settings: Mapping[str, Any]) -> None:
         self._path = path
         self._settings = dict(settings)
         self._images_path = path.with_name(f"{path.stem}.adversarial.npy")
@@ -73,9 +73,15 @@ class VerdictFile:
         """Takes up what the file holds of the same evaluation; begins the file otherwise.
 
         Raises:
-          UserError: the file is of another evaluation or another model, or is not one of ours.
+          UserError: the file is of another evaluation or another model, or is not one of ours; or
+            images are to be kept in a bucket.
         """
         keeps_images = verdicts.adversarial is not None
+        if keeps_images and is_remote(self._path):
+            raise UserError(
+                f"{self._path}: adversarial images are kept on a disk only; name a path on one, or"
+                " give keep_adversarial=False"
+            )
         is_new = not self._path.exists()
         if is_new:
             self._path.parent.mkdir(parents=True, exist_ok=True)

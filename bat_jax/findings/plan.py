@@ -1,7 +1,6 @@
 """Which runs the findings need, as a function of the config and the estimates."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from bat_jax import config as configs
 from bat_jax import keys, validation
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
+from bat_jax.storage import AnyPath
 from bat_jax.training import objectives
 
 PARTS = ("methods", "removal", "variants")
@@ -42,7 +42,7 @@ class Planned:
 
 
 def plan(
-    config: ConfigDict, train: Split, atypical: Int64[np.ndarray, "ids"], folder: Path
+    config: ConfigDict, train: Split, atypical: Int64[np.ndarray, "ids"], folder: AnyPath
 ) -> list[Planned]:
     """Returns every run, in the order in which they are made: seed after seed.
 

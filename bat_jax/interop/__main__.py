@@ -15,6 +15,7 @@ from bat_jax import workdir as workdirs
 from bat_jax.errors import UserError
 from bat_jax.interop.weights import export_weights
 from bat_jax.jobs.evaluate import read_run, read_states
+from bat_jax.storage import AnyPath, as_path
 
 
 def main(arguments: list[str]) -> None:
@@ -22,13 +23,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("bat_jax.interop", description="Weights to PyTorch.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="write a run's weights as a safetensors file")
-    command.add_argument("--run", type=Path, required=True, help="the run's folder")
+    command.add_argument("--run", required=True, help="the run's folder")
     command.add_argument("--checkpoint", choices=("best", "last"), default="best")
     command.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
     try:
-        export_run(options.run, options.checkpoint, options.out)
+        export_run(as_path(options.run), options.checkpoint, options.out)
     except UserError as error:
         _fail(str(error))
     except OSError as error:
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> None:
     print(f"weights: {options.out}")
 
 
-def export_run(run: Path, checkpoint: str, out: Path) -> None:
+def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     """Writes the weights of a run's `best` or `last` checkpoint, as evaluation uses them.
 
     Args:

@@ -1,7 +1,6 @@
 """Evaluates a finished run again: another epsilon, norm, or list of attacks."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,14 +10,15 @@ from bat_jax import distributed
 from bat_jax import workdir as workdirs
 from bat_jax.errors import UserError
 from bat_jax.jobs.final import evaluate
+from bat_jax.storage import AnyPath, as_path
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment, build, score_name
 from bat_jax.validation import one_of
 
 
 def evaluate_run(
-    config: ConfigDict, workdir: str | Path | None = None
-) -> tuple[dict[str, Any], Path]:
+    config: ConfigDict, workdir: str | AnyPath | None = None
+) -> tuple[dict[str, Any], AnyPath]:
     """Evaluates the checkpoints of a run, and returns what results.json holds and where it is.
 
     Args:
@@ -30,13 +30,13 @@ def evaluate_run(
     """
     if config.run is None:
         raise UserError("config.run is not set; expected a run's folder, as --config.run=runs/NAME")
-    run = Path(config.run)
+    run = as_path(config.run)
     with distributed.agreed():
         experiment = read_run(run, config)
     settings = experiment.config
     if workdir is None:
         workdir = run / f"evaluation-{settings.attack.norm}-{settings.attack.epsilon:.4g}"
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     if workdir.resolve() == run.resolve():
         raise UserError(f"--workdir {workdir}: is the run itself; expected a folder of its own")
     for name in config.checkpoints:
@@ -49,7 +49,7 @@ def evaluate_run(
         return evaluate(experiment, chosen, workdir, seconds=seconds), workdir
 
 
-def read_run(run: Path, changes: ConfigDict | None = None) -> Experiment:
+def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     """Returns a run's experiment, its data checked against what it was trained on.
 
     Args:
@@ -78,7 +78,7 @@ def read_run(run: Path, changes: ConfigDict | None = None) -> Experiment:
     return experiment
 
 
-def read_states(experiment: Experiment, run: Path) -> dict[str, Saved]:
+def read_states(experiment: Experiment, run: AnyPath) -> dict[str, Saved]:
     """Returns the `best` and the `last` state of a run.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,13 +19,14 @@ from bat_jax.evaluation import results
 from bat_jax.evaluation.classify import attack_name
 from bat_jax.files import write_json, write_npz
 from bat_jax.memorization import estimates as estimate_files
+from bat_jax.storage import AnyPath
 from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment, data_seed
 from bat_jax.training.step import attacked
 
 
 def evaluate(
-    experiment: Experiment, states: Mapping[str, Saved], workdir: Path, *, seconds: float
+    experiment: Experiment, states: Mapping[str, Saved], workdir: AnyPath, *, seconds: float
 ) -> dict[str, Any]:
     """Evaluates every state and writes examples.npz, then results.json, which it returns.
 
@@ -95,7 +95,7 @@ def test_images(experiment: Experiment) -> Split:
 
 
 def _autoattack(
-    experiment: Experiment, saved: Saved, test: Split, workdir: Path
+    experiment: Experiment, saved: Saved, test: Split, workdir: AnyPath
 ) -> tuple[Bool[np.ndarray, "images"], dict[str, Bool[np.ndarray, "images"]]]:
     """Returns which images withstand AutoAttack, and which each of its attacks broke."""
     config, processes = experiment.config, jax.process_count()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,12 +18,13 @@ from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
 from bat_jax.findings.summary import summarize
 from bat_jax.jobs.memorize import memorize
 from bat_jax.jobs.train import train_and_evaluate
+from bat_jax.storage import AnyPath, absolute, as_path
 from bat_jax.training.experiment import build
 
 log = logging.getLogger(__name__)
 
 
-def findings(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def findings(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
     """Makes every run of the findings in folders of `workdir`, and returns what they show.
 
     The same command goes on where it was stopped: a finished run is not made again, an unfinished
@@ -40,7 +40,7 @@ def findings(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       NonFiniteError: a training met a number that is not finite.
       Interrupted: SIGTERM or SIGINT while a run trained; its state is saved.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     validate(config)
     with workdirs.opened(workdir):
         config = _with_estimates(config, workdir)
@@ -65,7 +65,7 @@ def findings(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         return summary
 
 
-def _with_estimates(config: ConfigDict, workdir: Path) -> ConfigDict:
+def _with_estimates(config: ConfigDict, workdir: AnyPath) -> ConfigDict:
     """Claims the folder; returns the config with a file of estimates, made if it names none."""
     members = ensemble(config)
     digests = build(members).digests()
@@ -78,11 +78,11 @@ def _with_estimates(config: ConfigDict, workdir: Path) -> ConfigDict:
     memorize(members, workdir / "memorization")
     jax.clear_caches()
     config = config.copy_and_resolve_references()
-    config.memorization.estimates = str(workdir.absolute() / "memorization" / "memorization.npz")
+    config.memorization.estimates = str(absolute(workdir) / "memorization" / "memorization.npz")
     return config
 
 
-def prepare(config: ConfigDict, workdir: Path) -> tuple[list[Planned], dict[float, int]]:
+def prepare(config: ConfigDict, workdir: AnyPath) -> tuple[list[Planned], dict[float, int]]:
     """Returns the runs to make and how many images each part removed is."""
     experiment = build(trained(config, "methods", "pgd_at", config.findings.seeds[0]))
     estimates = experiment.estimates
@@ -96,11 +96,11 @@ def prepare(config: ConfigDict, workdir: Path) -> tuple[list[Planned], dict[floa
             f" training images of this config, and {of_test} atypical test images; expected some of"
             " both: lower config.memorization.threshold, or estimate with influence"
         )
-    runs = plan(config, experiment.train, atypical, workdir.absolute() / "excluded")
+    runs = plan(config, experiment.train, atypical, absolute(workdir) / "excluded")
     return runs, {part: round(part * len(atypical)) for part in config.findings.removed}
 
 
-def _folder(workdir: Path, run: Planned) -> Path:
+def _folder(workdir: AnyPath, run: Planned) -> AnyPath:
     return workdir / "runs" / run.name
 
 
@@ -108,7 +108,7 @@ def _write_ids(run: Planned) -> None:
     """Writes the ids that a run leaves out, one a line."""
     if run.removed is None:
         return
-    path = Path(run.config.data.exclude)
+    path = as_path(run.config.data.exclude)
     path.parent.mkdir(exist_ok=True)
     with written_whole(path) as file:
         file.write("".join(f"{number}\n" for number in run.removed).encode())

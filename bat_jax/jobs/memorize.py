@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,13 @@ from bat_jax.memorization.ensemble import Ensemble
 from bat_jax.memorization.estimates import Estimates
 from bat_jax.memorization.estimator import Estimated, InfluenceKind, Statistics
 from bat_jax.memorization.store import Store
+from bat_jax.storage import AnyPath, as_path
 from bat_jax.training.experiment import Experiment, build
 
 log = logging.getLogger(__name__)
 
 
-def memorize(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def memorize(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
     """Runs a config in a folder and returns what results.json then holds.
 
     Members are saved a round at a time: a run that was stopped trains those that are missing, a
@@ -40,7 +40,7 @@ def memorize(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
       NonFiniteError: a member met a loss that is not finite.
       Interrupted: SIGTERM or SIGINT; finished rounds are saved.
     """
-    workdir, settings = Path(workdir), config.memorization
+    workdir, settings = as_path(workdir), config.memorization
     with distributed.agreed():
         experiment = build(config)
     with workdirs.opened(workdir):
@@ -64,7 +64,7 @@ def memorize(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         return json.loads(path.read_bytes())
 
 
-def _conclude(experiment: Experiment, store: Store, workdir: Path) -> None:
+def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
     """Writes memorization.npz, then results.json: what it said of fewer members goes before."""
     settings, path = experiment.config.memorization, workdir / "results.json"
     path.unlink(missing_ok=True)

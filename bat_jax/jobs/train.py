@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,16 +12,17 @@ from bat_jax import workdir as workdirs
 from bat_jax.interruption import Interruption
 from bat_jax.jobs.final import evaluate
 from bat_jax.memorization import proxies
+from bat_jax.storage import AnyPath, as_path, is_remote
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment, build, check_batch
 from bat_jax.training.loop import fit
-from bat_jax.training.metrics import Log, MetricsLog, NoLog
+from bat_jax.training.metrics import Log, MetricsLog, NoLog, UploadedLog
 from bat_jax.training.state import number_of_parameters
 
 log = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
     """Runs a config in a folder and returns what results.json then holds.
 
     A folder with an unfinished run of the same config resumes it; one with a finished run returns
@@ -37,7 +37,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
       NonFiniteError: training met a number that is not finite.
       Interrupted: SIGTERM or SIGINT; the state is saved.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     with distributed.agreed():
         experiment = build(config)
         check_batch(experiment)
@@ -87,7 +87,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
             checkpoints.close()
 
 
-def _save_history(experiment: Experiment, last: Saved, workdir: Path) -> None:
+def _save_history(experiment: Experiment, last: Saved, workdir: AnyPath) -> None:
     """Writes what training has seen of every example."""
     history = jax.device_get(last.state.history)
     with distributed.agreed():
@@ -95,7 +95,10 @@ def _save_history(experiment: Experiment, last: Saved, workdir: Path) -> None:
             proxies.save(workdir / proxies.FILE, experiment.train, history)
 
 
-def _log(workdir: Path, step: int) -> Log:
+def _log(workdir: AnyPath, step: int) -> Log:
     """Returns where the records go, after those until `step`; only the main process writes them."""
     with distributed.agreed():
-        return MetricsLog(workdir, resumed_step=step) if distributed.is_main() else NoLog()
+        if not distributed.is_main():
+            return NoLog()
+        kind = UploadedLog if is_remote(workdir) else MetricsLog
+        return kind(workdir, resumed_step=step)

@@ -6,7 +6,6 @@ of the `cifar100_infl_matrix.npz` they released; keys beside theirs are read whe
 
 import dataclasses
 import hashlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
 from bat_jax.files import read_npz, write_npz
 from bat_jax.memorization.estimator import Influence
+from bat_jax.storage import AnyPath, as_path
 
 # Keys of our files beside those of the released layout, and the fields they hold.
 _OUR_KEYS = {
@@ -95,17 +95,17 @@ class Typicality(NamedTuple):
     test_atypical: Int64[np.ndarray, "test_atypical"] | None
 
 
-def load(path: str | Path) -> Estimates:
+def load(path: str | AnyPath) -> Estimates:
     """Reads estimates, ours or in the released layout. Pickled arrays are refused.
 
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
     what = "memorization estimates (memorization.npz, or the released cifar100_infl_matrix.npz)"
-    return _from_arrays(str(path), read_npz(Path(path), what))
+    return _from_arrays(str(path), read_npz(as_path(path), what))
 
 
-def save(path: Path, estimates: Estimates) -> None:
+def save(path: AnyPath, estimates: Estimates) -> None:
     """Writes estimates in the released layout, with our keys beside it.
 
     Influence is written a class at a time; where all pairs are known, as one matrix `infl` too.

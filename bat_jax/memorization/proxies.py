@@ -13,7 +13,6 @@ and helps no other from one that is ambiguous: rank correlations say how far the
 """
 
 import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from bat_jax.errors import UserError
 from bat_jax.files import read_columns, write_npz
 from bat_jax.memorization.estimates import Estimates, find_ids
 from bat_jax.memorization.ranking import Measured, auroc, rank_correlation
+from bat_jax.storage import AnyPath, as_path
 from bat_jax.training.history import History
 
 FILE = "train_examples.npz"
@@ -66,7 +66,7 @@ class Comparison(NamedTuple):
     atypical: int
 
 
-def save(path: Path, images: Split, history: History) -> None:
+def save(path: AnyPath, images: Split, history: History) -> None:
     """Writes the history of a run's training images: a row an image, no pickles.
 
     Args:
@@ -85,7 +85,7 @@ def save(path: Path, images: Split, history: History) -> None:
     write_npz(path, {name: np.asarray(array) for name, array in arrays.items()})
 
 
-def load(path: str | Path) -> Proxies:
+def load(path: str | AnyPath) -> Proxies:
     """Reads the proxies of a run from its `train_examples.npz`. Pickled arrays are refused.
 
     Raises:
@@ -93,7 +93,7 @@ def load(path: str | Path) -> Proxies:
     """
     names = ("ids", "labels", "presented", "loss_sum", "forgotten", "ever_correct")
     ids, labels, presented, loss_sum, forgotten, ever_correct = read_columns(
-        Path(path), names, f"the training examples of a run ({FILE})"
+        as_path(path), names, f"the training examples of a run ({FILE})"
     )
     is_known = presented > 0
     return Proxies(

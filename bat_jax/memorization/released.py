@@ -3,7 +3,6 @@
 The order is that of the original archives, which is not that of TFDS.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int, Int64
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.files import read_columns
+from bat_jax.storage import AnyPath, as_path
 
 
 class Pairs(NamedTuple):
@@ -47,24 +47,24 @@ class CScores(NamedTuple):
     scores: Float[np.ndarray, "train"]
 
 
-def load_pairs(path: str | Path) -> Pairs:
+def load_pairs(path: str | AnyPath) -> Pairs:
     """Reads high-influence pairs.
 
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
     return Pairs(
-        *read_columns(Path(path), ("tr_idx", "tt_idx", "infl", "mem"), "high-influence pairs")
+        *read_columns(as_path(path), ("tr_idx", "tt_idx", "infl", "mem"), "high-influence pairs")
     )
 
 
-def load_cscores(path: str | Path) -> CScores:
+def load_cscores(path: str | AnyPath) -> CScores:
     """Reads C-scores.
 
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    return CScores(*read_columns(Path(path), ("labels", "scores"), "C-scores"))
+    return CScores(*read_columns(as_path(path), ("labels", "scores"), "C-scores"))
 
 
 def check_cscores(scores: CScores, images: Split) -> None:

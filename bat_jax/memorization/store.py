@@ -1,7 +1,6 @@
 """The members trained so far, a file a round; a round is there whole or not at all."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -9,6 +8,7 @@ from jaxtyping import Bool, Int, Shaped
 from bat_jax import distributed, files
 from bat_jax.errors import UserError
 from bat_jax.memorization.ensemble import Scores
+from bat_jax.storage import AnyPath
 
 # Probabilities are kept as multiples of 2^-15: then their sums, and those of their squares, are
 # exact, and the estimates do not depend on how members were grouped into rounds.
@@ -18,7 +18,7 @@ _UNIT = 2.0**-15
 class Store:
     """The scores of members, by number."""
 
-    def __init__(self, folder: Path, *, train: int, test: int):
+    def __init__(self, folder: AnyPath, *, train: int, test: int):
         """Opens the folder, or makes it.
 
         Args:
@@ -33,7 +33,7 @@ class Store:
         folder.mkdir(exist_ok=True)
         if distributed.is_main():
             files.remove_partial(folder)
-        self._file_of: dict[int, Path] = {}
+        self._file_of: dict[int, AnyPath] = {}
         for path in sorted(folder.glob("*.npz")):
             self._file_of |= dict.fromkeys(self._read(path).members.tolist(), path)
 
@@ -62,7 +62,7 @@ class Store:
             if rows.any():
                 yield Scores(*(values[rows] for values in scores))
 
-    def _read(self, path: Path) -> Scores:
+    def _read(self, path: AnyPath) -> Scores:
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 members = file["members"]

@@ -4,13 +4,13 @@ python -m bat_jax.report RUN [RUN ...]
 """
 
 import json
-from pathlib import Path
 
 from bat_jax.report import findings, memorization, single
 from bat_jax.report.comparison import compare
+from bat_jax.storage import AnyPath, as_path
 
 
-def report(folder: str | Path) -> Path:
+def report(folder: str | AnyPath) -> AnyPath:
     """Writes `report.html` and `figures/` into the folder of a finished run of any job.
 
     Returns:
@@ -19,7 +19,7 @@ def report(folder: str | Path) -> Path:
     Raises:
       UserError: it is no run, or not finished.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     try:
         job = json.loads((folder / "config.json").read_bytes())["config"]["job"]
     except (OSError, ValueError, KeyError, TypeError):

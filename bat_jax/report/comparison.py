@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,9 +13,10 @@ from bat_jax.evaluation.statistics import mcnemar
 from bat_jax.report import charts
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.runs import Run, title, with_interval
+from bat_jax.storage import AnyPath, as_path
 
 
-def compare(folders: Sequence[str | Path], output: str | Path) -> Path:
+def compare(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
     """Writes `report.html` and `figures/` that compare finished runs, and returns the page.
 
     Args:
@@ -29,7 +29,7 @@ def compare(folders: Sequence[str | Path], output: str | Path) -> Path:
     if len(folders) < 2:
         raise UserError(f"compare: got {len(folders)} run(s); expected two or more")
     found = [runs.read(folder) for folder in folders]
-    path = Path(output) / "report.html"
+    path = as_path(output) / "report.html"
     write(_page(found, _names(found)), path, path.parent / "figures")
     return path
 

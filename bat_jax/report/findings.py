@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,12 @@ from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.single import METHODS, facts
 from bat_jax.report.style import DASHES, MARKERS, Chart, legend
 from bat_jax.runs import STATES, title
+from bat_jax.storage import AnyPath
 
 Summary = Mapping[str, Any]
 
 
-def report(folder: Path) -> Path:
+def report(folder: AnyPath) -> AnyPath:
     """Writes `report.html` and `figures/` of finished findings, and returns the page.
 
     Raises:
@@ -48,7 +48,7 @@ def table(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _page(folder: Path, config: Mapping[str, Any], summary: Summary) -> Page:
+def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
     seeds = config["findings"]["seeds"]
     first = runs.read(folder / "runs" / f"bat-seed{seeds[0]}")
     made = len(summary["accuracies"]) * len(seeds)
@@ -380,7 +380,7 @@ def _trade_off(
     )
 
 
-def _memorized(folder: Path, config: Mapping[str, Any]) -> list[Section]:
+def _memorized(folder: AnyPath, config: Mapping[str, Any]) -> list[Section]:
     charts = pictures.of_run(folder / "runs" / f"bat-seed{config['findings']['seeds'][0]}")
     return [Section("Pictures", charts=tuple(charts))] if charts else []
 

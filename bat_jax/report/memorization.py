@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,13 @@ from bat_jax.memorization.summary import Halves, strongest_pairs
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
 from bat_jax.report.style import Chart
+from bat_jax.storage import AnyPath
 from bat_jax.training.experiment import Experiment
 
 _PAIRS_SHOWN = 8
 
 
-def report(folder: Path) -> Path:
+def report(folder: AnyPath) -> AnyPath:
     """Writes `report.html` and `figures/` into the folder of a memorization run.
 
     Raises:

@@ -3,12 +3,12 @@
 import base64
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 
 import jinja2
 
 from bat_jax.files import written_whole
 from bat_jax.report.style import DARK, LIGHT, Chart, render
+from bat_jax.storage import AnyPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Page:
     details: Mapping[str, str]
 
 
-def write(page: Page, path: Path, figures: Path) -> None:
+def write(page: Page, path: AnyPath, figures: AnyPath) -> None:
     """Writes the page, and every chart of it as an SVG and a PNG file into `figures`."""
     figures.mkdir(parents=True, exist_ok=True)
     sources = {}

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from bat_jax.jobs.evaluate import read_run, read_states
 from bat_jax.jobs.final import test_images
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.report.style import Chart
+from bat_jax.storage import AnyPath
 from bat_jax.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class _Attacked(NamedTuple):
     logits: Float[np.ndarray, "images classes"]
 
 
-def of_run(folder: Path) -> list[Chart]:
+def of_run(folder: AnyPath) -> list[Chart]:
     """Returns the pictures of a run; none, and a warning, where its data or states are missing."""
     try:
         experiment = read_run(folder)

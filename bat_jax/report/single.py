@@ -2,13 +2,13 @@
 
 import json
 import statistics
-from pathlib import Path
 
 from bat_jax import runs
 from bat_jax.evaluation.results import GROUPS
 from bat_jax.report import charts, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.runs import Run, percent, title
+from bat_jax.storage import AnyPath
 
 METHODS = {
     "bat": "BAT (its weight and discrimination loss are reconstructed)",
@@ -20,7 +20,7 @@ METHODS = {
 }
 
 
-def report(folder: str | Path) -> Path:
+def report(folder: str | AnyPath) -> AnyPath:
     """Writes `report.html` and `figures/` into a finished run's folder, and returns the page.
 
     Raises:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from bat_jax import distributed
 from bat_jax.errors import UserError
 from bat_jax.parallel import REPLICATED
+from bat_jax.storage import AnyPath, absolute
 from bat_jax.training.state import TrainState, fingerprint
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Checkpoints:
     fingerprint, is damaged: another takes its place.
     """
 
-    def __init__(self, folder: Path, *, keep: int, score: str, mesh: Mesh):
+    def __init__(self, folder: AnyPath, *, keep: int, score: str, mesh: Mesh):
         """Opens the folder, or makes it.
 
         Args:
@@ -49,7 +49,7 @@ class Checkpoints:
         """
         self._score = score
         self._sharding = NamedSharding(mesh, REPLICATED)
-        self._folder = folder.absolute()
+        self._folder = absolute(folder)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import logging
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +22,7 @@ from bat_jax.evaluation.classify import Evaluator, attack_name
 from bat_jax.evaluation.tracking import Tracker
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
+from bat_jax.storage import as_path
 from bat_jax.training import objectives, state
 from bat_jax.training.step import make_train_step
 from bat_jax.validation import one_of, validate
@@ -254,7 +254,7 @@ def _excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, "ids"] 
     if path is None:
         return None
     try:
-        lines = Path(path).read_text().split()
+        lines = as_path(path).read_text().split()
         ids = np.unique(np.asarray([int(line) for line in lines], np.int64))
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(
@@ -303,7 +303,7 @@ def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates |
                 " set; expected an estimates file, or another gate"
             )
         return None
-    estimates = memorization.load(Path(path))
+    estimates = memorization.load(path)
     estimate_files.check(estimates, dataset)
     return estimates
 

@@ -157,6 +157,7 @@ def fit(
         records.write(step, step / steps_per_epoch, "train", latest)
 
     def save_and_end(step: int) -> NoReturn:
+        records.flush()
         checkpoints.save(state, seconds=time.monotonic() - began)
         checkpoints.wait()
         interruption.end(f"step {step} of {total_steps} is saved")
@@ -191,6 +192,7 @@ def fit(
                 if tracker is not None:
                     for split, accuracies in tracker(state.evaluated).items():
                         records.write(step, step / steps_per_epoch, split, accuracies)
+                records.flush()
                 checkpoints.save(state, seconds=time.monotonic() - began, metrics=scores)
                 _report(step, experiment, latest, scores)
                 meter.restart_clock()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 from tensorboardX import SummaryWriter
 
 from bat_jax.files import written_whole
+from bat_jax.storage import AnyPath, put
 
 
 class Log(Protocol):
@@ -16,6 +18,9 @@ class Log(Protocol):
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Records values under their names."""
+
+    def flush(self) -> None:
+        """Makes safe what was recorded: before a checkpoint, which a run goes on from."""
 
     def close(self) -> None:
         """Ends the log."""
@@ -25,6 +30,9 @@ class NoLog:
     """Records nothing: for the processes beside the one that does."""
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
         """Does nothing."""
 
     def close(self) -> None:
@@ -56,10 +64,51 @@ class MetricsLog:
         for name, value in finite.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
 
+    def flush(self) -> None:
+        """Writes out what TensorBoard's files buffer; a line is written at once."""
+        self._tensorboard.flush()
+
     def close(self) -> None:
         """Writes out what is buffered."""
         self._file.close()
         self._tensorboard.close()
+
+
+class UploadedLog:
+    """A `MetricsLog` of a bucket, where nothing can be appended.
+
+    Its files grow in a temporary folder, and are uploaded whole when the log is flushed or closed.
+    A killed run has lost what was recorded since its last checkpoint, and records that again.
+    """
+
+    def __init__(self, workdir: AnyPath, *, resumed_step: int):
+        """Takes up `metrics.jsonl` of the workdir, if there is one."""
+        self._workdir = workdir
+        self._temporary = tempfile.TemporaryDirectory(prefix="bat_jax-")
+        self._folder = Path(self._temporary.name)
+        before = workdir / "metrics.jsonl"
+        if before.exists():
+            (self._folder / "metrics.jsonl").write_bytes(before.read_bytes())
+        self._log = MetricsLog(self._folder, resumed_step=resumed_step)
+
+    def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Records values under their names; a value that is not finite is left out."""
+        self._log.write(step, epoch, split, values)
+
+    def flush(self) -> None:
+        """Uploads what was recorded."""
+        self._log.flush()
+        self._upload()
+
+    def close(self) -> None:
+        """Uploads what was recorded, and removes the temporary folder."""
+        with self._temporary:
+            self._log.close()
+            self._upload()
+
+    def _upload(self) -> None:
+        for path in (self._folder / "metrics.jsonl", *(self._folder / "tensorboard").iterdir()):
+            put(self._workdir / path.relative_to(self._folder), path.read_bytes())
 
 
 def _records_until(path: Path, step: int) -> list[bytes]:

@@ -1,0 +1,103 @@
+"""Where files are: on a disk, or in a bucket of Google Cloud Storage.
+
+A path of either kind is read, listed and joined alike. They differ in how something is written: an
+object of a bucket appears when its upload is complete, cannot be appended to, and nobody can hold
+it alone.
+"""
+
+import errno
+import importlib.util
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+from etils import epath
+
+from bat_jax.errors import UserError
+
+AnyPath: TypeAlias = Path | epath.Path
+
+_BUCKETS = "gs://"
+
+
+def as_path(path: str | os.PathLike[str]) -> AnyPath:
+    """Returns a path on a disk, or, where it begins with `gs://`, in a bucket.
+
+    Raises:
+      UserError: it begins otherwise, names no bucket, or what reads buckets is not installed.
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return Path(text)
+    if not text.startswith(_BUCKETS):
+        raise UserError(
+            f"{text}: expected a folder of a disk, or gs://BUCKET/FOLDER; checkpoints cannot be"
+            " written to other stores: mount one as a folder"
+        )
+    if text.removeprefix(_BUCKETS)[:1] in ("", "/"):
+        raise UserError(f"{text}: names no bucket; expected gs://BUCKET/FOLDER")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UserError(
+            f"{text}: gcsfs, which reads buckets, is not installed; install it with"
+            " pip install -r requirements-gcs.txt"
+        )
+    # TensorFlow, were it installed, would take gcsfs's place, with errors of its own.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    _forget_listings()
+    return epath.Path(text)
+
+
+def is_remote(path: AnyPath) -> bool:
+    """Returns whether the path is in a bucket."""
+    return not isinstance(path, Path)
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """Returns the path from the root, which one in a bucket is already."""
+    return path if is_remote(path) else path.absolute()
+
+
+def put(path: AnyPath, content: bytes) -> None:
+    """Writes an object of a bucket, which is there whole or not at all.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    # What gcsfs, google-auth and aiohttp raise has no common class.
+    try:
+        path.write_bytes(content)
+    except Exception as error:
+        raise OSError(errno.EIO, f"cannot be written ({_reason(error)})", str(path)) from error
+
+
+def check_writable(folder: AnyPath) -> None:
+    """Writes an object into a folder of a bucket and removes it.
+
+    Raises:
+      UserError: there is no such bucket, no permission, or no way to it.
+    """
+    probe = folder / ".writable"
+    try:
+        # Where there is no way to the bucket, a question fails sooner than an upload.
+        probe.exists()
+        probe.write_bytes(b"")
+        probe.unlink()
+    except Exception as error:
+        raise UserError(
+            f"--workdir {folder}: cannot be written to ({_reason(error)}); expected a bucket that"
+            " exists, and credentials that may write to it, as of gcloud auth application-default"
+            " login"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _forget_listings() -> None:
+    """Has every listing of a bucket asked anew: other processes, and TensorStore, write to it."""
+    import fsspec.config
+
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
