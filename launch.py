@@ -122,6 +122,10 @@ def main(arguments: list[str]) -> None:
             join_timeout=_JOIN_TIMEOUT.value,
             folder=workdir if is_seen_by_all else None,
         )
+        if jax.distributed.is_initialized():
+            # JAX aborts a process whose peers are gone, and says so. What absl has Python add to
+            # an abort, every thread's stack and every module, would bury it.
+            signal.signal(signal.SIGABRT, signal.SIG_DFL)
         if not distributed.is_main():
             logging.getLogger("bat_jax").setLevel(logging.WARNING)
         with logging_redirect_tqdm():

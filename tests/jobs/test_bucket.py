@@ -11,6 +11,7 @@ import pytest
 from tests.jobs.bucket import served
 from tests.jobs.processes import finish, run, start, wait_for
 from tests.jobs.test_distributed import assert_close, assert_equal
+from tests.jobs.test_memorize import launch
 
 WORKDIR = "gs://bucket/runs/one"
 METRICS = "runs/one/metrics.jsonl"
@@ -88,14 +89,16 @@ def test_two_processes_share_a_bucket(bucket, tmp_path):
 
 @pytest.mark.slow
 def test_an_ensemble_in_a_bucket_trains_only_the_members_that_are_missing(bucket):
-    flags = ("--config.job=memorization", "--config.memorization.members_at_once=2")
-    run(WORKDIR, 1, *flags, "--config.memorization.members=4")
-    before = dict(bucket.objects)
-    run(WORKDIR, 1, *flags, "--config.memorization.members=8")
-    rounds = [name for name in bucket.names("runs/one/members/") if name.endswith(".npz")]
-    assert len(rounds) == 2
-    assert bucket.objects[rounds[0]] == before[rounds[0]]
-    assert json.loads(bucket.objects["runs/one/results.json"][1])["members"] == 8
+    def rounds(members):
+        ended = launch(WORKDIR, f"--config.memorization.members={members}", capture_output=True)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(bucket.objects["runs/one/results.json"][1])["members"] == members
+        return {name: bucket.objects[name] for name in bucket.names("runs/one/members/0")}
+
+    # Two devices train a member each at a time.
+    first, all_of_them = rounds(4), rounds(8)
+    assert (len(first), len(all_of_them)) == (2, 4)
+    assert all(all_of_them[name] == content for name, content in first.items())
 
 
 @pytest.mark.parametrize(

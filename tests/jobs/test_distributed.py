@@ -69,6 +69,23 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_under_slurm_processes_find_one_another(finished, monkeypatch, tmp_path):
+    whole, _ = finished
+    # What srun tells each of two tasks on one node.
+    monkeypatch.setenv("SLURM_JOB_ID", str(free_port()))
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "localhost")
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    processes = []
+    for index in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", index)
+        monkeypatch.setenv("SLURM_LOCALID", index)
+        processes += start(tmp_path / "run", 1)
+    assert [process.status for process in finish(processes)] == [0, 0]
+    assert_equal(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
 def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_resumes(finished, tmp_path):
     whole, _ = finished
     workdir = tmp_path / "run"
@@ -168,6 +185,9 @@ def test_a_killed_main_process_ends_the_others_and_the_run_resumes_bit_identical
     processes[0].kill()
     other = finish(processes, timeout=60)[1]
     assert other.status in (1, -signal.SIGABRT)
+    assert "another process is gone" in other.stderr or "another task died" in other.stderr
+    # Not the stacks and modules that Python can add to an abort.
+    assert len(other.stderr.splitlines()) < 40
     run(workdir, 2)
     assert_equal(workdir, whole)
     assert not leftovers(workdir)
