@@ -38,6 +38,7 @@ def has_a_checkpoint(bucket):
     return lambda: any(name.endswith("4/commit_success.txt") for name in bucket.names("runs/one"))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_that_is_stopped_and_resumed_is_the_run_on_a_disk(bucket, tmp_path):
     processes = start(WORKDIR, 1)
     wait_for(lambda: METRICS in bucket.objects, processes)
