@@ -3,14 +3,14 @@
     python launch.py --config=configs/fashion_mnist_findings.py --dry_run
     python launch.py --config=configs/fashion_mnist_findings.py
 
-1,000 training images, Linf eps 0.05, 60 epochs of small_cnn and no augmentation. Chosen on the
-1,000 held-out images before anything of BAT was run, from one seed of pgd_at: it ends with 97.6 %
-of the training images right under the training attack, and 66.4 % of the held-out ones under
-PGD-20, which it had reached by epoch 10 (65.1 %). With 40 epochs, decays at 26 and 35, it fitted
-92.4 %; with width 8 it did not train. The report says by rule whether every seed fits. AutoAttack
-meets the best state of every method; docs/findings.md says what is run and how it is judged. The
-same command goes on after an interruption. Hardware: two CPU cores. Expected: not yet run as a
-whole; predicted two hours.
+1,000 training images, Linf eps 8/255, 60 epochs of a small_cnn of width 8 and no augmentation.
+Chosen on the 1,000 held-out images before anything of BAT was run, from pgd_at alone: with seeds 0,
+1 and 2 it ends with 97.8, 95.3 and 98.2 % of the training images right under the training attack,
+and 68.6, 71.0 and 69.7 % of the held-out ones under PGD-20. With eps 0.05 width 8 did not leave
+chance (seed 0) or fitted 81.7 % (seed 1); width 12 fitted 91.0 %; width 16 fitted 97.6 %, in three
+times the time. The report says by rule whether every seed fits. AutoAttack meets the best state of
+every method; docs/findings.md says what is run and how it is judged. The same command goes on after
+an interruption. Hardware: two CPU cores. Expected: 80 minutes, not yet run as a whole.
 """
 
 from ml_collections import ConfigDict
@@ -28,9 +28,10 @@ def get_config() -> ConfigDict:
     config.data.flip = False
 
     config.model.name = "small_cnn"
+    config.model.width = 8
 
-    config.attack.epsilon = 0.05
-    config.attack.step_size = 0.0125
+    config.attack.epsilon = 8 / 255
+    config.attack.step_size = 2 / 255
     config.attack.num_steps = 7
 
     config.train.epochs = 60
@@ -38,7 +39,7 @@ def get_config() -> ConfigDict:
     config.train.optimizer.learning_rate = 0.05
     config.train.schedule.boundaries = (40.0, 52.0)
 
-    config.evaluation.step_size = 0.00625
+    config.evaluation.step_size = 1 / 255
     config.evaluation.batch_size = 500
     config.evaluation.losses = ("cross_entropy",)
     # AutoAttack takes most of an evaluation: on the same 1,000 test images in every run.

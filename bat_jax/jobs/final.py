@@ -99,8 +99,9 @@ def _autoattack(
 ) -> tuple[Bool[np.ndarray, "images"], dict[str, Bool[np.ndarray, "images"]]]:
     """Returns which images withstand AutoAttack, and which each of its attacks broke."""
     config, processes = experiment.config, jax.process_count()
-    # Whatever type the model trained in, it is attacked in float32.
-    model = experiment.model.clone(dtype=jnp.float32)
+    # Whatever type the model trained in, it is attacked in float32; and however a training step is
+    # lowered, AutoAttack's steps are programs of their own, which patches do not suit.
+    model = experiment.model.clone(dtype=jnp.float32, lowering=config.model.lowering or "automatic")
     # AutoAttack shares images among devices in its own way, and places the variables for it.
     variables = jax.device_get(saved.state.evaluated)
     part = "" if processes == 1 else f"_{jax.process_index() + 1}of{processes}"
