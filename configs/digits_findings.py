@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     config.evaluation.batch_size = 152
     config.evaluation.attacks = ()
     config.evaluation.track.images = 200
+    config.evaluation.track.num_steps = 20
     config.checkpoint.every_epochs = 4
 
     config.findings.ensemble.train.epochs = 12

@@ -17,7 +17,7 @@ from bat_jax.data.dataset import Split
 from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator
-from bat_jax.memorization import Estimates, split
+from bat_jax.memorization import Typicality
 from bat_jax.memorization import estimates as estimate_files
 
 SETS = ("train_typical", "train_atypical", "test_typical", "test_atypical")
@@ -33,24 +33,23 @@ class Tracker:
         mesh: Mesh,
         *,
         sets: tuple[Split, Split],
-        estimates: Estimates,
+        groups: Typicality,
         seed: int,
     ):
         """Draws the images.
 
         Args:
           model: from `bat_jax.models.create`.
-          config: the whole config; read are `attack`, `evaluation`, `memorization`, `seed`.
+          config: the whole config; read are `attack`, `evaluation` and `seed`.
           mesh: the devices that share a batch.
           sets: the training and the test images.
-          estimates: which of them are typical.
+          groups: which of them are typical.
           seed: draws the images.
 
         Raises:
-          UserError: the estimates say nothing of any image.
+          UserError: `groups` say nothing of any image.
         """
         train, test = sets
-        groups = split(estimates, config.memorization.threshold)
         key = keys.derive(seed, keys.Purpose.SUBSET)
         parts, start = [], 0
         self._rows: dict[str, slice] = {}
@@ -67,8 +66,9 @@ class Tracker:
                 start += len(rows)
         if not parts:
             raise UserError(
-                f"{estimates.source}: says nothing of any image here, and config.evaluation.track"
-                " asks for accuracy by typicality; expected estimates of these images"
+                "config.memorization.estimates says nothing of any image here, and"
+                " config.evaluation.track asks for accuracy by typicality; expected estimates of"
+                " these images"
             )
         # One set: the evaluation compiles once.
         whole = Split(

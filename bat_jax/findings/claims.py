@@ -164,6 +164,7 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         f"{row['against']}: clean {points(row['clean'])}, {title(attack)} {points(row[attack])}"
         for row in rows
     )
+    caution = "" if attack == "autoattack" else " Without AutoAttack: no claim of robustness."
     return Claim(
         f"c, {state}",
         "(c) BAT gives a better trade-off between clean and robust accuracy than every other"
@@ -172,7 +173,7 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         f" or of robust accuracy ({title(attack)}), lies above 0 and the other's not below."
         " Supported if it is better than each; refuted if it is worse than one; else undecided.",
         verdict,
-        f"{'; '.join(told).capitalize()}. BAT minus {numbers} points.",
+        f"{'; '.join(told).capitalize()}. BAT minus {numbers} points.{caution}",
     )
 
 

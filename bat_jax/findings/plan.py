@@ -67,6 +67,7 @@ def plan(
         for name, fields in settings.variants.items():
             base = trained(config, "variants", "bat", seed)
             base.objective.bat.update(fields)
+            validation.validate(base)
             runs.append(Planned("variants", variant_arm(name), seed, base))
     return runs
 
@@ -124,6 +125,11 @@ def validate(config: ConfigDict) -> None:
             validation.one_of(f"findings.{field}", method, tuple(objectives.OBJECTIVES))
     for part in settings.autoattack:
         validation.one_of("findings.autoattack", part, PARTS)
+    if settings.autoattack and "methods" not in settings.autoattack:
+        raise UserError(
+            f"config.findings.autoattack is {settings.autoattack}; expected methods among them, or"
+            " none: the others are shown beside pgd_at and bat"
+        )
     for method in ("pgd_at", "bat"):
         if method not in settings.methods:
             raise UserError(

@@ -26,13 +26,11 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     """
     settings = config.findings
     robust = attack_name("cross_entropy", config.evaluation.num_steps)
-    # The other parts are shown beside bat and pgd_at.
-    attacked = settings.autoattack if "methods" in settings.autoattack else ()
     strongest = {
         part: {
             state: "autoattack"
             if config.evaluation.attacks
-            and part in attacked
+            and part in settings.autoattack
             and state in config.evaluation.attacked
             else robust
             for state in STATES

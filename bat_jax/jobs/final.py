@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
-from bat_jax import distributed, keys, memorization
+from bat_jax import distributed, keys
 from bat_jax.attacks import checks
 from bat_jax.attacks.autoattack import autoattack
 from bat_jax.data import Split
@@ -128,9 +128,9 @@ def _autoattack(
 
 def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, "rows"]]:
     """Returns the rows of the typical and of the atypical test images, where they are known."""
-    if experiment.estimates is None:
+    sets = experiment.typicality()
+    if sets is None:
         return {}
-    sets = memorization.split(experiment.estimates, experiment.config.memorization.threshold)
     groups = {}
     for name, ids in (("typical", sets.test_typical), ("atypical", sets.test_atypical)):
         if ids is not None:

@@ -85,9 +85,10 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath) -> ConfigDict:
 def prepare(config: ConfigDict, workdir: AnyPath) -> tuple[list[Planned], dict[float, int]]:
     """Returns the runs to make and how many images each part removed is."""
     experiment = build(trained(config, "methods", "pgd_at", config.findings.seeds[0]))
-    estimates = experiment.estimates
-    assert estimates is not None  # Accuracy is followed by typicality: `build` has seen to it.
-    groups = memorization.split(estimates, config.memorization.threshold)
+    estimates, groups = experiment.estimates, experiment.typicality()
+    # Accuracy is followed by typicality: `build` has seen to it.
+    assert estimates is not None
+    assert groups is not None
     atypical = np.intersect1d(groups.train_atypical, experiment.train.ids)
     of_test = 0 if groups.test_atypical is None else len(groups.test_atypical)
     if not len(atypical) or not of_test:

@@ -9,7 +9,7 @@ import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
@@ -135,17 +135,28 @@ def save(path: AnyPath, estimates: Estimates) -> None:
     write_npz(path, arrays)
 
 
-def split(estimates: Estimates, threshold: float = 0.15) -> Typicality:
-    """Returns the ids of typical and atypical examples for a threshold t on both estimates."""
+def split(
+    estimates: Estimates,
+    threshold: float = 0.15,
+    *,
+    among: Int64[np.ndarray, "ids"] | None = None,
+) -> Typicality:
+    """Returns the ids of typical and atypical examples for a threshold t on both estimates.
+
+    Args:
+      estimates: of memorization, and of influence if test examples are to be told apart.
+      threshold: t.
+      among: ids of the training examples that can make a test example atypical, by default all
+        with an estimate. A test example learns nothing from one that is not trained on.
+    """
     memorized = estimates.memorization > threshold
     is_known = ~np.isnan(estimates.memorization)
     test_typical = test_atypical = None
     if estimates.influence:
-        influenced = np.zeros(len(estimates.test_ids), bool)
-        for block in estimates.influence:
-            influenced[block.test] |= np.any(
-                (block.values > threshold) & memorized[block.train, None], axis=0
-            )
+        sources = memorized
+        if among is not None:
+            sources = memorized & np.isin(estimates.train_ids, among)
+        influenced = _influenced(estimates, sources, threshold)
         test_typical = estimates.test_ids[~influenced]
         test_atypical = estimates.test_ids[influenced]
     return Typicality(
@@ -154,6 +165,28 @@ def split(estimates: Estimates, threshold: float = 0.15) -> Typicality:
         test_typical=test_typical,
         test_atypical=test_atypical,
     )
+
+
+def helped_by_chance(estimates: Estimates, threshold: float = 0.15) -> int:
+    """Returns how many test examples have infl(i, j) < -t of an atypical i.
+
+    Where no training example truly harms a test example, so many are above t by the estimates'
+    noise alone: what to compare the number of atypical test examples with.
+    """
+    memorized = estimates.memorization > threshold
+    return int(_influenced(estimates, memorized, threshold, sign=-1).sum())
+
+
+def _influenced(
+    estimates: Estimates, sources: Bool[np.ndarray, "train"], threshold: float, *, sign: int = 1
+) -> Bool[np.ndarray, "test"]:
+    """Returns for which test examples the influence of a source, times the sign, is above t."""
+    found = np.zeros(len(estimates.test_ids), bool)
+    for block in estimates.influence:
+        found[block.test] |= np.any(
+            (sign * block.values > threshold) & sources[block.train, None], axis=0
+        )
+    return found
 
 
 def check(estimates: Estimates, dataset: Dataset) -> None:

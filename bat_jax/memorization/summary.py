@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bat_jax.memorization.agreement import of_halves
-from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, split
+from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, helped_by_chance, split
 from bat_jax.memorization.ranking import rank_correlation
 
 # Memorization by the even members, and by the odd ones.
@@ -97,10 +97,11 @@ def table(results: dict[str, Any]) -> str:
             f"split halves: difference over predicted spread has variance"
             f" {agreement['variance_of_z']:.2f} (n = {agreement['n']:,})"
         )
-    lines.append("\n   t   atypical training / test")
+    lines.append("\n   t   atypical training / test / by chance")
     for row in results["sweep"]:
         test = f"{row['test_atypical']:8,}" if "test_atypical" in row else "        "
-        lines.append(f"{row['threshold']:5.2f} {row['train_atypical']:8,} {test}")
+        chance = f"{row['test_by_chance']:8,}" if "test_by_chance" in row else ""
+        lines.append(f"{row['threshold']:5.2f} {row['train_atypical']:8,} {test} {chance}".rstrip())
     return "\n".join(lines)
 
 
@@ -151,6 +152,7 @@ def _swept(estimates: Estimates, threshold: float) -> dict[str, Any]:
     row: dict[str, Any] = {"threshold": threshold, "train_atypical": len(sets.train_atypical)}
     if sets.test_atypical is not None:
         row["test_atypical"] = len(sets.test_atypical)
+        row["test_by_chance"] = helped_by_chance(estimates, threshold)
     return row
 
 

@@ -20,6 +20,7 @@ from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator, attack_name
 from bat_jax.evaluation.tracking import Tracker
+from bat_jax.memorization import Typicality
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
 from bat_jax.storage import as_path
@@ -121,15 +122,27 @@ class Experiment:
         """Returns what follows accuracy by typicality, if the config asks for it."""
         if not self.config.evaluation.track.images:
             return None
-        assert self.estimates is not None  # `build` has seen to it.
+        groups = self.typicality()
+        assert groups is not None  # `build` has seen to it.
         return Tracker(
             self.model,
             self.config,
             self.mesh,
             sets=(self.train, self.dataset.test),
-            estimates=self.estimates,
+            groups=groups,
             seed=data_seed(self.config),
         )
+
+    def typicality(self) -> Typicality | None:
+        """Returns which images are typical and which are not, where there are estimates.
+
+        A test image is atypical for training images of this experiment, those that are left out
+        among them: a run without them is compared on the same test images.
+        """
+        if self.estimates is None:
+            return None
+        ids = self.train.ids if self.excluded is None else np.union1d(self.train.ids, self.excluded)
+        return estimate_files.split(self.estimates, self.config.memorization.threshold, among=ids)
 
 
 def build(
