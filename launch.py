@@ -129,7 +129,12 @@ def main(arguments: list[str]) -> None:
         if not distributed.is_main():
             logging.getLogger("bat_jax").setLevel(logging.WARNING)
         with logging_redirect_tqdm():
-            if _AOT_TOPOLOGY.value and config.job in ("train", "memorization"):
+            if _AOT_TOPOLOGY.value and config.job not in ("train", "memorization"):
+                raise UserError(
+                    f"--aot_topology: config.job is {config.job!r}; expected train or memorization:"
+                    " name the config of one of its runs"
+                )
+            if _AOT_TOPOLOGY.value:
                 from bat_jax.jobs import topology
 
                 is_ensemble = config.job == "memorization"

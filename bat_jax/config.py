@@ -195,7 +195,8 @@ def evaluation() -> ConfigDict:
     # Which of its states: best, last.
     config.checkpoints = ("best", "last")
     # Fields as in the run's own config, there explained.
-    config.data = ConfigDict({"path": config_dict.placeholder(str)})
+    config.data = data = ConfigDict({"path": config_dict.placeholder(str)})
+    data.exclude = config_dict.placeholder(str)
     config.attack = attack = ConfigDict()
     attack.norm = config_dict.placeholder(str)
     attack.epsilon = config_dict.placeholder(float)

@@ -41,11 +41,11 @@ class Run:
 
     @property
     def attack(self) -> str:
-        """The strongest attack it was evaluated with: AutoAttack, or PGD with cross-entropy."""
+        """The strongest attack it was evaluated with: AutoAttack, a PGD, or `clean` for none."""
         test = self.results[self.states[0]]["test"]
-        return (
-            "autoattack" if "autoattack" in test else f"pgd{self.config['evaluation']['num_steps']}"
-        )
+        if "autoattack" in test:
+            return "autoattack"
+        return next((name for name in test if name.startswith("pgd")), "clean")
 
     @property
     def states(self) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ _FREE = (
     "data.path",
     "data.exclude",
     "memorization.estimates",
-    "memorization.members",
     "memorization.members_at_once",
     "checkpoint.keep",
 )
@@ -126,6 +125,9 @@ def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[st
     theirs, digests = _read(path)
     # Without synchronised batch norm, statistics are those of each device's share.
     free = (*_FREE, "parallel.") if config.model.sync_batch_norm else _FREE
+    if config.job == "memorization":
+        # Members can be added; findings would have been made with fewer.
+        free = (*free, "memorization.members: ")
     found = [row for row in configs.differences(theirs, ours) if not row.startswith(free)]
     changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
     if found:

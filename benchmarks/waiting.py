@@ -87,6 +87,9 @@ class EpochTimes:
         if split == "train" and epoch == round(epoch):
             self.ends.append(time.perf_counter())
 
+    def flush(self) -> None:
+        self._log.flush()
+
     def close(self) -> None:
         self._log.close()
 

@@ -3,7 +3,7 @@
     python launch.py --config=configs/digits_memorization.py
 
 Method: Feldman & Zhang, arXiv:2008.03703; each member is trained on a random 70 % of the 1,348
-training images. Hardware: two CPU cores. Expected: the row in README.md. More members can be added
+training images. Hardware: two CPU cores. Expected: docs/memorization.md. More members can be added
 to the finished run: the same command with --config.memorization.members=2000.
 """
 

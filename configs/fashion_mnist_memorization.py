@@ -3,7 +3,7 @@
     python launch.py --config=configs/fashion_mnist_memorization.py
 
 Method: Feldman & Zhang, arXiv:2008.03703; each member is trained on a random 70 % of 10,000
-training images, which the seed draws. Hardware: two CPU cores. Expected: the row in README.md. More
+training images, which the seed draws. Hardware: two CPU cores. Expected: not measured. More
 members can be added to the finished run: the same command with --config.memorization.members=400.
 """
 

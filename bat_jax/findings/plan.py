@@ -66,8 +66,7 @@ def plan(
                 runs.append(Planned("removal", arm, seed, base, ids))
         for name, fields in settings.variants.items():
             base = trained(config, "variants", "bat", seed)
-            base.objective.bat.update(fields)
-            validation.validate(base)
+            _change(base, name, fields)
             runs.append(Planned("variants", variant_arm(name), seed, base))
     return runs
 
@@ -167,6 +166,7 @@ def validate(config: ConfigDict) -> None:
                 f"config.findings.variants.{name} has {', '.join(sorted(unknown))}; expected fields"
                 " of config.objective.bat"
             )
+        _change(trained(config, "variants", "bat", settings.seeds[0]), name, fields)
 
 
 def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict:
@@ -186,6 +186,16 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
         run.evaluation.track.images = 0
     validation.validate(run)
     return run
+
+
+def _change(config: ConfigDict, variant: str, fields: ConfigDict) -> None:
+    try:
+        config.objective.bat.update(fields)
+    except TypeError as error:
+        raise UserError(
+            f"config.findings.variants.{variant}: {' '.join(str(error).split())}"
+        ) from None
+    validation.validate(config)
 
 
 def _section_by_section(config: ConfigDict) -> ConfigDict:

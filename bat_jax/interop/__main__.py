@@ -49,7 +49,7 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
       UserError: the folder holds no run, or its data are not found or have changed.
     """
     # Weights do not depend on where they were trained.
-    experiment = read_run(run, ConfigDict({"seed": None, "parallel": {"devices": 1}}))
+    experiment = read_run(run, ConfigDict({"parallel": {"devices": 1}}))
     with workdirs.opened(run):
         variables = read_states(experiment, run)[checkpoint].state.evaluated
     model: Any = experiment.model

@@ -68,12 +68,16 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
             if value is not None:
                 config[section][field] = value
     experiment = dataclasses.replace(build(config), score=score)
-    for part in ("train", "test"):
-        # A model's normalisation may come from its training images.
-        if experiment.digests()[part] != digests.get(part):
+    found = experiment.digests()
+    # A model's normalisation may come from its training images, without those left out.
+    for part, what, field in (
+        ("train", f"on other train data than {experiment.dataset.name} holds", "data.path"),
+        ("test", f"on other test data than {experiment.dataset.name} holds", "data.path"),
+        ("exclude", f"without other images than {config.data.exclude} names", "data.exclude"),
+    ):
+        if found.get(part) != digests.get(part):
             raise UserError(
-                f"{run}: was trained on other {part} data than {experiment.dataset.name} holds now;"
-                " give it the same data with config.data.path"
+                f"{run}: was trained {what} now; give it the same ones with config.{field}"
             )
     return experiment
 

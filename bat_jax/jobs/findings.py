@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bat_jax import memorization
+from bat_jax import distributed, memorization
 from bat_jax import runs as finished
 from bat_jax import workdir as workdirs
 from bat_jax.errors import UserError
@@ -19,7 +19,7 @@ from bat_jax.findings.summary import summarize
 from bat_jax.jobs.memorize import memorize
 from bat_jax.jobs.train import train_and_evaluate
 from bat_jax.storage import AnyPath, absolute, as_path
-from bat_jax.training.experiment import build
+from bat_jax.training.experiment import build, check_batch
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +41,23 @@ def findings(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
       Interrupted: SIGTERM or SIGINT while a run trained; its state is saved.
     """
     workdir = as_path(workdir)
-    validate(config)
+    with distributed.agreed():
+        validate(config)
+        # What no run could be made with is told before the estimates take their hours.
+        check_batch(build(trained(config, "removal", "pgd_at", config.findings.seeds[0])))
     with workdirs.opened(workdir):
         config = _with_estimates(config, workdir)
-        planned, removed = prepare(config, workdir)
+        with distributed.agreed():
+            planned, removed = prepare(config, workdir)
         path = workdir / "results.json"
-        if path.exists():
+        if distributed.anywhere(path.exists()):
             log.info("%s: the findings are finished; nothing to run", workdir)
             return json.loads(path.read_bytes())
         for number, run in enumerate(planned, 1):
             log.info("run %d of %d: %s", number, len(planned), run.name)
-            _write_ids(run)
+            with distributed.agreed():
+                if distributed.is_main():
+                    _write_ids(run)
             train_and_evaluate(run.config, _folder(workdir, run))
             # The next run compiles programs of its own.
             jax.clear_caches()
@@ -61,7 +67,9 @@ def findings(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
         summary = summarize(config, arms, removed)
         summary["claims"] = [claim._asdict() for claim in claims(summary)]
         summary["seconds"] = sum(run.results["seconds"] for runs in arms.values() for run in runs)
-        write_json(path, summary)
+        with distributed.agreed():
+            if distributed.is_main():
+                write_json(path, summary)
         return summary
 
 

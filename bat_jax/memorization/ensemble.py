@@ -235,7 +235,8 @@ class Ensemble:
         config = self._experiment.config
         examples, size = len(data.labels), config.evaluation.batch_size
         settings = config.memorization
-        logits_of = attacked(self._experiment.model, variables, "running")
+        # Whatever type members train in, they are scored in float32.
+        logits_of = attacked(self._experiment.model.clone(dtype=jnp.float32), variables, "running")
         # The last batch is filled up with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
         attack_key = keys.derive(key, Purpose.EVALUATION)
@@ -256,7 +257,8 @@ class Ensemble:
                     norm=config.attack.norm,
                     unroll=unroll,
                 )
-            logits = logits_of(images)
+            with jax.default_matmul_precision("highest"):
+                logits = logits_of(images)
             if settings.statistic == "correct":
                 return correct(logits, labels)
             probabilities = jax.nn.softmax(logits)

@@ -271,7 +271,7 @@ def _methods(summary: Summary) -> Section:
     return Section(
         "(c) BAT and the others",
         text,
-        (_accuracies(summary, methods, attacks), _pairs(summary["methods"], attacks)),
+        (_accuracies(summary, methods), _pairs(summary["methods"], attacks)),
         (
             _trade_off(summary, methods, attacks["best"], "best"),
             _trade_off(summary, methods, attacks["last"], "last"),
@@ -291,25 +291,28 @@ def _variants(summary: Summary) -> Section:
     return Section(
         "Ablation of BAT",
         text,
-        (_accuracies(summary, arms, attacks), _pairs(summary["variants"], attacks)),
+        (_accuracies(summary, arms), _pairs(summary["variants"], attacks)),
         (_trade_off(summary, arms, attacks["best"], "best", "ablation"),),
     )
 
 
-def _accuracies(summary: Summary, arms: Sequence[str], attacks: Mapping[str, str]) -> Table:
+def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:
+    """Returns every accuracy of some arms: of all test images, the typical and the atypical."""
+    found = summary["accuracies"]
+    measures = list(dict.fromkeys(m for arm in arms for s in STATES for m in found[arm][s]["all"]))
     rows = []
     for state in STATES:
-        attack = attacks[state]
         for arm in arms:
-            found = summary["accuracies"][arm][state]
-            cells = [over(found["all"]["clean"]), over(found["all"][attack])]
-            cells += [over(found[g][attack]) if g in found else "not measured" for g in GROUPS]
-            rows.append((f"{arm}, {state}", f"{found['all']['clean']['images']:,}", *cells))
-    robust = _robust(attacks)
-    header = ("run, checkpoint", "n", "clean", robust)
+            for group in ("all", *GROUPS):
+                measured = found[arm][state].get(group)
+                if measured:
+                    cells = [over(measured[m]) if m in measured else "not run" for m in measures]
+                    rows.append(
+                        (f"{arm}, {state}, {group}", f"{measured['clean']['images']:,}", *cells)
+                    )
     return Table(
         "Accuracy in percent, mean and 95 % interval over seeds; n test images a seed.",
-        (*header, *(f"{robust}, {group}" for group in GROUPS)),
+        ("run, checkpoint, test images", "n", *map(title, measures)),
         tuple(rows),
     )
 

@@ -227,10 +227,16 @@ def _sweep(results: Mapping[str, Any]) -> Table:
             f"{row['threshold']:g}",
             f"{row['train_atypical']:,}",
             f"{row['test_atypical']:,}" if "test_atypical" in row else "not known",
+            f"{row['test_by_chance']:,}" if "test_by_chance" in row else "not known",
         )
         for row in results["sweep"]
     )
-    return Table("Atypical images by threshold.", ("threshold", "training", "test"), rows)
+    return Table(
+        "Atypical images by threshold; by chance: test images with an influence below minus the"
+        " threshold, as many as noise alone puts above it where no image harms another.",
+        ("threshold", "training", "test", "test, by chance"),
+        rows,
+    )
 
 
 def _pairs(experiment: Experiment, estimates: Estimates) -> list[Chart]:

@@ -71,6 +71,8 @@ def robustness_note(run: Run) -> str:
         return (
             "Robust accuracy is that under AutoAttack, the worst case over its attacks per image."
         )
+    if run.attack == "clean":
+        return "No attack was run: nothing here is said of robustness."
     return (
         f"{title(run.attack)} alone says nothing firm of robustness: evaluate with AutoAttack"
         " (configs/evaluation.py) before comparing."
@@ -99,7 +101,7 @@ def results_table(run: Run) -> Table:
 def _page(run: Run) -> Page:
     state = run.states[0]
     test = run.results[state]["test"]
-    shown = ("clean", run.attack)
+    shown = dict.fromkeys(("clean", run.attack))
     summary = "; ".join(
         f"{title(name)} {percent(test[name]['accuracy'])} % (n = {test[name]['n']:,}, 95 %"
         f" interval {percent(test[name]['interval'][0])} to {percent(test[name]['interval'][1])})"

@@ -74,10 +74,13 @@ def test_finished_findings_are_not_made_again(finished):
     assert {path for path in after if after[path] != before.get(path)} <= {folder / ".lock"}
 
 
-def test_another_config_is_refused(finished, findings_config):
+@pytest.mark.parametrize(
+    ("field", "value"), [("findings.seeds", (0, 1)), ("memorization.members", 7)]
+)
+def test_another_config_is_refused(finished, findings_config, field, value):
     folder, _, _ = finished
-    with pytest.raises(UserError, match=r"findings\.seeds"):
-        findings(findings_config(**{"findings.seeds": (0, 1)}), folder)
+    with pytest.raises(UserError, match=field):
+        findings(findings_config(**{field: value}), folder)
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,7 @@ def test_the_ensemble_learns_from_the_images_that_are_trained_on_and_held_out(fi
         ({"findings.removed": (1.5,)}, "parts above 0, up to 1"),
         ({"findings.seeds": (0, 0)}, "each once"),
         ({"findings.autoattack": ("all",)}, "methods, removal, variants"),
+        ({"findings.autoattack": ("removal",)}, "expected methods among them"),
         ({"evaluation.track.images": 0}, "track.images is 0"),
     ],
 )
@@ -99,6 +100,14 @@ def test_a_variant_of_no_field_of_bat_is_refused(findings_config):
     config = findings_config()
     config.findings.variants = ConfigDict({"hot": {"temprature": 1.0}})
     with pytest.raises(UserError, match=r"variants\.hot has temprature"):
+        validate(config)
+
+
+@pytest.mark.parametrize("fields", [{"gate": "memorised"}, {"alpha": "much"}])
+def test_a_variant_of_a_wrong_value_is_refused_before_anything_is_made(findings_config, fields):
+    config = findings_config()
+    config.findings.variants = ConfigDict({"odd": fields})
+    with pytest.raises(UserError, match=next(iter(fields))):
         validate(config)
 
 

@@ -76,6 +76,13 @@ def compile_for(name, config, *flags):
     )
 
 
+def test_only_the_jobs_that_can_be_compiled_are(tmp_path):
+    result = compile_for("v5e:2x2", "digits_findings", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert "--aot_topology: config.job is 'findings'" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @has_compiler
 def test_a_step_is_compiled_for_four_chips_and_described():

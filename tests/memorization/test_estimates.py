@@ -8,6 +8,7 @@ import pytest
 from bat_jax import memorization
 from bat_jax.errors import UserError
 from bat_jax.memorization import Estimates, Influence
+from bat_jax.memorization.estimates import helped_by_chance
 
 REAL_PAIRS = Path(__file__).parents[3] / "shared/data/cifar100_high_infl_pairs_infl0.15_mem0.25.npz"
 
@@ -42,6 +43,29 @@ def test_the_released_layout_gives_typical_and_atypical_sets(tmp_path):
     # Test 2 is influenced by 2 and 4 alone, which are not atypical; test 1 by 1 alone.
     assert set(sets.test_atypical) == {0, 3}
     assert set(sets.test_typical) == {1, 2}
+
+
+def test_a_test_image_is_atypical_for_training_images_that_are_trained_on(tmp_path):
+    estimates = memorization.load(write(tmp_path / "infl.npz", released()))
+    sets = memorization.split(estimates, 0.15, among=np.array([0, 1, 2]))
+    assert set(sets.train_atypical) == {0, 3}
+    # Test 3 is influenced by 3, which is not among them.
+    assert set(sets.test_atypical) == {0}
+
+
+def test_by_chance_counts_the_test_images_that_an_atypical_image_harms():
+    influence = np.array([[-0.3, -0.1, 0.4, 0.0], [-0.2, -0.5, -0.5, -0.5]])
+    estimates = Estimates(
+        "here",
+        np.array([0.5, 0.01]),
+        np.zeros(2, int),
+        np.zeros(4, int),
+        np.arange(2),
+        np.arange(4),
+        (Influence(np.arange(2), np.arange(4), influence),),
+    )
+    # The second training image is typical: what it harms does not count.
+    assert [helped_by_chance(estimates, t) for t in (0.05, 0.15, 0.3)] == [2, 1, 0]
 
 
 def test_our_ids_name_the_examples(tmp_path):
