@@ -98,6 +98,18 @@ def test_a_run_without_its_checkpoints_is_reported_without_pictures(runs, tmp_pa
     assert 'id="triplets"' not in text
 
 
+def test_a_run_that_met_no_attack_says_so(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
+    results = json.loads((folder / "results.json").read_bytes())
+    for state in ("best", "last"):
+        test = results[state]["test"]
+        clean = {group: {"clean": test[group]["clean"]} for group in ("typical", "atypical")}
+        results[state]["test"] = {"clean": test["clean"], **clean}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "No attack was run" in report(folder).read_text()
+
+
 def test_runs_are_compared_side_by_side_and_image_by_image(runs, tmp_path):
     text = compare(runs, tmp_path / "both").read_text()
     assert (tmp_path / "both" / "figures" / "trade_off.png").exists()
