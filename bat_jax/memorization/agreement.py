@@ -1,23 +1,20 @@
-"""Whether estimates can be trusted: two halves of the ensemble against each other."""
+"""Whether standard errors can be trusted: two halves of the ensemble against each other."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 
 class Agreement(NamedTuple):
-    """How two halves of an ensemble agree on memorization.
+    """How far two halves of an ensemble are apart in memorization.
 
     Attributes:
-      rank_correlation: Spearman's, over the examples.
       variance: of the halves' difference over its predicted spread; 1 where the standard errors
         say how far estimates are off.
       examples: how many have a standard error above 0, which the variance is over.
     """
 
-    rank_correlation: float
     variance: float
     examples: int
 
@@ -45,16 +42,7 @@ def of_halves(
     difference = first - second
     usable = np.isfinite(difference) & (standard_error > 0)
     z = difference[usable] / (2 * standard_error[usable])
-    known = np.isfinite(difference)
     return Agreement(
-        rank_correlation=rank_correlation(first[known], second[known]),
         variance=float(np.mean(z**2)) if usable.any() else float("nan"),
         examples=int(usable.sum()),
     )
-
-
-def rank_correlation(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> float:
-    """Returns Spearman's rank correlation, NaN where one of them is constant."""
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(stats.spearmanr(first, second).statistic)

@@ -52,17 +52,17 @@ def summarize(
     if estimates.influence:
         results["test"] = _counts(estimates, split(estimates, threshold), "test", class_names)
     if estimates.memorization_se is not None:
+        by_members = {size: _agreement(size, *pair) for size, pair in halves.items()}
+        results["split_half_by_members"] = [row for row in by_members.values() if row]
         agreement = of_halves(*halves[members], standard_error=estimates.memorization_se)
         found = {
-            "rank_correlation": agreement.rank_correlation,
+            "rank_correlation": by_members[members].get("rank_correlation", math.nan),
             "variance_of_z": agreement.variance,
             "n": agreement.examples,
         }
         results["split_half"] = {
             name: value for name, value in found.items() if math.isfinite(value)
         }
-        by_members = [_agreement(size, *pair) for size, pair in halves.items()]
-        results["split_half_by_members"] = [row for row in by_members if row]
         known = np.isfinite(estimates.memorization_se)
         if known.any():
             results["mean_standard_error"] = float(np.mean(estimates.memorization_se[known]))
