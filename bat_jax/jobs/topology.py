@@ -13,19 +13,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from bat_jax import parallel
 from bat_jax.data import Dataset, Split
-from bat_jax.data.device import shapes
 from bat_jax.errors import UserError
 from bat_jax.jobs.dry_run import member_cost
 from bat_jax.memorization.ensemble import Ensemble, even_rounds
 from bat_jax.training.experiment import Experiment, build
-from bat_jax.training.flops import forward_flops
+from bat_jax.training.flops import forward_flops, lowered_step
 from bat_jax.training.state import number_of_parameters
 
 # Of a chip's peak rates, what a well-fed program reaches: assumptions, not measurements.
@@ -233,7 +231,7 @@ def measure(experiment: Experiment) -> Cost:
     XLA counts a loop's body once: with K attack steps, the cost is that of the step without an
     attack, and K times what the loop adds to it.
     """
-    compiled = _compile(experiment)
+    compiled = lowered_step(experiment).compile()
     memory: Any = compiled.memory_analysis()
     held = (
         memory.argument_size_in_bytes
@@ -246,7 +244,7 @@ def measure(experiment: Experiment) -> Cost:
     flops, traffic = _counts(compiled)
     steps = experiment.config.attack.num_steps
     if experiment.objective.attack_loss is not None and steps > 1:
-        rest = _counts(_compile(_without_attack(experiment)))
+        rest = _counts(lowered_step(_without_attack(experiment)).compile())
         flops = rest[0] + steps * (flops - rest[0])
         traffic = rest[1] + steps * (traffic - rest[1])
     return Cost(flops, traffic, held, tuple(collectives_of(compiled.as_text() or "")))
@@ -329,15 +327,6 @@ def _stand_in(config: ConfigDict) -> Dataset | None:
         Split(np.zeros((n, *shape), np.uint8), np.zeros(n, np.int32), np.arange(n)) for n in sizes
     )
     return Dataset(config.data.name, train, test, tuple(map(str, range(classes))))
-
-
-def _compile(experiment: Experiment) -> jax.stages.Compiled:
-    data = shapes(experiment.train)
-    order = jax.ShapeDtypeStruct(
-        (experiment.steps_per_epoch, experiment.config.train.batch_size), jnp.int32
-    )
-    state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
-    return experiment.train_step().lower(state, data, order, root).compile()
 
 
 def _without_attack(experiment: Experiment) -> Experiment:
