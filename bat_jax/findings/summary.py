@@ -42,6 +42,7 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     curves = {name: _curves(arms[name]) for name in settings.tracked}
     return {
         "attacks": {**strongest, "tracked": tracked},
+        "at_chance": [run.name for runs in arms.values() for run in runs if _is_at_chance(run)],
         "regime": _regime(arms["pgd_at"], tracked, settings.regime),
         "curves": curves,
         "gains": {name: _gains(arms[name], tracked, name) for name in settings.tracked},
@@ -68,6 +69,15 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
             for row in _pairs(arms, "bat", variants, state, strongest["variants"][state])
         ],
     }
+
+
+def _is_at_chance(run: Run) -> bool:
+    """Returns whether the best state is right on fewer clean images than twice as many as chance.
+
+    A small network may collapse to a constant early in adversarial training, and stay there.
+    """
+    classes = len(np.unique(run.examples["labels"]))
+    return bool(run.results["best"]["test"]["clean"]["accuracy"] < 2 / classes)
 
 
 def _accuracies(runs: Sequence[Run]) -> dict[str, Any]:

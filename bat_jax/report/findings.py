@@ -100,6 +100,11 @@ def _verdicts(summary: Summary) -> Section:
             " place, so the verdicts below say little of the paper's findings, whichever way they"
             " fall."
         )
+    if summary["at_chance"]:
+        text.append(
+            f"Not trained: {', '.join(summary['at_chance'])} ended at chance. Means and intervals"
+            " of such a method tell of that, not of what it does where it trains."
+        )
     if "autoattack" not in summary["attacks"]["methods"].values():
         text.append("No run met AutoAttack: nothing here is a claim of robustness.")
     return Section("In short", tuple(text), (Table("Findings.", ("finding", "verdict"), rows),))

@@ -1,9 +1,14 @@
 """The rules: each verdict at made-up numbers on either side of its bound."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings.claims import claims, points, sign
+from bat_jax.findings.summary import _is_at_chance
+from bat_jax.runs import Run
 
 UP, DOWN, FLAT = [0.02, 0.021, 0.019], [-0.02, -0.021, -0.019], [0.02, -0.02, 0.001]
 
@@ -107,3 +112,10 @@ def test_every_claim_tells_its_numbers_with_seeds():
     for claim in claims(summary(clean=UP, robust=UP)):
         assert "3 seeds" in claim.numbers
         assert claim.rule
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.11, True), (0.19, True), (0.21, False)])
+def test_a_run_is_at_chance_below_twice_what_guessing_gets_right(accuracy, expected):
+    results = {"best": {"test": {"clean": {"accuracy": accuracy}}}}
+    run = Run(Path("run"), {}, {}, results, (), {"labels": np.arange(100) % 10})
+    assert _is_at_chance(run) is expected
