@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The programs of fast tests run for milliseconds: most of their time is compilation.
+COMPILE_FAST := --xla_backend_optimization_level=1
+
 .PHONY: demo test test-slow topology lint types clean
 
 demo: $(VENV)/installed
@@ -13,7 +16,7 @@ demo: $(VENV)/installed
 
 test: lint types
 	@echo "== test: everything but the tests marked slow (those: make test-slow)"
-	$(BIN)/python -m pytest -n 2
+	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
