@@ -22,7 +22,8 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     """Returns the numbers of findings (a), (b), (c), of the ablation and of the regime.
 
     An accuracy is a part of 1, `mean`, `interval` and `values` over seeds with `n` of them, and
-    `images` how many each was measured on. Differences are of runs of the same seed.
+    `images` how many each was measured on; the interval is cut at 0 and 1. Differences are of runs
+    of the same seed.
     """
     settings = config.findings
     robust = attack_name("cross_entropy", config.evaluation.num_steps)
@@ -95,12 +96,21 @@ def _accuracies(runs: Sequence[Run]) -> dict[str, Any]:
 def _of_group(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         attack: {
-            **over_seeds([test[attack]["accuracy"] for test in tests], images=value["n"]),
+            **_accuracy([test[attack]["accuracy"] for test in tests], images=value["n"]),
             "images": value["n"],
         }
         for attack, value in tests[0].items()
         if attack not in GROUPS
     }
+
+
+def _accuracy(values: Sequence[float], *, images: int) -> dict[str, Any]:
+    """Returns an accuracy over seeds, its interval cut at 0 and 1."""
+    found = over_seeds(values, images=images)
+    if "interval" in found:
+        low, high = found["interval"]
+        found["interval"] = [max(low, 0.0), min(high, 1.0)]
+    return found
 
 
 def _curves(runs: Sequence[Run]) -> dict[str, Any]:
@@ -115,7 +125,7 @@ def _curves(runs: Sequence[Run]) -> dict[str, Any]:
         for attack in attacks:
             series = [run.series(name, attack)[1] for run in runs]
             found[name][attack] = [
-                over_seeds(values, images=int(images[-1])) for values in zip(*series, strict=True)
+                _accuracy(values, images=int(images[-1])) for values in zip(*series, strict=True)
             ]
     return found
 
@@ -137,8 +147,8 @@ def _regime(runs: Sequence[Run], attack: str, bound: float) -> dict[str, Any]:
     gaps = [ours - theirs for ours, theirs in zip(train, test, strict=True)]
     followed = {part: _followed(runs[0], part) for part in ("train", "test")}
     found = {
-        "train": over_seeds(train, images=followed["train"]),
-        "test": over_seeds(test, images=followed["test"]),
+        "train": _accuracy(train, images=followed["train"]),
+        "test": _accuracy(test, images=followed["test"]),
         "gap": over_seeds(gaps, images=min(followed.values())),
     }
     low = found["gap"].get("interval", [found["gap"]["mean"]])[0]
