@@ -10,8 +10,8 @@ and 68.6, 71.0 and 69.7 % of the held-out ones under PGD-20. With eps 0.05 width
 chance (seed 0) or fitted 81.7 % (seed 1); width 12 fitted 91.0 %; width 16 fitted 97.6 %, in three
 times the time. The report says by rule whether it fits on the mean of the seeds. AutoAttack meets
 the best state of every method; docs/findings.md says what is run and how it is judged. The same
-command goes on after an interruption. Hardware: two CPU cores. Expected: 80 minutes, not yet run as
-a whole.
+command goes on after an interruption. Hardware: two CPU cores. Expected: 81 minutes, and
+what docs/results/fashion_mnist.md tells.
 """
 
 from ml_collections import ConfigDict

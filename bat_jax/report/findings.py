@@ -353,6 +353,9 @@ def _robust(attacks: Mapping[str, str]) -> str:
 def _trade_off(
     summary: Summary, arms: Sequence[str], attack: str, state: str, name: str = "trade_off"
 ) -> Chart:
+    # Their intervals, of everything from 0 to 100 %, would hide the others.
+    failed = {name.rpartition("-seed")[0] for name in summary["at_chance"]}
+    arms, left_out = [a for a in arms if a not in failed], [a for a in arms if a in failed]
     accuracies = [summary["accuracies"][arm][state]["all"] for arm in arms]
 
     def draw(figure: Figure) -> None:
@@ -382,7 +385,8 @@ def _trade_off(
         f"{name}_{state}",
         f"Clean against robust accuracy, {state} checkpoint",
         f"Scatter plot of clean against robust accuracy in percent. {told}.",
-        "Mean and 95 % interval over seeds.",
+        "Mean and 95 % interval over seeds."
+        + (f" Not shown, for a run that did not train: {', '.join(left_out)}." if left_out else ""),
         draw,
         height=3.5,
     )
