@@ -4,18 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from bat_jax import runs
 from bat_jax.errors import UserError
 from bat_jax.evaluation.results import GROUPS
-from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
-from bat_jax.report import pictures
+from bat_jax.report import findings_charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.single import METHODS, facts
-from bat_jax.report.style import DASHES, MARKERS, Chart, legend
 from bat_jax.runs import STATES, title
 from bat_jax.storage import AnyPath
 
@@ -131,7 +126,7 @@ def _curves(summary: Summary) -> Section:
     attack = summary["attacks"]["tracked"]
     for method, curves in summary["curves"].items():
         charts += [
-            _curve(method, part, curves, attack)
+            findings_charts.by_epoch(method, part, curves, attack)
             for part in ("train", "test")
             if any(f"{part}_{group}" in curves for group in GROUPS)
         ]
@@ -155,47 +150,6 @@ def _curves(summary: Summary) -> Section:
     return Section("(a) Memorization by epoch", _told(summary, "a"), (gained,), tuple(charts))
 
 
-def _curve(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Chart:
-    sets = [name for name in SETS if name.startswith(part) and name in curves]
-    seeds = curves[sets[0]]["clean"][0]["n"]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, name in enumerate(sets):
-            for dash, measure in enumerate(("clean", attack)):
-                epochs, values = curves[name]["epochs"], curves[name][measure]
-                group = name.partition("_")[2]
-                axes.plot(
-                    epochs,
-                    [100 * value["mean"] for value in values],
-                    color=f"C{number}",
-                    linestyle=DASHES[dash],
-                    label=f"{group}, {title(measure)} (n = {curves[name]['images']})",
-                )
-                if seeds > 1:
-                    low, high = np.transpose([value["interval"] for value in values])
-                    axes.fill_between(
-                        epochs, 100 * low, 100 * high, color=f"C{number}", alpha=0.15, linewidth=0
-                    )
-        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
-        legend(figure, axes)
-
-    ends = "; ".join(
-        f"{name.partition('_')[2]}, {title(measure)}: {over(curves[name][measure][-1])} %"
-        for name in sets
-        for measure in ("clean", attack)
-    )
-    where = {"train": "training", "test": "test"}[part]
-    return Chart(
-        f"{method}_{part}_by_epoch",
-        f"{method}: {where} images by epoch",
-        f"Line chart of accuracy in percent by epoch on {where} images. At the end: {ends}.",
-        f"Mean over {seeds} seed(s); bands are 95 % intervals over seeds.",
-        draw,
-        height=3.1,
-    )
-
-
 def _removal(summary: Summary) -> Section:
     attacks = summary["attacks"]["removal"]
     rows = []
@@ -217,49 +171,12 @@ def _removal(summary: Summary) -> Section:
     )
     arms = [name for name in summary["accuracies"] if name.startswith("pgd_at")]
     charts = tuple(
-        _dots(summary, arms, measure, "last", f"removal_{name}", "Removal from PGD-AT")
+        findings_charts.by_typicality(
+            summary, arms, measure, "last", f"removal_{name}", "Removal from PGD-AT"
+        )
         for name, measure in (("clean", "clean"), ("robust", attacks["last"]))
     )
     return Section("(b) Removal", _told(summary, "b"), (differences,), charts)
-
-
-def _dots(
-    summary: Summary, arms: Sequence[str], measure: str, state: str, name: str, heading: str
-) -> Chart:
-    """Returns accuracy on typical and atypical test images, a line an arm."""
-    accuracies = summary["accuracies"]
-    groups = [group for group in GROUPS if group in accuracies[arms[0]][state]]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, group in enumerate(groups):
-            values = [accuracies[arm][state][group][measure] for arm in arms]
-            axes.errorbar(
-                [100 * value["mean"] for value in values],
-                np.arange(len(arms)) + 0.2 * (number - 0.5),
-                xerr=_bars(values),
-                color=f"C{number}",
-                marker=MARKERS[number],
-                capsize=2,
-                linestyle="none",
-                label=f"{group} (n = {values[0]['images']})",
-            )
-        axes.set_yticks(range(len(arms)), [arm.replace("-without-", "\nwithout ") for arm in arms])
-        axes.set(xlabel=f"accuracy, {title(measure)} (%)", ylim=(len(arms) - 0.5, -0.5))
-        legend(figure, axes)
-
-    told = "; ".join(
-        f"{arm}: " + ", ".join(f"{g} {over(accuracies[arm][state][g][measure])}" for g in groups)
-        for arm in arms
-    )
-    return Chart(
-        name,
-        f"{heading}: {title(measure)} accuracy by typicality",
-        f"Dot plot of accuracy in percent. {told}.",
-        f"{state.capitalize()} checkpoint, mean and 95 % interval over seeds.",
-        draw,
-        height=1.2 + 0.42 * len(arms),
-    )
 
 
 def _methods(summary: Summary) -> Section:
@@ -278,10 +195,14 @@ def _methods(summary: Summary) -> Section:
         text,
         (_accuracies(summary, methods), _pairs(summary["methods"], attacks)),
         (
-            _trade_off(summary, methods, attacks["best"], "best"),
-            _trade_off(summary, methods, attacks["last"], "last"),
-            _dots(summary, methods, attacks["best"], "best", "methods_robust", "Methods"),
-            _dots(summary, methods, "clean", "best", "methods_clean", "Methods"),
+            findings_charts.trade_off(summary, methods, attacks["best"], "best"),
+            findings_charts.trade_off(summary, methods, attacks["last"], "last"),
+            findings_charts.by_typicality(
+                summary, methods, attacks["best"], "best", "methods_robust", "Methods"
+            ),
+            findings_charts.by_typicality(
+                summary, methods, "clean", "best", "methods_clean", "Methods"
+            ),
         ),
     )
 
@@ -297,7 +218,7 @@ def _variants(summary: Summary) -> Section:
         "Ablation of BAT",
         text,
         (_accuracies(summary, arms), _pairs(summary["variants"], attacks)),
-        (_trade_off(summary, arms, attacks["best"], "best", "ablation"),),
+        (findings_charts.trade_off(summary, arms, attacks["best"], "best", "ablation"),),
     )
 
 
@@ -350,63 +271,6 @@ def _robust(attacks: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({state})" for state, name in names.items())
 
 
-def _trade_off(
-    summary: Summary, arms: Sequence[str], attack: str, state: str, name: str = "trade_off"
-) -> Chart:
-    # Their intervals, of everything from 0 to 100 %, would hide the others.
-    failed = {name.rpartition("-seed")[0] for name in summary["at_chance"]}
-    arms, left_out = [a for a in arms if a not in failed], [a for a in arms if a in failed]
-    accuracies = [summary["accuracies"][arm][state]["all"] for arm in arms]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, (arm, found) in enumerate(zip(arms, accuracies, strict=True)):
-            place = number % len(MARKERS)
-            axes.errorbar(
-                100 * found["clean"]["mean"],
-                100 * found[attack]["mean"],
-                xerr=_bars([found["clean"]]),
-                yerr=_bars([found[attack]]),
-                color=f"C{place}",
-                marker=MARKERS[place],
-                capsize=2,
-                elinewidth=0.8,
-                linestyle="none",
-                label=arm,
-            )
-        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {title(attack)} (%)")
-        legend(figure, axes)
-
-    told = "; ".join(
-        f"{arm}: clean {over(found['clean'])}, {title(attack)} {over(found[attack])}"
-        for arm, found in zip(arms, accuracies, strict=True)
-    )
-    return Chart(
-        f"{name}_{state}",
-        f"Clean against robust accuracy, {state} checkpoint",
-        f"Scatter plot of clean against robust accuracy in percent. {told}.",
-        "Mean and 95 % interval over seeds."
-        + (f" Not shown, for a run that did not train: {', '.join(left_out)}." if left_out else ""),
-        draw,
-        height=3.5,
-    )
-
-
 def _memorized(folder: AnyPath, config: Mapping[str, Any]) -> list[Section]:
     charts = pictures.of_run(folder / "runs" / f"bat-seed{config['findings']['seeds'][0]}")
     return [Section("Pictures", charts=tuple(charts))] if charts else []
-
-
-def _bars(values: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """Returns how far intervals reach below and above, in percent; None without intervals."""
-    if any("interval" not in value for value in values):
-        return None
-    return np.transpose(
-        [
-            [
-                100 * (value["mean"] - value["interval"][0]),
-                100 * (value["interval"][1] - value["mean"]),
-            ]
-            for value in values
-        ]
-    )

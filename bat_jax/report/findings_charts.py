@@ -1,0 +1,161 @@
+"""The charts of the findings: by epoch, by typicality, and of the trade-off."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings.claims import over
+from bat_jax.report.style import DASHES, MARKERS, Chart, legend
+from bat_jax.runs import title
+
+
+def by_epoch(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Chart:
+    """Returns clean and robust accuracy of a method as it trains, typical and atypical images."""
+    sets = [name for name in SETS if name.startswith(part) and name in curves]
+    seeds = curves[sets[0]]["clean"][0]["n"]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, name in enumerate(sets):
+            for dash, measure in enumerate(("clean", attack)):
+                epochs, values = curves[name]["epochs"], curves[name][measure]
+                group = name.partition("_")[2]
+                axes.plot(
+                    epochs,
+                    [100 * value["mean"] for value in values],
+                    color=f"C{number}",
+                    linestyle=DASHES[dash],
+                    label=f"{group}, {title(measure)} (n = {curves[name]['images']})",
+                )
+                if seeds > 1:
+                    low, high = np.transpose([value["interval"] for value in values])
+                    axes.fill_between(
+                        epochs, 100 * low, 100 * high, color=f"C{number}", alpha=0.15, linewidth=0
+                    )
+        axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
+        legend(figure, axes)
+
+    ends = "; ".join(
+        f"{name.partition('_')[2]}, {title(measure)}: {over(curves[name][measure][-1])} %"
+        for name in sets
+        for measure in ("clean", attack)
+    )
+    where = {"train": "training", "test": "test"}[part]
+    return Chart(
+        f"{method}_{part}_by_epoch",
+        f"{method}: {where} images by epoch",
+        f"Line chart of accuracy in percent by epoch on {where} images. At the end: {ends}.",
+        f"Mean over {seeds} seed(s); bands are 95 % intervals over seeds.",
+        draw,
+        height=3.1,
+    )
+
+
+def by_typicality(
+    summary: Mapping[str, Any],
+    arms: Sequence[str],
+    measure: str,
+    state: str,
+    name: str,
+    heading: str,
+) -> Chart:
+    """Returns accuracy on typical and atypical test images, a line an arm."""
+    accuracies = summary["accuracies"]
+    groups = [group for group in GROUPS if group in accuracies[arms[0]][state]]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, group in enumerate(groups):
+            values = [accuracies[arm][state][group][measure] for arm in arms]
+            axes.errorbar(
+                [100 * value["mean"] for value in values],
+                np.arange(len(arms)) + 0.2 * (number - 0.5),
+                xerr=_bars(values),
+                color=f"C{number}",
+                marker=MARKERS[number],
+                capsize=2,
+                linestyle="none",
+                label=f"{group} (n = {values[0]['images']})",
+            )
+        axes.set_yticks(range(len(arms)), [arm.replace("-without-", "\nwithout ") for arm in arms])
+        axes.set(xlabel=f"accuracy, {title(measure)} (%)", ylim=(len(arms) - 0.5, -0.5))
+        legend(figure, axes)
+
+    told = "; ".join(
+        f"{arm}: " + ", ".join(f"{g} {over(accuracies[arm][state][g][measure])}" for g in groups)
+        for arm in arms
+    )
+    return Chart(
+        name,
+        f"{heading}: {title(measure)} accuracy by typicality",
+        f"Dot plot of accuracy in percent. {told}.",
+        f"{state.capitalize()} checkpoint, mean and 95 % interval over seeds.",
+        draw,
+        height=1.2 + 0.42 * len(arms),
+    )
+
+
+def trade_off(
+    summary: Mapping[str, Any],
+    arms: Sequence[str],
+    attack: str,
+    state: str,
+    name: str = "trade_off",
+) -> Chart:
+    """Returns clean against robust accuracy of some arms, all test images."""
+    # Their intervals, of everything from 0 to 100 %, would hide the others.
+    failed = {name.rpartition("-seed")[0] for name in summary["at_chance"]}
+    arms, left_out = [a for a in arms if a not in failed], [a for a in arms if a in failed]
+    accuracies = [summary["accuracies"][arm][state]["all"] for arm in arms]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (arm, found) in enumerate(zip(arms, accuracies, strict=True)):
+            place = number % len(MARKERS)
+            axes.errorbar(
+                100 * found["clean"]["mean"],
+                100 * found[attack]["mean"],
+                xerr=_bars([found["clean"]]),
+                yerr=_bars([found[attack]]),
+                color=f"C{place}",
+                marker=MARKERS[place],
+                capsize=2,
+                elinewidth=0.8,
+                linestyle="none",
+                label=arm,
+            )
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {title(attack)} (%)")
+        legend(figure, axes)
+
+    told = "; ".join(
+        f"{arm}: clean {over(found['clean'])}, {title(attack)} {over(found[attack])}"
+        for arm, found in zip(arms, accuracies, strict=True)
+    )
+    return Chart(
+        f"{name}_{state}",
+        f"Clean against robust accuracy, {state} checkpoint",
+        f"Scatter plot of clean against robust accuracy in percent. {told}.",
+        "Mean and 95 % interval over seeds."
+        + (f" Not shown, for a run that did not train: {', '.join(left_out)}." if left_out else ""),
+        draw,
+        height=3.5,
+    )
+
+
+def _bars(values: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """Returns how far intervals reach below and above, in percent; None without intervals."""
+    if any("interval" not in value for value in values):
+        return None
+    return np.transpose(
+        [
+            [
+                100 * (value["mean"] - value["interval"][0]),
+                100 * (value["interval"][1] - value["mean"]),
+            ]
+            for value in values
+        ]
+    )
