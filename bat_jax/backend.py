@@ -22,8 +22,8 @@ from bat_jax.errors import UserError
 # Members of a device one after another, or all at once.
 Execution = Literal["map", "vmap"]
 # Of convolutions: XLA's own (`automatic`: other forms where they are faster), or patches and
-# matrix products.
-Lowering = Literal["automatic", "xla", "patches"]
+# matrix products (`batch_last`: of images whose batch is kept as their last dimension).
+Lowering = Literal["automatic", "xla", "patches", "batch_last"]
 
 OVERRIDE = "BAT_JAX_PROGRAMS"
 
@@ -66,7 +66,17 @@ def unrolls_attacks(asked: bool | None = None, *, lowering: Lowering = "automati
     On CPU they are unless convolutions are lowered as patches: matrix products lose nothing in a
     loop, and there what was computed last is still in the cache.
     """
-    return is_cpu_style() and lowering != "patches" if asked is None else asked
+    is_products = lowering in ("patches", "batch_last")
+    return is_cpu_style() and not is_products if asked is None else asked
+
+
+def without_attacks(lowering: Lowering) -> Lowering:
+    """Returns how convolutions so lowered are in training or scoring without an attack.
+
+    Patches are faster with the batch last, the parameters' gradient most of all. An attack's
+    gradient takes twice as long with it, and the training after an attack gains nothing.
+    """
+    return "batch_last" if lowering == "patches" else lowering
 
 
 def ensemble_style() -> tuple[Lowering, Execution]:

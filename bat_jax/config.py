@@ -48,8 +48,8 @@ def default() -> ConfigDict:
     model.stem = "cifar"
     # float32 or bfloat16, of the computation; parameters and evaluation are float32.
     model.dtype = "float32"
-    # How convolutions are lowered: automatic, xla or patches; by default what suits the model, the
-    # job and the back end.
+    # How convolutions are lowered: automatic, xla, patches or batch_last; by default what suits the
+    # model, the job and the back end.
     model.lowering = config_dict.placeholder(str)
     # Batch norm takes the statistics of the global batch, not of each device's share.
     model.sync_batch_norm = True

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
+from bat_jax.backend import Lowering
 from bat_jax.errors import UserError
 
 
@@ -25,7 +26,7 @@ def validate(config: ConfigDict) -> None:
         _check_memorization(config)
     one_of("model.dtype", config.model.dtype, ("float32", "bfloat16"))
     if config.model.lowering is not None:
-        one_of("model.lowering", config.model.lowering, ("automatic", "xla", "patches"))
+        one_of("model.lowering", config.model.lowering, get_args(Lowering))
     one_of("model.stem", config.model.stem, ("cifar", "tiny_imagenet"))
     one_of("attack.norm", config.attack.norm, ("linf", "l2"))
     one_of("attack.batch_norm", config.attack.batch_norm, ("running", "batch"))

@@ -236,7 +236,10 @@ class Ensemble:
         examples, size = len(data.labels), config.evaluation.batch_size
         settings = config.memorization
         # Whatever type members train in, they are scored in float32.
-        logits_of = attacked(self._experiment.model.clone(dtype=jnp.float32), variables, "running")
+        model = self._experiment.model.clone(dtype=jnp.float32)
+        if settings.inputs == "clean":
+            model = model.clone(lowering=backend.without_attacks(model.lowering))
+        logits_of = attacked(model, variables, "running")
         # The last batch is filled up with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
         attack_key = keys.derive(key, Purpose.EVALUATION)

@@ -70,9 +70,9 @@ def create(
       std: per-channel standard deviation, likewise.
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
-      lowering: of convolutions, `automatic`, `xla` or `patches`: see `bat_jax.models.convolution`.
-        By default what suits the model and the back end. `patches` is for models that run in a
-        loop or under `jax.vmap` on CPU.
+      lowering: of convolutions, `automatic`, `xla`, `patches` or `batch_last`: see
+        `bat_jax.models.convolution`. By default what suits the model and the back end. The last two
+        are for models that run in a loop or under `jax.vmap` on CPU.
 
     Raises:
       UserError: an unknown name or stem, or images the model cannot take.

@@ -1,10 +1,10 @@
 """How a convolution is lowered: by XLA's own operation, or as patches and matrix products.
 
 Both are the same sums in another order, and so is the form for gray images alone of
-`bat_jax.models.gray`; `bat_jax.models.winograd` saves half of the products. XLA's CPU back end runs
-its convolutions many times slower inside a loop than outside of one, and those of several models at
-once as one grouped convolution; matrix products keep their speed in either place. On GPU and TPU
-its own convolutions are right.
+`bat_jax.models.gray`, and that of `bat_jax.models.batch_last`; `bat_jax.models.winograd` saves half
+of the products. XLA's CPU back end runs its convolutions many times slower inside a loop than
+outside of one, and those of several models at once as one grouped convolution; matrix products keep
+their speed in either place. On GPU and TPU its own convolutions are right.
 """
 
 import functools
@@ -27,9 +27,10 @@ def operation(lowering: Lowering) -> Operation:
     """Returns what `flax.linen.Conv` takes as `conv_general_dilated`.
 
     `automatic` is XLA's own operation, but on CPU shifts and sums for one-channel images and
-    Winograd's products where they apply. `patches` has the shifts too, wherever it runs.
+    Winograd's products where they apply. `patches` has the shifts too, wherever it runs. A network
+    that cannot keep the batch last (`bat_jax.models.batch_last`) has patches where asked to.
     """
-    if lowering == "patches":
+    if lowering in ("patches", "batch_last"):
         return functools.partial(_shifts_if_gray, otherwise=_patches_and_products)
     if lowering == "automatic" and backend.is_cpu_style():
         return functools.partial(_shifts_if_gray, otherwise=_winograd_if_it_applies)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bat_jax.backend import Lowering
+from bat_jax.models import batch_last
 from bat_jax.models.layers import Outputs, conv, head, normalize
 
 
@@ -42,15 +43,22 @@ class SmallCNN(nn.Module):
     ) -> Outputs:
         """Returns logits, and features on request; `train` changes nothing here."""
         x = normalize(images, self.mean, self.std, self.dtype)
+        is_batch_last = self.lowering == "batch_last"
+        x = x.transpose(3, 1, 2, 0) if is_batch_last else x
         for multiple, stride in ((1, 1), (2, 2), (4, 2)):
-            layer = conv(
-                multiple * self.width,
-                stride=stride,
-                use_bias=True,
-                lowering=self.lowering,
-                dtype=self.dtype,
-            )
+            channels = multiple * self.width
+            if is_batch_last:
+                layer: nn.Module = batch_last.Conv(channels, stride, dtype=self.dtype)
+            else:
+                layer = conv(
+                    channels,
+                    stride=stride,
+                    use_bias=True,
+                    lowering=self.lowering,
+                    dtype=self.dtype,
+                )
             x = nn.relu(layer(x))
+        x = x.transpose(3, 1, 2, 0) if is_batch_last else x
         x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(8 * self.width, dtype=self.dtype)(x))
         return head(x, self.num_classes, features_too=features)

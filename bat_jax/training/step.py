@@ -53,6 +53,9 @@ def make_train_step(
       optimizer: an optax transformation of the parameters.
       config: the whole config; read are `attack`, `data` and `train`.
     """
+    trainee = model
+    if objective.attack_loss is None:
+        trainee = model.clone(lowering=backend.without_attacks(model.lowering))
 
     def step(
         state: TrainState,
@@ -135,7 +138,7 @@ def make_train_step(
 
     def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
         """Returns (logits, features) in training mode and the variables with new statistics."""
-        outputs, updated = model.apply(
+        outputs, updated = trainee.apply(
             variables, images, train=True, features=True, mutable=["batch_stats"]
         )
         return outputs, {**variables, **updated}

@@ -67,7 +67,7 @@ def test_a_member_does_not_depend_on_its_company(four):
         np.testing.assert_array_equal(getattr(alone, name)[1], getattr(four, name)[2])
 
 
-@pytest.mark.parametrize("lowering", ["patches", "automatic"])
+@pytest.mark.parametrize("lowering", ["batch_last", "patches", "automatic"])
 def test_all_at_once_they_are_what_they_are_one_after_another(four, lowering):
     fields = {"memorization.statistic": "probability", "model.lowering": lowering}
     at_once = trained([0, 1, 2, 3], **fields, **{"memorization.execution": "vmap"})

@@ -107,13 +107,15 @@ def test_wrong_requests_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("name", "image_shape", "stem"),
+    ("name", "image_shape", "stem", "lowering"),
     [
-        ("small_cnn", (9, 8, 1), "cifar"),
-        ("preact_resnet18", (16, 18, 3), "tiny_imagenet"),
+        ("small_cnn", (9, 8, 1), "cifar", "patches"),
+        ("small_cnn", (9, 8, 1), "cifar", "batch_last"),
+        ("small_cnn", (8, 9, 3), "cifar", "batch_last"),
+        ("preact_resnet18", (16, 18, 3), "tiny_imagenet", "patches"),
     ],
 )
-def test_both_lowerings_of_convolutions_are_the_same_function(name, image_shape, stem):
+def test_all_lowerings_of_convolutions_are_the_same_function(name, image_shape, stem, lowering):
     images = jax.random.uniform(jax.random.key(0), (2, *image_shape))
 
     def model(lowering):
@@ -133,4 +135,4 @@ def test_both_lowerings_of_convolutions_are_the_same_function(name, image_shape,
         # Of rounding alone, relative to the whole array: single entries may cancel.
         assert jnp.linalg.norm(ours - theirs) <= 1e-5 * jnp.linalg.norm(theirs)
 
-    jax.tree.map(agree, value_and_gradients("patches"), value_and_gradients("xla"))
+    jax.tree.map(agree, value_and_gradients(lowering), value_and_gradients("xla"))
