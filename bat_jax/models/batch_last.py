@@ -64,8 +64,7 @@ def convolution(images: Images, kernel: Kernel, stride: int) -> Map:
 def _forward(
     images: Images, kernel: Kernel, stride: int
 ) -> tuple[Map, tuple[Images, Patches, Kernel]]:
-    # The barrier keeps what made the images from being computed anew for every tap.
-    patches = _patches(jax.lax.optimization_barrier(images), kernel, stride)
+    patches = _patches(images, kernel, stride)
     product = kernel.reshape(len(patches), -1).T @ patches.reshape(len(patches), -1)
     return product.reshape(-1, *patches.shape[1:]), (images, patches, kernel)
 
@@ -74,21 +73,11 @@ def _backward(
     stride: int, saved: tuple[Images, Patches, Kernel], cotangent: Map
 ) -> tuple[Images, Kernel]:
     images, patches, kernel = saved
-    rows, columns, channels, out_channels = kernel.shape
-    height, width = images.shape[1:3]
-    down, across = (stride * (length - 1) + 1 for length in cotangent.shape[1:3])
-    flat = cotangent.reshape(out_channels, -1)
-
+    flat = cotangent.reshape(kernel.shape[-1], -1)
     # Per output place, what each tap hands back to the input place it saw.
-    returned = kernel.reshape(-1, out_channels) @ flat
-    returned = returned.reshape(rows * columns, channels, *cotangent.shape[1:])
-    of_images = jnp.zeros_like(images)
-    for tap, values in enumerate(returned):
-        i, j = divmod(tap, columns)
-        edges = (i, height - down - i, stride - 1), (j, width - across - j, stride - 1)
-        of_images += jax.lax.pad(
-            values, jnp.zeros((), values.dtype), ((0, 0, 0), *edges, (0, 0, 0))
-        )
+    returned = (kernel.reshape(len(patches), -1) @ flat).reshape(patches.shape)
+    handed_back = jax.linear_transpose(lambda seen: _patches(seen, kernel, stride), images)
+    (of_images,) = handed_back(returned)
     of_kernel = patches.reshape(len(patches), -1) @ flat.T
     return of_images, of_kernel.reshape(kernel.shape)
 

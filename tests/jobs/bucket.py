@@ -143,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._content(name)
         return self._answer(200, bucket.about(name))
 
+    # The names http.server calls.
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _handle  # noqa: N815
 
     def _error(self, status, message):
