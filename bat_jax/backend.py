@@ -25,6 +25,9 @@ Execution = Literal["map", "vmap"]
 # matrix products (`batch_last`: of images whose batch is kept as their last dimension).
 Lowering = Literal["automatic", "xla", "patches", "batch_last"]
 
+# Of the images whose patches a core's cache of a megabyte keeps: 16 of 28x28.
+_PIXELS_IN_CACHE = 16 * 28 * 28
+
 OVERRIDE = "BAT_JAX_PROGRAMS"
 
 # Versions of jaxlib known to have the flag; XLA ends the process at a flag it does not know.
@@ -71,12 +74,26 @@ def unrolls_attacks(asked: bool | None = None, *, lowering: Lowering = "automati
 
 
 def without_attacks(lowering: Lowering) -> Lowering:
-    """Returns how convolutions so lowered are in training or scoring without an attack.
+    """Returns how convolutions so lowered are in training without an attack.
 
     Patches are faster with the batch last, the parameters' gradient most of all. An attack's
     gradient takes twice as long with it, and the training after an attack gains nothing.
     """
     return "batch_last" if lowering == "patches" else lowering
+
+
+def scored_at_once(most: int, *, pixels: int, lowering: Lowering) -> int:
+    """Returns how many images an ensemble's member is scored on together.
+
+    Where convolutions are patches, so few that a core's cache keeps them until the product has
+    read them.
+
+    Args:
+      most: how many may be.
+      pixels: of an image.
+      lowering: of the network's convolutions.
+    """
+    return min(most, max(1, _PIXELS_IN_CACHE // pixels)) if lowering == "patches" else most
 
 
 def ensemble_style() -> tuple[Lowering, Execution]:

@@ -63,6 +63,14 @@ def test_small_networks_are_products_in_a_loop_on_cpu_alone(monkeypatch):
     assert models.create("small_cnn", 10, lowering="xla").lowering == "xla"
 
 
+def test_members_are_scored_on_what_a_cache_keeps_where_convolutions_are_patches():
+    assert backend.scored_at_once(500, pixels=28 * 28, lowering="patches") == 16
+    assert backend.scored_at_once(500, pixels=8 * 8, lowering="patches") == 196
+    assert backend.scored_at_once(10, pixels=28 * 28, lowering="patches") == 10
+    assert backend.scored_at_once(10, pixels=200 * 200, lowering="patches") == 1
+    assert backend.scored_at_once(500, pixels=28 * 28, lowering="automatic") == 500
+
+
 @pytest.mark.parametrize(
     ("cores", "sharing", "devices"),
     [(4, (), 4), (4, (64, 1000), 4), (3, (64, 1000), 2), (7, (9,), 3)],

@@ -8,6 +8,7 @@ CPU) or all at once (`vmap`, for GPU and TPU). What a member becomes does not de
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -233,12 +234,15 @@ class Ensemble:
     ) -> Shaped[Array, "examples"]:
         """Returns a member's scores on every image of a set."""
         config = self._experiment.config
-        examples, size = len(data.labels), config.evaluation.batch_size
+        examples = len(data.labels)
+        size = backend.scored_at_once(
+            config.evaluation.batch_size,
+            pixels=math.prod(data.images.shape[1:3]),
+            lowering=self._experiment.model.lowering,
+        )
         settings = config.memorization
         # Whatever type members train in, they are scored in float32.
         model = self._experiment.model.clone(dtype=jnp.float32)
-        if settings.inputs == "clean":
-            model = model.clone(lowering=backend.without_attacks(model.lowering))
         logits_of = attacked(model, variables, "running")
         # The last batch is filled up with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 Images = Float[Array, "channels height width batch"]
 Kernel = Float[Array, "rows columns channels out_channels"]
 Map = Float[Array, "out_channels out_height out_width batch"]
+View = Float[Array, "channels out_height out_width batch"]
 Patches = Float[Array, "taps_channels out_height out_width batch"]
 
 
@@ -64,9 +65,26 @@ def convolution(images: Images, kernel: Kernel, stride: int) -> Map:
 def _forward(
     images: Images, kernel: Kernel, stride: int
 ) -> tuple[Map, tuple[Images, Patches, Kernel]]:
+    # In bfloat16 the sums would lose what a product keeps by adding up in float32.
+    if len(images) == 1 and images.dtype == jnp.float32:
+        return _of_gray(images, kernel, stride)
     patches = _patches(images, kernel, stride)
     product = kernel.reshape(len(patches), -1).T @ patches.reshape(len(patches), -1)
     return product.reshape(-1, *patches.shape[1:]), (images, patches, kernel)
+
+
+def _of_gray(
+    images: Images, kernel: Kernel, stride: int
+) -> tuple[Map, tuple[Images, Patches, Kernel]]:
+    """Returns the same by sums, faster than a product of nine terms."""
+    # The barriers keep the images, and the sums, from being computed anew where they are read.
+    images = jax.lax.optimization_barrier(images)
+    views = _views(images, kernel, stride)
+    taps = kernel.reshape(len(views), -1, 1, 1, 1)
+    sums = views[0] * taps[0]
+    for view, tap in zip(views[1:], taps[1:], strict=True):
+        sums += view * tap
+    return jax.lax.optimization_barrier(sums), (images, jnp.concatenate(views), kernel)
 
 
 def _backward(
@@ -87,11 +105,15 @@ convolution.defvjp(_forward, _backward)
 
 def _patches(images: Images, kernel: Kernel, stride: int) -> Patches:
     """Returns, per tap of the kernel and channel, the input place that each output place sees."""
+    return jnp.concatenate(_views(images, kernel, stride))
+
+
+def _views(images: Images, kernel: Kernel, stride: int) -> list[View]:
+    """Returns the same, each tap by itself."""
     rows, columns = kernel.shape[:2]
     height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
-    views = [
+    return [
         images[:, i : i + height : stride, j : j + width : stride]
         for i in range(rows)
         for j in range(columns)
     ]
-    return jnp.concatenate(views)

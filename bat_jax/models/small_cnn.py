@@ -58,7 +58,10 @@ class SmallCNN(nn.Module):
                     dtype=self.dtype,
                 )
             x = nn.relu(layer(x))
-        x = x.transpose(3, 1, 2, 0) if is_batch_last else x
-        x = x.reshape(len(x), -1)
+        if is_batch_last:
+            # The product takes its images as columns: their numbers need not change places.
+            x = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
+        else:
+            x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(8 * self.width, dtype=self.dtype)(x))
         return head(x, self.num_classes, features_too=features)
