@@ -234,20 +234,18 @@ class Ensemble:
     ) -> Shaped[Array, "examples"]:
         """Returns a member's scores on every image of a set."""
         config = self._experiment.config
-        examples = len(data.labels)
+        examples, lowering = len(data.labels), self._experiment.model.lowering
         size = backend.scored_at_once(
             config.evaluation.batch_size,
             pixels=math.prod(data.images.shape[1:3]),
-            lowering=self._experiment.model.lowering,
+            lowering=lowering,
         )
         settings = config.memorization
         # Whatever type members train in, they are scored in float32.
-        model = self._experiment.model.clone(dtype=jnp.float32)
-        logits_of = attacked(model, variables, "running")
+        logits_of = attacked(self._experiment.model.clone(dtype=jnp.float32), variables, "running")
         # The last batch is filled up with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
         attack_key = keys.derive(key, Purpose.EVALUATION)
-        lowering = self._experiment.model.lowering
         unroll = backend.unrolls_attacks(config.attack.unroll, lowering=lowering)
 
         def batch(rows: Int32[Array, "batch"]) -> Shaped[Array, "batch"]:

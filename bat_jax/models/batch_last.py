@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bat_jax.models import taps
+
 Images = Float[Array, "channels height width batch"]
 Kernel = Float[Array, "rows columns channels out_channels"]
 Map = Float[Array, "out_channels out_height out_width batch"]
-View = Float[Array, "channels out_height out_width batch"]
 Patches = Float[Array, "taps_channels out_height out_width batch"]
 
 
@@ -79,12 +80,9 @@ def _of_gray(
     """Returns the same by sums, faster than a product of nine terms."""
     # The barriers keep the images, and the sums, from being computed anew where they are read.
     images = jax.lax.optimization_barrier(images)
-    views = _views(images, kernel, stride)
-    taps = kernel.reshape(len(views), -1, 1, 1, 1)
-    sums = views[0] * taps[0]
-    for view, tap in zip(views[1:], taps[1:], strict=True):
-        sums += view * tap
-    return jax.lax.optimization_barrier(sums), (images, jnp.concatenate(views), kernel)
+    seen = taps.views(images, kernel, stride)
+    sums = taps.weighted_sum(seen, kernel.reshape(len(seen), -1, 1, 1, 1))
+    return jax.lax.optimization_barrier(sums), (images, jnp.concatenate(seen), kernel)
 
 
 def _backward(
@@ -105,15 +103,4 @@ convolution.defvjp(_forward, _backward)
 
 def _patches(images: Images, kernel: Kernel, stride: int) -> Patches:
     """Returns, per tap of the kernel and channel, the input place that each output place sees."""
-    return jnp.concatenate(_views(images, kernel, stride))
-
-
-def _views(images: Images, kernel: Kernel, stride: int) -> list[View]:
-    """Returns the same, each tap by itself."""
-    rows, columns = kernel.shape[:2]
-    height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
-    return [
-        images[:, i : i + height : stride, j : j + width : stride]
-        for i in range(rows)
-        for j in range(columns)
-    ]
+    return jnp.concatenate(taps.views(images, kernel, stride))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bat_jax.models import taps
+
 Gray = Float[Array, "batch height width 1"]
 Kernel = Float[Array, "kernel_height kernel_width 1 channels"]
 Map = Float[Array, "batch out_height out_width channels"]
@@ -23,13 +25,9 @@ def convolution(images: Gray, kernel: Kernel) -> Map:
       images: x, shape `[batch, height, width, 1]`.
       kernel: k, shape `[kernel_height, kernel_width, 1, channels]`.
     """
-    taps = kernel.reshape(-1, kernel.shape[-1])
     # The barrier keeps what made the image from being computed anew for every tap and channel.
-    shifted = _shifted(jax.lax.optimization_barrier(images), kernel)
-    return sum(
-        (view * tap[None, None, None] for view, tap in zip(shifted[1:], taps[1:], strict=True)),
-        shifted[0] * taps[0][None, None, None],
-    )
+    seen = taps.views(jax.lax.optimization_barrier(images), kernel)
+    return taps.weighted_sum(seen, kernel.reshape(-1, 1, 1, 1, kernel.shape[-1]))
 
 
 def _forward(images: Gray, kernel: Kernel) -> tuple[Map, tuple[Gray, Kernel]]:
@@ -53,15 +51,8 @@ def _backward(saved: tuple[Gray, Kernel], cotangent: Map) -> tuple[Gray, Kernel]
         i, j = height - 1 - tap // width, width - 1 - tap % width
         of_images += padded[:, i : i + rows, j : j + columns, tap]
 
-    patches = jnp.concatenate(_shifted(images, kernel), axis=-1).reshape(len(flat), -1)
+    patches = jnp.concatenate(taps.views(images, kernel), axis=-1).reshape(len(flat), -1)
     return of_images[..., None], (patches.T @ flat).reshape(kernel.shape)
 
 
 convolution.defvjp(_forward, _backward)
-
-
-def _shifted(images: Gray, kernel: Kernel) -> list[Float[Array, "batch out_height out_width 1"]]:
-    """Returns, per tap of the kernel, the input pixel that each output pixel sees."""
-    height, width = kernel.shape[:2]
-    rows, columns = images.shape[1] - height + 1, images.shape[2] - width + 1
-    return [images[:, i : i + rows, j : j + columns] for i in range(height) for j in range(width)]

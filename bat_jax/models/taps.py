@@ -1,0 +1,34 @@
+"""What the taps of a kernel see of images, and the convolution of one channel as their sum.
+
+Height and width are the second and third dimension; what the first and the last are is the
+caller's.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Images = Float[Array, "first height width last"]
+Kernel = Float[Array, "rows columns channels out_channels"]
+View = Float[Array, "first out_height out_width last"]
+
+
+def views(images: Images, kernel: Kernel, stride: int = 1) -> list[View]:
+    """Returns, per tap, the input place that each output place sees, without padding."""
+    rows, columns = kernel.shape[:2]
+    height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
+    return [
+        images[:, i : i + height : stride, j : j + width : stride]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+
+
+def weighted_sum(
+    seen: Sequence[View], weights: Float[Array, "taps _ 1 1 _"]
+) -> Float[Array, "_ out_height out_width _"]:
+    """Returns sum_t seen[t] weights[t], either's dimensions of one repeated as the other has."""
+    terms = (view * weight for view, weight in zip(seen, weights, strict=True))
+    return functools.reduce(jnp.add, terms)
