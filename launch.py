@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> None:
                 if _DRY_RUN.value:
                     print(describe_ensemble(config))
                     return
-                text = memorization_summary.table(memorize(config, workdir))
+                text = memorization_summary.table(memorize(config, workdir, workers=True))
             elif config.job == "evaluation" and "run" in config:
                 if _DRY_RUN.value:
                     print(json.dumps(plain(config), indent=2))
@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> None:
                 if _DRY_RUN.value:
                     print(describe_findings(config))
                     return
-                text = claims_table(findings(config, workdir))
+                text = claims_table(findings(config, workdir, workers=True))
             else:
                 raise UserError(
                     f"config.job is {config.job!r}; expected train, memorization, evaluation with"

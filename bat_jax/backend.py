@@ -2,9 +2,10 @@
 
 XLA's CPU back end runs convolutions inside a loop on a single thread, and those of few channels
 slowly wherever they are. So programs for it are written differently: small networks as patches and
-matrix products, every core a device of its own; large ones with the attack's steps one after
-another instead of a loop, and half the products for wide 3x3 convolutions. On GPU and TPU the plain
-forms are right. What is computed is the same up to float rounding.
+matrix products, every core a device of its own (for an ensemble, in a process of its own); large
+ones with the attack's steps one after another instead of a loop, and half the products for wide 3x3
+convolutions. On GPU and TPU the plain forms are right. What is computed is the same up to float
+rounding.
 """
 
 import hashlib
@@ -105,6 +106,20 @@ def ensemble_style() -> tuple[Lowering, Execution]:
     return ("patches", "map") if is_cpu_style() else ("automatic", "vmap")
 
 
+def cores() -> list[int]:
+    """Returns the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    # As on macOS, where a process cannot be bound to some.
+    return list(range(os.cpu_count() or 1))
+
+
+def run_on(cores: Sequence[int]) -> None:
+    """Binds this process to these cores where the system can; to be called before JAX starts."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
 def use_cores_as_devices(*, sharing: Sequence[int] = ()) -> None:
     """Makes every core a CPU device of its own; called by programs, before JAX starts.
 
@@ -116,10 +131,15 @@ def use_cores_as_devices(*, sharing: Sequence[int] = ()) -> None:
         cannot, there are fewer devices.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        devices = len(os.sched_getaffinity(0))
+        devices = len(cores())
         while any(size % devices for size in sharing):
             devices -= 1
         jax.config.update("jax_num_cpu_devices", devices)
+
+
+def devices_share_threads() -> bool:
+    """Returns whether the devices of a process share its threads, and so wait for one another."""
+    return jax.default_backend() == "cpu"
 
 
 def loops_on_host() -> bool:

@@ -28,16 +28,13 @@ def prepare_jax() -> tuple[Callable[[], object], float]:
 
     backend.use_cores_as_devices()
 
-    import dataclasses
-
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from bat_jax import models
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
-    from bat_jax.memorization.ensemble import Ensemble
+    from bat_jax.memorization.workers import Workers
     from bat_jax.training.experiment import build
 
     config = default()
@@ -62,14 +59,12 @@ def prepare_jax() -> tuple[Callable[[], object], float]:
             np.arange(examples),
         )
 
-    train, test = random(EXAMPLES), random(TEST)
-    model = models.create("small_cnn", 10)
-    dataset = Dataset("random", train, test, tuple("0123456789"))
-    experiment = dataclasses.replace(build(config), dataset=dataset, train=train, model=model)
+    dataset = Dataset("random", random(EXAMPLES), random(TEST), tuple("0123456789"))
+    experiment = build(config, dataset=dataset)
     images = jax.ShapeDtypeStruct((BATCH, 28, 28, 1), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    forward = jax.jit(model.apply).lower(variables, images).cost_analysis()["flops"]
-    ensemble = Ensemble(experiment, members=MEMBERS)
+    variables = jax.eval_shape(experiment.model.init, jax.random.key(0), images)
+    forward = jax.jit(experiment.model.apply).lower(variables, images).cost_analysis()["flops"]
+    ensemble = Workers(experiment, members=MEMBERS)
     steps = MEMBERS * EPOCHS * (SUBSET // BATCH)
     return lambda: ensemble.train(np.arange(MEMBERS)), 3 * forward * steps
 

@@ -24,7 +24,9 @@ from bat_jax.training.experiment import build, check_batch
 log = logging.getLogger(__name__)
 
 
-def findings(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
+def findings(
+    config: ConfigDict, workdir: str | AnyPath, *, workers: bool = False
+) -> dict[str, Any]:
     """Makes every run of the findings in folders of `workdir`, and returns what they show.
 
     The same command goes on where it was stopped: a finished run is not made again, an unfinished
@@ -34,6 +36,7 @@ def findings(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
     Args:
       config: from `bat_jax.config.findings()`.
       workdir: the folder, made if it does not exist.
+      workers: as for `memorize`.
 
     Raises:
       UserError: the config, the data, the estimates or the folder are wrong.
@@ -46,7 +49,7 @@ def findings(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
         # What no run could be made with is told before the estimates take their hours.
         check_batch(build(trained(config, "removal", "pgd_at", config.findings.seeds[0])))
     with workdirs.opened(workdir):
-        config = _with_estimates(config, workdir)
+        config = _with_estimates(config, workdir, workers=workers)
         with distributed.agreed():
             planned, removed = prepare(config, workdir)
         path = workdir / "results.json"
@@ -73,7 +76,7 @@ def findings(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
         return summary
 
 
-def _with_estimates(config: ConfigDict, workdir: AnyPath) -> ConfigDict:
+def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> ConfigDict:
     """Claims the folder; returns the config with a file of estimates, made if it names none."""
     members = ensemble(config)
     digests = build(members).digests()
@@ -83,7 +86,7 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath) -> ConfigDict:
         return config
     workdirs.claim(workdir, config, digests)
     log.info("memorization estimates: %d members", members.memorization.members)
-    memorize(members, workdir / "memorization")
+    memorize(members, workdir / "memorization", workers=workers)
     jax.clear_caches()
     config = config.copy_and_resolve_references()
     config.memorization.estimates = str(absolute(workdir) / "memorization" / "memorization.npz")

@@ -1,15 +1,18 @@
 """Memorization and influence estimates: trains the ensemble, and writes what it says."""
 
+import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from bat_jax import distributed
+from bat_jax import backend, distributed
 from bat_jax import workdir as workdirs
 from bat_jax.files import write_json
 from bat_jax.interruption import Interruption
@@ -19,13 +22,16 @@ from bat_jax.memorization.ensemble import Ensemble
 from bat_jax.memorization.estimates import Estimates
 from bat_jax.memorization.estimator import Estimated, InfluenceKind, Statistics
 from bat_jax.memorization.store import Store
+from bat_jax.memorization.workers import Workers
 from bat_jax.storage import AnyPath, as_path
 from bat_jax.training.experiment import Experiment, build
 
 log = logging.getLogger(__name__)
 
 
-def memorize(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
+def memorize(
+    config: ConfigDict, workdir: str | AnyPath, *, workers: bool = False
+) -> dict[str, Any]:
     """Runs a config in a folder and returns what results.json then holds.
 
     Members are saved a round at a time: a run that was stopped trains those that are missing, a
@@ -34,10 +40,13 @@ def memorize(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
     Args:
       config: from a config file's `get_config()`.
       workdir: the run's folder, made if it does not exist.
+      workers: whether, on CPU, each device's members are trained by a process of its own, started
+        for it: faster, for programs whose main module can be imported again.
 
     Raises:
       UserError: the config, the data or the folder are wrong.
       NonFiniteError: a member met a loss that is not finite.
+      PeerError: another process ended.
       Interrupted: SIGTERM or SIGINT; finished rounds are saved.
     """
     workdir, settings = as_path(workdir), config.memorization
@@ -57,7 +66,7 @@ def memorize(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
         if is_finished and json.loads(path.read_bytes())["members"] == settings.members:
             log.info("%s: this run is finished; nothing to train", workdir)
         else:
-            _train_members(experiment, store, missing)
+            _train_members(experiment, store, missing, workers=workers)
             with distributed.agreed():
                 if distributed.is_main():
                     _conclude(experiment, store, workdir)
@@ -131,25 +140,16 @@ def as_estimates(experiment: Experiment, found: Estimated) -> Estimates:
     )
 
 
-def _train_members(experiment: Experiment, store: Store, missing: np.ndarray) -> None:
+def _train_members(
+    experiment: Experiment, store: Store, missing: np.ndarray, *, workers: bool
+) -> None:
     """Trains the members that are missing, a round after another."""
     if not len(missing):
         return
     total = experiment.config.memorization.members
-    ensemble = Ensemble(experiment, members=len(missing))
-    log.info(
-        "%d members on %s (%d training, %d test images), %s, %s, %d device(s), %d a round",
-        len(missing),
-        experiment.dataset.name,
-        len(experiment.train),
-        len(experiment.dataset.test),
-        experiment.config.model.name,
-        experiment.config.objective.name,
-        experiment.mesh.size,
-        ensemble.round_size,
-    )
     began, done = time.monotonic(), total - len(missing)
     with (
+        _ensemble(experiment, members=len(missing), workers=workers) as ensemble,
         Interruption().listening() as interruption,
         tqdm(
             total=total,
@@ -169,3 +169,30 @@ def _train_members(experiment: Experiment, store: Store, missing: np.ndarray) ->
             if interruption.settle() and members[-1] != missing[-1]:
                 interruption.end(f"{done + start + len(members)} of {total} members are saved")
     log.info("%d members in %.1f s", len(missing), time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _ensemble(
+    experiment: Experiment, *, members: int, workers: bool
+) -> Iterator[Ensemble | Workers]:
+    """Gives what trains the members, in this process or in some of its own."""
+    devices = experiment.mesh.size
+    is_shared = workers and backend.devices_share_threads() and jax.process_count() == 1
+    with contextlib.ExitStack() as stack:
+        ensemble: Ensemble | Workers
+        if is_shared and min(devices, members) > 1:
+            ensemble = stack.enter_context(Workers(experiment, members=members))
+        else:
+            ensemble = Ensemble(experiment, members=members)
+        log.info(
+            "%d members on %s (%d training, %d test images), %s, %s, %d device(s), %d a round",
+            members,
+            experiment.dataset.name,
+            len(experiment.train),
+            len(experiment.dataset.test),
+            experiment.config.model.name,
+            experiment.config.objective.name,
+            devices,
+            ensemble.round_size,
+        )
+        yield ensemble

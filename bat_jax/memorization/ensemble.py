@@ -65,13 +65,14 @@ def subset(
 class Ensemble:
     """Trains members, a round of them at a time."""
 
-    def __init__(self, experiment: Experiment, *, members: int):
+    def __init__(self, experiment: Experiment, *, members: int, sharing: int = 1):
         """Prepares the programs and finds how many members a round takes.
 
         Args:
           experiment: what a member is; its training images are what subsets are drawn from. Its
             `config.memorization` says how large they are and how members are scored.
           members: how many there are to be, so that rounds come out even.
+          sharing: how many processes train members with the memory of these devices.
 
         Raises:
           UserError: a subset has no whole batch, or not even one member fits a device.
@@ -102,7 +103,7 @@ class Ensemble:
         self._mesh = Mesh(
             devices[:, None], (_MEMBER, AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
         )
-        fitting = settings.members_at_once or self.fitting(_USABLE * self._free_bytes())
+        fitting = settings.members_at_once or self.fitting(_USABLE / sharing * self._free_bytes())
         self.round_size = even_rounds(members, fitting=fitting, devices=len(devices))
 
     @property

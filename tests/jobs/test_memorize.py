@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from bat_jax import data, memorization
@@ -76,8 +77,12 @@ def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, t
     while not list((workdir / "members").glob("*.npz")):
         assert process.poll() is None
         time.sleep(0.02)
+    trainers = psutil.Process(process.pid).children(recursive=True)
+    assert len(trainers) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
+    # Nor do the processes that trained its members go on.
+    assert not psutil.wait_procs(trainers, timeout=10)[1]
     before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
     assert not (workdir / "memorization.npz").exists()
     result = launch(workdir, capture_output=True)

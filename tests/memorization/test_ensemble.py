@@ -4,42 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.config import default
 from bat_jax.errors import UserError
 from bat_jax.memorization import ensemble
 from bat_jax.memorization.ensemble import Ensemble, even_rounds
-from bat_jax.training.experiment import build
 from bat_jax.training.loop import NonFiniteError
+from tests.memorization.members import experiment
 
-
-@pytest.fixture(autouse=True)
-def _standard_promotion():
-    """Optax's schedules mix integers and floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-def experiment(**fields):
-    config = default()
-    config.job = "memorization"
-    config.data.name = "digits"
-    config.data.validation = 0
-    config.data.subset = 200
-    config.data.crop_padding = 0
-    config.data.flip = False
-    config.model.name = "small_cnn"
-    config.model.width = 2
-    config.objective.name = "standard"
-    config.attack.num_steps = 1
-    config.attack.unroll = False
-    config.train.epochs = 2
-    config.train.batch_size = 32
-    config.train.schedule.boundaries = (1.0,)
-    config.evaluation.batch_size = 128
-    config.evaluation.num_steps = 1
-    config.parallel.devices = 2
-    config.update_from_flattened_dict(fields)
-    return build(config)
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def trained(members, **fields):

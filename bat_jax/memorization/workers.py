@@ -1,0 +1,207 @@
+"""An ensemble on the cores of one machine, a process each.
+
+For CPU. There XLA shares every operation of a device out over the threads of all devices of its
+process, so that members who train on two devices of one process wait for one another. Processes
+with cores of their own do not. What a member becomes is the same.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from bat_jax import backend, parallel
+from bat_jax.data import Dataset
+from bat_jax.distributed import PeerError
+from bat_jax.errors import UserError
+from bat_jax.memorization.ensemble import Ensemble, Scores
+from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.loop import NonFiniteError
+
+
+class _Task(NamedTuple):
+    """What a worker is, all that it is told before its members.
+
+    Attributes:
+      config: the experiment's.
+      dataset: likewise.
+      members: how many are to be its own.
+      workers: how many share the machine.
+      cores: those it runs on.
+      options: JAX's, as this process has them.
+    """
+
+    config: ConfigDict
+    dataset: Dataset
+    members: int
+    workers: int
+    cores: Sequence[int]
+    options: dict[str, Any]
+
+
+class Workers:
+    """Trains members as `Ensemble` does, each device's in a process of its own.
+
+    A context: the processes end with it, and with this process however it ends. They are started
+    anew rather than forked, so the main module must be one that can be imported.
+
+    Attributes:
+      round_size: how many members are trained at a time.
+    """
+
+    def __init__(self, experiment: Experiment, *, members: int):
+        """Starts a process for every device of the experiment.
+
+        Args:
+          experiment: as for `Ensemble`; `build` makes the same from its config and data set.
+          members: how many there are to be, so that rounds come out even.
+
+        Raises:
+          UserError: as by `Ensemble`.
+          PeerError: a process ended.
+        """
+        count = min(experiment.mesh.size, members)
+        cores = backend.cores()
+        task = _Task(
+            experiment.config,
+            experiment.dataset,
+            members=math.ceil(members / count),
+            workers=count,
+            cores=cores,
+            options=dict(jax.config.values),
+        )
+        with contextlib.ExitStack() as stack:
+            self._workers = [
+                stack.enter_context(_Worker(task._replace(cores=cores[index::count] or cores)))
+                for index in range(count)
+            ]
+            self.round_size: int = sum(worker.hear() for worker in self._workers)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def train(
+        self,
+        members: Int[np.ndarray, "members"],
+        progress: Callable[[float], object] = lambda members: None,
+    ) -> Scores:
+        """Returns the scores of these members: `Ensemble.train`.
+
+        Raises:
+          NonFiniteError: a member's loss is not finite.
+          PeerError: a process ended.
+        """
+        parts = np.array_split(members, len(self._workers))
+        found: dict[_Worker, Scores | None] = {}
+        for worker, part in zip(self._workers, parts, strict=True):
+            if len(part):
+                worker.tell(part)
+                found[worker] = None
+        while waited := [worker for worker, scores in found.items() if scores is None]:
+            ready = multiprocessing.connection.wait([worker.connection for worker in waited])
+            for worker in waited:
+                if worker.connection in ready:
+                    told = worker.hear()
+                    if isinstance(told, Scores):
+                        found[worker] = told
+                    else:
+                        progress(told)
+        return Scores(*map(np.concatenate, zip(*filter(None, found.values()), strict=True)))
+
+
+class _Worker:
+    """A process that trains members, from this side.
+
+    Attributes:
+      connection: to it.
+    """
+
+    def __init__(self, task: _Task):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, task), daemon=True)
+        self._process.start()
+        # Where only the process itself has the other end, its end is the pipe's.
+        theirs.close()
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def tell(self, members: Int[np.ndarray, "members"]) -> None:
+        """Has it train these members."""
+        try:
+            self.connection.send(members)
+        except ConnectionError:
+            self._tell_of_its_end()
+
+    def hear(self) -> Any:
+        """Returns what it says next; an error it met is raised."""
+        try:
+            told = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._tell_of_its_end()
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    def _tell_of_its_end(self) -> NoReturn:
+        self._process.join()
+        code = self._process.exitcode
+        assert code is not None  # It has ended.
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        raise PeerError(
+            f"a process that trained members {how}; run the same command to go on from the members"
+            " that are saved (where memory is short, with JAX_NUM_CPU_DEVICES=1)"
+        ) from None
+
+
+def _work(connection: Connection, task: _Task) -> None:
+    """Trains the members that come through the pipe until it is closed."""
+    # A signal at the terminal is for the main process, which ends this one when a round is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Before JAX starts: it makes as many threads as there are cores to run on.
+    backend.run_on(task.cores)
+    for name, value in {**task.options, "jax_num_cpu_devices": 1}.items():
+        if jax.config.values[name] != value:
+            jax.config.update(name, value)
+    try:
+        mesh = parallel.mesh_of(jax.devices())
+        experiment = build(task.config, dataset=task.dataset, mesh=mesh)
+        ensemble = Ensemble(experiment, members=task.members, sharing=task.workers)
+        connection.send(ensemble.round_size)
+        while True:
+            connection.send(ensemble.train(connection.recv(), connection.send))
+    except (UserError, NonFiniteError) as error:
+        connection.send(error)
+    except (EOFError, ConnectionError):
+        pass
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, whatever it is doing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,39 @@
+"""Members trained by processes of their own are what they are in one, and errors come through."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from bat_jax.distributed import PeerError
+from bat_jax.errors import UserError
+from bat_jax.memorization.ensemble import Ensemble
+from bat_jax.memorization.workers import Workers
+from tests.memorization.members import experiment
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def test_members_are_what_they_are_in_one_process_and_a_killed_process_is_told():
+    fields = {"memorization.statistic": "probability", "memorization.members_at_once": 2}
+    alone = Ensemble(experiment(**fields), members=3).train(np.array([7, 0, 4]))
+    told = []
+    with Workers(experiment(**fields), members=3) as workers:
+        assert workers.round_size == 4
+        shared = workers.train(np.array([7, 0, 4]), told.append)
+        # Fewer than there are processes.
+        np.testing.assert_array_equal(workers.train(np.array([4])).train[0], alone.train[2])
+        multiprocessing.active_children()[0].kill()
+        with pytest.raises(PeerError, match="was ended by signal 9; run the same command"):
+            workers.train(np.array([1, 2]))
+    for found, expected in zip(shared, alone, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert sum(told) == pytest.approx(3)
+    assert not multiprocessing.active_children()
+
+
+def test_a_wrong_field_is_told_and_no_process_is_left():
+    fields = {"train.batch_size": 150}
+    with pytest.raises(UserError, match="140 images of a member's subset"):
+        Workers(experiment(**fields), members=2)
+    assert not multiprocessing.active_children()
