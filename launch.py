@@ -221,4 +221,8 @@ def _refuse(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    try:
+        app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        print("launch.py: stopped before it began; run the same command", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -6,6 +6,7 @@ with cores of their own do not. What a member becomes is the same.
 """
 
 import contextlib
+import logging
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -13,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
@@ -135,7 +137,15 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, task), daemon=True)
-        self._process.start()
+        # A signal at the terminal is for this process, which ends the other when a round is done.
+        # What is blocked when a process starts stays blocked in it; multiprocessing's own helper
+        # would unblock it, if it were not there yet.
+        resource_tracker.ensure_running()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # Where only the process itself has the other end, its end is the pipe's.
         theirs.close()
 
@@ -177,10 +187,9 @@ class _Worker:
 
 def _work(connection: Connection, task: _Task) -> None:
     """Trains the members that come through the pipe until it is closed."""
-    # A signal at the terminal is for the main process, which ends this one when a round is done.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # What there is to warn of, the process that started this one has said.
+    logging.getLogger("bat_jax").setLevel(logging.ERROR)
     # Before JAX starts: it makes as many threads as there are cores to run on.
     backend.run_on(task.cores)
     for name, value in {**task.options, "jax_num_cpu_devices": 1}.items():

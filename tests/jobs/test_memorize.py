@@ -93,6 +93,25 @@ def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, t
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
 
+def test_control_c_is_for_the_main_process_which_ends_the_others_after_a_round(tmp_path):
+    process = launch(
+        tmp_path / "run",
+        "--config.memorization.members=2000",
+        start=subprocess.Popen,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while not list((tmp_path / "run" / "members").glob("*.npz")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "stopped by SIGINT" in told
+    assert "of 2000 members are saved" in told
+    assert "Traceback" not in told
+
+
 @pytest.mark.slow
 def test_killed_ten_times_at_random_it_ends_with_the_same_bytes(tmp_path):
     members = "--config.memorization.members=60"
