@@ -88,7 +88,8 @@ class Workers:
                 stack.enter_context(_Worker(task._replace(cores=cores[index::count] or cores)))
                 for index in range(count)
             ]
-            self.round_size: int = sum(worker.hear() for worker in self._workers)
+            # They look at what memory is free at different moments.
+            self.round_size: int = count * min(worker.hear() for worker in self._workers)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "Workers":
