@@ -5,6 +5,7 @@ process, so that members who train on two devices of one process wait for one an
 with cores of their own do not. What a member becomes is the same.
 """
 
+import atexit
 import contextlib
 import logging
 import math
@@ -81,15 +82,18 @@ class Workers:
             members=math.ceil(members / count),
             workers=count,
             cores=cores,
-            options=dict(jax.config.values),
+            # A default device would be one of this process.
+            options={**jax.config.values, "jax_num_cpu_devices": 1, "jax_default_device": None},
         )
         with contextlib.ExitStack() as stack:
-            self._workers = [
-                stack.enter_context(_Worker(task._replace(cores=cores[index::count] or cores)))
-                for index in range(count)
-            ]
-            # They look at what memory is free at different moments.
-            self.round_size: int = count * min(worker.hear() for worker in self._workers)
+            self._workers = [stack.enter_context(_Worker()) for _ in range(count)]
+            for index, worker in enumerate(self._workers):
+                worker.tell(task._replace(cores=cores[index::count] or cores))
+            # They look at what memory is free at different moments, and take the least.
+            size = min(worker.hear() for worker in self._workers)
+            for worker in self._workers:
+                worker.tell(size)
+            self.round_size: int = count * size
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "Workers":
@@ -105,10 +109,21 @@ class Workers:
     ) -> Scores:
         """Returns the scores of these members: `Ensemble.train`.
 
+        An error ends all processes: what the others had to say would be taken for later answers.
+
         Raises:
           NonFiniteError: a member's loss is not finite.
           PeerError: a process ended.
         """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._stack.close)
+            scores = self._trained(members, progress)
+            stack.pop_all()
+        return scores
+
+    def _trained(
+        self, members: Int[np.ndarray, "members"], progress: Callable[[float], object]
+    ) -> Scores:
         parts = np.array_split(members, len(self._workers))
         found: dict[_Worker, Scores | None] = {}
         for worker, part in zip(self._workers, parts, strict=True):
@@ -134,10 +149,10 @@ class _Worker:
       connection: to it.
     """
 
-    def __init__(self, task: _Task):
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, task), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
         # A signal at the terminal is for this process, which ends the other when a round is done.
         # What is blocked when a process starts stays blocked in it; multiprocessing's own helper
         # would unblock it, if it were not there yet.
@@ -149,27 +164,30 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # Where only the process itself has the other end, its end is the pipe's.
         theirs.close()
+        # Before multiprocessing's own SIGTERM, which is blocked there, and wait for it.
+        atexit.register(self._process.kill)
 
     def __enter__(self) -> "_Worker":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.connection.close()
         self._process.kill()
         self._process.join()
+        self.connection.close()
+        atexit.unregister(self._process.kill)
 
-    def tell(self, members: Int[np.ndarray, "members"]) -> None:
-        """Has it train these members."""
+    def tell(self, what: Any) -> None:
+        """Gives it its task, the size of a round, or members to train."""
         try:
-            self.connection.send(members)
-        except ConnectionError:
+            self.connection.send(what)
+        except OSError:
             self._tell_of_its_end()
 
     def hear(self) -> Any:
         """Returns what it says next; an error it met is raised."""
         try:
             told = self.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             self._tell_of_its_end()
         if isinstance(told, Exception):
             raise told
@@ -186,21 +204,23 @@ class _Worker:
         ) from None
 
 
-def _work(connection: Connection, task: _Task) -> None:
-    """Trains the members that come through the pipe until it is closed."""
+def _work(connection: Connection) -> None:
+    """Trains the members that come through the pipe, after a task, until it is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # What there is to warn of, the process that started this one has said.
     logging.getLogger("bat_jax").setLevel(logging.ERROR)
-    # Before JAX starts: it makes as many threads as there are cores to run on.
-    backend.run_on(task.cores)
-    for name, value in {**task.options, "jax_num_cpu_devices": 1}.items():
-        if jax.config.values[name] != value:
-            jax.config.update(name, value)
     try:
+        task: _Task = connection.recv()
+        # Before JAX starts: it makes as many threads as there are cores to run on.
+        backend.run_on(task.cores)
+        for name, value in task.options.items():
+            if jax.config.values[name] != value:
+                jax.config.update(name, value)
         mesh = parallel.mesh_of(jax.devices())
         experiment = build(task.config, dataset=task.dataset, mesh=mesh)
         ensemble = Ensemble(experiment, members=task.members, sharing=task.workers)
         connection.send(ensemble.round_size)
+        ensemble.round_size = connection.recv()
         while True:
             connection.send(ensemble.train(connection.recv(), connection.send))
     except (UserError, NonFiniteError) as error:
