@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 # Not bat_jax.training.state and history: JAX rebuilds the train state around whatever leaves a
@@ -41,3 +42,10 @@ install_import_hook(
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def standard_promotion():
+    """Optax's schedules mix integers and floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

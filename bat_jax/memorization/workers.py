@@ -42,7 +42,7 @@ class _Task(NamedTuple):
       members: how many are to be its own.
       workers: how many share the machine.
       cores: those it runs on.
-      options: JAX's, as this process has them.
+      options: JAX's, as the main process has them but for its devices.
     """
 
     config: ConfigDict
@@ -76,19 +76,21 @@ class Workers:
         """
         count = min(experiment.mesh.size, members)
         cores = backend.cores()
-        task = _Task(
-            experiment.config,
-            experiment.dataset,
-            members=math.ceil(members / count),
-            workers=count,
-            cores=cores,
-            # A default device would be one of this process.
-            options={**jax.config.values, "jax_num_cpu_devices": 1, "jax_default_device": None},
-        )
+        # A default device would be one of this process.
+        options = {**jax.config.values, "jax_num_cpu_devices": 1, "jax_default_device": None}
         with contextlib.ExitStack() as stack:
             self._workers = [stack.enter_context(_Worker()) for _ in range(count)]
             for index, worker in enumerate(self._workers):
-                worker.tell(task._replace(cores=cores[index::count] or cores))
+                worker.tell(
+                    _Task(
+                        experiment.config,
+                        experiment.dataset,
+                        members=math.ceil(members / count),
+                        workers=count,
+                        cores=cores[index::count] or cores,
+                        options=options,
+                    )
+                )
             # They look at what memory is free at different moments, and take the least.
             size = min(worker.hear() for worker in self._workers)
             for worker in self._workers:

@@ -34,6 +34,12 @@ def launch(workdir, *flags, start=subprocess.run, **options):
     return start(command, cwd=ROOT, env=environment, text=True, **options)
 
 
+def wait_for_members(process, workdir):
+    while not list((workdir / "members").glob("*.npz")):
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("memorize") / "run"
@@ -74,9 +80,7 @@ def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, t
         start=subprocess.Popen,
         stderr=subprocess.DEVNULL,
     )
-    while not list((workdir / "members").glob("*.npz")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_members(process, workdir)
     others = psutil.Process(process.pid).children(recursive=True)
     trainers = [other for other in others if "spawn_main" in " ".join(other.cmdline())]
     assert len(trainers) == 2
@@ -102,9 +106,7 @@ def test_control_c_is_for_the_main_process_which_ends_the_others_after_a_round(t
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    while not list((tmp_path / "run" / "members").glob("*.npz")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_members(process, tmp_path / "run")
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT

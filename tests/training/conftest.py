@@ -1,16 +1,13 @@
 """A tiny run on real digits, as a config and as an experiment."""
 
-import jax
 import pytest
 
 from bat_jax.config import default
 
 
 @pytest.fixture(autouse=True)
-def _standard_promotion():
-    """Optax's schedules mix integers and floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+def _standard_promotion(standard_promotion):
+    """Every test here trains."""
 
 
 @pytest.fixture
