@@ -77,17 +77,19 @@ def main(arguments: list[str]) -> None:
     import jax
     from jax.errors import JaxRuntimeError
 
-    from bat_jax import backend, distributed
-    from bat_jax.config import plain
+    from bat_jax import backend
+    from bat_jax.ensemble.cost import describe_ensemble
     from bat_jax.evaluation import results as evaluation_results
     from bat_jax.findings.cost import describe_findings
-    from bat_jax.interruption import Interrupted
     from bat_jax.jobs import evaluate_run, findings, memorize, train_and_evaluate
-    from bat_jax.jobs.dry_run import describe, describe_ensemble
+    from bat_jax.jobs.dry_run import describe
     from bat_jax.memorization import summary as memorization_summary
     from bat_jax.report import report
     from bat_jax.report.findings import table as claims_table
-    from bat_jax.storage import AnyPath, as_path, is_remote
+    from bat_jax.runtime import distributed
+    from bat_jax.runtime.interruption import Interrupted
+    from bat_jax.runtime.plain import plain
+    from bat_jax.runtime.storage import AnyPath, as_path, is_remote
     from bat_jax.training import CheckpointError, NonFiniteError
 
     backend.prepare(

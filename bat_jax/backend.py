@@ -56,7 +56,7 @@ def is_cpu_style() -> bool:
 
 
 def lowering(*, is_small: bool) -> Lowering:
-    """Returns how a network's convolutions are lowered: `bat_jax.models.convolution`.
+    """Returns how a network's convolutions are lowered: `bat_jax.kernels.convolution`.
 
     On CPU those of a small network are patches and products, which are faster than XLA's own
     convolutions of so few channels, and keep their threads in a loop.

@@ -4,9 +4,6 @@ A config file starts from `default()` and changes what its experiment is about. 
 left out of a choice's reading say so: `objective.trades` is read by the objective `trades` alone.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from ml_collections import ConfigDict, config_dict
 
 
@@ -260,28 +257,3 @@ def findings() -> ConfigDict:
     # Memorization is possible where pgd_at fits this part of its training images, under attack.
     settings.regime = 0.95
     return config.lock()
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns the config as JSON can hold it: nested dicts, lists for tuples."""
-    return {
-        name: plain(value)
-        if isinstance(value, ConfigDict)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for name, value in config.items()
-    }
-
-
-def differences(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Returns the fields in which two plain configs differ, as `field: its value, the other's`."""
-    found = []
-    for name in sorted({*config, *other}):
-        ours, theirs = config.get(name), other.get(name)
-        field = f"{prefix}{name}"
-        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            found += differences(ours, theirs, f"{field}.")
-        elif ours != theirs:
-            found.append(f"{field}: {ours!r}, {theirs!r}")
-    return found

@@ -34,7 +34,7 @@ def prepare_jax() -> tuple[Callable[[], object], float]:
 
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
-    from bat_jax.memorization.workers import Workers
+    from bat_jax.ensemble.workers import Workers
     from bat_jax.training.experiment import build
 
     config = default()
@@ -141,7 +141,7 @@ def serve(side: str) -> None:
     def rate() -> float:
         if side != "jax":
             return 0.0
-        from bat_jax.peak import matrix_rate
+        from bat_jax.runtime.peak import matrix_rate
 
         return matrix_rate()
 

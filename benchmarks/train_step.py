@@ -88,7 +88,7 @@ def serve_jax(case: Case) -> None:
 
     from bat_jax import parallel
     from bat_jax.data.device import epoch_order
-    from bat_jax.peak import matrix_rate
+    from bat_jax.runtime.peak import matrix_rate
     from bat_jax.training.flops import lowered_step, step_flops
 
     experiment = make_experiment(case)

@@ -14,9 +14,9 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Not bat_jax.training.state and history: JAX rebuilds the train state around whatever leaves a
-# transformation gives it, shapes and NumPy arrays among them. Not bat_jax.data.dataset: users'
-# records are checked by itself, with errors of its own.
+# Not bat_jax.training.state and bat_jax.memorization.history: JAX rebuilds the train state around
+# whatever leaves a transformation gives it, shapes and NumPy arrays among them. Not
+# bat_jax.data.dataset: users' records are checked by itself, with errors of its own.
 install_import_hook(
     [
         "bat_jax.attacks",
@@ -25,15 +25,23 @@ install_import_hook(
         "bat_jax.data.fashion_mnist",
         "bat_jax.data.images",
         "bat_jax.data.tiny_imagenet",
-        "bat_jax.distributed",
+        "bat_jax.runtime.distributed",
         "bat_jax.evaluation",
         "bat_jax.findings",
         "bat_jax.keys",
         "bat_jax.losses",
-        "bat_jax.memorization",
+        "bat_jax.kernels",
+        "bat_jax.memorization.agreement",
+        "bat_jax.memorization.estimates",
+        "bat_jax.memorization.estimator",
+        "bat_jax.memorization.proxies",
+        "bat_jax.memorization.ranking",
+        "bat_jax.memorization.released",
+        "bat_jax.memorization.store",
+        "bat_jax.memorization.summary",
         "bat_jax.models",
         "bat_jax.report",
-        "bat_jax.runs",
+        "bat_jax.evaluation.runs",
         "bat_jax.training.objectives",
         "bat_jax.training.step",
     ],

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bat_jax.data import load
-from bat_jax.files import write_npz
+from bat_jax.runtime.files import write_npz
 
 
 def write_digits_estimates(path):

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from bat_jax import config as configs
 from bat_jax import models
-from bat_jax import workdir as workdirs
 from bat_jax.errors import UserError
 from bat_jax.interop import export_weights, import_weights
 from bat_jax.interop.__main__ import main
+from bat_jax.runtime import workdir as workdirs
 from bat_jax.training.checkpoints import Checkpoints
 from bat_jax.training.experiment import build
 from tests.golden import interop_draws

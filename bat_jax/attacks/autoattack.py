@@ -26,7 +26,7 @@ from bat_jax.attacks.pgd import LogitsFn, Norm
 from bat_jax.attacks.square import Square
 from bat_jax.attacks.verdicts import CLEAN_ERROR, STANDING, VerdictFile, Verdicts, digest
 from bat_jax.errors import UserError
-from bat_jax.storage import as_path
+from bat_jax.runtime.storage import as_path
 
 Name = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
 STANDARD: tuple[Name, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")

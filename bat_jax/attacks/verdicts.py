@@ -12,8 +12,8 @@ from numpy.lib.format import open_memmap
 
 from bat_jax.attacks.engine import HostImages
 from bat_jax.errors import UserError
-from bat_jax.files import write_npz, written_whole
-from bat_jax.storage import AnyPath, is_remote
+from bat_jax.runtime.files import write_npz, written_whole
+from bat_jax.runtime.storage import AnyPath, is_remote
 
 # Values of `Verdicts.broken_by` that are no attack's number.
 STANDING = -1

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from bat_jax.runs import title
+from bat_jax.evaluation.runs import title
 
 Verdict = Literal["supported", "refuted", "undecided"]
 

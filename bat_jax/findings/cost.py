@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bat_jax import config as configs
+from bat_jax.ensemble.cost import describe_ensemble
 from bat_jax.findings import plan as plans
-from bat_jax.jobs.dry_run import describe_ensemble
+from bat_jax.runtime.plain import plain
 from bat_jax.training import objectives
 from bat_jax.training.experiment import Experiment, build
 from bat_jax.training.flops import forward_flops
@@ -28,7 +28,7 @@ def describe_findings(config: ConfigDict) -> str:
       UserError: the config, the data or the estimates are wrong.
     """
     plans.validate(config)
-    lines = [json.dumps(configs.plain(config), indent=2)]
+    lines = [json.dumps(plain(config), indent=2)]
     base = plans.trained(config, "methods", "pgd_at", config.findings.seeds[0])
     if base.memorization.estimates is None:
         # They are made first; what they say changes no cost.

@@ -11,7 +11,7 @@ from bat_jax import config as configs
 from bat_jax import keys, validation
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
-from bat_jax.storage import AnyPath
+from bat_jax.runtime.storage import AnyPath
 from bat_jax.training import objectives
 
 PARTS = ("methods", "removal", "variants")

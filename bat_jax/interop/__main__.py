@@ -11,11 +11,11 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from bat_jax import workdir as workdirs
 from bat_jax.errors import UserError
 from bat_jax.interop.weights import export_weights
-from bat_jax.jobs.evaluate import read_run, read_states
-from bat_jax.storage import AnyPath, as_path
+from bat_jax.runtime import workdir as workdirs
+from bat_jax.runtime.storage import AnyPath, as_path
+from bat_jax.training.saved import read_run, read_states
 
 
 def main(arguments: list[str]) -> None:

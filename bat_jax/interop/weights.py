@@ -17,9 +17,9 @@ from safetensors.numpy import save
 
 from bat_jax import models
 from bat_jax.errors import UserError
-from bat_jax.files import written_whole
 from bat_jax.interop import layout
 from bat_jax.models.resnet import Stem
+from bat_jax.runtime.files import written_whole
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
 Leaves = dict[tuple[str, ...], Any]

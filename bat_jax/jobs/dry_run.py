@@ -1,13 +1,13 @@
 """What a run would cost, without running it."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from bat_jax import config as configs
-from bat_jax.training.experiment import Experiment, build, check_batch, planned
+from bat_jax.runtime.plain import plain
+from bat_jax.training.experiment import build, check_batch
 from bat_jax.training.flops import forward_flops, lowered_step, program_flops, step_flops
 from bat_jax.training.state import number_of_parameters
 
@@ -30,7 +30,7 @@ def describe(config: ConfigDict) -> str:
     share = program * devices / model
     return "\n".join(
         [
-            json.dumps(configs.plain(config), indent=2),
+            json.dumps(plain(config), indent=2),
             f"parameters: {number_of_parameters(state.variables):,}",
             f"steps: {experiment.total_steps:,}, {experiment.steps_per_epoch:,} an epoch",
             f"forward pass: {forward / 1e9:.4g} GFLOP an image",
@@ -42,64 +42,4 @@ def describe(config: ConfigDict) -> str:
             f" {memory.argument_size_in_bytes / 2**20:,.1f} MiB of state and data,"
             f" {memory.temp_size_in_bytes / 2**20:,.1f} MiB of temporaries",
         ]
-    )
-
-
-def describe_ensemble(config: ConfigDict) -> str:
-    """Returns the resolved config of an ensemble and the FLOPs of training and scoring it.
-
-    Raises:
-      UserError: the config or the data are wrong.
-    """
-    experiment = build(config)
-    settings = config.memorization
-    cost = member_cost(experiment)
-    state = jax.eval_shape(experiment.initial_state)
-    total = settings.members * (cost.training + cost.scoring)
-    return "\n".join(
-        [
-            json.dumps(configs.plain(config), indent=2),
-            f"parameters of a member: {number_of_parameters(state.variables):,}",
-            f"a member: {cost.steps:,} steps of {config.train.batch_size} images"
-            f" ({cost.passes} forward passes each), {cost.training / 1e12:,.4g} TFLOP;"
-            f" scoring {cost.images:,} images, {cost.scoring / 1e12:,.4g} TFLOP",
-            f"all {settings.members:,} members: {total / 1e15:,.4g} PFLOP, that is"
-            f" {total / 1e14 / 3600:,.3g} device-hours at 100 TFLOP/s",
-        ]
-    )
-
-
-class MemberCost(NamedTuple):
-    """What one member of an ensemble takes.
-
-    Attributes:
-      steps: of its training.
-      passes: the cost of a step in forward passes of the batch.
-      training: FLOPs of all steps.
-      images: how many it is scored on.
-      scoring: FLOPs of that.
-    """
-
-    steps: int
-    passes: int
-    training: float
-    images: int
-    scoring: float
-
-
-def member_cost(experiment: Experiment) -> MemberCost:
-    """Returns what training one member of an ensemble and scoring it takes."""
-    config, forward = experiment.config, forward_flops(experiment)
-    size = round(config.memorization.ratio * len(experiment.train))
-    steps = planned(experiment, examples=size).total_steps
-    passes = experiment.objective.forward_passes(config.attack.num_steps)
-    images = len(experiment.train) + len(experiment.dataset.test)
-    is_attacked = config.memorization.inputs == "adversarial"
-    attack = 2 * config.evaluation.num_steps if is_attacked else 0
-    return MemberCost(
-        steps=steps,
-        passes=passes,
-        training=forward * config.train.batch_size * passes * steps,
-        images=images,
-        scoring=forward * images * (1 + attack),
     )

@@ -10,18 +10,19 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
-from bat_jax import distributed, keys
+from bat_jax import keys
 from bat_jax.attacks import checks
 from bat_jax.attacks.autoattack import autoattack
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation import results
 from bat_jax.evaluation.classify import attack_name
-from bat_jax.files import write_json, write_npz
 from bat_jax.memorization import estimates as estimate_files
-from bat_jax.storage import AnyPath
+from bat_jax.runtime import distributed
+from bat_jax.runtime.files import write_json, write_npz
+from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.checkpoints import Saved
-from bat_jax.training.experiment import Experiment, data_seed
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.step import attacked
 
 
@@ -40,7 +41,7 @@ def evaluate(
       workdir: where the files go.
       seconds: of training, to be recorded.
     """
-    config, test = experiment.config, test_images(experiment)
+    config, test = experiment.config, experiment.test_images()
     groups = _groups(experiment, test)
     evaluator = experiment.evaluator(tuple(config.evaluation.losses))
     data = to_devices(test, experiment.mesh)
@@ -82,16 +83,6 @@ def evaluate(
             # Last of all: a folder with results.json is a finished run.
             write_json(workdir / "results.json", found)
     return found
-
-
-def test_images(experiment: Experiment) -> Split:
-    """Returns the test set, or as many of its images as the config says, drawn by the seed."""
-    test, size = experiment.dataset.test, experiment.config.evaluation.subset
-    if not size or size >= len(test):
-        return test
-    key = keys.derive(data_seed(experiment.config), keys.Purpose.SUBSET)
-    rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
-    return test.take(np.sort(rows))
 
 
 def _autoattack(

@@ -8,17 +8,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bat_jax import distributed, memorization
-from bat_jax import runs as finished
-from bat_jax import workdir as workdirs
+from bat_jax import memorization
 from bat_jax.errors import UserError
-from bat_jax.files import write_json, written_whole
+from bat_jax.evaluation import runs as finished
 from bat_jax.findings.claims import claims
 from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
 from bat_jax.findings.summary import summarize
 from bat_jax.jobs.memorize import memorize
 from bat_jax.jobs.train import train_and_evaluate
-from bat_jax.storage import AnyPath, absolute, as_path
+from bat_jax.runtime import distributed
+from bat_jax.runtime import workdir as workdirs
+from bat_jax.runtime.files import write_json, written_whole
+from bat_jax.runtime.storage import AnyPath, absolute, as_path
 from bat_jax.training.experiment import build, check_batch
 
 log = logging.getLogger(__name__)

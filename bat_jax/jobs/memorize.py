@@ -12,18 +12,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from bat_jax import backend, distributed
-from bat_jax import workdir as workdirs
-from bat_jax.files import write_json
-from bat_jax.interruption import Interruption
+from bat_jax import backend
+from bat_jax.ensemble.estimation import as_estimates, estimated
+from bat_jax.ensemble.members import Ensemble
+from bat_jax.ensemble.workers import Workers
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.memorization import summary
-from bat_jax.memorization.ensemble import Ensemble
-from bat_jax.memorization.estimates import Estimates
-from bat_jax.memorization.estimator import Estimated, InfluenceKind, Statistics
 from bat_jax.memorization.store import Store
-from bat_jax.memorization.workers import Workers
-from bat_jax.storage import AnyPath, as_path
+from bat_jax.runtime import distributed
+from bat_jax.runtime import workdir as workdirs
+from bat_jax.runtime.files import write_json
+from bat_jax.runtime.interruption import Interruption
+from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.experiment import Experiment, build
 
 log = logging.getLogger(__name__)
@@ -89,55 +89,6 @@ def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
     )
     write_json(path, results)
     (workdir / "report.html").unlink(missing_ok=True)
-
-
-def estimated(
-    experiment: Experiment, store: Store, members: int, *, influence: InfluenceKind
-) -> tuple[Estimated, dict[int, summary.Halves]]:
-    """Returns the estimates of the first so many members, and memorization by halves of fewer.
-
-    The halves, even members and odd ones, are those of the first `summary.sizes(members)`.
-    """
-    labels = experiment.train.labels, experiment.dataset.test.labels
-    binary = experiment.config.memorization.statistic == "correct"
-    whole = Statistics(*labels, influence=influence, binary=binary)
-    halves = {
-        size: [Statistics(*labels, influence="none", binary=binary) for _ in range(2)]
-        for size in summary.sizes(members)
-    }
-    for scores in store.read(members):
-        whole.update(scores.masks, scores.train, scores.test)
-        for size, pair in halves.items():
-            for rest, half in enumerate(pair):
-                rows = (scores.members % 2 == rest) & (scores.members < size)
-                half.update(scores.masks[rows], scores.train[rows], scores.test[rows])
-    found = {
-        size: (even.estimated().memorization, odd.estimated().memorization)
-        for size, (even, odd) in halves.items()
-    }
-    return whole.estimated(), found
-
-
-def as_estimates(experiment: Experiment, found: Estimated) -> Estimates:
-    """Returns the record of a file from what was estimated."""
-    train, test = experiment.train, experiment.dataset.test
-    settings = experiment.config.memorization
-    return Estimates(
-        source=f"the ensemble of {experiment.dataset.name}",
-        memorization=found.memorization,
-        train_labels=train.labels,
-        test_labels=test.labels,
-        train_ids=train.ids,
-        test_ids=test.ids,
-        influence=found.influence,
-        memorization_se=found.memorization_se,
-        in_count=found.in_count,
-        out_count=found.out_count,
-        dataset=experiment.dataset.name,
-        statistic=settings.statistic,
-        training=experiment.config.objective.name,
-        inputs=settings.inputs,
-    )
 
 
 def _train_members(

@@ -19,9 +19,9 @@ from ml_collections import ConfigDict
 
 from bat_jax import parallel
 from bat_jax.data import Dataset, Split
+from bat_jax.ensemble.cost import member_cost
+from bat_jax.ensemble.members import Ensemble, even_rounds
 from bat_jax.errors import UserError
-from bat_jax.jobs.dry_run import member_cost
-from bat_jax.memorization.ensemble import Ensemble, even_rounds
 from bat_jax.training.experiment import Experiment, build
 from bat_jax.training.flops import forward_flops, lowered_step
 from bat_jax.training.state import number_of_parameters

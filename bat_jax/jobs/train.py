@@ -7,12 +7,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bat_jax import distributed
-from bat_jax import workdir as workdirs
-from bat_jax.interruption import Interruption
 from bat_jax.jobs.final import evaluate
 from bat_jax.memorization import proxies
-from bat_jax.storage import AnyPath, as_path, is_remote
+from bat_jax.runtime import distributed
+from bat_jax.runtime import workdir as workdirs
+from bat_jax.runtime.interruption import Interruption
+from bat_jax.runtime.storage import AnyPath, as_path, is_remote
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment, build, check_batch
 from bat_jax.training.loop import fit

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int, Int64
 
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
-from bat_jax.files import read_npz, write_npz
 from bat_jax.memorization.estimator import Influence
-from bat_jax.storage import AnyPath, as_path
+from bat_jax.runtime.files import read_npz, write_npz
+from bat_jax.runtime.storage import AnyPath, as_path
 
 # Keys of our files beside those of the released layout, and the fields they hold.
 _OUR_KEYS = {

@@ -1,7 +1,7 @@
 """Cheap proxies of memorization, for where an ensemble is too dear: what one training run has seen.
 
 An example that a model finds hard throughout its training is likely to be an atypical one. Two
-by-products of the trainer (`bat_jax.training.history`) say how hard it was:
+by-products of the trainer (`bat_jax.memorization.history`) say how hard it was:
 
     mean loss(i)  = sum of the losses of i / how often i was trained on
     forgetting(i) = how often i was right and, the next time, wrong; infinite if it was never right
@@ -20,11 +20,11 @@ from jaxtyping import Float, Int, Int64
 
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
-from bat_jax.files import read_columns, write_npz
 from bat_jax.memorization.estimates import Estimates, find_ids
+from bat_jax.memorization.history import History
 from bat_jax.memorization.ranking import Measured, auroc, rank_correlation
-from bat_jax.storage import AnyPath, as_path
-from bat_jax.training.history import History
+from bat_jax.runtime.files import read_columns, write_npz
+from bat_jax.runtime.storage import AnyPath, as_path
 
 FILE = "train_examples.npz"
 

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int, Int64
 
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
-from bat_jax.files import read_columns
-from bat_jax.storage import AnyPath, as_path
+from bat_jax.runtime.files import read_columns
+from bat_jax.runtime.storage import AnyPath, as_path
 
 
 class Pairs(NamedTuple):

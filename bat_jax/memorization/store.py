@@ -1,18 +1,34 @@
 """The members trained so far, a file a round; a round is there whole or not at all."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from bat_jax import distributed, files
 from bat_jax.errors import UserError
-from bat_jax.memorization.ensemble import Scores
-from bat_jax.storage import AnyPath
+from bat_jax.runtime import distributed, files
+from bat_jax.runtime.storage import AnyPath
 
 # Probabilities are kept as multiples of 2^-15: then their sums, and those of their squares, are
 # exact, and the estimates do not depend on how members were grouped into rounds.
 _UNIT = 2.0**-15
+
+
+class Scores(NamedTuple):
+    """What some members were trained on, and how they did.
+
+    Attributes:
+      members: their numbers.
+      masks: whether the member had the example in its subset.
+      train: whether it is right on each training example, or the probability of its label.
+      test: likewise on each test example.
+    """
+
+    members: Int[np.ndarray, "members"]
+    masks: Bool[np.ndarray, "members train"]
+    train: Shaped[np.ndarray, "members train"]
+    test: Shaped[np.ndarray, "members test"]
 
 
 class Store:

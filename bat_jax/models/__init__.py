@@ -71,8 +71,8 @@ def create(
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
       lowering: of convolutions, `automatic`, `xla`, `patches` or `batch_last`: see
-        `bat_jax.models.convolution`. By default what suits the model and the back end. The last two
-        are for models that run in a loop or under `jax.vmap` on CPU.
+        `bat_jax.kernels.convolution`. By default what suits the model and the back end. The last
+        two are for models that run in a loop or under `jax.vmap` on CPU.
 
     Raises:
       UserError: an unknown name or stem, or images the model cannot take.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.models.convolution import Lowering, operation
+from bat_jax.kernels.convolution import Lowering, operation
 
 Logits = Float[Array, "batch classes"]
 Features = Float[Array, "batch features"]

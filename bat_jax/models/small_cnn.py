@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bat_jax.backend import Lowering
-from bat_jax.models import batch_last
+from bat_jax.kernels import batch_last
 from bat_jax.models.layers import Outputs, conv, head, normalize
 
 

@@ -7,7 +7,7 @@ import json
 
 from bat_jax.report import findings, memorization, single
 from bat_jax.report.comparison import compare
-from bat_jax.storage import AnyPath, as_path
+from bat_jax.runtime.storage import AnyPath, as_path
 
 
 def report(folder: str | AnyPath) -> AnyPath:

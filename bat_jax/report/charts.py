@@ -7,8 +7,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.runs import Run, percent, title, with_interval
 from bat_jax.report.style import DASHES, MARKERS, Chart, legend
-from bat_jax.runs import Run, percent, title, with_interval
 from bat_jax.training.objectives import WEIGHT_BINS
 
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bat_jax import runs
-from bat_jax.config import differences
 from bat_jax.errors import UserError
+from bat_jax.evaluation import runs
 from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.runs import Run, title, with_interval
 from bat_jax.evaluation.statistics import mcnemar
 from bat_jax.report import charts
 from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.runs import Run, title, with_interval
-from bat_jax.storage import AnyPath, as_path
+from bat_jax.runtime.plain import differences
+from bat_jax.runtime.storage import AnyPath, as_path
 
 
 def compare(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:

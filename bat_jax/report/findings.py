@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bat_jax import runs
 from bat_jax.errors import UserError
+from bat_jax.evaluation import runs
 from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.runs import STATES, title
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
 from bat_jax.report import findings_charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.single import METHODS, facts
-from bat_jax.runs import STATES, title
-from bat_jax.storage import AnyPath
+from bat_jax.runtime.storage import AnyPath
 
 Summary = Mapping[str, Any]
 

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.runs import title
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.claims import over
 from bat_jax.report.style import DASHES, MARKERS, Chart, legend
-from bat_jax.runs import title
 
 
 def by_epoch(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Chart:

@@ -8,17 +8,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+from bat_jax.ensemble.estimation import estimated
 from bat_jax.errors import UserError
-from bat_jax.jobs.evaluate import read_run
-from bat_jax.jobs.memorize import estimated
 from bat_jax.memorization import Estimates
 from bat_jax.memorization.store import Store
 from bat_jax.memorization.summary import Halves, strongest_pairs
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
 from bat_jax.report.style import Chart
-from bat_jax.storage import AnyPath
+from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.experiment import Experiment
+from bat_jax.training.saved import read_run
 
 _PAIRS_SHOWN = 8
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import jinja2
 
-from bat_jax.files import written_whole
 from bat_jax.report.style import DARK, LIGHT, Chart, render
-from bat_jax.storage import AnyPath
+from bat_jax.runtime.files import written_whole
+from bat_jax.runtime.storage import AnyPath
 
 
 @dataclasses.dataclass(frozen=True)

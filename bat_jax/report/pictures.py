@@ -12,16 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bat_jax import backend, keys, losses
-from bat_jax import workdir as workdirs
 from bat_jax.attacks import pgd
 from bat_jax.data import Split
 from bat_jax.errors import UserError
-from bat_jax.jobs.evaluate import read_run, read_states
-from bat_jax.jobs.final import test_images
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.report.style import Chart
-from bat_jax.storage import AnyPath
+from bat_jax.runtime import workdir as workdirs
+from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.experiment import Experiment
+from bat_jax.training.saved import read_run, read_states
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def of_run(folder: AnyPath) -> list[Chart]:
     attack = _attack(experiment)
     config = experiment.config
     charts = [
-        _triplets(experiment, attack(states["best"].state.evaluated, test_images(experiment)))
+        _triplets(experiment, attack(states["best"].state.evaluated, experiment.test_images()))
     ]
     if config.objective.name == "bat":
         attacked = attack(states["last"].state.evaluated, experiment.train)

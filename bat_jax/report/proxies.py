@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from bat_jax import memorization
 from bat_jax.errors import UserError
+from bat_jax.evaluation.runs import Run
 from bat_jax.memorization import proxies
 from bat_jax.memorization.proxies import Comparison
 from bat_jax.memorization.ranking import Measured
 from bat_jax.report.page import Section, Table
 from bat_jax.report.style import Chart
-from bat_jax.runs import Run
 
 log = logging.getLogger(__name__)
 

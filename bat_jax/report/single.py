@@ -3,12 +3,12 @@
 import json
 import statistics
 
-from bat_jax import runs
+from bat_jax.evaluation import runs
 from bat_jax.evaluation.results import GROUPS
+from bat_jax.evaluation.runs import Run, percent, title
 from bat_jax.report import charts, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.runs import Run, percent, title
-from bat_jax.storage import AnyPath
+from bat_jax.runtime.storage import AnyPath
 
 METHODS = {
     "bat": "BAT (its weight and discrimination loss are reconstructed)",

@@ -10,10 +10,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from bat_jax import distributed
 from bat_jax.errors import UserError
 from bat_jax.parallel import REPLICATED
-from bat_jax.storage import AnyPath, absolute
+from bat_jax.runtime import distributed
+from bat_jax.runtime.storage import AnyPath, absolute
 from bat_jax.training.state import TrainState, fingerprint
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from bat_jax.evaluation.tracking import Tracker
 from bat_jax.memorization import Typicality
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
-from bat_jax.storage import as_path
+from bat_jax.runtime.storage import as_path
 from bat_jax.training import objectives, state
 from bat_jax.training.step import make_train_step
 from bat_jax.validation import one_of, validate
@@ -106,6 +106,15 @@ class Experiment:
             out_specs=(parallel.REPLICATED, parallel.REPLICATED),
             donate=(0,),
         )
+
+    def test_images(self) -> Split:
+        """Returns the test set, or as many of its images as the config says, drawn by the seed."""
+        test, size = self.dataset.test, self.config.evaluation.subset
+        if not size or size >= len(test):
+            return test
+        key = keys.derive(data_seed(self.config), keys.Purpose.SUBSET)
+        rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
+        return test.take(np.sort(rows))
 
     def train_data(self) -> Any:
         """Returns the training images on every device, with their memorization if known."""

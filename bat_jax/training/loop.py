@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from bat_jax import distributed
 from bat_jax.data.device import epoch_order, to_devices
-from bat_jax.interruption import Interruption
-from bat_jax.peak import together
+from bat_jax.runtime import distributed
+from bat_jax.runtime.interruption import Interruption
+from bat_jax.runtime.peak import together
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import step_flops

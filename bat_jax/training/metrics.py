@@ -9,8 +9,8 @@ from typing import Protocol
 
 from tensorboardX import SummaryWriter
 
-from bat_jax.files import written_whole
-from bat_jax.storage import AnyPath, put
+from bat_jax.runtime.files import written_whole
+from bat_jax.runtime.storage import AnyPath, put
 
 
 class Log(Protocol):

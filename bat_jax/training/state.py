@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int32, UInt32
 from ml_collections import ConfigDict
 
 from bat_jax import keys
-from bat_jax.training import history
-from bat_jax.training.history import History
+from bat_jax.memorization import history
+from bat_jax.memorization.history import History
 
 Variables = dict[str, Any]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings.claims import claims, points, sign
 from bat_jax.findings.summary import _is_at_chance
-from bat_jax.runs import Run
 
 UP, DOWN, FLAT = [0.02, 0.021, 0.019], [-0.02, -0.021, -0.019], [0.02, -0.02, 0.001]
 

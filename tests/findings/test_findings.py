@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from bat_jax.errors import UserError
+from bat_jax.evaluation.runs import read
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.jobs import findings
 from bat_jax.report import report
-from bat_jax.runs import read
 from tests.report.browser import CHROMIUM, browsing
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax.config import differences, plain
 from bat_jax.data import load
 from bat_jax.errors import UserError
 from bat_jax.findings.plan import ensemble, plan, removed_ids, validate
+from bat_jax.runtime.plain import differences, plain
 
 
 @pytest.fixture(scope="module")

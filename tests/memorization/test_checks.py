@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bat_jax.data.fashion_mnist import read as read_fashion_mnist
+from bat_jax.ensemble.members import Ensemble
 from bat_jax.errors import UserError
 from bat_jax.memorization.agreement import of_halves
-from bat_jax.memorization.ensemble import Ensemble
 from bat_jax.memorization.estimator import Statistics
 from bat_jax.training.experiment import build, planned
 from configs import digits_memorization, fashion_mnist_memorization

@@ -9,7 +9,7 @@ from bat_jax.data import load
 from bat_jax.errors import UserError
 from bat_jax.memorization import load as load_estimates
 from bat_jax.memorization import proxies
-from bat_jax.training.history import History
+from bat_jax.memorization.history import History
 from tests.estimates import write_digits_estimates
 
 

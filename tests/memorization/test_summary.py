@@ -8,9 +8,9 @@ from scipy import stats
 
 from bat_jax import memorization
 from bat_jax.config import default
-from bat_jax.jobs.memorize import as_estimates, estimated
+from bat_jax.ensemble.estimation import as_estimates, estimated
+from bat_jax.ensemble.members import Scores
 from bat_jax.memorization import summary
-from bat_jax.memorization.ensemble import Scores
 from bat_jax.memorization.store import Store
 from bat_jax.report.memorization import _by_members
 from bat_jax.report.style import LIGHT, render

@@ -6,8 +6,8 @@ import pytest
 
 from bat_jax.data import device
 from bat_jax.errors import UserError
-from bat_jax.files import write_npz
 from bat_jax.jobs import train_and_evaluate
+from bat_jax.runtime.files import write_npz
 from bat_jax.training.experiment import build
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bat_jax.training import history
+from bat_jax.memorization import history
 from bat_jax.training.experiment import build
 from bat_jax.training.state import fingerprint
 from tests.training.test_step import order_of, run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bat_jax.errors import UserError
-from bat_jax.interruption import Interrupted, Interruption
+from bat_jax.runtime.interruption import Interrupted, Interruption
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import build
 from bat_jax.training.loop import Meter, NonFiniteError, fit

@@ -10,20 +10,21 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, Int32, Key, Shaped
+from jaxtyping import Array, Float, Int, Int32, Key, Shaped
 
 from bat_jax import backend, keys
 from bat_jax.attacks.pgd import correct, pgd
 from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, shapes, to_devices, to_unit
 from bat_jax.errors import UserError
 from bat_jax.keys import Purpose
+from bat_jax.memorization.store import Scores
 from bat_jax.parallel import AXIS
 from bat_jax.training import state
 from bat_jax.training.experiment import Experiment, planned
@@ -36,22 +37,6 @@ _MEMBER = "member"
 _MOST_MAPPED = 16
 # Of a device's free memory.
 _USABLE = 0.8
-
-
-class Scores(NamedTuple):
-    """What some members were trained on, and how they did.
-
-    Attributes:
-      members: their numbers.
-      masks: whether the member had the example in its subset.
-      train: whether it is right on each training example, or the probability of its label.
-      test: likewise on each test example.
-    """
-
-    members: Int[np.ndarray, "members"]
-    masks: Bool[np.ndarray, "members train"]
-    train: Shaped[np.ndarray, "members train"]
-    test: Shaped[np.ndarray, "members test"]
 
 
 def subset(

@@ -7,7 +7,7 @@ import pytest
 
 from bat_jax import backend, models
 from bat_jax.errors import UserError
-from bat_jax.models import gray
+from bat_jax.kernels import gray
 
 
 def of_xla(images, kernel):

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import jax
 
-from bat_jax import distributed
+from bat_jax.runtime import distributed
 
 
 class Interrupted(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from bat_jax.errors import UserError
-from bat_jax.storage import AnyPath, as_path
+from bat_jax.runtime.storage import AnyPath, as_path
 
 STATES = ("best", "last")
 

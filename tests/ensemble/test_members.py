@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from bat_jax.ensemble import members
+from bat_jax.ensemble.members import Ensemble, even_rounds
 from bat_jax.errors import UserError
-from bat_jax.memorization import ensemble
-from bat_jax.memorization.ensemble import Ensemble, even_rounds
 from bat_jax.training.loop import NonFiniteError
-from tests.memorization.members import experiment
+from tests.ensemble.members import experiment
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -100,13 +100,13 @@ def test_rounds_leave_the_fewest_places_empty():
 
 def test_as_many_members_are_taken_as_memory_has_room_for(monkeypatch):
     found = experiment(**{"memorization.execution": "vmap"})
-    monkeypatch.setattr(ensemble, "free_bytes", lambda device: 2**34)
+    monkeypatch.setattr(members, "free_bytes", lambda device: 2**34)
     taken = Ensemble(found, members=10**9).round_size
-    monkeypatch.setattr(ensemble, "free_bytes", lambda device: 2**33)
+    monkeypatch.setattr(members, "free_bytes", lambda device: 2**33)
     half = Ensemble(found, members=10**9).round_size
     assert 0.4 < half / taken < 0.6
-    monkeypatch.setattr(ensemble, "free_bytes", lambda device: 10)
-    monkeypatch.setattr(ensemble, "to_devices", lambda split, mesh: _placed(split))
+    monkeypatch.setattr(members, "free_bytes", lambda device: 10)
+    monkeypatch.setattr(members, "to_devices", lambda split, mesh: _placed(split))
     with pytest.raises(UserError, match="one member takes"):
         Ensemble(found, members=10)
 

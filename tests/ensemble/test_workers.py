@@ -5,11 +5,11 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from bat_jax.distributed import PeerError
+from bat_jax.ensemble.members import Ensemble
+from bat_jax.ensemble.workers import Workers
 from bat_jax.errors import UserError
-from bat_jax.memorization.ensemble import Ensemble
-from bat_jax.memorization.workers import Workers
-from tests.memorization.members import experiment
+from bat_jax.runtime.distributed import PeerError
+from tests.ensemble.members import experiment
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

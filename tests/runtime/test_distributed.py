@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax import distributed
 from bat_jax.errors import UserError
-from bat_jax.files import remove_partial
-from bat_jax.interruption import Interruption
+from bat_jax.runtime import distributed
+from bat_jax.runtime.files import remove_partial
+from bat_jax.runtime.interruption import Interruption
 
 
 def test_shares_are_in_order_even_and_whole(monkeypatch):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.models import taps
+from bat_jax.kernels import taps
 
 Gray = Float[Array, "batch height width 1"]
 Kernel = Float[Array, "kernel_height kernel_width 1 channels"]

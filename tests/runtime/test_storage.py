@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bat_jax import storage
 from bat_jax.errors import UserError
+from bat_jax.runtime import storage
 
 
 def test_a_path_without_a_scheme_is_one_on_a_disk():

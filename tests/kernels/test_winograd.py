@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bat_jax import backend
-from bat_jax.models import winograd
+from bat_jax.kernels import winograd
 from bat_jax.models.resnet import PreActivationBlock
 
 

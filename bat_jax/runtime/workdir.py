@@ -14,11 +14,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bat_jax import config as configs
-from bat_jax import distributed, files
 from bat_jax.errors import UserError
-from bat_jax.files import write_json
-from bat_jax.storage import AnyPath, check_writable, is_remote
+from bat_jax.runtime import distributed, files
+from bat_jax.runtime.files import write_json
+from bat_jax.runtime.plain import differences, plain
+from bat_jax.runtime.storage import AnyPath, check_writable, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def claim(workdir: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None
         together do not have the same config, data or folder.
     """
     path = workdir / "config.json"
-    distributed.check_same("the config", json.dumps(configs.plain(config), sort_keys=True))
+    distributed.check_same("the config", json.dumps(plain(config), sort_keys=True))
     distributed.check_same("the data", json.dumps(dict(data), sort_keys=True))
     with distributed.agreed():
         if distributed.is_main():
@@ -109,7 +109,7 @@ def claim(workdir: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None
 
 
 def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None:
-    ours = configs.plain(config)
+    ours = plain(config)
     if not path.exists():
         write_json(
             path,
@@ -122,13 +122,13 @@ def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[st
             },
         )
         return
-    theirs, digests = _read(path)
+    theirs, digests = read(path)
     # Without synchronised batch norm, statistics are those of each device's share.
     free = (*_FREE, "parallel.") if config.model.sync_batch_norm else _FREE
     if config.job == "memorization":
         # Members can be added; findings would have been made with fewer.
         free = (*free, "memorization.members: ")
-    found = [row for row in configs.differences(theirs, ours) if not row.startswith(free)]
+    found = [row for row in differences(theirs, ours) if not row.startswith(free)]
     changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
     if found:
         raise UserError(
@@ -144,38 +144,17 @@ def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[st
         )
 
 
-def read(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
-    """Returns the config of a run from its config.json, and the digests of its data.
+def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the plain config of a run from its config.json, and the digests of its data.
 
     Raises:
-      UserError: it is not there, or not the config of a run of this version.
+      UserError: the file is not that of a run.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file; expected the folder of a run")
-    plain, digests = _read(path)
-    config = configs.default()
-    try:
-        config.update(_with_tuples(plain))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not the config of a run of this version ({' '.join(str(error).split())})"
-        ) from None
-    return config, digests
-
-
-def _read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         content = json.loads(path.read_bytes())
         return dict(content["config"]), dict(content["data"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a run's config; name another folder with --workdir") from None
-
-
-def _with_tuples(plain: Any) -> Any:
-    """Returns what JSON held with tuples for its lists, as configs have them."""
-    if isinstance(plain, dict):
-        return {name: _with_tuples(value) for name, value in plain.items()}
-    return tuple(plain) if isinstance(plain, list) else plain
 
 
 def _version(package: str) -> str | None:

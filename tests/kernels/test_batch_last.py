@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.models import batch_last
+from bat_jax.kernels import batch_last
 
 
 def of_xla(images, kernel, stride):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from bat_jax import peak
+from bat_jax.runtime import peak
 
 
 def devices(kind, count):

@@ -1,10 +1,10 @@
 """How a convolution is lowered: by XLA's own operation, or as patches and matrix products.
 
-Both are the same sums in another order, and so is the form for gray images alone of
-`bat_jax.models.gray`, and that of `bat_jax.models.batch_last`; `bat_jax.models.winograd` saves half
-of the products. XLA's CPU back end runs its convolutions many times slower inside a loop than
-outside of one, and those of several models at once as one grouped convolution; matrix products keep
-their speed in either place. On GPU and TPU its own convolutions are right.
+Both are the same sums in another order, as are `bat_jax.kernels.gray` (gray images alone) and
+`bat_jax.kernels.batch_last`; `bat_jax.kernels.winograd` saves half of the products. XLA's CPU back
+end runs its convolutions many times slower inside a loop than outside of one, and those of several
+models at once as one grouped convolution; matrix products keep their speed in either place. On GPU
+and TPU its own convolutions are right.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from bat_jax import backend
 from bat_jax.backend import Lowering
-from bat_jax.models import gray, winograd
+from bat_jax.kernels import gray, winograd
 
 _WINOGRAD_CHANNELS = 32  # Measured; fewer were not.
 Operation = Callable[..., Float[Array, "batch out_height out_width out_channels"]]
@@ -28,7 +28,7 @@ def operation(lowering: Lowering) -> Operation:
 
     `automatic` is XLA's own operation, but on CPU shifts and sums for one-channel images and
     Winograd's products where they apply. `patches` has the shifts too, wherever it runs. A network
-    that cannot keep the batch last (`bat_jax.models.batch_last`) has patches where asked to.
+    that cannot keep the batch last (`bat_jax.kernels.batch_last`) has patches where asked to.
     """
     if lowering in ("patches", "batch_last"):
         return functools.partial(_shifts_if_gray, otherwise=_patches_and_products)

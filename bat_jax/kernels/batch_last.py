@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.models import taps
+from bat_jax.kernels import taps
 
 Images = Float[Array, "channels height width batch"]
 Kernel = Float[Array, "rows columns channels out_channels"]

@@ -1,0 +1,1 @@
+"""Ensembles trained on random subsets, which memorization is estimated from."""

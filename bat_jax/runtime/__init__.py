@@ -1,0 +1,1 @@
+"""What a program needs of its machine: processes, signals, files, folders and buckets."""
