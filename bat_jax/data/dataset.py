@@ -8,6 +8,8 @@ from jaxtyping import Int32, Int64, UInt8
 
 from bat_jax.errors import UserError
 
+IDS = np.iinfo(np.int32)  # what an id can be, for devices hold ids as int32
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -96,5 +98,16 @@ def _check(what: str, split: Split, num_classes: int) -> None:
         raise UserError(
             f"{what}: example {ids[row]} has label {labels[row]}; expected 0 to {num_classes - 1}"
         )
+    check_ids(what, ids)
     if len(np.unique(ids)) != len(ids):
         raise UserError(f"{what}: some ids occur twice; expected each example once")
+
+
+def check_ids(what: str, ids: Int64[np.ndarray, "examples"]) -> None:
+    """Raises the error that names the first id that a device cannot hold."""
+    outside = np.flatnonzero((ids < IDS.min) | (ids > IDS.max))
+    if len(outside):
+        raise UserError(
+            f"{what}: the example in row {outside[0]} has id {ids[outside[0]]}; expected"
+            f" {IDS.min} to {IDS.max}"
+        )

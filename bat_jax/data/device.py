@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
 from bat_jax import keys, parallel
-from bat_jax.data.dataset import Split
+from bat_jax.data.dataset import Split, check_ids
 from bat_jax.errors import UserError
 
 
@@ -36,8 +36,9 @@ def to_devices(
     """Puts a split on every device of the mesh.
 
     Raises:
-      UserError: it would take more than 80 % of a device's free memory.
+      UserError: it would take more than 80 % of a device's free memory, or an id is not int32.
     """
+    check_ids("data", split.ids)
     if memorization is None:
         memorization = np.full(len(split), np.nan, np.float32)
     needed = split.images.nbytes + split.labels.nbytes * 3
