@@ -8,7 +8,7 @@ import numpy as np
 
 from bat_jax.data import archive, tfds_source
 from bat_jax.data.dataset import Dataset, Split
-from bat_jax.data.places import Official, check_labels, data_folder, note_count
+from bat_jax.data.places import Official, check_labels, note_count
 from bat_jax.errors import UserError
 
 _SHAPE = (3, 32, 32)  # of the files: first all reds, then the greens, then the blues
@@ -93,7 +93,7 @@ def _read(layout: _Layout, path: Path | None) -> Dataset:
     official = layout.official
     source = official.find(path)
     if source is None:
-        return tfds_source.read(official.name, instruction=official.instruction(data_folder()))
+        return tfds_source.read(official.name, instruction=official.instruction())
     _refuse_pickles(layout, source, {source.name.removesuffix(".tar.gz")})
     contents = _contents(layout, source)
     names = _class_names(layout, source, contents)

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from bat_jax.data import archive, tfds_source
 from bat_jax.data.dataset import Dataset, Split
-from bat_jax.data.places import check_labels, data_folder, note_count
+from bat_jax.data.places import check_labels, data_folder, data_folder_text, note_count
 from bat_jax.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -47,7 +47,8 @@ def read(path: Path | None) -> Dataset:
         asks TFDS.
     """
     if path is None:
-        places = (DEBIAN, data_folder() / "fashion_mnist")
+        folder = data_folder()
+        places = [DEBIAN] if folder is None else [DEBIAN, folder / "fashion_mnist"]
         found = [place for place in places if any(_find(place, name) for name in _NAMES)]
         if not found:
             return tfds_source.read("fashion_mnist", instruction=_instruction())
@@ -66,7 +67,7 @@ def _instruction() -> str:
     urls = " ".join(f"{_URL}/{name}.gz" for name in _NAMES)
     return (
         "install Debian's package dataset-fashion-mnist, or fetch"
-        f" {urls} and put them in {data_folder() / 'fashion_mnist'}"
+        f" {urls} and put them in {data_folder_text('fashion_mnist')}"
     )
 
 

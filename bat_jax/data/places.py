@@ -1,19 +1,49 @@
 """Where data sets are published, where they are looked for, and what to say when they are amiss."""
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 from jaxtyping import Integer
 
 from bat_jax.errors import UserError
 
+_LOG = logging.getLogger(__name__)
 
-def data_folder() -> Path:
-    """Returns the folder for archives: `$BAT_JAX_DATA`, else ~/.cache/bat_jax/data."""
-    return Path(os.environ.get("BAT_JAX_DATA") or "~/.cache/bat_jax/data").expanduser()
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Returns a path with ~ and ~user replaced by home folders."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: begins with ~, and the home folder that it means is not known; expected an"
+            " existing path; write it in full"
+        ) from error
+
+
+def data_folder() -> Path | None:
+    """Returns the folder for archives: `$BAT_JAX_DATA`, else ~/.cache/bat_jax/data.
+
+    None is returned for a user without a home folder, as in a container that does not know it.
+    """
+    named = os.environ.get("BAT_JAX_DATA")
+    if named:
+        return expanded(named)
+    try:
+        return Path("~/.cache/bat_jax/data").expanduser()
+    except RuntimeError:
+        return None
+
+
+def data_folder_text(*names: str) -> str:
+    """Describes the folder for archives, or a path inside it, in a message."""
+    folder = data_folder()
+    if folder is None:
+        return "/".join(("the folder that BAT_JAX_DATA names (set it: no home folder)", *names))
+    return str(folder.joinpath(*names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +72,9 @@ class Official:
         """What to do about a damaged file."""
         return f"fetch {self.url} again"
 
-    def instruction(self, folder: Path) -> str:
+    def instruction(self) -> str:
         """What to do when there is no file."""
-        return f"fetch {self.url} ({self.size}) and put it in {folder}"
+        return f"fetch {self.url} ({self.size}) and put it in {data_folder_text()}"
 
     def find(self, path: Path | None) -> Path | None:
         """Returns the archive or its extracted folder; None if it is not in the default place.
@@ -56,6 +86,8 @@ class Official:
         if path is not None and path.is_file():
             return path
         place = data_folder() if path is None else path
+        if place is None:
+            return None
         if (place / self.archive).is_file():
             return place / self.archive
         if (place / self.folder).is_dir():
@@ -77,9 +109,9 @@ def check_labels(
 
 
 def note_count(where: str, found: int, official: int) -> None:
-    """Logs that a set is not of its published size, which a subset made on purpose is not either.
+    """Warns that a set is not of its published size, which a subset made on purpose is not either.
 
-    What is cut inside an example or an archive is an error of the reader. This says the rest.
+    What is cut inside an example or an archive is an error of the reader. This covers the rest.
     """
     if found != official:
-        logging.warning("%s: %d examples; the published set has %d", where, found, official)
+        _LOG.warning("%s: %d examples; the published set has %d", where, found, official)

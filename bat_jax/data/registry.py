@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bat_jax.data import cifar, digits, fashion_mnist, image_folder, tfds_source, tiny_imagenet
 from bat_jax.data.dataset import Dataset
+from bat_jax.data.places import expanded
 from bat_jax.errors import UserError
 
 _READERS: dict[str, Callable[[Path | None], Dataset]] = {
@@ -32,18 +33,25 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     Raises:
       UserError: in one line, what is missing or wrong, and what to do.
     """
-    place = None if path is None else Path(path).expanduser()
-    if place is not None and not place.exists():
-        raise UserError(
-            f"{name}: path {place} does not exist; expected the set's archive or folder"
-        )
+    place = None if path is None else expanded(path)
     try:
+        if place is not None and not place.exists():
+            raise UserError(
+                f"{name}: path {_short(place)} does not exist; expected the set's archive or folder"
+            )
         return _read(name, place)
     except OSError as error:  # such as a folder that may not be read
+        file = _short(error.filename or place)
         raise UserError(
-            f"{name}: {error.filename} cannot be read ({error.strerror}); expected the set's files;"
-            " check its permissions and the disk"
+            f"{_short(name)}: {file} cannot be read ({error.strerror}); expected the set's files;"
+            " check the path, its permissions and the disk"
         ) from error
+
+
+def _short(text: object) -> str:
+    """Returns a name or path; of one too long to be right, its ends."""
+    whole = str(text)
+    return whole if len(whole) <= 1000 else f"{whole[:100]}...{whole[-100:]}"
 
 
 def _read(name: str, place: Path | None) -> Dataset:
@@ -55,6 +63,6 @@ def _read(name: str, place: Path | None) -> Dataset:
     if kind == "folder" and rest:
         if place is not None:
             raise UserError(f"{name}: got path {place} too; expected the folder in the name alone")
-        return image_folder.read(Path(rest).expanduser())
+        return image_folder.read(expanded(rest))
     known = ", ".join([*_READERS, "tfds:<name>", "folder:<path>"])
     raise UserError(f"data set {name!r} is unknown; expected one of {known}")

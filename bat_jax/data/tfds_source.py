@@ -15,8 +15,8 @@ import numpy as np
 from absl import logging
 
 from bat_jax.data import network
-from bat_jax.data.dataset import Dataset, Split
-from bat_jax.data.places import check_labels, data_folder
+from bat_jax.data.dataset import IDS, Dataset, Split
+from bat_jax.data.places import check_labels, data_folder, data_folder_text
 from bat_jax.errors import UserError
 
 # Builders that are registered by their import.
@@ -45,11 +45,24 @@ def read(
       instruction: what to do if there is no network, where that is simpler than TFDS's files.
     """
     name = name or builder_name
+    if not (data_dir or os.environ.get("TFDS_DATA_DIR") or _has_home()):
+        raise UserError(
+            f"{name}: there is no home folder, where TFDS keeps its sets; expected another place;"
+            f" {f'{instruction}, or ' if instruction else ''}set TFDS_DATA_DIR"
+        )
     with _quiet():
         builder = _builder(builder_name, name, data_dir)
         if not builder.is_prepared():
             _prepare(builder, name, instruction)
         return _dataset(builder, name)
+
+
+def _has_home() -> bool:
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _dataset(builder: Any, name: str) -> Dataset:
@@ -116,13 +129,15 @@ def _prepare(builder: Any, name: str, instruction: str | None) -> None:
     import tensorflow_datasets as tfds
 
     # Files that a user fetched by hand are taken from here, if they have the server's names.
-    by_hand = data_folder() / builder.name
-    if builder.name in _OURS and not by_hand.is_dir():
-        by_hand = data_folder()
+    folder = data_folder()
+    by_hand = folder and folder / builder.name
+    place = data_folder_text(builder.name)
+    if builder.name in _OURS and not (by_hand and by_hand.is_dir()):
+        by_hand, place = folder, data_folder_text()
     by_instruction = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
-    if by_instruction and not (by_hand.is_dir() and any(by_hand.iterdir())):
+    if by_instruction and not _has_files(by_hand):
         raise UserError(
-            f"{name}: not prepared in {builder.data_dir}, and its files are not in {by_hand}, where"
+            f"{name}: not prepared in {builder.data_dir}, and its files are not in {place}, where"
             f" they are to be put by hand: {' '.join(by_instruction.split())}"
         )
     downloads = builder.url_infos or {}
@@ -134,7 +149,7 @@ def _prepare(builder: Any, name: str, instruction: str | None) -> None:
     if problem is not None:
         raise UserError(
             f"{name}: not prepared in {builder.data_dir}, and {problem}; without a network,"
-            f" {instruction or _by_hand(builder, needed, by_hand)}"
+            f" {instruction or _by_hand(builder, needed, place)}"
         )
     config = tfds.download.DownloadConfig(manual_dir=by_hand, try_download_gcs=False)
     # TFDS prints a box of stars when TensorFlow is missing; the error below says it in a line.
@@ -142,13 +157,17 @@ def _prepare(builder: Any, name: str, instruction: str | None) -> None:
         builder.download_and_prepare(download_config=config)
 
 
-def _fetched(folder: Path, info: Any) -> bool:
-    return bool(info.filename) and (folder / info.filename).is_file()
+def _has_files(folder: Path | None) -> bool:
+    return folder is not None and folder.is_dir() and any(folder.iterdir())
 
 
-def _by_hand(builder: Any, urls: Sequence[str], folder: Path) -> str:
+def _fetched(folder: Path | None, info: Any) -> bool:
+    return folder is not None and bool(info.filename) and (folder / info.filename).is_file()
+
+
+def _by_hand(builder: Any, urls: Sequence[str], place: str) -> str:
     if urls:
-        return f"fetch {' '.join(urls)} and put {'them' if len(urls) > 1 else 'it'} in {folder}"
+        return f"fetch {' '.join(urls)} and put {'them' if len(urls) > 1 else 'it'} in {place}"
     return f"prepare it elsewhere and copy the folder {builder.data_dir}"
 
 
@@ -180,11 +199,13 @@ def _split(builder: Any, name: str, part: str, num_classes: int) -> Split:
 
 
 def _number(value: Any) -> int | None:
-    """Returns the number that an example's id is or ends in."""
+    """Returns the number that an example's id is or ends in, if it can be an id here."""
     if isinstance(value, bytes):
-        match = re.search(rb"(\d+)$", value)
-        return int(match[1]) if match else None
-    return int(value) if isinstance(value, int | np.integer) else None
+        match = re.search(rb"(?:^|\D)0*(\d{1,10})$", value)
+        value = int(match[1]) if match else None
+    if isinstance(value, int | np.integer) and IDS.min <= value <= IDS.max:
+        return int(value)
+    return None
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 
 from bat_jax.data import archive, images
 from bat_jax.data.dataset import Dataset, Split
-from bat_jax.data.places import Official, data_folder, note_count
+from bat_jax.data.places import Official, data_folder_text, note_count
 from bat_jax.errors import UserError
 
 OFFICIAL = Official(
@@ -37,7 +37,7 @@ def read(path: Path | None) -> Dataset:
     if source is None:
         raise UserError(
             f"tiny_imagenet: neither {OFFICIAL.archive} nor {OFFICIAL.folder} is in"
-            f" {data_folder()}; {OFFICIAL.instruction(data_folder())}"
+            f" {data_folder_text()}; {OFFICIAL.instruction()}"
         )
     with archive.opened(source, marker="wnids.txt", remedy=OFFICIAL.again) as files:
         reader = _Reader(source, files)

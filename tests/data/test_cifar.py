@@ -156,3 +156,10 @@ def test_without_data_and_network_the_error_says_what_to_fetch(name, data_folder
     assert str(data_folder) in message
     assert "\n" not in message
     assert no_network == [[f"https://www.cs.toronto.edu/~kriz/{ARCHIVE[name]}"]]
+
+
+def test_a_set_of_another_size_gives_a_warning(tmp_path, caplog):
+    archives.make_cifar100(tmp_path / "a.tar.gz", train=64)
+    load("cifar100", path=tmp_path / "a.tar.gz")
+    assert "train.bin: 64 examples; the published set has 50000" in caplog.text
+    assert {record.name for record in caplog.records} == {"bat_jax.data.places"}

@@ -1,10 +1,12 @@
 import pathlib
+import pwd
 import subprocess
 import sys
 
 import pytest
 
 from bat_jax.data import load
+from bat_jax.data.places import data_folder as current_data_folder
 from bat_jax.errors import UserError
 
 
@@ -42,3 +44,59 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "iterdir", forbidden)
     with pytest.raises(UserError, match=r"cifar100: .* cannot be read \(Permission denied\)"):
         load("cifar100", path=tmp_path)
+
+
+def error(name, **arguments):
+    with pytest.raises(UserError) as caught:
+        load(name, **arguments)
+    return str(caught.value)
+
+
+def test_the_home_folder_of_an_unknown_user_is_refused(monkeypatch):
+    problem = "~nosuchuser/x: begins with ~, and the home folder that it means is not known"
+    assert problem in error("cifar10", path="~nosuchuser/x")
+    assert problem in error("digits", path="~nosuchuser/x")
+    assert problem in error("folder:~nosuchuser/x")
+    monkeypatch.setenv("BAT_JAX_DATA", "~nosuchuser/x")
+    assert problem in error("cifar10")
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"path {tmp_path}/x does not exist" in error("cifar10", path="~/x")
+    assert f"{tmp_path}/x: is no folder" in error("folder:~/x")
+    monkeypatch.setenv("BAT_JAX_DATA", "~/data")
+    assert current_data_folder() == tmp_path / "data"
+    monkeypatch.delenv("BAT_JAX_DATA")
+    assert current_data_folder() == tmp_path / ".cache/bat_jax/data"
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "x/" * 3000, "a\0b"])
+def test_a_path_that_no_system_takes_is_shortened_in_the_error(path):
+    for message in (error("cifar10", path=path), error(f"folder:{path}")):
+        assert "cannot be read (File name too long)" in message or "a\\x00b" in message
+        assert len(message) < 1000
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """A user whom the system does not know, as in containers."""
+
+    def unknown(user):
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "BAT_JAX_DATA", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_home_folder_the_other_places_are_used(no_home, tmp_path):
+    assert len(load("digits").train) == 1348
+    assert "does not exist" in error("cifar10", path=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["cifar100", "fashion_mnist", "tiny_imagenet", "tfds:mnist"])
+def test_without_a_home_folder_the_error_says_what_to_set(name, no_home):
+    assert "DATA" in error(name)
+    assert "no home folder" in error(name)
+    assert "~" not in error(name).replace("~kriz", "")

@@ -77,7 +77,9 @@ def test_ids_are_the_numbers_of_the_source_and_its_order(tmp_path):
     assert dataset.name == "tfds:made"
 
 
-@pytest.mark.parametrize("ids", [None, "{part}", "{part}_7"])
+@pytest.mark.parametrize(
+    "ids", [None, "{part}", "{part}_7", "{part}_9999999{row}999", "{part}_{row}" + "9" * 5000]
+)
 def test_without_an_id_for_each_example_ids_are_places(ids, tmp_path):
     prepared(tmp_path, "made", ID=ids)
     train = load("tfds:made", path=tmp_path).train
