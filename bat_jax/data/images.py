@@ -1,6 +1,7 @@
 """Encoded images (JPEG, PNG, ...) to one uint8 array."""
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 from jaxtyping import UInt8
 
 from bat_jax.errors import UserError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 # Pillow's modes of 8 bits a channel and no transparency, and their numbers of channels.
 _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
+# The most bytes of an image, as a file and as pixels: far more than a classifier is trained on.
+LIMIT = 64 << 20
 
 
 def decode(
@@ -35,7 +39,7 @@ def decode(
       names: the files of the images, at least one.
       read: returns the content of a file.
       where: the folder or archive, for messages.
-      remedy: what a user is told to do about a damaged image.
+      remedy: what a user should do about a damaged image.
       shape: height, width and channels of the result, 1 for gray or 3 for RGB. None takes the size
         of the first image, and RGB if any image has colours.
 
@@ -53,6 +57,7 @@ def decode(
             width, height = opened(names[0]).size
             channels = max(pool.map(lambda name: _CHANNELS[opened(name).mode], names))
             shape = (height, width, channels)
+        _check_memory(len(names), shape, where)
         images = np.empty((len(names), *shape), np.uint8)
 
         def fill(row: int) -> None:
@@ -63,11 +68,32 @@ def decode(
     return images
 
 
+def _check_memory(count: int, shape: tuple[int, int, int], where: str) -> None:
+    height, width, _ = shape
+    one, free = math.prod(shape), psutil.virtual_memory().available
+    if one > LIMIT:
+        raise UserError(
+            f"{where}: the first image is {width} wide and {height} high, {one:,} bytes of pixels;"
+            f" expected at most {LIMIT:,}; resize the images"
+        )
+    if count * one > free:
+        raise UserError(
+            f"{where}: {count} images, {width} wide and {height} high, need"
+            f" {count * one / 2**30:.1f} GiB, and this machine has {free / 2**30:.1f} GiB free;"
+            " expected a set that fits in memory; use fewer or smaller images"
+        )
+
+
 def _open(content: bytes, where: str, remedy: str) -> "Image":
     from PIL import Image  # not needed by readers of raw arrays
 
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{where}: has more than {LIMIT:,} bytes of pixels; expected at most that many;"
+            " resize or remove it"
+        ) from error
     except Exception as error:  # damaged headers end in errors of many types
         raise UserError(
             f"{where}: is not an image that can be read; expected one of {', '.join(_FORMATS)};"
@@ -79,6 +105,17 @@ def _open(content: bytes, where: str, remedy: str) -> "Image":
             f"{where}: has pixels of mode {image.mode}"
             f"{' with 16 bits' if ';16' in str(image.tile) else ''}; expected gray or RGB of 8 bits"
             " without transparency; convert it"
+        )
+    # A palette, and a PNG of the other modes, may have transparent colours beside its pixels.
+    if "transparency" in image.info:
+        raise UserError(
+            f"{where}: has transparent colours; expected gray or RGB of 8 bits without"
+            " transparency; convert it"
+        )
+    # MPO is how cameras store a JPEG with its preview: the first picture is the photograph.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise UserError(
+            f"{where}: has several frames or pages; expected one image a file; split or remove it"
         )
     return image
 

@@ -1,11 +1,12 @@
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bat_jax.data import load
+from bat_jax.data import images, load
 from bat_jax.errors import UserError
 from tests.data import archives
 
@@ -105,17 +106,17 @@ def test_16_bit_and_transparent_images_are_refused(where, tmp_path):
 
 def test_16_bit_colours_are_refused_which_pillow_would_cut_to_8(tmp_path):
     make(tmp_path)
-    (tmp_path / "train" / "dog" / "a.png").write_bytes(png_of_16_bits(5, 6))
+    (tmp_path / "train" / "dog" / "a.png").write_bytes(png(5, 6, bits=16))
     assert "train/dog/a.png: has pixels of mode RGB with 16 bits" in error(tmp_path)
 
 
-def png_of_16_bits(width, height):
+def png(width, height, *, bits=8):
     def chunk(kind, content):
         checked = kind + content
         return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
 
-    rows = zlib.compress(bytes((1 + width * 6) * height))
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = zlib.compress(bytes((1 + width * 3 * bits // 8) * min(height, 100)))
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     )
@@ -146,3 +147,56 @@ def test_a_path_besides_the_name_is_refused(tmp_path):
     make(tmp_path)
     with pytest.raises(UserError, match="expected the folder in the name alone"):
         load(f"folder:{tmp_path}", path=tmp_path)
+
+
+def test_images_too_large_to_train_on_are_refused_before_they_are_decoded(tmp_path):
+    make(tmp_path)
+    file = tmp_path / "train" / "cat" / "1.png"
+    file.write_bytes(png(13_000, 13_000))
+    assert "13000 wide and 13000 high, 507,000,000 bytes of pixels; expected at" in error(tmp_path)
+    file.write_bytes(png(20_000, 20_000))
+    assert "cat/1.png: has more than 67,108,864 bytes of pixels" in error(tmp_path)
+
+
+def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
+    make(tmp_path)
+    memory = SimpleNamespace(available=5 * 6 * 5 * 3 - 1)
+    monkeypatch.setattr(images.psutil, "virtual_memory", lambda: memory)
+    assert "5 images, 5 wide and 6 high, need 0.0 GiB, and this machine has" in error(tmp_path)
+    memory.available += 1
+    assert len(load(f"folder:{tmp_path}").train) == 4
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_transparent_colours_are_refused_which_are_not_in_the_mode(mode, tmp_path):
+    make(tmp_path)
+    colour = (0, 0, 0) if mode == "RGB" else 0
+    Image.new(mode, (5, 6)).save(tmp_path / "train" / "cat" / "a.png", transparency=colour)
+    assert "cat/a.png: has transparent colours" in error(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_several_frames_or_pages_are_refused(kind, tmp_path):
+    make(tmp_path)
+    first, second = Image.fromarray(pixels(1)), Image.fromarray(pixels(2))
+    file = tmp_path / "train" / "cat" / "a"
+    first.save(file, format=kind, save_all=True, append_images=[second])
+    assert "cat/a: has several frames or pages" in error(tmp_path)
+    first.save(file, format=kind)
+    assert len(load(f"folder:{tmp_path}").train) == 5
+
+
+def test_a_jpeg_with_a_preview_is_its_photograph(tmp_path):
+    make(tmp_path)
+    first, second = Image.fromarray(pixels(1)), Image.fromarray(pixels(2))
+    file = tmp_path / "train" / "cat" / "a.jpg"
+    first.save(file, format="MPO", save_all=True, append_images=[second])
+    found = load(f"folder:{tmp_path}").train.images[2]
+    with Image.open(file) as photograph:
+        np.testing.assert_array_equal(found, np.asarray(photograph))
+
+
+def test_a_line_break_in_a_name_stays_in_the_line(tmp_path):
+    make(tmp_path / "my\nimages")
+    (tmp_path / "my\nimages" / "train" / "cat" / "a\r\nb.png").write_bytes(b"")
+    assert "my images: train/cat/a b.png: is not an image" in error(tmp_path / "my\nimages")
