@@ -1,16 +1,31 @@
-"""The files of a folder or an archive, read in memory: nothing is ever extracted to disk."""
+"""The files of a folder or an archive, read in memory: nothing is ever extracted to disk.
+
+Nor is an archive trusted with memory or time: what its format cannot need is not unpacked.
+"""
 
 import contextlib
 import gzip
+import io
 import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Protocol, runtime_checkable
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Protocol, TypeVar, runtime_checkable
 
+from bat_jax.data.reading import Readable, is_stray, open_regular, read_at_most
 from bat_jax.errors import UserError
+
+# Of a .tar.gz archive: what may be unpacked for each byte that is wanted, since what is not wanted
+# must be unpacked to be passed over; how long the headers before one member may be; how many
+# members it may have. The published archives need 1.01, 1 KiB and 9.
+_UNPACKED = 4
+_HEADERS = 1 << 20
+_MEMBERS = 10_000
+# These two unpack as much as asked for at a time. Others unpack whole blocks, of any size.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_AnyPath = TypeVar("_AnyPath", bound=PurePath)
 
 # What the standard library raises on damaged archives, between them all.
 _DAMAGE = (
@@ -29,11 +44,11 @@ _DAMAGE = (
 class Files(Protocol):
     """The files below one top folder, by names relative to it."""
 
-    def read(self, name: str) -> bytes:
-        """Returns the content of a file."""
+    def read(self, name: str, limit: int) -> bytes:
+        """Returns the content of a file, which has at most `limit` bytes."""
 
     def under(self, folder: str) -> list[str]:
-        """Returns the sorted names of the files that are directly in a folder."""
+        """Returns the sorted names of what is directly in a folder: no folders, no stray files."""
 
 
 @contextlib.contextmanager
@@ -44,14 +59,15 @@ def opened(path: Path, *, marker: str, remedy: str) -> Iterator[Files]:
       path: the folder or the archive.
       marker: the name of a file that lies directly in the top folder, by which this folder is
         found, whatever it is called and whether or not there is one.
-      remedy: what a user is told to do about a missing or damaged file.
+      remedy: what a user should do about a missing or damaged file.
     """
     if path.is_dir():
         yield _Folder(_top_of_folder(path, marker, remedy), remedy)
         return
     with contextlib.ExitStack() as stack:
         with _damage_told(path, remedy):
-            archive = stack.enter_context(zipfile.ZipFile(path))
+            file = stack.enter_context(open_regular(path, remedy=remedy))
+            archive = stack.enter_context(zipfile.ZipFile(file))
         yield _Zip(path, archive, marker, remedy)
 
 
@@ -60,12 +76,14 @@ class _Folder:
         self._top = top
         self._remedy = remedy
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int) -> bytes:
+        path = self._top / name
         try:
-            return (self._top / name).read_bytes()
+            with open_regular(path, remedy=self._remedy) as file:
+                return read_at_most(file, limit, where=str(path), remedy=self._remedy)
         except OSError as error:
             raise UserError(
-                f"{self._top / name}: cannot be read ({error.strerror}); expected a file of the"
+                f"{path}: cannot be read ({error.strerror}); expected a file of the"
                 f" official layout; {self._remedy}"
             ) from error
 
@@ -73,7 +91,11 @@ class _Folder:
         place = self._top / folder
         if not place.is_dir():
             return []
-        return sorted(f"{folder}/{file.name}" for file in place.iterdir() if file.is_file())
+        return sorted(
+            f"{folder}/{file.name}"
+            for file in place.iterdir()
+            if not is_stray(file.name) and not file.is_dir()
+        )
 
 
 class _Zip:
@@ -81,67 +103,131 @@ class _Zip:
         self._path = path
         self._archive = archive
         self._remedy = remedy
-        names = [name for name in archive.namelist() if not name.endswith("/")]
         refuse_escapes(path, archive.namelist())
-        tops = [PurePosixPath(name).parent for name in names if _base(name) == marker]
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        files = [PurePosixPath(member.filename) for member in members]
+        tops = {file.parent for file in files if file.name == marker}
         if not tops:
             raise UserError(f"{path}: has no file {marker}; expected the official layout; {remedy}")
-        top = min(tops, key=lambda parent: len(parent.parts))
-        self._names = {}
+        highest = min(len(top.parts) for top in tops)
+        top = _only(path, marker, sorted(top for top in tops if len(top.parts) == highest))
+        self._members: dict[str, zipfile.ZipInfo] = {}
         self._by_folder = defaultdict(list)
-        for name in names:
-            whole = PurePosixPath(name)
-            if whole.is_relative_to(top):
-                inside = whole.relative_to(top)
-                self._names[str(inside)] = name
-                self._by_folder[str(inside.parent)].append(str(inside))
+        for member in members:
+            whole = PurePosixPath(member.filename)
+            if not whole.is_relative_to(top):
+                continue
+            inside = whole.relative_to(top)
+            if any(is_stray(part) for part in inside.parts):
+                continue
+            if str(inside) in self._members:
+                raise _doubled(path, str(whole), remedy)
+            self._members[str(inside)] = member
+            self._by_folder[str(inside.parent)].append(str(inside))
 
-    def read(self, name: str) -> bytes:
-        if name not in self._names:
+    def read(self, name: str, limit: int) -> bytes:
+        if name not in self._members:
             raise UserError(
                 f"{self._path}: has no file {name}; expected the official layout; {self._remedy}"
             )
-        with _damage_told(self._path, self._remedy):
-            return self._archive.read(self._names[name])
+        member = self._members[name]
+        where = f"{self._path}: {name}"
+        if member.compress_type not in _ZIP_METHODS:
+            raise UserError(
+                f"{where}: is compressed by method {member.compress_type}; expected deflate or"
+                f" none; {self._remedy}"
+            )
+        with _damage_told(self._path, self._remedy), self._archive.open(member) as file:
+            return read_at_most(file, limit, where=where, remedy=self._remedy)
 
     def under(self, folder: str) -> list[str]:
         return sorted(self._by_folder.get(folder, []))
 
 
-def read_tar(path: Path, wanted: Collection[str], *, remedy: str) -> dict[str, bytes | None]:
+def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str, bytes | None]:
     """Returns the files of a .tar.gz archive by their last name.
 
     Args:
       path: the archive.
-      wanted: the last names of the files to read; the others' contents are None.
-      remedy: what a user is told to do about a damaged archive.
+      limits: the last names of the files to read, each with the most bytes that it may have; the
+        contents of other files are None.
+      remedy: what a user should do about a damaged archive.
     """
     contents: dict[str, bytes | None] = {}
+    total = _UNPACKED * sum(limits.values())
     with (
         _damage_told(path, remedy),
-        gzip.open(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|") as archive,
+        open_regular(path, remedy=remedy) as file,
+        gzip.open(file) as unpacked,
     ):
-        for member in archive:
-            refuse_escapes(path, [member.name])
-            if not member.isfile():
-                continue
-            name = _base(member.name)
-            file = archive.extractfile(member) if name in wanted else None
-            contents[name] = None if file is None else file.read()
+        stream = _Bounded(unpacked, min(total, _HEADERS), f"{path}: unpacks to", remedy)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            for count, member in enumerate(archive, 1):
+                refuse_escapes(path, [member.name])
+                end = member.offset_data + member.size
+                if count > _MEMBERS or not 0 <= member.size <= end <= total:
+                    raise UserError(
+                        f"{path}: is {end:,} bytes long at the end of its member {count}; expected"
+                        f" at most {total:,} and {_MEMBERS:,} members; {remedy}"
+                    )
+                stream.limit = min(total, end + _HEADERS)
+                name = _base(member.name)
+                if not member.isfile() or is_stray(name):
+                    continue
+                if name not in limits:
+                    contents[name] = None
+                    continue
+                if name in contents:
+                    raise _doubled(path, name, remedy)
+                if member.issparse():
+                    raise UserError(
+                        f"{path}: {name} is sparse, so that bytes of it are not in the archive;"
+                        f" expected all of them; {remedy}"
+                    )
+                content = archive.extractfile(member)
+                assert content is not None  # as it is a file
+                contents[name] = read_at_most(
+                    content, limits[name], where=f"{path}: {name}", remedy=remedy
+                )
+        stream.limit = total
         # Tar ends before gzip does, and only the end of gzip has its checksum.
         while stream.read(1 << 20):
             pass
     return contents
 
 
-def read_file(path: Path, *, remedy: str) -> bytes:
-    """Returns the content of a plain file, or of a .gz file, unpacked."""
-    with _damage_told(path, remedy):
-        if path.suffix != ".gz":
-            return path.read_bytes()
-        with gzip.open(path) as stream:
-            return stream.read()
+class _Bounded(io.RawIOBase):
+    """A stream that ends in an error at the first byte beyond a limit, which its reader moves."""
+
+    def __init__(self, stream: Readable, limit: int, what: str, remedy: str) -> None:
+        self.limit = limit
+        self._stream = stream
+        self._what = what
+        self._remedy = remedy
+        self._count = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        part = self._stream.read(size)
+        self._count += len(part)
+        if self._count > self.limit:
+            raise UserError(
+                f"{self._what} more than {self.limit:,} bytes; expected at most that many up to"
+                f" there; {self._remedy}"
+            )
+        return part
+
+
+def read_file(path: Path, limit: int, *, remedy: str) -> bytes:
+    """Returns the content of a plain file, or of a .gz file, unpacked.
+
+    Args:
+      path: the file.
+      limit: the most bytes that the content may have.
+      remedy: what a user should do about a damaged file.
+    """
+    with _damage_told(path, remedy), open_regular(path, remedy=remedy) as file:
+        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        return read_at_most(stream, limit, where=str(path), remedy=remedy)
 
 
 def refuse_escapes(path: Path, names: Collection[str]) -> None:
@@ -168,10 +254,25 @@ def _damage_told(path: Path, remedy: str) -> Iterator[None]:
 
 
 def _top_of_folder(path: Path, marker: str, remedy: str) -> Path:
-    for top in (path, *sorted(child for child in path.iterdir() if child.is_dir())):
-        if (top / marker).is_file():
-            return top
-    raise UserError(f"{path}: has no file {marker}; expected the official layout; {remedy}")
+    if (path / marker).is_file():
+        return path
+    tops = sorted(child for child in path.iterdir() if (child / marker).is_file())
+    if not tops:
+        raise UserError(f"{path}: has no file {marker}; expected the official layout; {remedy}")
+    return _only(path, marker, tops)
+
+
+def _only(path: Path, marker: str, tops: list[_AnyPath]) -> _AnyPath:
+    if len(tops) > 1:
+        raise UserError(
+            f"{path}: has a file {marker} both in {tops[0].name} and in {tops[1].name}; expected"
+            " one data set; remove the other, or give the path of its folder"
+        )
+    return tops[0]
+
+
+def _doubled(path: Path, name: str, remedy: str) -> UserError:
+    return UserError(f"{path}: has two members {name}; expected one of each name; {remedy}")
 
 
 def _base(name: str) -> str:

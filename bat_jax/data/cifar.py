@@ -1,6 +1,9 @@
 """CIFAR-10 and CIFAR-100 from the official binary archives, in the official order."""
 
 import dataclasses
+import hashlib
+import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +12,10 @@ import numpy as np
 from bat_jax.data import archive, tfds_source
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.data.places import Official, check_labels, note_count
+from bat_jax.data.reading import TEXT_LIMIT
 from bat_jax.errors import UserError
 
+_LOG = logging.getLogger(__name__)
 _SHAPE = (3, 32, 32)  # of the files: first all reds, then the greens, then the blues
 
 
@@ -20,19 +25,37 @@ class _Layout:
 
     Attributes:
       official: where the archive comes from.
-      train: the files of the training set, in order.
-      test: the files of the test set.
+      train: the files of the training set, in order, with the MD5 of their published contents.
+      test: the files of the test set, with the same.
+      images: the number of images in a file of the training set; one of the test set has 10,000.
       names: the file of class names, a line each.
+      classes: the number of classes.
       label_bytes: how many bytes of labels precede an image; the last one is the class.
       pickles: names that only the archive for Python has, whose files are pickles.
     """
 
     official: Official
-    train: tuple[str, ...]
-    test: tuple[str, ...]
+    train: Mapping[str, str]
+    test: Mapping[str, str]
+    images: int
     names: str
+    classes: int
     label_bytes: int
     pickles: frozenset[str]
+
+    @property
+    def record(self) -> int:
+        """The bytes of an image with its labels."""
+        return self.label_bytes + math.prod(_SHAPE)
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The most bytes that each file may have: those of the published one."""
+        return {
+            **dict.fromkeys(self.train, self.images * self.record),
+            **dict.fromkeys(self.test, 10_000 * self.record),
+            self.names: TEXT_LIMIT,
+        }
 
 
 _CIFAR10 = _Layout(
@@ -42,9 +65,17 @@ _CIFAR10 = _Layout(
         "162 MB",
         "cifar-10-batches-bin",
     ),
-    train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-    test=("test_batch.bin",),
+    train={
+        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+    },
+    test={"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"},
+    images=10_000,
     names="batches.meta.txt",
+    classes=10,
     label_bytes=1,
     pickles=frozenset({"data_batch_1", "test_batch", "batches.meta"}),
 )
@@ -55,9 +86,11 @@ _CIFAR100 = _Layout(
         "161 MB",
         "cifar-100-binary",
     ),
-    train=("train.bin",),
-    test=("test.bin",),
+    train={"train.bin": "6172c7755cfe09b2fe270c85cebc1b15"},
+    test={"test.bin": "4499cfba6c016c1be1438163640a0898"},
+    images=50_000,
     names="fine_label_names.txt",
+    classes=100,
     label_bytes=2,  # the coarse label, which is not used, then the fine one
     pickles=frozenset({"train", "test", "meta"}),
 )
@@ -106,13 +139,13 @@ def _read(layout: _Layout, path: Path | None) -> Dataset:
 
 
 def _contents(layout: _Layout, source: Path) -> Mapping[str, bytes]:
-    wanted = (*layout.train, *layout.test, layout.names)
+    wanted = layout.limits
     found: Mapping[str, bytes | None]
     if source.is_dir():
-        present = {file.name for file in source.iterdir() if file.is_file()}
+        present = {file.name for file in source.iterdir() if not file.is_dir()}
         found = dict.fromkeys(present) | {
-            name: archive.read_file(source / name, remedy=layout.official.again)
-            for name in wanted
+            name: archive.read_file(source / name, limit, remedy=layout.official.again)
+            for name, limit in wanted.items()
             if name in present
         }
     else:
@@ -152,6 +185,11 @@ def _class_names(layout: _Layout, source: Path, contents: Mapping[str, bytes]) -
             f"{source}: {layout.names} is empty; expected a class name a line;"
             f" {layout.official.again}"
         )
+    if len(names) > layout.classes or len(set(names)) < len(names):
+        raise UserError(
+            f"{source}: {layout.names} has {len(set(names))} different names in {len(names)} lines;"
+            f" expected at most {layout.classes}, all different; {layout.official.again}"
+        )
     return names
 
 
@@ -159,17 +197,24 @@ def _split(
     layout: _Layout,
     source: Path,
     contents: Mapping[str, bytes],
-    files: tuple[str, ...],
+    files: Mapping[str, str],
     num_classes: int,
     official_count: int,
 ) -> Split:
-    size = layout.label_bytes + np.prod(_SHAPE)
-    for file in files:
+    size = layout.record
+    for file, md5 in files.items():
         extra = len(contents[file]) % size
         if extra or not contents[file]:
             raise UserError(
                 f"{source}: {file} has {len(contents[file])} bytes; expected a whole number of"
                 f" records of {size} bytes; {layout.official.again}"
+            )
+        # A file of another size is a subset, which note_count reports.
+        found = hashlib.md5(contents[file], usedforsecurity=False).hexdigest()
+        if len(contents[file]) == layout.limits[file] and found != md5:
+            _LOG.warning(
+                "%s: %s has the published file's size but another content (MD5 %s; published: %s)",
+                *(source, file, found, md5),
             )
     records = [np.frombuffer(contents[file], np.uint8).reshape(-1, size) for file in files]
     for file, part in zip(files, records, strict=True):

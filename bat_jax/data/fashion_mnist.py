@@ -73,7 +73,7 @@ def _instruction() -> str:
 
 def _find(folder: Path, name: str) -> Path | None:
     for file in (folder / f"{name}.gz", folder / name):
-        if file.is_file():
+        if file.exists():
             return file
     return None
 
@@ -83,7 +83,8 @@ def _split(folder: Path, part: str) -> Split:
     images_file, labels_file = _find(folder, images_name), _find(folder, labels_name)
     assert images_file is not None
     assert labels_file is not None
-    images, labels = read_idx(images_file, 3), read_idx(labels_file, 1)
+    images = read_idx(images_file, (official, _SIZE, _SIZE))
+    labels = read_idx(labels_file, (official,))
     if images.shape[1:] != (_SIZE, _SIZE):
         raise UserError(
             f"{images_file}: images are {images.shape[1:]}; expected ({_SIZE}, {_SIZE}); {_AGAIN}"
@@ -102,7 +103,7 @@ def _split(folder: Path, part: str) -> Split:
     )
 
 
-def read_idx(file: Path, rank: int) -> UInt8[np.ndarray, "..."]:
+def read_idx(file: Path, largest: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     """Reads one IDX file of unsigned bytes.
 
     The format: two zero bytes, the type (8 for unsigned bytes), the rank, a big-endian 32-bit size
@@ -110,19 +111,21 @@ def read_idx(file: Path, rank: int) -> UInt8[np.ndarray, "..."]:
 
     Args:
       file: gzipped if its name ends in .gz.
-      rank: the number of axes that the file must have.
+      largest: the shape of the published array: the file must have as many axes, and may have as
+        many bytes.
 
     Returns:
-      The array, with as many axes as asked for.
+      The array.
     """
-    content = archive.read_file(file, remedy=_AGAIN)
+    rank = len(largest)
+    start = 4 + 4 * rank
+    content = archive.read_file(file, start + math.prod(largest), remedy=_AGAIN)
     magic = bytes([0, 0, 8, rank])
     if content[:4] != magic:
         raise UserError(
             f"{file}: begins with the bytes {content[:4].hex()!r}; expected {magic.hex()!r}, an IDX"
             f" file of unsigned bytes with {rank} axes; {_AGAIN}"
         )
-    start = 4 + 4 * rank
     if len(content) < start:
         raise UserError(f"{file}: ends in its header; expected {start} bytes of it; {_AGAIN}")
     shape = struct.unpack(f">{rank}I", content[4:start])

@@ -6,6 +6,7 @@ import numpy as np
 
 from bat_jax.data import images
 from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.reading import is_stray, open_regular, read_at_most
 from bat_jax.errors import UserError
 
 _LAYOUT = (
@@ -18,7 +19,7 @@ def read(folder: Path) -> Dataset:
 
     Classes are the folders of train, sorted by name. Images are 8-bit BMP, JPEG, PNG, TIFF or WebP
     of one size, gray or RGB; if any has colours, gray ones are made RGB. An id is a place in the
-    order of classes, then of file names, sorted. Names that begin with a dot are left out.
+    order of classes, then of file names, sorted. Hidden and system files are passed over.
 
     Args:
       folder: a folder of the layout above.
@@ -63,7 +64,7 @@ def _files(part: Path, classes: list[str], *, may_be_empty: bool) -> list[tuple[
     for label, name in enumerate(classes):
         place = part / name
         files = sorted(place.iterdir()) if place.is_dir() else []
-        of_class = [(file, label) for file in files if not file.name.startswith(".")]
+        of_class = [(file, label) for file in files if not is_stray(file.name)]
         if not of_class and not may_be_empty:
             raise UserError(
                 f"{place}: is empty; expected images of class {name!r}; add some or remove it"
@@ -79,13 +80,16 @@ def _split(pixels: np.ndarray, files: list[tuple[Path, int]]) -> Split:
 
 def _visible_folders(place: Path) -> list[str]:
     return sorted(
-        child.name for child in place.iterdir() if child.is_dir() and not child.name.startswith(".")
+        child.name for child in place.iterdir() if child.is_dir() and not is_stray(child.name)
     )
 
 
 def _content(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with open_regular(file, remedy="remove it") as opened:
+            return read_at_most(
+                opened, images.LIMIT, where=str(file), remedy="make it smaller or remove it"
+            )
     except OSError as error:
         raise UserError(
             f"{file}: cannot be read ({error.strerror}); expected an image; remove it"

@@ -17,6 +17,7 @@ from absl import logging
 from bat_jax.data import network
 from bat_jax.data.dataset import IDS, Dataset, Split
 from bat_jax.data.places import check_labels, data_folder, data_folder_text
+from bat_jax.data.reading import is_stray
 from bat_jax.errors import UserError
 
 # Builders that are registered by their import.
@@ -158,7 +159,9 @@ def _prepare(builder: Any, name: str, instruction: str | None) -> None:
 
 
 def _has_files(folder: Path | None) -> bool:
-    return folder is not None and folder.is_dir() and any(folder.iterdir())
+    if folder is None or not folder.is_dir():
+        return False
+    return not all(is_stray(file.name) for file in folder.iterdir())
 
 
 def _fetched(folder: Path | None, info: Any) -> bool:

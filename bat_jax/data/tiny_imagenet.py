@@ -8,6 +8,7 @@ import numpy as np
 from bat_jax.data import archive, images
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.data.places import Official, data_folder_text, note_count
+from bat_jax.data.reading import TEXT_LIMIT
 from bat_jax.errors import UserError
 
 OFFICIAL = Official(
@@ -96,7 +97,7 @@ class _Reader:
         note_count(f"{self._source}: {names[0].partition('/')[0]}", len(names), official)
         pixels = images.decode(
             names,
-            self._files.read,
+            lambda name: self._files.read(name, images.LIMIT),
             where=str(self._source),
             remedy=OFFICIAL.again,
             shape=SHAPE,
@@ -114,7 +115,7 @@ class _Reader:
 
     def _lines(self, name: str) -> list[str]:
         try:
-            text = self._files.read(name).decode("utf-8")
+            text = self._files.read(name, TEXT_LIMIT).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self._wrong(name, f"not text ({error.reason})", "lines of text") from error
         return [line.strip() for line in text.splitlines()]

@@ -1,7 +1,11 @@
+import dataclasses
+import hashlib
+import os
+
 import numpy as np
 import pytest
 
-from bat_jax.data import load
+from bat_jax.data import cifar, load
 from bat_jax.errors import UserError
 from tests.data import archives
 
@@ -123,6 +127,68 @@ def test_class_names_that_are_missing_or_no_text_are_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "found"),
+    [(["a"] * 10, "1 different names in 10"), (range(1000), "1000 different names in 1000")],
+)
+def test_class_names_that_are_equal_or_too_many_are_refused(names, found, tmp_path):
+    archives.make_cifar10(tmp_path / "a.tar.gz")
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    text = "".join(f"{name}\n" for name in names)
+    (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_text(text)
+    with pytest.raises(UserError, match=rf"{found} lines; expected at most 10, all different"):
+        load("cifar10", path=tmp_path)
+
+
+def test_a_file_above_its_published_size_is_refused(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz")
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    for name, size in (("test.bin", 30_740_000), ("fine_label_names.txt", 16 << 20)):
+        file = tmp_path / "cifar-100-binary" / name
+        whole = file.read_bytes()
+        os.truncate(file, 6 << 30)  # takes no space on the disk
+        with pytest.raises(UserError, match=rf"{name}: has more than {size:,} bytes"):
+            load("cifar100", path=tmp_path)
+        file.write_bytes(whole)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz")
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    file = tmp_path / "cifar-100-binary" / "train.bin"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UserError, match=r"train\.bin: is a FIFO"):
+        load("cifar100", path=tmp_path)
+    with pytest.raises(UserError, match="/dev/zero: is a device"):
+        load("cifar100", path="/dev/zero")
+
+
+def test_a_set_of_another_size_gives_a_warning(tmp_path, caplog):
+    archives.make_cifar100(tmp_path / "a.tar.gz", train=64)
+    load("cifar100", path=tmp_path / "a.tar.gz")
+    assert "train.bin: 64 examples; the published set has 50000" in caplog.text
+    assert {record.name for record in caplog.records} == {"bat_jax.data.places"}
+
+
+def test_a_file_of_the_published_size_and_another_content_gives_a_warning(
+    tmp_path, caplog, monkeypatch
+):
+    file = tmp_path / "cifar-100-binary" / "train.bin"
+    archives.make_cifar100(tmp_path / "a.tar.gz", train=64)
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    content = file.read_bytes()
+    published = {"train.bin": hashlib.md5(content).hexdigest()}
+    layout = dataclasses.replace(cifar._CIFAR100, train=published, images=64)
+    monkeypatch.setattr(cifar, "_CIFAR100", layout)
+    load("cifar100", path=tmp_path)
+    assert "MD5" not in caplog.text
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    load("cifar100", path=tmp_path)
+    assert "train.bin has the published file's size but another content (MD5 " in caplog.text
+    assert published["train.bin"] in caplog.text
+
+
+@pytest.mark.parametrize(
     ("name", "archive", "members"),
     [
         ("cifar10", "cifar-10-python.tar.gz", ["cifar-10-batches-py/data_batch_1"]),
@@ -156,10 +222,3 @@ def test_without_data_and_network_the_error_says_what_to_fetch(name, data_folder
     assert str(data_folder) in message
     assert "\n" not in message
     assert no_network == [[f"https://www.cs.toronto.edu/~kriz/{ARCHIVE[name]}"]]
-
-
-def test_a_set_of_another_size_gives_a_warning(tmp_path, caplog):
-    archives.make_cifar100(tmp_path / "a.tar.gz", train=64)
-    load("cifar100", path=tmp_path / "a.tar.gz")
-    assert "train.bin: 64 examples; the published set has 50000" in caplog.text
-    assert {record.name for record in caplog.records} == {"bat_jax.data.places"}

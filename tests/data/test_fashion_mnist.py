@@ -1,4 +1,5 @@
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -92,6 +93,22 @@ def test_truncated_and_corrupt_gzip_is_told(tmp_path):
         file.write_bytes(content)
         with pytest.raises(UserError, match=f"{IMAGES}.gz: damaged or incomplete"):
             load("fashion_mnist", path=tmp_path)
+
+
+@pytest.mark.parametrize(("name", "size"), [(IMAGES, 47_040_016), (LABELS, 60_008)])
+def test_a_file_above_its_published_size_is_refused(name, size, tmp_path):
+    archives.make_fashion_mnist(tmp_path, compressed=False)
+    os.truncate(tmp_path / name, 6 << 30)  # takes no space on the disk
+    with pytest.raises(UserError, match=f"{name}: has more than {size:,} bytes"):
+        load("fashion_mnist", path=tmp_path)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    archives.make_fashion_mnist(tmp_path)
+    (tmp_path / f"{LABELS}.gz").unlink()
+    (tmp_path / f"{LABELS}.gz").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=f"{LABELS}.gz: is a device"):
+        load("fashion_mnist", path=tmp_path)
 
 
 def test_without_data_and_network_the_error_says_what_to_fetch(data_folder):

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from types import SimpleNamespace
@@ -134,7 +135,10 @@ def test_what_is_no_image_or_a_damaged_one_is_told(tmp_path):
     assert "train/cat/3.jpg: is not an image" in error(tmp_path)
     file.unlink()
     file.mkdir()
-    assert "3.jpg: cannot be read" in error(tmp_path)
+    assert "3.jpg: is a folder; expected a regular file; remove it" in error(tmp_path)
+    file.rmdir()
+    file.symlink_to("nowhere")
+    assert "3.jpg: cannot be read (No such file" in error(tmp_path)
 
 
 def test_formats_that_pillow_opens_with_other_programs_are_refused(tmp_path):
@@ -149,6 +153,30 @@ def test_a_path_besides_the_name_is_refused(tmp_path):
         load(f"folder:{tmp_path}", path=tmp_path)
 
 
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    make(tmp_path)
+    for name, kind in (("fifo.png", "a FIFO"), ("zero.png", "a device")):
+        file = tmp_path / "train" / "cat" / name
+        if kind == "a FIFO":
+            os.mkfifo(file)
+        else:
+            file.symlink_to("/dev/zero")
+        assert f"train/cat/{name}: is {kind}; expected a regular file" in error(tmp_path)
+        file.unlink()
+
+
+def test_files_of_the_system_are_passed_over(tmp_path):
+    whole = make(tmp_path)
+    for place in (tmp_path / "train", tmp_path / "train" / "cat", tmp_path / "test" / "dog"):
+        for name in ("._1.png", "Thumbs.db", "desktop.ini"):
+            (place / name).write_bytes(b"no image")
+        for name in ("@eaDir", "lost+found", "__MACOSX"):
+            (place / name).mkdir()
+    dataset = load(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(dataset.train.images, whole)
+    assert dataset.class_names == ("cat", "dog")
+
+
 def test_images_too_large_to_train_on_are_refused_before_they_are_decoded(tmp_path):
     make(tmp_path)
     file = tmp_path / "train" / "cat" / "1.png"
@@ -156,6 +184,13 @@ def test_images_too_large_to_train_on_are_refused_before_they_are_decoded(tmp_pa
     assert "13000 wide and 13000 high, 507,000,000 bytes of pixels; expected at" in error(tmp_path)
     file.write_bytes(png(20_000, 20_000))
     assert "cat/1.png: has more than 67,108,864 bytes of pixels" in error(tmp_path)
+
+
+def test_a_file_too_long_for_an_image_is_refused(tmp_path):
+    make(tmp_path)
+    with (tmp_path / "train" / "cat" / "1.png").open("r+b") as file:
+        file.truncate(6 << 30)  # takes no space on the disk
+    assert "cat/1.png: has more than 67,108,864 bytes" in error(tmp_path)
 
 
 def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):

@@ -200,6 +200,8 @@ def test_files_fetched_by_hand_are_not_asked_the_network_for(data_folder, no_net
 
 
 def test_a_set_to_fetch_by_hand_says_so(data_folder):
+    (data_folder / "imagenet2012").mkdir()
+    (data_folder / "imagenet2012" / ".DS_Store").write_bytes(b"")
     with pytest.raises(UserError, match=rf"its files are not in {data_folder}.*by hand"):
         load("tfds:imagenet2012")
 

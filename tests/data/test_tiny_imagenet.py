@@ -119,7 +119,7 @@ CUT = archives.encoded(NOISE, "JPEG")[:-1000]
         (f"train/{WNID}/images/{WNID}_7.JPEG", b"", "_7.JPEG: is not an image"),
         (f"train/{WNID}/images/{WNID}_7.JPEG", jpeg(mode="CMYK"), "pixels of mode CMYK"),
         (f"train/{WNID}/images/{WNID}_500.JPEG", jpeg(), "found number 500; expected 0 to 499"),
-        (f"train/{WNID}/images/Thumbs.db", b"", "found Thumbs.db"),
+        (f"train/{WNID}/images/notes.txt", b"", "found notes.txt; expected n"),
     ],
     ids=[
         "no classes file",
@@ -146,6 +146,17 @@ def test_a_wrong_file_is_told(name, content, problem, tmp_path):
     assert problem in error(tmp_path / "a.zip")
     archives.write_folder(tmp_path / "folder", files)
     assert problem in error(tmp_path / "folder")
+
+
+def test_files_of_the_system_are_passed_over(tmp_path):
+    files = archives.tiny_imagenet_files()
+    for place in ("", "val/", "val/images/", f"train/{WNID}/images/"):
+        for name in (".DS_Store", "._x.JPEG", "Thumbs.db", "desktop.ini", "@eaDir/a.JPEG"):
+            files[place + name] = b"no image"
+    archives.write_zip(tmp_path / "a.zip", {**files, "lost+found/a": b""})
+    check(load("tiny_imagenet", path=tmp_path / "a.zip"), files)
+    archives.write_folder(tmp_path / "folder", files)
+    check(load("tiny_imagenet", path=tmp_path / "folder"), files)
 
 
 @pytest.mark.parametrize("place", [f"train/{WNID}/images/", "val/images/"])
