@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bat_jax.data import archive, images
-from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.dataset import IDS, Dataset, Split
 from bat_jax.data.places import Official, data_folder_text, note_count
 from bat_jax.data.reading import TEXT_LIMIT
 from bat_jax.errors import UserError
@@ -18,6 +18,7 @@ OFFICIAL = Official(
     "tiny-imagenet-200",
 )
 SHAPE = (64, 64, 3)
+_ANNOTATIONS = "val/val_annotations.txt"
 _PER_CLASS = 500  # training images of a class in the whole set
 
 
@@ -28,7 +29,9 @@ def read(path: Path | None) -> Dataset:
     validation images are the test set, for the official test images have no labels. A label is a
     class's line in wnids.txt. The id of a training image is 500 times its label plus the number in
     its file's name, and that of a validation image the number in its file's name: so a subset has
-    the ids that its images have in the whole set. Gray images are made RGB.
+    the ids that its images have in the whole set. Gray images are made RGB. Validation images may
+    also lie in val/<class>, val/<class>/images or val/images/<class>, where scripts for readers of
+    class folders move them; val_annotations.txt is then not needed.
 
     Args:
       path: tiny-imagenet-200.zip, or the folder extracted from it, or a folder that holds one of
@@ -53,6 +56,9 @@ class _Reader:
         self._labels = {wnid: label for label, wnid in enumerate(self._wnids)}
         if len(self._labels) < len(self._wnids) or not self._labels:
             raise self._wrong("wnids.txt", f"{len(self._labels)} different classes", "one a line")
+        for wnid in self._wnids:
+            if "/" in wnid or wnid.startswith("."):
+                raise self._wrong("wnids.txt", f"class {_short(wnid)!r}", "names of folders")
 
     def class_names(self) -> tuple[str, ...]:
         """Returns each class's words, such as "goldfish, Carassius auratus"."""
@@ -72,25 +78,47 @@ class _Reader:
         return self._split(rows, official=len(self._wnids) * _PER_CLASS)
 
     def test(self) -> Split:
-        wnid_of = {}
-        for line in self._lines("val/val_annotations.txt"):
-            name, _, rest = line.partition("\t")
-            wnid_of[name] = rest.partition("\t")[0]
-        rows = []
+        annotated = self._annotations()
+        rows: dict[int, tuple[int, int, str]] = {}
+        for wnid, label in self._labels.items():
+            for folder in (f"val/{wnid}", f"val/{wnid}/images", f"val/images/{wnid}"):
+                for number, name in self._numbered(folder, "val").items():
+                    file = name.rpartition("/")[2]
+                    if annotated.get(file, wnid) != wnid:
+                        raise self._wrong(
+                            name,
+                            f"class {wnid!r}",
+                            f"{annotated[file]!r}, which {_ANNOTATIONS} gives it",
+                        )
+                    if number in rows:
+                        raise self._doubled(name, rows[number][2])
+                    rows[number] = (number, label, name)
+        # What a script has copied to class folders is here too, and is the same.
         for number, name in self._numbered("val/images", "val").items():
             file = name.rpartition("/")[2]
-            if file not in wnid_of:
-                raise self._wrong("val/val_annotations.txt", f"no line for {file}", "one an image")
-            if wnid_of[file] not in self._labels:
+            if file not in annotated:
+                raise self._wrong(_ANNOTATIONS, f"no line for {file}", "one an image")
+            if annotated[file] not in self._labels:
                 raise self._wrong(
-                    "val/val_annotations.txt",
-                    f"class {wnid_of[file]!r} for {file}",
+                    _ANNOTATIONS,
+                    f"class {annotated[file]!r} for {file}",
                     f"one of the {len(self._labels)} in wnids.txt",
                 )
-            rows.append((number, self._labels[wnid_of[file]], name))
+            rows[number] = (number, self._labels[annotated[file]], name)
         if not rows:
             raise self._wrong("val/images", "no image", "some .JPEG files")
-        return self._split(rows, official=10_000)
+        return self._split(list(rows.values()), official=10_000)
+
+    def _annotations(self) -> dict[str, str]:
+        if _ANNOTATIONS not in self._files.under("val"):
+            return {}
+        wnid_of: dict[str, str] = {}
+        for line in self._lines(_ANNOTATIONS):
+            file, _, rest = line.partition("\t")
+            wnid = rest.partition("\t")[0]
+            if wnid_of.setdefault(file, wnid) != wnid:
+                raise self._wrong(_ANNOTATIONS, f"two classes for {file}", "one an image")
+        return wnid_of
 
     def _split(self, rows: list[tuple[int, int, str]], official: int) -> Split:
         ids, labels, names = zip(*sorted(rows), strict=True)
@@ -105,12 +133,22 @@ class _Reader:
         return Split(pixels, np.array(labels, np.int32), np.array(ids, np.int64))
 
     def _numbered(self, folder: str, prefix: str) -> dict[int, str]:
-        numbered = {}
+        numbered: dict[int, str] = {}
         for name in self._files.under(folder):
-            match = re.fullmatch(rf"{re.escape(prefix)}_(\d+)\.JPEG", name.rpartition("/")[2])
-            if match is None:
-                raise self._wrong(folder, name.rpartition("/")[2], f"{prefix}_<number>.JPEG")
-            numbered[int(match[1])] = name
+            file = name.rpartition("/")[2]
+            match = re.fullmatch(rf"{re.escape(prefix)}_0*([0-9]+)\.JPEG", file)
+            # int() refuses numbers of thousands of digits.
+            digits = match[1] if match else ""
+            if not digits or len(digits) > len(str(IDS.max)) or int(digits) > IDS.max:
+                raise self._wrong(
+                    folder,
+                    _short(file),
+                    f"{prefix}_<number>.JPEG, the number at most {IDS.max}",
+                    remedy=f"remove it, or {OFFICIAL.again}",
+                )
+            other = numbered.setdefault(int(digits), name)
+            if other != name:
+                raise self._doubled(name, other)
         return numbered
 
     def _lines(self, name: str) -> list[str]:
@@ -120,7 +158,16 @@ class _Reader:
             raise self._wrong(name, f"not text ({error.reason})", "lines of text") from error
         return [line.strip() for line in text.splitlines()]
 
-    def _wrong(self, name: str, found: str, expected: str) -> UserError:
-        return UserError(
-            f"{self._source}: {name}: found {found}; expected {expected}; {OFFICIAL.again}"
+    def _doubled(self, name: str, other: str) -> UserError:
+        return self._wrong(
+            name, f"the number of {other}", "one image a number", remedy="remove one of them"
         )
+
+    def _wrong(
+        self, name: str, found: str, expected: str, remedy: str = OFFICIAL.again
+    ) -> UserError:
+        return UserError(f"{self._source}: {name}: found {found}; expected {expected}; {remedy}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 255 else f"{name[:100]}... ({len(name):,} characters)"

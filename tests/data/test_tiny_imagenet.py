@@ -120,6 +120,11 @@ CUT = archives.encoded(NOISE, "JPEG")[:-1000]
         (f"train/{WNID}/images/{WNID}_7.JPEG", jpeg(mode="CMYK"), "pixels of mode CMYK"),
         (f"train/{WNID}/images/{WNID}_500.JPEG", jpeg(), "found number 500; expected 0 to 499"),
         (f"train/{WNID}/images/notes.txt", b"", "found notes.txt; expected n"),
+        ("val/images/val_99999999999999999999.JPEG", b"", "at most 2147483647; remove it"),
+        ("val/images/val_2147483648.JPEG", b"", "found val_2147483648.JPEG; expected"),
+        ("val/images/val_00.JPEG", b"", "found the number of val/images/val_0"),
+        ("val/val_annotations.txt", b"a\tn1\t0\na\tn2\t0", "found two classes for a"),
+        ("wnids.txt", b"../train/n1", "found class '../train/n1'; expected names of folders"),
     ],
     ids=[
         "no classes file",
@@ -134,6 +139,11 @@ CUT = archives.encoded(NOISE, "JPEG")[:-1000]
         "colours",
         "number",
         "other file",
+        "id beyond 64 bits",
+        "id beyond 32 bits",
+        "two images of one number",
+        "two classes of one image",
+        "class outside",
     ],
 )
 def test_a_wrong_file_is_told(name, content, problem, tmp_path):
@@ -148,6 +158,15 @@ def test_a_wrong_file_is_told(name, content, problem, tmp_path):
     assert problem in error(tmp_path / "folder")
 
 
+def test_a_number_of_thousands_of_digits_is_shortened_in_the_error(tmp_path):
+    files = archives.tiny_imagenet_files()
+    files[f"val/images/val_{'7' * 5000}.JPEG"] = b""
+    archives.write_zip(tmp_path / "a.zip", files)
+    message = error(tmp_path / "a.zip")
+    assert "777... (5,009 characters); expected val_<number>.JPEG" in message
+    assert len(message) < 500
+
+
 def test_files_of_the_system_are_passed_over(tmp_path):
     files = archives.tiny_imagenet_files()
     for place in ("", "val/", "val/images/", f"train/{WNID}/images/"):
@@ -159,6 +178,51 @@ def test_files_of_the_system_are_passed_over(tmp_path):
     check(load("tiny_imagenet", path=tmp_path / "folder"), files)
 
 
+def sorted_files(layout, *, numbers=(0, 10, 20, 30, 40)):
+    """The layout after a script has moved the validation images of `numbers` to class folders."""
+    files = archives.tiny_imagenet_files()
+    for row, number in enumerate((0, 10, 20, 30, 40)):
+        if number in numbers:
+            folder = layout.format(wnid=archives.WNIDS[row % 3])
+            files[f"{folder}/val_{number}.JPEG"] = files.pop(f"val/images/val_{number}.JPEG")
+    return files
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize("layout", ["val/{wnid}", "val/{wnid}/images", "val/images/{wnid}"])
+def test_validation_images_in_class_folders_are_read(layout, annotated, tmp_path):
+    files = sorted_files(layout)
+    if not annotated:
+        del files["val/val_annotations.txt"]
+    archives.write_zip(tmp_path / "a.zip", files)
+    check(load("tiny_imagenet", path=tmp_path / "a.zip"), files)
+    archives.write_folder(tmp_path / "folder", files)
+    check(load("tiny_imagenet", path=tmp_path / "folder"), files)
+
+
+def test_validation_images_of_which_some_are_moved_or_copied_are_read(tmp_path):
+    moved = sorted_files("val/{wnid}", numbers=(10, 40))
+    archives.write_zip(tmp_path / "moved.zip", moved)
+    check(load("tiny_imagenet", path=tmp_path / "moved.zip"), moved)
+    copied = archives.tiny_imagenet_files() | moved
+    archives.write_zip(tmp_path / "copied.zip", copied)
+    check(load("tiny_imagenet", path=tmp_path / "copied.zip"), copied)
+
+
+def test_class_folders_that_contradict_are_refused(tmp_path):
+    files = sorted_files("val/{wnid}")
+    name = f"val/{archives.WNIDS[0]}/val_0.JPEG"
+    files[f"val/{archives.WNIDS[1]}/val_0.JPEG"] = files.pop(name)
+    archives.write_zip(tmp_path / "a.zip", files)
+    assert f"found class '{archives.WNIDS[1]}'; expected '{archives.WNIDS[0]}'" in error(
+        tmp_path / "a.zip"
+    )
+    files[name] = files[f"val/{archives.WNIDS[1]}/val_0.JPEG"]
+    del files["val/val_annotations.txt"]
+    archives.write_zip(tmp_path / "a.zip", files)
+    assert f"found the number of {name}" in error(tmp_path / "a.zip")
+
+
 @pytest.mark.parametrize("place", [f"train/{WNID}/images/", "val/images/"])
 def test_an_empty_folder_of_images_is_told(place, tmp_path):
     files = archives.tiny_imagenet_files()
@@ -168,6 +232,7 @@ def test_an_empty_folder_of_images_is_told(place, tmp_path):
     assert f"{place.rstrip('/')}: found no image" in error(tmp_path)
 
 
+@pytest.mark.slow  # a few of its images are read in the builder's tests
 def test_the_real_subset_has_the_ids_of_the_whole_set():
     if not archives.REAL_SUBSET.is_file():
         pytest.skip("no subset of the real Tiny ImageNet beside the checkout")
