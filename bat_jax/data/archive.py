@@ -164,11 +164,18 @@ def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str,
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for count, member in enumerate(archive, 1):
                 refuse_escapes(path, [member.name])
-                end = member.offset_data + member.size
-                if count > _MEMBERS or not 0 <= member.size <= end <= total:
+                if member.size < 0:
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
+                if count > _MEMBERS:
                     raise UserError(
-                        f"{path}: is {end:,} bytes long at the end of its member {count}; expected"
-                        f" at most {total:,} and {_MEMBERS:,} members; {remedy}"
+                        f"{path}: has more than {_MEMBERS:,} members; expected at most that many;"
+                        f" {remedy}"
+                    )
+                end = member.offset_data + member.size
+                if end > total:
+                    raise UserError(
+                        f"{path}: unpacks to {end:,} bytes up to the end of its member"
+                        f" {_short(member.name)!r}; expected at most {total:,} in all; {remedy}"
                     )
                 stream.limit = min(total, end + _HEADERS)
                 name = _base(member.name)
@@ -235,8 +242,8 @@ def refuse_escapes(path: Path, names: Collection[str]) -> None:
     for name in names:
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise UserError(
-                f"{path}: has a member named {name!r}; expected names inside its own folder; this"
-                " is not the official archive: do not use it"
+                f"{path}: has a member named {_short(name)!r}; expected names inside its own"
+                " folder; this is not the official archive: do not use it"
             )
 
 
@@ -273,6 +280,10 @@ def _only(path: Path, marker: str, tops: list[_AnyPath]) -> _AnyPath:
 
 def _doubled(path: Path, name: str, remedy: str) -> UserError:
     return UserError(f"{path}: has two members {name}; expected one of each name; {remedy}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 255 else f"{name[:100]}..."
 
 
 def _base(name: str) -> str:
