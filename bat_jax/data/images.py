@@ -57,7 +57,13 @@ def decode(
             width, height = opened(names[0]).size
             channels = max(pool.map(lambda name: _CHANNELS[opened(name).mode], names))
             shape = (height, width, channels)
-        _check_memory(len(names), shape, where)
+            if math.prod(shape) > LIMIT:
+                raise UserError(
+                    f"{where}: the first image is {width} wide and {height} high,"
+                    f" {math.prod(shape):,} bytes of pixels; expected at most {LIMIT:,}; resize the"
+                    " images"
+                )
+        check_memory(len(names), shape, where=where)
         images = np.empty((len(names), *shape), np.uint8)
 
         def fill(row: int) -> None:
@@ -68,18 +74,13 @@ def decode(
     return images
 
 
-def _check_memory(count: int, shape: tuple[int, int, int], where: str) -> None:
-    height, width, _ = shape
-    one, free = math.prod(shape), psutil.virtual_memory().available
-    if one > LIMIT:
+def check_memory(count: int, shape: tuple[int, int, int], *, where: str) -> None:
+    """Raises if so many images of (height, width, channels) bytes do not fit in free memory."""
+    needed, free = count * math.prod(shape), psutil.virtual_memory().available
+    if needed > free:
         raise UserError(
-            f"{where}: the first image is {width} wide and {height} high, {one:,} bytes of pixels;"
-            f" expected at most {LIMIT:,}; resize the images"
-        )
-    if count * one > free:
-        raise UserError(
-            f"{where}: {count} images, {width} wide and {height} high, need"
-            f" {count * one / 2**30:.1f} GiB, and this machine has {free / 2**30:.1f} GiB free;"
+            f"{where}: {count} images, {shape[1]} wide and {shape[0]} high, need"
+            f" {needed / 2**30:.1f} GiB, and this machine has {free / 2**30:.1f} GiB free;"
             " expected a set that fits in memory; use fewer or smaller images"
         )
 

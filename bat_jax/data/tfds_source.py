@@ -16,6 +16,7 @@ from absl import logging
 
 from bat_jax.data import network
 from bat_jax.data.dataset import IDS, Dataset, Split
+from bat_jax.data.images import check_memory
 from bat_jax.data.places import check_labels, data_folder, data_folder_text
 from bat_jax.data.reading import is_stray
 from bat_jax.errors import UserError
@@ -179,6 +180,7 @@ def _split(builder: Any, name: str, part: str, num_classes: int) -> Split:
     feature = builder.info.features["image"]
     with _told(f"{where}: cannot be read from {builder.data_dir}"):
         source = builder.as_data_source(split=part)
+        check_memory(len(source), feature.shape, where=where)
         images = np.empty((len(source), *feature.shape), feature.np_dtype)
         labels = np.empty(len(source), np.int32)
         numbers: list[int | None] = []

@@ -1,12 +1,13 @@
 import io
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bat_jax.data import load, tfds_source
+from bat_jax.data import images, load, tfds_source
 from bat_jax.errors import UserError
 from tests.data import archives
 
@@ -141,6 +142,13 @@ def test_nan_and_floats_in_the_data_are_told(tmp_path):
     )
     found = error("tfds:made", tmp_path)
     assert "images are float32 with 6 values not finite; expected uint8" in found
+
+
+def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
+    prepared(tmp_path, "made")
+    memory = SimpleNamespace(available=6 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr(images.psutil, "virtual_memory", lambda: memory)
+    assert "made train: 6 images, 8 wide and 8 high, need" in error("tfds:made", tmp_path)
 
 
 def test_labels_that_are_no_classes_are_told(tmp_path):
