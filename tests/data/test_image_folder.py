@@ -186,11 +186,12 @@ def test_images_too_large_to_train_on_are_refused_before_they_are_decoded(tmp_pa
     assert "cat/1.png: has more than 67,108,864 bytes of pixels" in error(tmp_path)
 
 
-def test_a_file_too_long_for_an_image_is_refused(tmp_path):
+def test_a_file_too_long_for_an_image_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LIMIT", 1 << 20)
     make(tmp_path)
     with (tmp_path / "train" / "cat" / "1.png").open("r+b") as file:
         file.truncate(6 << 30)  # takes no space on the disk
-    assert "cat/1.png: has more than 67,108,864 bytes" in error(tmp_path)
+    assert "cat/1.png: has more than 1,048,576 bytes" in error(tmp_path)
 
 
 def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
