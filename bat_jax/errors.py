@@ -8,16 +8,20 @@ _LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+def one_line(message: str) -> str:
+    """Returns a message with spaces for its line breaks, and escapes for control characters.
+
+    Names of files may contain both.
+    """
+    line = _LINE_BREAK.sub(" ", message)
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
+
+
 class UserError(ValueError):
     """A wrong input, described in one line: what, where, what was expected and what to do.
 
     `launch.py` prints the message alone, without a traceback, and ends with exit status 2.
-
-    Args:
-      message: the line. Line breaks, which names of files may contain, become spaces, and other
-        control characters their escapes.
     """
 
     def __init__(self, message: str) -> None:
-        line = _LINE_BREAK.sub(" ", message)
-        super().__init__(_UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line))
+        super().__init__(one_line(message))
