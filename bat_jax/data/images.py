@@ -1,10 +1,12 @@
 """Encoded images (JPEG, PNG, ...) to one uint8 array."""
 
+import contextlib
 import io
+import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -46,9 +48,7 @@ def decode(
     Returns:
       The images in the order of `names`. Gray ones are repeated to RGB where RGB is asked for.
     """
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        # Pillow warns of oddities beside the pixels, in metadata or unused palettes.
-        warnings.simplefilter("ignore")
+    with _quiet_pillow(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
 
         def opened(name: str) -> "Image":
             return _open(read(name), f"{where}: {name}", remedy)
@@ -72,6 +72,20 @@ def decode(
         for _ in pool.map(fill, range(len(names))):  # the first error ends it
             pass
     return images
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Hides Pillow's warnings: of oddities beside the pixels, or of what it raises as well."""
+    logger = logging.getLogger("PIL")
+    before = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
 
 
 def check_memory(count: int, shape: tuple[int, int, int], *, where: str) -> None:

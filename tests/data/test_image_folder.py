@@ -141,6 +141,17 @@ def test_what_is_no_image_or_a_damaged_one_is_told(tmp_path):
     assert "3.jpg: cannot be read (No such file" in error(tmp_path)
 
 
+def test_what_pillow_logs_is_hidden_for_the_error_says_it(tmp_path, caplog):
+    make(tmp_path)
+    whole = archives.encoded(pixels(1), "TIFF")
+    samples = struct.pack("<HHI", 277, 3, 1)  # the tag of samples per pixel, a 16-bit number
+    at = whole.index(samples) + len(samples)
+    damaged = whole[:at] + struct.pack("<H", 5000) + whole[at + 2 :]
+    (tmp_path / "train" / "cat" / "3.tiff").write_bytes(damaged)
+    assert "3.tiff: is not an image that can be read" in error(tmp_path)
+    assert not caplog.records
+
+
 def test_formats_that_pillow_opens_with_other_programs_are_refused(tmp_path):
     make(tmp_path)
     (tmp_path / "train" / "cat" / "3.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
