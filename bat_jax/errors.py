@@ -6,15 +6,19 @@ _LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 # Other control characters, which a terminal may obey, and halves of characters, which no encoding
 # can print: both come from names of files.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Longer than any name of a file; a path or a number of this length is hardly meant.
+_LONG_WORD = re.compile(r"\S{500,}")
 
 
 def one_line(message: str) -> str:
-    """Returns a message with spaces for its line breaks, and escapes for control characters.
+    """Returns a message that can be printed as one line, whatever names and values it quotes.
 
-    Names of files may contain both.
+    Line breaks become spaces, control characters their escapes, and words of 500 characters and
+    more lose their middle.
     """
     line = _LINE_BREAK.sub(" ", message)
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
+    line = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
+    return _LONG_WORD.sub(lambda found: f"{found[0][:100]}...{found[0][-100:]}", line)
 
 
 class UserError(ValueError):

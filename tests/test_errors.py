@@ -15,6 +15,9 @@ from bat_jax.errors import UserError
         ("\x1b[31mred\x00\ttab", "\\x1b[31mred\\x00\\ttab"),
         ("caf\udce9", "caf\\udce9"),
         ("naïve 図  two spaces", "naïve 図  two spaces"),
+        (f"{'a' * 498}: missing", f"{'a' * 498}: missing"),
+        (f"at {'a' * 5000}{'b' * 99}: missing", f"at {'a' * 100}...{'b' * 99}: missing"),
+        ("\0" * 125, "\\x00" * 25 + "..." + "\\x00" * 25),
     ],
 )
 def test_a_message_is_one_printable_line(message, line):

@@ -104,7 +104,11 @@ class _Zip:
         self._archive = archive
         self._remedy = remedy
         refuse_escapes(path, archive.namelist())
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = [
+            member
+            for member in archive.infolist()
+            if member.filename and not member.filename.endswith("/")
+        ]
         files = [PurePosixPath(member.filename) for member in members]
         tops = {file.parent for file in files if file.name == marker}
         if not tops:
@@ -175,7 +179,7 @@ def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str,
                 if end > total:
                     raise UserError(
                         f"{path}: unpacks to {end:,} bytes up to the end of its member"
-                        f" {_short(member.name)!r}; expected at most {total:,} in all; {remedy}"
+                        f" {member.name!r}; expected at most {total:,} in all; {remedy}"
                     )
                 stream.limit = min(total, end + _HEADERS)
                 name = _base(member.name)
@@ -242,7 +246,7 @@ def refuse_escapes(path: Path, names: Collection[str]) -> None:
     for name in names:
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise UserError(
-                f"{path}: has a member named {_short(name)!r}; expected names inside its own"
+                f"{path}: has a member named {name!r}; expected names inside its own"
                 " folder; this is not the official archive: do not use it"
             )
 
@@ -254,7 +258,7 @@ def _damage_told(path: Path, remedy: str) -> Iterator[None]:
     except UserError:  # is a ValueError, but told already
         raise
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"{path}: damaged or incomplete ({reason}); expected a whole file; {remedy}"
         ) from error
@@ -280,10 +284,6 @@ def _only(path: Path, marker: str, tops: list[_AnyPath]) -> _AnyPath:
 
 def _doubled(path: Path, name: str, remedy: str) -> UserError:
     return UserError(f"{path}: has two members {name}; expected one of each name; {remedy}")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 255 else f"{name[:100]}..."
 
 
 def _base(name: str) -> str:

@@ -37,21 +37,14 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     try:
         if place is not None and not place.exists():
             raise UserError(
-                f"{name}: path {_short(place)} does not exist; expected the set's archive or folder"
+                f"{name}: path {place} does not exist; expected the set's archive or folder"
             )
         return _read(name, place)
     except OSError as error:  # such as a folder that may not be read
-        file = _short(error.filename or place)
         raise UserError(
-            f"{_short(name)}: {file} cannot be read ({error.strerror}); expected the set's files;"
-            " check the path, its permissions and the disk"
+            f"{name}: {error.filename or place} cannot be read ({error.strerror}); expected the"
+            " set's files; check the path, its permissions and the disk"
         ) from error
-
-
-def _short(text: object) -> str:
-    """Returns a name or path; of one too long to be right, its ends."""
-    whole = str(text)
-    return whole if len(whole) <= 1000 else f"{whole[:100]}...{whole[-100:]}"
 
 
 def _read(name: str, place: Path | None) -> Dataset:

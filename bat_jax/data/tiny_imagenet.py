@@ -58,7 +58,7 @@ class _Reader:
             raise self._wrong("wnids.txt", f"{len(self._labels)} different classes", "one a line")
         for wnid in self._wnids:
             if "/" in wnid or wnid.startswith("."):
-                raise self._wrong("wnids.txt", f"class {_short(wnid)!r}", "names of folders")
+                raise self._wrong("wnids.txt", f"class {wnid!r}", "names of folders")
 
     def class_names(self) -> tuple[str, ...]:
         """Returns each class's words, such as "goldfish, Carassius auratus"."""
@@ -142,7 +142,7 @@ class _Reader:
             if not digits or len(digits) > len(str(IDS.max)) or int(digits) > IDS.max:
                 raise self._wrong(
                     folder,
-                    _short(file),
+                    file,
                     f"{prefix}_<number>.JPEG, the number at most {IDS.max}",
                     remedy=f"remove it, or {OFFICIAL.again}",
                 )
@@ -167,7 +167,3 @@ class _Reader:
         self, name: str, found: str, expected: str, remedy: str = OFFICIAL.again
     ) -> UserError:
         return UserError(f"{self._source}: {name}: found {found}; expected {expected}; {remedy}")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 255 else f"{name[:100]}... ({len(name):,} characters)"

@@ -190,6 +190,15 @@ def test_members_that_could_be_mistaken_are_refused(names, problem, tmp_path):
         pass
 
 
+def test_a_member_without_a_name_is_passed_over(tmp_path):
+    path = tmp_path / "a.zip"
+    with opened_zip(path, [("m", b""), ("?", b"")]):
+        pass
+    path.write_bytes(path.read_bytes().replace(b"?", b"\0"))  # a name ends at a zero byte
+    with archive.opened(path, marker="m", remedy="") as files:
+        assert files.under(".") == ["m"]
+
+
 def test_stray_members_of_a_zip_are_passed_over(tmp_path):
     names = ["t/m", "t/d/a", "t/d/._a", "t/d/Thumbs.db", "t/@eaDir/a", "__MACOSX/t/._m"]
     with opened_zip(tmp_path / "a.zip", [(name, b"") for name in names]) as files:
