@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
     from bat_jax.findings.cost import describe_findings
     from bat_jax.jobs import evaluate_run, findings, memorize, train_and_evaluate
     from bat_jax.jobs.dry_run import describe
-    from bat_jax.memorization import summary as memorization_summary
+    from bat_jax.memorization import aggregates as memorization_aggregates
     from bat_jax.report import report
     from bat_jax.report.findings import table as claims_table
     from bat_jax.runtime import distributed
@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> None:
                 if _DRY_RUN.value:
                     print(describe_ensemble(config))
                     return
-                text = memorization_summary.table(memorize(config, workdir, workers=True))
+                text = memorization_aggregates.table(memorize(config, workdir, workers=True))
             elif config.job == "evaluation" and "run" in config:
                 if _DRY_RUN.value:
                     print(json.dumps(plain(config), indent=2))

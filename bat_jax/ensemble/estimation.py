@@ -1,25 +1,25 @@
 """Estimates from the scores of an ensemble's members."""
 
-from bat_jax.memorization import summary
+from bat_jax.memorization import aggregates
 from bat_jax.memorization.estimates import Estimates
-from bat_jax.memorization.estimator import Estimated, InfluenceKind, Statistics
+from bat_jax.memorization.estimator import EstimatorOutput, InfluenceKind, Statistics
 from bat_jax.memorization.store import Store
 from bat_jax.training.experiment import Experiment
 
 
 def estimated(
     experiment: Experiment, store: Store, members: int, *, influence: InfluenceKind
-) -> tuple[Estimated, dict[int, summary.Halves]]:
+) -> tuple[EstimatorOutput, dict[int, aggregates.Halves]]:
     """Returns the estimates of the first so many members, and memorization by halves of fewer.
 
-    The halves, even members and odd ones, are those of the first `summary.sizes(members)`.
+    The halves, even members and odd ones, are those of the first `aggregates.sizes(members)`.
     """
     labels = experiment.train.labels, experiment.dataset.test.labels
     binary = experiment.config.memorization.statistic == "correct"
     whole = Statistics(*labels, influence=influence, binary=binary)
     halves = {
         size: [Statistics(*labels, influence="none", binary=binary) for _ in range(2)]
-        for size in summary.sizes(members)
+        for size in aggregates.sizes(members)
     }
     for scores in store.read(members):
         whole.update(scores.masks, scores.train, scores.test)
@@ -34,7 +34,7 @@ def estimated(
     return whole.estimated(), found
 
 
-def as_estimates(experiment: Experiment, found: Estimated) -> Estimates:
+def as_estimates(experiment: Experiment, found: EstimatorOutput) -> Estimates:
     """Returns the record of a file from what was estimated."""
     train, test = experiment.train, experiment.dataset.test
     settings = experiment.config.memorization

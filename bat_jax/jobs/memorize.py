@@ -16,8 +16,8 @@ from bat_jax import backend
 from bat_jax.ensemble.estimation import as_estimates, estimated
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.ensemble.workers import Workers
+from bat_jax.memorization import aggregates
 from bat_jax.memorization import estimates as estimate_files
-from bat_jax.memorization import summary
 from bat_jax.memorization.store import Store
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
@@ -80,7 +80,7 @@ def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
     found, halves = estimated(experiment, store, settings.members, influence=settings.influence)
     estimates = as_estimates(experiment, found)
     estimate_files.save(workdir / "memorization.npz", estimates)
-    results = summary.summarize(
+    results = aggregates.summarize(
         estimates,
         halves,
         members=settings.members,

@@ -1,11 +1,11 @@
 """Memorization and influence estimates, and the typical and atypical sets they imply."""
 
 from bat_jax.memorization.estimates import Estimates, Typicality, load, save, split
-from bat_jax.memorization.estimator import Estimated, Influence, Statistics, estimate
+from bat_jax.memorization.estimator import EstimatorOutput, Influence, Statistics, estimate
 
 __all__ = [
-    "Estimated",
     "Estimates",
+    "EstimatorOutput",
     "Influence",
     "Statistics",
     "Typicality",

@@ -39,7 +39,7 @@ class Influence(NamedTuple):
     standard_error: Float[np.ndarray, "rows columns"] | None = None
 
 
-class Estimated(NamedTuple):
+class EstimatorOutput(NamedTuple):
     """What the models say.
 
     Attributes:
@@ -138,7 +138,7 @@ class Statistics:
             if block.squares is not None:
                 block.squares += mask @ columns**2
 
-    def estimated(self) -> Estimated:
+    def estimated(self) -> EstimatorOutput:
         """Returns the estimates of the models so far."""
         n_in, n_out = self._in_count, self._models - self._in_count
         total, inside, square_total, square_inside = self._train
@@ -158,7 +158,7 @@ class Statistics:
             blocks.append(
                 Influence(block.train, block.test, values.astype(np.float32), se.astype(np.float32))
             )
-        return Estimated(memorization, error, n_in.copy(), n_out, tuple(blocks))
+        return EstimatorOutput(memorization, error, n_in.copy(), n_out, tuple(blocks))
 
 
 def estimate(
@@ -169,7 +169,7 @@ def estimate(
     influence: InfluenceKind = "full",
     train_labels: Int[np.ndarray, "train"] | None = None,
     test_labels: Int[np.ndarray, "test"] | None = None,
-) -> Estimated:
+) -> EstimatorOutput:
     """Returns memorization and influence estimates from what models got right.
 
     Args:

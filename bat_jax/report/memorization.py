@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from bat_jax.ensemble.estimation import estimated
 from bat_jax.errors import UserError
 from bat_jax.memorization import Estimates
+from bat_jax.memorization.aggregates import Halves, strongest_pairs
 from bat_jax.memorization.store import Store
-from bat_jax.memorization.summary import Halves, strongest_pairs
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
 from bat_jax.report.style import Chart

@@ -10,7 +10,7 @@ from bat_jax import memorization
 from bat_jax.config import default
 from bat_jax.ensemble.estimation import as_estimates, estimated
 from bat_jax.ensemble.members import Scores
-from bat_jax.memorization import summary
+from bat_jax.memorization import aggregates
 from bat_jax.memorization.store import Store
 from bat_jax.report.memorization import _by_members
 from bat_jax.report.style import LIGHT, render
@@ -43,7 +43,7 @@ def summarized(scores, tmp_path_factory):
         train=train, dataset=SimpleNamespace(test=test, name="made"), config=default()
     )
     found, halves = estimated(experiment, store, MEMBERS, influence="class")
-    results = summary.summarize(
+    results = aggregates.summarize(
         as_estimates(experiment, found),
         halves,
         members=MEMBERS,
@@ -76,11 +76,28 @@ def test_their_rank_correlations_are_told_by_number_of_members(summarized):
         assert low < row["rank_correlation"] < high
         assert row["n"] == TRAIN
     assert rows[-1]["rank_correlation"] == pytest.approx(results["split_half"]["rank_correlation"])
-    assert f"120: {rows[-1]['rank_correlation']:.3f}" in summary.table(results)
+    assert f"120: {rows[-1]['rank_correlation']:.3f}" in aggregates.table(results)
     assert render(_by_members(rows), LIGHT, "png")[:4] == b"\x89PNG"
 
 
 def test_the_last_number_is_that_of_all_members():
-    assert summary.sizes(8) == [8]
-    assert summary.sizes(100) == [50, 100]
-    assert summary.sizes(1000) == [50, 100, 200, 500, 1000]
+    assert aggregates.sizes(8) == [8]
+    assert aggregates.sizes(100) == [50, 100]
+    assert aggregates.sizes(1000) == [50, 100, 200, 500, 1000]
+
+
+def test_the_strongest_pairs_leave_out_influence_that_is_not_known():
+    estimates = memorization.Estimates(
+        "here",
+        np.array([0.9, 0.9, 0.1]),
+        np.zeros(3, int),
+        np.zeros(2, int),
+        np.arange(3),
+        np.arange(2),
+        (
+            memorization.Influence(
+                np.arange(3), np.arange(2), np.array([[np.nan, 0.5], [np.nan] * 2, [0.9] * 2])
+            ),
+        ),
+    )
+    assert aggregates.strongest_pairs(estimates, 0.15, 5) == [(0, 1, 0.5)]

@@ -166,8 +166,10 @@ def strongest_pairs(
     found = []
     for block in estimates.influence:
         for place in np.flatnonzero(estimates.memorization[block.train] > threshold):
-            if block.values.shape[1]:
-                column = int(np.argmax(block.values[place]))
-                value = float(block.values[place, column])
-                found.append((int(block.train[place]), int(block.test[column]), value))
+            values = block.values[place]
+            if not np.isnan(values).all():
+                column = int(np.nanargmax(values))
+                found.append(
+                    (int(block.train[place]), int(block.test[column]), float(values[column]))
+                )
     return sorted(found, key=lambda pair: -pair[2])[:number]
