@@ -6,6 +6,7 @@ of the `cifar100_infl_matrix.npz` they released; keys beside theirs are read whe
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,18 +15,31 @@ from jaxtyping import Bool, Float, Int, Int64
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
 from bat_jax.memorization.estimator import Influence
-from bat_jax.runtime.files import read_npz, write_npz
+from bat_jax.runtime.arrays import Archive, Expected, opened
+from bat_jax.runtime.files import write_npz
 from bat_jax.runtime.storage import AnyPath, as_path
 
-# Keys of our files beside those of the released layout, and the fields they hold.
-_OUR_KEYS = {
-    "tr_mem_se": "memorization_se",
-    "tr_in_count": "in_count",
-    "tr_out_count": "out_count",
-    "dataset": "dataset",
-    "statistic": "statistic",
-    "training": "training",
-    "inputs": "inputs",
+_MATRIX = "infl_matrix_class"
+_WHAT = "memorization estimates (memorization.npz, or the released cifar100_infl_matrix.npz)"
+_ARRAYS = {
+    "tr_labels": Expected("integers", ("train",), low=0),
+    "tt_labels": Expected("integers", ("test",), low=0),
+    "tr_mem": Expected("numbers", ("train",), nan=True),
+    "tr_ids": Expected("integers", ("train",), low=0, unique=True, optional=True),
+    "tt_ids": Expected("integers", ("test",), low=0, unique=True, optional=True),
+}
+# Keys of our files beside those of the released layout: the field of each, and what it holds.
+_OURS = {
+    "tr_mem_se": (
+        "memorization_se",
+        Expected("numbers", ("train",), low=0, nan=True, optional=True),
+    ),
+    "tr_in_count": ("in_count", Expected("integers", ("train",), low=0, optional=True)),
+    "tr_out_count": ("out_count", Expected("integers", ("train",), low=0, optional=True)),
+    "dataset": ("dataset", Expected("text", optional=True)),
+    "statistic": ("statistic", Expected("text", optional=True)),
+    "training": ("training", Expected("text", optional=True)),
+    "inputs": ("inputs", Expected("text", optional=True)),
 }
 
 
@@ -101,8 +115,30 @@ def load(path: str | AnyPath) -> Estimates:
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    what = "memorization estimates (memorization.npz, or the released cifar100_infl_matrix.npz)"
-    return _from_arrays(str(path), read_npz(as_path(path), what))
+    source = str(path)
+    with opened(as_path(path), _WHAT) as archive:
+        arrays = archive.read(_ARRAYS)
+        train, test = len(arrays["tr_labels"]), len(arrays["tt_labels"])
+        if not train or not test:
+            raise UserError(
+                f"{source}: {train} training and {test} test labels; expected some of both"
+            )
+        ours = archive.read({key: expected for key, (_, expected) in _OURS.items()})
+        influence = tuple(_blocks(archive, train=train, test=test))
+    fields: dict[str, Any] = {
+        _OURS[key][0]: str(value) if _OURS[key][1].kind == "text" else value
+        for key, value in ours.items()
+    }
+    return Estimates(
+        source=source,
+        memorization=arrays["tr_mem"],
+        train_labels=arrays["tr_labels"],
+        test_labels=arrays["tt_labels"],
+        train_ids=arrays.get("tr_ids", np.arange(train)),
+        test_ids=arrays.get("tt_ids", np.arange(test)),
+        influence=influence,
+        **fields,
+    )
 
 
 def save(path: AnyPath, estimates: Estimates) -> None:
@@ -117,7 +153,7 @@ def save(path: AnyPath, estimates: Estimates) -> None:
         "tr_ids": estimates.train_ids,
         "tt_ids": estimates.test_ids,
     }
-    for key, field in _OUR_KEYS.items():
+    for key, (field, _) in _OURS.items():
         value = getattr(estimates, field)
         if value is not None:
             arrays[key] = np.asarray(value)
@@ -191,9 +227,10 @@ def _influenced(
 
 def check(estimates: Estimates, dataset: Dataset) -> None:
     """Raises a UserError unless the estimates are of this data set: its name, ids and labels."""
-    if estimates.dataset not in (None, dataset.name):
+    if estimates.dataset is not None and estimates.dataset != dataset.name:
+        found = " ".join(estimates.dataset.split())  # One line, whatever the file holds.
         raise UserError(
-            f"{estimates.source}: estimates of {estimates.dataset}; expected those of"
+            f"{estimates.source}: estimates of {found}; expected those of"
             f" {dataset.name}: point config.memorization.estimates at them"
         )
     for part, ids, labels, images in (
@@ -238,64 +275,43 @@ def find_ids(
     return np.where(among[rows] == ids, rows, -1)
 
 
-def _from_arrays(source: str, arrays: dict[str, Any]) -> Estimates:
-    missing = [key for key in ("tr_labels", "tt_labels", "tr_mem") if key not in arrays]
-    if missing:
-        raise UserError(
-            f"{source}: has no {', '.join(missing)}; expected the layout of"
-            " cifar100_infl_matrix.npz (tr_labels, tt_labels, tr_mem, infl_matrix_class<K>)"
+def _blocks(archive: Archive, *, train: int, test: int) -> Iterator[Influence]:
+    """Yields the blocks of influence in a file: one for all pairs where it has one, or by class."""
+    if "infl" in archive.names:
+        yield _block(
+            archive, ("infl", "infl_se"), ("train", "test"), (np.arange(train), np.arange(test))
         )
-    train, test = len(arrays["tr_labels"]), len(arrays["tt_labels"])
-    if not train or not test:
-        raise UserError(f"{source}: {train} training and {test} test labels; expected some of both")
-    memorization = arrays["tr_mem"]
-    if memorization.shape != (train,):
-        raise UserError(
-            f"{source}: tr_mem has shape {memorization.shape}; expected ({train},), as tr_labels"
-        )
-    blocks = []
-    if "infl" in arrays:
-        everything = (np.arange(train), np.arange(test))
-        blocks.append(_block(source, arrays, ("infl", "infl_se"), everything))
-    for name in arrays:
-        if name.startswith("infl_matrix_class") and "infl" not in arrays:
-            number = name.removeprefix("infl_matrix_class")
-            rows = _places(source, arrays, f"tr_classidx_{number}", train)
-            columns = _places(source, arrays, f"tt_classidx_{number}", test)
-            keys = (name, f"infl_se_class{number}")
-            blocks.append(_block(source, arrays, keys, (rows, columns)))
-    ours: dict[str, Any] = {
-        field: str(arrays[key]) if arrays[key].ndim == 0 else arrays[key]
-        for key, field in _OUR_KEYS.items()
-        if key in arrays
-    }
-    return Estimates(
-        source=source,
-        memorization=memorization,
-        train_labels=arrays["tr_labels"],
-        test_labels=arrays["tt_labels"],
-        train_ids=arrays.get("tr_ids", np.arange(train)).astype(np.int64),
-        test_ids=arrays.get("tt_ids", np.arange(test)).astype(np.int64),
-        influence=tuple(blocks),
-        **ours,
-    )
+        return
+    for name in archive.names:
+        if name.startswith(_MATRIX):
+            number = name.removeprefix(_MATRIX)
+            axes = f"tr_classidx_{number}", f"tt_classidx_{number}"
+            places = archive.read(
+                {
+                    axis: Expected("integers", (axis,), rows_of=rows_of, unique=True)
+                    for axis, rows_of in zip(axes, ("train", "test"), strict=True)
+                }
+            )
+            yield _block(
+                archive, (name, f"infl_se_class{number}"), axes, (places[axes[0]], places[axes[1]])
+            )
 
 
 def _block(
-    source: str,
-    arrays: dict[str, Any],
+    archive: Archive,
     keys: tuple[str, str],
+    axes: tuple[str, str],
     places: tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "columns"]],
 ) -> Influence:
     """Returns a block of influence and, where the file has them, its standard errors."""
-    rows, columns = places
-    for key in keys:
-        if key in arrays and arrays[key].shape != (len(rows), len(columns)):
-            raise UserError(
-                f"{source}: {key} has shape {arrays[key].shape}; expected"
-                f" ({len(rows)}, {len(columns)}), the lengths of its index sets"
-            )
-    return Influence(rows, columns, arrays[keys[0]], arrays.get(keys[1]))
+    key, error_key = keys
+    found = archive.read(
+        {
+            key: Expected("numbers", axes, nan=True),
+            error_key: Expected("numbers", axes, low=0, nan=True, optional=True),
+        }
+    )
+    return Influence(*places, found[key], found.get(error_key))
 
 
 def _errors(block: Influence) -> Float[np.ndarray, "rows columns"]:
@@ -303,13 +319,3 @@ def _errors(block: Influence) -> Float[np.ndarray, "rows columns"]:
     if block.standard_error is None:
         return np.full(block.values.shape, np.nan, np.float32)
     return block.standard_error
-
-
-def _places(source: str, arrays: dict[str, Any], name: str, size: int) -> Int64[np.ndarray, "rows"]:
-    """Returns an index set of the file, its entries checked to be rows of the estimates."""
-    if name not in arrays:
-        raise UserError(f"{source}: has no {name}; expected one beside its influence matrix")
-    places = arrays[name].astype(np.int64)
-    if np.any((places < 0) | (places >= size)):
-        raise UserError(f"{source}: {name} has entries out of range; expected 0 to {size - 1}")
-    return places

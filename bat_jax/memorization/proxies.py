@@ -23,10 +23,20 @@ from bat_jax.errors import UserError
 from bat_jax.memorization.estimates import Estimates, find_ids
 from bat_jax.memorization.history import History
 from bat_jax.memorization.ranking import Measured, auroc, rank_correlation
-from bat_jax.runtime.files import read_columns, write_npz
+from bat_jax.runtime.arrays import Expected, read
+from bat_jax.runtime.files import write_npz
 from bat_jax.runtime.storage import AnyPath, as_path
 
 FILE = "train_examples.npz"
+
+_COLUMNS = {
+    "ids": Expected("integers", ("examples",), low=0, unique=True),
+    "labels": Expected("integers", ("examples",), low=0),
+    "presented": Expected("integers", ("examples",), low=0),
+    "loss_sum": Expected("numbers", ("examples",)),
+    "forgotten": Expected("integers", ("examples",), low=0),
+    "ever_correct": Expected("booleans", ("examples",)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,17 +101,16 @@ def load(path: str | AnyPath) -> Proxies:
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    names = ("ids", "labels", "presented", "loss_sum", "forgotten", "ever_correct")
-    ids, labels, presented, loss_sum, forgotten, ever_correct = read_columns(
-        as_path(path), names, f"the training examples of a run ({FILE})"
-    )
+    columns = read(as_path(path), _COLUMNS, f"the training examples of a run ({FILE})")
+    presented = columns["presented"]
     is_known = presented > 0
+    forgetting = np.where(columns["ever_correct"], columns["forgotten"], np.inf)
     return Proxies(
         source=str(path),
-        ids=ids.astype(np.int64),
-        labels=labels,
-        mean_loss=np.where(is_known, loss_sum / np.maximum(presented, 1), np.nan),
-        forgetting=np.where(is_known, np.where(ever_correct, forgotten, np.inf), np.nan),
+        ids=columns["ids"],
+        labels=columns["labels"],
+        mean_loss=np.where(is_known, columns["loss_sum"] / np.maximum(presented, 1), np.nan),
+        forgetting=np.where(is_known, forgetting, np.nan),
     )
 
 

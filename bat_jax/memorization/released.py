@@ -10,8 +10,19 @@ from jaxtyping import Float, Int, Int64
 
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
-from bat_jax.runtime.files import read_columns
+from bat_jax.runtime.arrays import Expected, read
 from bat_jax.runtime.storage import AnyPath, as_path
+
+_PAIRS = {
+    "tr_idx": Expected("integers", ("pairs",), low=0),
+    "tt_idx": Expected("integers", ("pairs",), low=0),
+    "infl": Expected("numbers", ("pairs",)),
+    "mem": Expected("numbers", ("pairs",)),
+}
+_CSCORES = {
+    "labels": Expected("integers", ("train",), low=0),
+    "scores": Expected("numbers", ("train",), low=0, high=1),
+}
 
 
 class Pairs(NamedTuple):
@@ -53,9 +64,8 @@ def load_pairs(path: str | AnyPath) -> Pairs:
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    return Pairs(
-        *read_columns(as_path(path), ("tr_idx", "tt_idx", "infl", "mem"), "high-influence pairs")
-    )
+    columns = read(as_path(path), _PAIRS, "high-influence pairs")
+    return Pairs(*(columns[name] for name in _PAIRS))
 
 
 def load_cscores(path: str | AnyPath) -> CScores:
@@ -64,7 +74,8 @@ def load_cscores(path: str | AnyPath) -> CScores:
     Raises:
       UserError: the file is missing, truncated, or not such a file.
     """
-    return CScores(*read_columns(as_path(path), ("labels", "scores"), "C-scores"))
+    columns = read(as_path(path), _CSCORES, "C-scores")
+    return CScores(*(columns[name] for name in _CSCORES))
 
 
 def check_cscores(scores: CScores, images: Split) -> None:

@@ -4,12 +4,11 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 
-from bat_jax.errors import UserError
 from bat_jax.runtime import storage
 from bat_jax.runtime.storage import AnyPath
 
@@ -46,51 +45,6 @@ def remove_partial(folder: AnyPath) -> None:
     """
     for partial in folder.glob(".*.part"):
         partial.unlink(missing_ok=True)
-
-
-def read_npz(path: AnyPath, what: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of an .npz file by name. Pickled ones are refused.
-
-    Args:
-      path: the file.
-      what: what is expected of it, for messages.
-
-    Raises:
-      UserError: it is missing, truncated, or no such file.
-    """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected {what}") from None
-    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
-    except Exception as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); expected a whole .npz file of plain arrays"
-        ) from None
-
-
-def read_columns(path: AnyPath, names: Sequence[str], what: str) -> list[np.ndarray]:
-    """Returns the named arrays of an .npz file, a row an example in each of them.
-
-    Args:
-      path: the file.
-      names: of the arrays; others are left alone.
-      what: what is expected of it, for messages.
-
-    Raises:
-      UserError: it is missing, truncated, or no such file.
-    """
-    content = read_npz(path, what)
-    missing = [name for name in names if name not in content]
-    if missing:
-        raise UserError(
-            f"{path}: has no {', '.join(missing)}; expected {what} ({', '.join(names)})"
-        )
-    arrays = [content[name] for name in names]
-    if len({array.shape for array in arrays}) != 1 or arrays[0].ndim != 1:
-        raise UserError(f"{path}: arrays of different lengths; expected {what}, one row each")
-    return arrays
 
 
 def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:

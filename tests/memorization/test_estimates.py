@@ -115,13 +115,53 @@ def test_a_higher_threshold_calls_fewer_examples_atypical():
         ({"tr_mem": None}, "has no tr_mem"),
         ({"tr_mem": np.zeros(5)}, r"tr_mem has shape \(5,\); expected \(6,\)"),
         ({"infl_matrix_class1": np.zeros((2, 2))}, r"infl_matrix_class1 has shape \(2, 2\)"),
-        ({"tr_mem": np.array([object()] * 6)}, "cannot be read"),
+        ({"tr_mem": np.array([object()] * 6)}, "tr_mem is object; expected numbers, or NaN"),
+        ({"tr_mem": np.full(6, "0.5")}, "tr_mem is <U3; expected numbers, or NaN"),
+        ({"tr_mem": np.full(6, np.inf)}, "tr_mem holds inf; expected numbers, or NaN"),
+        ({"tr_mem": np.zeros(6, "datetime64[s]")}, "tr_mem is datetime64"),
+        ({"tr_mem": np.zeros(6, [("a", float)])}, "tr_mem is .*; expected numbers"),
+        (
+            {"tr_labels": np.zeros((6, 1), int)},
+            r"tr_labels has shape \(6, 1\); expected \(train,\)",
+        ),
+        ({"tr_labels": np.zeros(0, int), "tr_mem": np.zeros(0)}, "0 training and 4 test labels"),
+        ({"tt_labels": np.full(4, -1)}, "tt_labels holds -1; expected integers of 0 or more"),
+        (
+            {"tr_ids": np.arange(5)},
+            r"tr_ids has shape \(5,\); expected \(6,\), the length of tr_la",
+        ),
+        ({"tr_ids": np.linspace(0, 1, 6)}, "tr_ids is float64; expected integers"),
+        ({"tt_ids": np.array([3, 1, 1, 2])}, "tt_ids holds 1 more than once"),
+        ({"tr_mem_se": np.full(6, -0.1)}, "tr_mem_se holds -0.1; expected numbers of 0 or more"),
+        ({"tr_in_count": np.zeros(7, int)}, r"tr_in_count has shape \(7,\)"),
+        ({"dataset": np.array(["digits", "cifar100"])}, "dataset has shape"),
+        ({"dataset": np.array(b"digits")}, "dataset is |S6; expected one text"),
+        ({"tr_classidx_1": None}, "has no tr_classidx_1"),
+        ({"tr_classidx_1": np.array([[1, 3, 5]])}, r"tr_classidx_1 has shape \(1, 3\)"),
+        ({"tr_classidx_1": np.array([1, 3, 6])}, "tr_classidx_1 holds 6; expected .* from 0 to 5"),
+        ({"tt_classidx_1": np.array([1, 1])}, "tt_classidx_1 holds 1 more than once"),
+        (
+            {"infl_matrix_class1": np.zeros(6)},
+            r"\(6,\); expected \(3, 2\), the length of tr_classidx_1 and tt_classidx_1",
+        ),
+        ({"infl_se_class0": np.zeros((3, 3))}, r"infl_se_class0 has shape \(3, 3\)"),
+        ({"infl": np.zeros((4, 6))}, r"infl has shape \(4, 6\); expected \(6, 4\)"),
+        ({"infl": np.full((6, 4), 1j)}, "infl is complex128"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, change, words):
     path = write(tmp_path / "infl.npz", released(**change))
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=f"infl.npz: .*{words}") as raised:
         memorization.load(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_blocks_keep_the_order_of_the_file(tmp_path):
+    arrays = released()
+    path = write(tmp_path / "infl.npz", dict(sorted(arrays.items(), reverse=True)))
+    first, second = memorization.load(path).influence
+    np.testing.assert_array_equal(first.values, arrays["infl_matrix_class1"])
+    np.testing.assert_array_equal(second.values, arrays["infl_matrix_class0"])
 
 
 def test_a_truncated_a_foreign_and_a_missing_file_are_refused(tmp_path):

@@ -91,3 +91,24 @@ def test_files_that_are_no_such_file_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", ids=np.arange(3))
     with pytest.raises(UserError, match="has no labels, presented, loss_sum"):
         proxies.load(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ids": np.full(898, 3)}, "ids holds 3 more than once"),
+        ({"labels": np.full(898, "cat")}, "labels is <U3; expected integers"),
+        ({"presented": np.full(898, -1)}, "presented holds -1"),
+        ({"loss_sum": np.full(898, np.nan)}, "loss_sum holds nan"),
+        ({"ever_correct": np.full(898, 0.5)}, "ever_correct is float64; expected booleans"),
+        ({"forgotten": np.zeros((898, 1), int)}, "forgotten has shape"),
+    ],
+)
+def test_a_file_with_a_wrong_column_is_refused_by_name(written, change, words):
+    path, images = written
+    change = {name: values[: len(images)] for name, values in change.items()}
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(path, **arrays | change)
+    with pytest.raises(UserError, match=f"{path.name}: {words}"):
+        proxies.load(path)

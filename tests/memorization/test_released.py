@@ -56,8 +56,20 @@ def test_wrong_files_are_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="has no scores; expected C-scores"):
         released.load_cscores(path)
     np.savez(path, labels=np.arange(3), scores=np.arange(2.0))
-    with pytest.raises(UserError, match="different lengths"):
+    with pytest.raises(
+        UserError, match=r"scores has shape \(2,\); expected \(3,\), the length of l"
+    ):
         released.load_cscores(path)
     np.savez(path, labels=np.array([{}]), scores=np.array([{}]))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="labels is object; expected integers"):
         released.load_cscores(path)
+    np.savez(path, labels=np.arange(2), scores=np.array([0.5, 1.5]))
+    with pytest.raises(UserError, match=r"scores holds 1\.5; expected finite numbers from 0 to 1"):
+        released.load_cscores(path)
+    pairs = {"tr_idx": np.arange(3), "tt_idx": np.arange(3), "infl": np.ones(3), "mem": np.ones(3)}
+    np.savez(path, **pairs | {"tr_idx": np.full(3, 0.5)})
+    with pytest.raises(UserError, match="tr_idx is float64; expected integers"):
+        released.load_pairs(path)
+    np.savez(path, **pairs | {"infl": np.full(3, np.nan)})
+    with pytest.raises(UserError, match="infl holds nan; expected finite numbers"):
+        released.load_pairs(path)
