@@ -162,7 +162,7 @@ class Statistics:
 
 
 def estimate(
-    masks: Bool[np.ndarray, "models train"],
+    masks: Shaped[np.ndarray, "models train"],
     train_correct: Shaped[np.ndarray, "models train"],
     test_correct: Shaped[np.ndarray, "models test"] | None = None,
     *,
@@ -173,7 +173,7 @@ def estimate(
     """Returns memorization and influence estimates from what models got right.
 
     Args:
-      masks: S_m, whether a model had an example in its subset.
+      masks: S_m, whether a model had an example in its subset: booleans, or 0 and 1 of any type.
       train_correct: c[m, i], booleans, or probabilities of the label.
       test_correct: d[m, j], likewise; without it there is no influence.
       influence: `full`, `class` (pairs of the same class, which needs the labels) or `none`.
@@ -181,7 +181,8 @@ def estimate(
       test_labels: classes of the test examples.
 
     Raises:
-      UserError: shapes that do not belong together, no models, or `class` without labels.
+      UserError: masks that are not 0 and 1, scores that are not finite numbers, shapes that do not
+        belong together, no models, or `class` without labels.
     """
     if test_correct is None:
         test_correct, influence = np.zeros((len(masks), 0), bool), "none"
@@ -195,6 +196,14 @@ def estimate(
             f"estimate: masks have shape {masks.shape}, training scores {train_correct.shape};"
             " expected the same, (models, training examples)"
         )
+    if masks.ndim != 2 or test_correct.ndim != 2:
+        raise UserError(
+            f"estimate: masks have {masks.ndim} axes, test scores {test_correct.ndim}; expected 2,"
+            " (models, examples)"
+        )
+    masks = _as_booleans(masks)
+    _check_scores("train_correct", train_correct)
+    _check_scores("test_correct", test_correct)
     if influence not in ("class", "full", "none"):
         raise UserError(f"estimate: influence is {influence!r}; expected class, full or none")
     if influence == "class" and (train_labels is None or test_labels is None):
@@ -203,6 +212,15 @@ def estimate(
         train_labels = np.zeros(masks.shape[1], np.int32)
     if test_labels is None:
         test_labels = np.zeros(test_correct.shape[1], np.int32)
+    for what, labels, scores in (
+        ("train", train_labels, train_correct),
+        ("test", test_labels, test_correct),
+    ):
+        if labels.shape != scores.shape[1:]:
+            raise UserError(
+                f"estimate: {what}_labels have shape {labels.shape}; expected {scores.shape[1:]},"
+                f" one for every column of {what}_correct"
+            )
     statistics = Statistics(
         train_labels,
         test_labels,
@@ -211,6 +229,25 @@ def estimate(
     )
     statistics.update(masks, train_correct, test_correct)
     return statistics.estimated()
+
+
+def _as_booleans(masks: Shaped[np.ndarray, "models train"]) -> Bool[np.ndarray, "models train"]:
+    if masks.dtype == np.bool_:
+        return masks
+    if masks.dtype.kind not in "iuf" or not np.all((masks == 0) | (masks == 1)):
+        raise UserError(
+            f"estimate: masks ({masks.dtype}) hold values other than 0 and 1; expected 1 where a"
+            " model had the example in its subset, 0 elsewhere"
+        )
+    return masks == 1
+
+
+def _check_scores(name: str, scores: Shaped[np.ndarray, "models examples"]) -> None:
+    if scores.dtype.kind not in "biuf" or not np.isfinite(scores).all():
+        raise UserError(
+            f"estimate: {name} ({scores.dtype}) holds values that are not finite numbers; expected"
+            " booleans, or probabilities of the label"
+        )
 
 
 def _contrast(

@@ -67,6 +67,15 @@ def test_where_nothing_can_be_said_there_is_nan_and_never_0():
     np.testing.assert_array_equal(np.isnan(found.influence[0].values[:, 0]), [True, True, False])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.int64, np.float16, np.float64])
+def test_masks_of_0_and_1_of_any_type_are_masks(dtype):
+    masks, train, test = ensemble()
+    found, expected = estimate(masks.astype(dtype), train, test), estimate(masks, train, test)
+    for ours, theirs in zip(found[:4], expected[:4], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(found.influence[0].values, expected.influence[0].values)
+
+
 def test_influence_within_classes_is_a_part_of_the_full_one():
     masks, train, test = ensemble()
     train_labels, test_labels = np.arange(7) % 3, np.arange(5) % 3
@@ -110,7 +119,15 @@ def test_no_order_or_grouping_of_the_models_changes_a_bit(binary):
         ((np.zeros((0, 3), bool), np.zeros((0, 3), bool)), {}, "and a model"),
         ((np.zeros((2, 3), bool), np.zeros((1, 3), bool)), {}, "one each for every model"),
         ((np.zeros((2, 3), bool), np.zeros((2, 4), bool)), {}, "expected the same"),
+        ((np.zeros(3, bool), np.zeros(3, bool)), {}, "expected 2"),
+        ((np.full((2, 3), -1), np.zeros((2, 3), bool)), {}, r"masks \(int64\) hold values other"),
+        ((np.arange(6).reshape(2, 3), np.zeros((2, 3), bool)), {}, "values other than 0 and 1"),
+        ((np.full((2, 3), np.nan), np.zeros((2, 3), bool)), {}, "values other than 0 and 1"),
+        ((np.full((2, 3), "1"), np.zeros((2, 3), bool)), {}, "values other than 0 and 1"),
+        ((np.ones((2, 3), bool), np.full((2, 3), np.nan)), {}, "train_correct .* not finite"),
+        ((np.ones((2, 3), bool), np.full((2, 3), "right")), {}, "train_correct .* not finite"),
         (ensemble(), {"influence": "class"}, "train_labels"),
+        (ensemble(), {"test_labels": np.zeros(4, int)}, r"test_labels have shape \(4,\)"),
         (ensemble(), {"influence": "some"}, "'some'; expected class, full or none"),
     ],
 )
