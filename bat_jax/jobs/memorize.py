@@ -59,6 +59,7 @@ def memorize(
                 workdir / "members",
                 train=len(experiment.train),
                 test=len(experiment.dataset.test),
+                statistic=settings.statistic,
             )
         path = workdir / "results.json"
         missing = store.missing(settings.members)

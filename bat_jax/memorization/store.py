@@ -1,18 +1,22 @@
 """The members trained so far, a file a round; a round is there whole or not at all."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from bat_jax.errors import UserError
 from bat_jax.runtime import distributed, files
+from bat_jax.runtime.arrays import ContentError, Expected, read
 from bat_jax.runtime.storage import AnyPath
 
 # Probabilities are kept as multiples of 2^-15: then their sums, and those of their squares, are
 # exact, and the estimates do not depend on how members were grouped into rounds.
 _UNIT = 2.0**-15
+_SET_ASIDE = "move this file out of its folder, and its members are trained again"
+
+Statistic = Literal["correct", "probability"]
 
 
 class Scores(NamedTuple):
@@ -34,24 +38,38 @@ class Scores(NamedTuple):
 class Store:
     """The scores of members, by number."""
 
-    def __init__(self, folder: AnyPath, *, train: int, test: int):
+    def __init__(self, folder: AnyPath, *, train: int, test: int, statistic: Statistic):
         """Opens the folder, or makes it.
 
         Args:
           folder: where the files are.
           train: how many training examples were scored.
           test: how many test examples.
+          statistic: what members are scored by.
 
         Raises:
-          UserError: a file of it cannot be read.
+          UserError: a file cannot be read, does not hold such scores, or holds members that another
+            file holds too.
         """
-        self._folder, self._train, self._test = folder, train, test
+        self._folder = folder
+        self._train, self._test, self._statistic = train, test, statistic
         folder.mkdir(exist_ok=True)
         if distributed.is_main():
             files.remove_partial(folder)
         self._file_of: dict[int, AnyPath] = {}
         for path in sorted(folder.glob("*.npz")):
-            self._file_of |= dict.fromkeys(self._read(path).members.tolist(), path)
+            members = self._read(path).members.tolist()
+            # A round is written under the name of its members: it must not replace others.
+            if not members or path.name != _name(members):
+                held = f"members {members[0]} to {members[-1]}" if members else "no members"
+                raise UserError(f"{path}: holds {held}; expected those of its name: {_SET_ASIDE}")
+            both = [member for member in members if member in self._file_of]
+            if both:
+                raise UserError(
+                    f"{path}: holds member {both[0]}, as {self._file_of[both[0]].name} does"
+                    f" ({len(both)} in both); expected every member once: {_SET_ASIDE}"
+                )
+            self._file_of |= dict.fromkeys(members, path)
 
     def missing(self, members: int) -> Int[np.ndarray, "missing"]:
         """Returns which of the first so many members are not there yet."""
@@ -60,7 +78,7 @@ class Store:
 
     def append(self, scores: Scores) -> None:
         """Adds a round."""
-        path = self._folder / f"{scores.members[0]:06d}-{scores.members[-1]:06d}.npz"
+        path = self._folder / _name(scores.members.tolist())
         arrays = {
             "members": scores.members,
             "masks": np.packbits(scores.masks, axis=1),
@@ -79,27 +97,50 @@ class Store:
                 yield Scores(*(values[rows] for values in scores))
 
     def _read(self, path: AnyPath) -> Scores:
+        expected = {
+            "members": Expected("integers", ("members",), low=0, unique=True),
+            "masks": Expected("uint8", ("members", _bytes(self._train))),
+            "train": self._scores(self._train),
+            "test": self._scores(self._test),
+        }
         try:
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                members = file["members"]
-                shape = (len(members), self._train)
-                masks = _bits(file["masks"], self._train)
-                train = _unpacked(file["train"], self._train)
-                test = _unpacked(file["test"], self._test)
-            if masks.shape != shape or train.shape != shape or len(test) != len(members):
-                raise ValueError("arrays of other shapes")
-            return Scores(members, masks, train, test)
-        # A damaged file makes zipfile, zlib or NumPy raise, of no common class.
-        except Exception as error:
+            found = read(path, expected, "the scores of members")
+        except ContentError as error:
             raise UserError(
-                f"{path}: cannot be read ({error}); expected the scores of members: remove it, and"
-                " they are trained again"
+                f"{error} (config.memorization.statistic is {self._statistic}): {_SET_ASIDE}"
             ) from None
+        return Scores(
+            found["members"],
+            _bits(found["masks"], self._train),
+            _unpacked(found["train"], self._train),
+            _unpacked(found["test"], self._test),
+        )
+
+    def _scores(self, examples: int) -> Expected:
+        """Returns how the scores of so many examples are stored."""
+        if self._statistic == "correct":
+            return Expected("uint8", ("members", _bytes(examples)))
+        return Expected("uint16", ("members", examples), low=0, high=int(1 / _UNIT))
+
+
+def _name(members: Sequence[int]) -> str:
+    return f"{members[0]:06d}-{members[-1]:06d}.npz"
+
+
+def _bytes(bits: int) -> int:
+    return -(-bits // 8)
 
 
 def _packed(scores: Shaped[np.ndarray, "members examples"]) -> Shaped[np.ndarray, "members places"]:
     if scores.dtype == np.bool_:
         return np.packbits(scores, axis=1)
+    wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)).all(axis=1))
+    if len(wrong):
+        raise UserError(
+            f"config.memorization: {len(wrong)} members have scores that are not probabilities"
+            " (NaN, where the weights of a member are not finite); expected members that train:"
+            " lower config.train.optimizer.learning_rate"
+        )
     return np.round(scores / _UNIT).astype(np.uint16)
 
 
@@ -108,7 +149,7 @@ def _unpacked(
 ) -> Shaped[np.ndarray, "members examples"]:
     if stored.dtype == np.uint8:
         return _bits(stored, examples)
-    return (stored * _UNIT)[:, :examples]
+    return stored * _UNIT
 
 
 def _bits(

@@ -47,7 +47,10 @@ def report(folder: AnyPath) -> AnyPath:
         ),
     )
     store = Store(
-        folder / "members", train=len(experiment.train), test=len(experiment.dataset.test)
+        folder / "members",
+        train=len(experiment.train),
+        test=len(experiment.dataset.test),
+        statistic=experiment.config.memorization.statistic,
     )
     _, halves = estimated(experiment, store, results["members"], influence="none")
     page = folder / "report.html"

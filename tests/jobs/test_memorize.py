@@ -169,7 +169,7 @@ def test_a_stored_file_that_cannot_be_read_is_named(finished):
         path.write_bytes(whole)
     assert result.returncode == 2
     assert str(path) in result.stderr
-    assert "remove it, and they are trained again" in result.stderr
+    assert "move this file out of its folder" in result.stderr
 
 
 def test_estimates_of_another_data_set_are_refused_by_name(finished, tmp_path):

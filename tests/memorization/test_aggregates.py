@@ -31,7 +31,7 @@ def scores():
 @pytest.fixture(scope="module")
 def summarized(scores, tmp_path_factory):
     """Returns the halves and the results of a store with members in rounds that are mixed up."""
-    store = Store(tmp_path_factory.mktemp("members"), train=TRAIN, test=TEST)
+    store = Store(tmp_path_factory.mktemp("members"), train=TRAIN, test=TEST, statistic="correct")
     order = np.random.default_rng(1).permutation(MEMBERS)
     for start in range(0, MEMBERS, 30):
         store.append(Scores(*(values[order[start : start + 30]] for values in scores)))
