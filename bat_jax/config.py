@@ -1,183 +1,312 @@
-"""The fields of a config, each with its default and its meaning.
+"""The fields of a config, each with its default, its legal values and its meaning.
 
 A config file starts from `default()` and changes what its experiment is about. Fields that are
 left out of a choice's reading say so: `objective.trades` is read by the objective `trades` alone.
+`check` holds a config against what is written here, before anything starts.
 """
 
-from ml_collections import ConfigDict, config_dict
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bat_jax import fields
+from bat_jax.errors import UserError
+from bat_jax.fields import Choice, Flag, Integer, Open, Real, Schema, Several, Text, optional
+
+PARTS = ("methods", "removal", "variants")
+"""The parts of the findings' runs."""
+
+# Of JAX's keys: a seed beyond would be taken for another one.
+_LARGEST_SEED = 2**32 - 1
+# Of PGD, each a forward and a backward pass of all images: more would not end.
+_MOST_STEPS = 100_000
+# The subsets of a million members fill 6 GB for 50,000 images.
+_MOST_MEMBERS = 1_000_000
+_EPOCHS = 110
+_LEARNING_RATE = 0.1
+_SEED = Integer(0, high=_LARGEST_SEED)
+_STATES = Several(("best", "last"), Choice("best", ("best", "last")), unique=True)
+
+# Sections of `objective`, each of the method of its name; the other methods have no fields.
+_METHOD_SECTIONS: dict[str, Schema] = {
+    "trades": {"beta": Real(6.0, low=0)},
+    "mart": {"beta": Real(5.0, low=0)},
+    "gairat": {
+        "lam": Real(-1.0),
+        # Epoch from which weights apply; by default the first decay of the learning rate, or half
+        # the training where the schedule has no steps.
+        "start_epoch": Real(None, low=0),
+    },
+    "bat": {
+        # The weight, section 4 of docs/method.md.
+        "alpha": Real(1.0, low=0),
+        # misclassified, all or memorized (by the file memorization.estimates).
+        "gate": Choice("misclassified", ("misclassified", "all", "memorized")),
+        # adversarial or clean: the images on which a wrong class's confidence is read.
+        "confidence": Choice("adversarial", ("adversarial", "clean")),
+        # sum or none.
+        "normalize": Choice("sum", ("sum", "none")),
+        # As for gairat; it concerns the weight alone.
+        "start_epoch": Real(None, low=0),
+        # The discrimination loss, section 5: its weight, and its form.
+        "beta_dl": Real(0.2, low=0),
+        "temperature": Real(0.1, above=0),
+        "similarity": Choice("cosine", ("cosine", "dot")),
+        "denominator": Choice("all", ("all", "negatives")),
+        "pooling": Choice("sum", ("sum", "mean")),
+    },
+}
+
+_DATA: dict[str, fields.Field] = {
+    # digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, tfds:<name> or folder:<path>.
+    "name": Text("cifar100"),
+    # The archive or folder to read; by default the places that docs/data.md names.
+    "path": Text(None),
+    # What draws the held-out images, the subset and `evaluation.subset`; by default config.seed.
+    # Runs of several seeds that are to see the same images share it.
+    "seed": optional(_SEED),
+    # How many training images to hold out; they choose the best checkpoint.
+    "validation": Integer(1000),
+    # Train on this many of the others, drawn by the seed; 0 is all of them.
+    "subset": Integer(0),
+    # A file of ids, one a line, of training images to leave out of these; none by default.
+    "exclude": Text(None),
+    # Random crops after padding by so many pixels on every side, fewer than a side has; 0 is none.
+    "crop_padding": Integer(4),
+    # Random horizontal flips.
+    "flip": Flag(True),
+}
+
+_MODEL: dict[str, fields.Field] = {
+    # small_cnn, resnet18, preact_resnet18, wide_resnet28_10 or wide_resnet34_10.
+    "name": Text("preact_resnet18"),
+    # Channels of the first layer; by default the published number.
+    "width": Integer(None, low=1),
+    # cifar or tiny_imagenet: the first convolution of the residual networks.
+    "stem": Choice("cifar", ("cifar", "tiny_imagenet")),
+    # float32 or bfloat16, of the computation; parameters and evaluation are float32.
+    "dtype": Choice("float32", ("float32", "bfloat16")),
+    # How convolutions are lowered: automatic, xla, patches or batch_last; by default what suits the
+    # model, the job and the back end.
+    "lowering": Choice(None, ("automatic", "xla", "patches", "batch_last")),
+    # Batch norm takes the statistics of the global batch, not of each device's share.
+    "sync_batch_norm": Flag(True),
+    # What images are normalised by, per channel; by default those of the training images.
+    "mean": Several(None, Real(0.0), least=1),
+    "std": Several(None, Real(1.0, above=0), least=1),
+}
+
+_ATTACK: dict[str, fields.Field] = {
+    # The attack in training; evaluation uses its norm and epsilon. The objective chooses the loss.
+    "norm": Choice("linf", ("linf", "l2")),
+    # Of images in [0, 1]; the command line takes 8/255 as well.
+    "epsilon": Real(8 / 255, low=0),
+    "step_size": Real(2 / 255, low=0),
+    "num_steps": Integer(10, high=_MOST_STEPS),
+    "random_start": Flag(True),
+    # running or batch: the statistics of batch norm while the attack runs; never updated by it.
+    "batch_norm": Choice("running", ("running", "batch")),
+    # Write the steps out instead of looping; by default only on CPU, and where convolutions are
+    # XLA's own.
+    "unroll": Flag(None),
+}
+
+_TRAIN: Schema = {
+    "epochs": Integer(_EPOCHS, low=1),
+    # Stop after so many steps instead, if given.
+    "steps": Integer(None, low=1),
+    # Over all devices.
+    "batch_size": Integer(128, low=1),
+    # Parts in which each device computes its share of the batch, one after another, to save memory.
+    "accumulation": Integer(1, low=1),
+    "optimizer": {
+        "learning_rate": Real(_LEARNING_RATE, low=0),
+        "momentum": Real(0.9, low=0, below=1),
+        "nesterov": Flag(False),
+        "weight_decay": Real(5e-4, low=0),
+        # Whether norms and biases decay too.
+        "decay_all": Flag(True),
+    },
+    "schedule": {
+        # piecewise, cosine or one_cycle.
+        "name": Choice("piecewise", ("piecewise", "cosine", "one_cycle")),
+        # For piecewise: the epochs at which the learning rate is multiplied by the factor.
+        "boundaries": Several((100.0, 105.0), Real(0.0, low=0), unique=True),
+        "factor": Real(0.1, low=0),
+        # For one_cycle: the part of training in which the learning rate rises, from 0 at the first
+        # step.
+        "rise": Real(0.3, low=0, high=1),
+    },
+    # Decay of a moving average of parameters and batch statistics, which is then what is
+    # evaluated; 0 is none.
+    "ema": Real(0.0, low=0, below=1),
+    # Steps between records of metrics.jsonl.
+    "log_every": Integer(50, low=1),
+}
+
+_PGD: dict[str, fields.Field] = {
+    # Steps and step size of the PGD attack on the test set and on the validation images.
+    "num_steps": Integer(20, low=1, high=_MOST_STEPS),
+    "step_size": Real(2 / 255, above=0),
+}
+
+_TEST: dict[str, fields.Field] = {
+    # Losses that PGD maximises on the test set: cross_entropy (`pgd20`), margin (`pgd20_margin`).
+    "losses": Several(
+        ("cross_entropy", "margin"), Choice("margin", ("cross_entropy", "margin")), unique=True
+    ),
+    # AutoAttack's attacks, in order; none leaves it out, and then nothing is said of robustness
+    # beyond PGD: apgd-ce, apgd-dlr, apgd-t, fab-t, square.
+    "attacks": Several(
+        ("apgd-ce", "apgd-t", "fab-t", "square"),
+        Choice("apgd-ce", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")),
+        unique=True,
+    ),
+    # Which states AutoAttack attacks: best, last. It takes most of an evaluation's time.
+    "attacked": _STATES,
+    # Test on so many of the test images, drawn by the seed; 0 is all of them.
+    "subset": Integer(0),
+    # Over all devices.
+    "batch_size": Integer(512, low=1),
+}
+
+_SCORES: Schema = {
+    # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
+    "select_by": Choice("pgd", ("pgd", "clean")),
+    # With every checkpoint, record clean and PGD accuracy on so many typical and so many atypical
+    # images of the training and of the test set, under so many steps; 0 images is no such record.
+    "track": {"images": Integer(0), "num_steps": Integer(10, low=1, high=_MOST_STEPS)},
+}
+
+_TYPICALITY: dict[str, fields.Field] = {
+    # An estimates file (memorization.npz or the released layout); evaluation is then also reported
+    # on the typical and atypical test images, and the gate `memorized` reads it.
+    "estimates": Text(None),
+    # Above it an example is atypical; memorization is a difference of two probabilities.
+    "threshold": Real(0.15, low=-1, high=1),
+}
+
+_ENSEMBLE: dict[str, fields.Field] = {
+    # What follows is of the job `memorization`, which makes estimates: how many models to train.
+    # A finished run takes up again where this is raised.
+    "members": Integer(1000, low=1, high=_MOST_MEMBERS),
+    # The part of the training images that each is trained on.
+    "ratio": Real(0.7, above=0, below=1),
+    # correct or probability (of the label): what a model is scored by on every image.
+    "statistic": Choice("correct", ("correct", "probability")),
+    # clean or adversarial: the images it is scored on.
+    "inputs": Choice("clean", ("clean", "adversarial")),
+    # class (pairs of the same class), full or none.
+    "influence": Choice("class", ("class", "full", "none")),
+    # How members of a device train, map (one after another) or vmap; how many a device takes at a
+    # time. By default what suits the back end, and as many as fit.
+    "execution": Choice(None, ("map", "vmap")),
+    "members_at_once": Integer(None, low=1),
+}
+
+# How many devices to use; 0 is all of them.
+_DEVICES = Integer(0)
+
+_DEFAULT: Schema = {
+    # What to do: train, memorization, evaluation (that of `evaluation()`), or findings (that of
+    # `findings()`).
+    "job": Choice(
+        "train",
+        ("train", "memorization"),
+        hint=": the jobs evaluation and findings have configs of their own, as"
+        " configs/evaluation.py and configs/digits_findings.py",
+    ),
+    # Every random draw follows from it.
+    "seed": _SEED,
+    "data": _DATA,
+    "model": _MODEL,
+    # The method's name: standard, pgd_at, trades, mart, gairat or bat.
+    "objective": {"name": Text("bat"), **_METHOD_SECTIONS},
+    "attack": _ATTACK,
+    "train": _TRAIN,
+    "evaluation": {**_PGD, **_TEST, **_SCORES},
+    "memorization": {**_TYPICALITY, **_ENSEMBLE},
+    "checkpoint": {
+        # Epochs between checkpoints; each is scored on the validation images.
+        "every_epochs": Integer(1, low=1),
+        # How many of the last to keep, beside the best.
+        "keep": Integer(2, low=1),
+    },
+    "parallel": {"devices": _DEVICES},
+}
+
+_EVALUATION: Schema = {
+    "job": Choice("evaluation", ("evaluation",)),
+    # The run's folder.
+    "run": Text(None),
+    # Which of its states: best, last.
+    "checkpoints": Several(("best", "last"), _STATES.each, unique=True, least=1),
+    # Fields as in the run's own config, there explained.
+    "data": {name: optional(_DATA[name]) for name in ("path", "exclude")},
+    "attack": {name: optional(_ATTACK[name]) for name in ("norm", "epsilon")},
+    "evaluation": {
+        **{name: optional(field) for name, field in {**_PGD, **_TEST}.items()},
+        "attacked": _STATES,  # Every state that is evaluated.
+    },
+    "memorization": {name: optional(field) for name, field in _TYPICALITY.items()},
+    "parallel": {"devices": optional(_DEVICES)},
+}
+
+_METHOD = Text("bat")
+
+_FINDINGS: Schema = {
+    **_DEFAULT,
+    "job": Choice("findings", ("findings",)),
+    "findings": {
+        # Every run is made once a seed; `data.seed` draws the same images for all of them.
+        "seeds": Several((0, 1, 2), _SEED, unique=True, least=1),
+        # Finding (c): these are compared, bat with each other one.
+        "methods": Several(
+            ("standard", "pgd_at", "trades", "mart", "gairat", "bat"),
+            _METHOD,
+            unique=True,
+            least=1,
+        ),
+        # Finding (a): these record accuracy by typicality as they train (`evaluation.track`).
+        "tracked": Several(("standard", "pgd_at"), _METHOD, unique=True),
+        # Finding (b): pgd_at without these parts of the atypical training images, against pgd_at
+        # without as many random ones.
+        "removed": Several((0.5, 1.0), Real(1.0, above=0, high=1), unique=True, least=1),
+        # The ablation of BAT: name -> fields of objective.bat.
+        "variants": Open(
+            {
+                "weight_only": {"beta_dl": 0.0},
+                "discrimination_only": {"alpha": 0.0},
+                "alpha_4": {"alpha": 4.0},
+                "gate_all": {"gate": "all"},
+                "gate_memorized": {"gate": "memorized"},
+            }
+        ),
+        # Which runs AutoAttack attacks: methods, removal, variants. The others meet PGD alone.
+        "autoattack": Several(("methods",), Choice("methods", PARTS), unique=True),
+        # The ensemble that estimates memorization, unless `memorization.estimates` names a file:
+        # what differs from this config, by section.
+        "ensemble": Open(
+            {
+                "objective": {"name": "standard"},
+                "train": {
+                    "epochs": _EPOCHS,
+                    "optimizer": {"learning_rate": _LEARNING_RATE},
+                    "schedule": {"name": "one_cycle"},
+                },
+            }
+        ),
+        # Memorization is possible where pgd_at fits this part of its training images, under attack.
+        "regime": Real(0.95, low=0, high=1),
+    },
+}
 
 
 def default() -> ConfigDict:
     """Returns the whole config, with the training defaults of the paper's benchmarks."""
-    config = ConfigDict()
-
-    # What to do: train, memorization, evaluation (that of `evaluation()`), or findings (that of
-    # `findings()`).
-    config.job = "train"
-    # Every random draw follows from it.
-    config.seed = 0
-
-    config.data = data = ConfigDict()
-    # digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, tfds:<name> or folder:<path>.
-    data.name = "cifar100"
-    # The archive or folder to read; by default the places that docs/data.md names.
-    data.path = config_dict.placeholder(str)
-    # What draws the held-out images, the subset and `evaluation.subset`; by default config.seed.
-    # Runs of several seeds that are to see the same images share it.
-    data.seed = config_dict.placeholder(int)
-    # How many training images to hold out; they choose the best checkpoint.
-    data.validation = 1000
-    # Train on this many of the others, drawn by the seed; 0 is all of them.
-    data.subset = 0
-    # A file of ids, one a line, of training images to leave out of these; none by default.
-    data.exclude = config_dict.placeholder(str)
-    # Random crops after padding by so many pixels on every side; 0 is none.
-    data.crop_padding = 4
-    # Random horizontal flips.
-    data.flip = True
-
-    config.model = model = ConfigDict()
-    # small_cnn, resnet18, preact_resnet18, wide_resnet28_10 or wide_resnet34_10.
-    model.name = "preact_resnet18"
-    # Channels of the first layer; by default the published number.
-    model.width = config_dict.placeholder(int)
-    # cifar or tiny_imagenet: the first convolution of the residual networks.
-    model.stem = "cifar"
-    # float32 or bfloat16, of the computation; parameters and evaluation are float32.
-    model.dtype = "float32"
-    # How convolutions are lowered: automatic, xla, patches or batch_last; by default what suits the
-    # model, the job and the back end.
-    model.lowering = config_dict.placeholder(str)
-    # Batch norm takes the statistics of the global batch, not of each device's share.
-    model.sync_batch_norm = True
-    # What images are normalised by, per channel; by default those of the training images.
-    model.mean = config_dict.placeholder(tuple)
-    model.std = config_dict.placeholder(tuple)
-
-    config.objective = objective = ConfigDict()
-    # standard, pgd_at, trades, mart, gairat or bat.
-    objective.name = "bat"
-    objective.trades = ConfigDict({"beta": 6.0})
-    objective.mart = ConfigDict({"beta": 5.0})
-    objective.gairat = gairat = ConfigDict()
-    gairat.lam = -1.0
-    # Epoch from which weights apply; by default the first decay of the learning rate, or half the
-    # training where the schedule has no steps.
-    gairat.start_epoch = config_dict.placeholder(float)
-    objective.bat = bat = ConfigDict()
-    # The weight, section 4 of docs/method.md.
-    bat.alpha = 1.0
-    # misclassified, all or memorized (by the file memorization.estimates).
-    bat.gate = "misclassified"
-    # adversarial or clean: the images on which a wrong class's confidence is read.
-    bat.confidence = "adversarial"
-    # sum or none.
-    bat.normalize = "sum"
-    # As for gairat; it concerns the weight alone.
-    bat.start_epoch = config_dict.placeholder(float)
-    # The discrimination loss, section 5: its weight, and its form.
-    bat.beta_dl = 0.2
-    bat.temperature = 0.1
-    bat.similarity = "cosine"  # cosine or dot
-    bat.denominator = "all"  # all or negatives
-    bat.pooling = "sum"  # sum or mean
-
-    config.attack = attack = ConfigDict()
-    # The attack in training; evaluation uses its norm and epsilon. The objective chooses the loss.
-    attack.norm = "linf"  # linf or l2
-    attack.epsilon = 8 / 255
-    attack.step_size = 2 / 255
-    attack.num_steps = 10
-    attack.random_start = True
-    # running or batch: the statistics of batch norm while the attack runs; never updated by it.
-    attack.batch_norm = "running"
-    # Write the steps out instead of looping; by default only on CPU, and where convolutions are
-    # XLA's own.
-    attack.unroll = config_dict.placeholder(bool)
-
-    config.train = train = ConfigDict()
-    train.epochs = 110
-    # Stop after so many steps instead, if given.
-    train.steps = config_dict.placeholder(int)
-    # Over all devices.
-    train.batch_size = 128
-    # Parts in which each device computes its share of the batch, one after another, to save memory.
-    train.accumulation = 1
-    train.optimizer = optimizer = ConfigDict()
-    optimizer.learning_rate = 0.1
-    optimizer.momentum = 0.9
-    optimizer.nesterov = False
-    optimizer.weight_decay = 5e-4
-    # Whether norms and biases decay too.
-    optimizer.decay_all = True
-    train.schedule = schedule = ConfigDict()
-    # piecewise, cosine or one_cycle.
-    schedule.name = "piecewise"
-    # For piecewise: the epochs at which the learning rate is multiplied by the factor.
-    schedule.boundaries = (100.0, 105.0)
-    schedule.factor = 0.1
-    # For one_cycle: the part of training in which the learning rate rises.
-    schedule.rise = 0.3
-    # Decay of a moving average of parameters and batch statistics, which is then what is
-    # evaluated; 0 is none.
-    train.ema = 0.0
-    # Steps between records of metrics.jsonl.
-    train.log_every = 50
-
-    config.evaluation = evaluation = ConfigDict()
-    # Steps and step size of the PGD attack on the test set and on the validation images.
-    evaluation.num_steps = 20
-    evaluation.step_size = 2 / 255
-    # Losses that PGD maximises on the test set: cross_entropy (`pgd20`), margin (`pgd20_margin`).
-    evaluation.losses = ("cross_entropy", "margin")
-    # AutoAttack's attacks, in order; none leaves it out, and then nothing is said of robustness
-    # beyond PGD: apgd-ce, apgd-dlr, apgd-t, fab-t, square.
-    evaluation.attacks = ("apgd-ce", "apgd-t", "fab-t", "square")
-    # Which states AutoAttack attacks: best, last. It takes most of an evaluation's time.
-    evaluation.attacked = ("best", "last")
-    # Test on so many of the test images, drawn by the seed; 0 is all of them.
-    evaluation.subset = 0
-    # Over all devices.
-    evaluation.batch_size = 512
-    # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
-    evaluation.select_by = "pgd"
-    # With every checkpoint, record clean and PGD accuracy on so many typical and so many atypical
-    # images of the training and of the test set, under so many steps; 0 images is no such record.
-    evaluation.track = ConfigDict({"images": 0, "num_steps": 10})
-
-    config.memorization = memorization = ConfigDict()
-    # An estimates file (memorization.npz or the released layout); evaluation is then also reported
-    # on the typical and atypical test images, and the gate `memorized` reads it.
-    memorization.estimates = config_dict.placeholder(str)
-    # Above it an example is atypical.
-    memorization.threshold = 0.15
-    # What follows is of the job `memorization`, which makes estimates: how many models to train.
-    # A finished run takes up again where this is raised.
-    memorization.members = 1000
-    # The part of the training images that each is trained on.
-    memorization.ratio = 0.7
-    # correct or probability (of the label): what a model is scored by on every image.
-    memorization.statistic = "correct"
-    # clean or adversarial: the images it is scored on.
-    memorization.inputs = "clean"
-    # class (pairs of the same class), full or none.
-    memorization.influence = "class"
-    # How members of a device train, map (one after another) or vmap; how many a device takes at a
-    # time. By default what suits the back end, and as many as fit.
-    memorization.execution = config_dict.placeholder(str)
-    memorization.members_at_once = config_dict.placeholder(int)
-
-    config.checkpoint = checkpoint = ConfigDict()
-    # Epochs between checkpoints; each is scored on the validation images.
-    checkpoint.every_epochs = 1
-    # How many of the last to keep, beside the best.
-    checkpoint.keep = 2
-
-    config.parallel = ConfigDict()
-    # How many devices to use; 0 is all of them.
-    config.parallel.devices = 0
-
-    return config.lock()
+    return fields.section(_DEFAULT).lock()
 
 
 def evaluation() -> ConfigDict:
@@ -185,31 +314,7 @@ def evaluation() -> ConfigDict:
 
     A field that is not set keeps the run's own value.
     """
-    config = ConfigDict()
-    config.job = "evaluation"
-    # The run's folder.
-    config.run = config_dict.placeholder(str)
-    # Which of its states: best, last.
-    config.checkpoints = ("best", "last")
-    # Fields as in the run's own config, there explained.
-    config.data = data = ConfigDict({"path": config_dict.placeholder(str)})
-    data.exclude = config_dict.placeholder(str)
-    config.attack = attack = ConfigDict()
-    attack.norm = config_dict.placeholder(str)
-    attack.epsilon = config_dict.placeholder(float)
-    config.evaluation = settings = ConfigDict()
-    settings.num_steps = config_dict.placeholder(int)
-    settings.step_size = config_dict.placeholder(float)
-    settings.losses = config_dict.placeholder(tuple)
-    settings.attacks = config_dict.placeholder(tuple)
-    settings.attacked = ("best", "last")  # Every state that is evaluated.
-    settings.subset = config_dict.placeholder(int)
-    settings.batch_size = config_dict.placeholder(int)
-    config.memorization = memorization = ConfigDict()
-    memorization.estimates = config_dict.placeholder(str)
-    memorization.threshold = config_dict.placeholder(float)
-    config.parallel = ConfigDict({"devices": config_dict.placeholder(int)})
-    return config.lock()
+    return fields.section(_EVALUATION).lock()
 
 
 def findings() -> ConfigDict:
@@ -218,42 +323,105 @@ def findings() -> ConfigDict:
     Every run has the fields of this config but for its seed, its method and, for some, the training
     images left out; its `best` is chosen and its test made as for any run.
     """
-    config = default().unlock()
-    config.job = "findings"
-    config.findings = settings = ConfigDict()
-    # Every run is made once a seed; `data.seed` draws the same images for all of them.
-    settings.seeds = (0, 1, 2)
-    # Finding (c): these are compared, bat with each other one.
-    settings.methods = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
-    # Finding (a): these record accuracy by typicality as they train (`evaluation.track`).
-    settings.tracked = ("standard", "pgd_at")
-    # Finding (b): pgd_at without these parts of the atypical training images, against pgd_at
-    # without as many random ones.
-    settings.removed = (0.5, 1.0)
-    # The ablation of BAT: name -> fields of objective.bat.
-    settings.variants = ConfigDict(
-        {
-            "weight_only": {"beta_dl": 0.0},
-            "discrimination_only": {"alpha": 0.0},
-            "alpha_4": {"alpha": 4.0},
-            "gate_all": {"gate": "all"},
-            "gate_memorized": {"gate": "memorized"},
-        }
-    )
-    # Which runs AutoAttack attacks: methods, removal, variants. The others meet PGD alone.
-    settings.autoattack = ("methods",)
-    # The ensemble that estimates memorization, unless `memorization.estimates` names a file: what
-    # differs from this config, by section.
-    settings.ensemble = ConfigDict(
-        {
-            "objective": {"name": "standard"},
-            "train": {
-                "epochs": config.train.epochs,
-                "optimizer": {"learning_rate": config.train.optimizer.learning_rate},
-                "schedule": {"name": "one_cycle"},
-            },
-        }
-    )
-    # Memorization is possible where pgd_at fits this part of its training images, under attack.
-    settings.regime = 0.95
-    return config.lock()
+    return fields.section(_FINDINGS).lock()
+
+
+def check(config: ConfigDict) -> None:
+    """Checks every field of a config, of any job, then those that must agree with one another.
+
+    Names of data sets and models are left to those who know them, and so are sizes that depend on
+    the data or the devices.
+
+    Raises:
+      UserError: the first field that is wrong, by name.
+    """
+    schema = schema_of(config)
+    fields.check(config, schema)
+    _check_attacked(config)
+    if schema is _EVALUATION:
+        return
+    check_method("objective.name", config.objective.name)
+    _check_validation(config)
+    _check_training_attack(config)
+    if schema is _FINDINGS:
+        for name in config.findings.variants:
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise UserError(
+                    f"config.findings.variants has {fields.shown(name)}; expected names of letters,"
+                    " digits, '_', '-' and '.': a folder is named after each"
+                )
+
+
+def schema_of(config: Mapping[str, Any]) -> Schema:
+    """Returns the schema of a config, known by its sections."""
+    if "run" in config:
+        return _EVALUATION
+    return _FINDINGS if "findings" in config else _DEFAULT
+
+
+def check_method(path: str, name: str) -> None:
+    """Raises a UserError unless a field's value is the name of a method."""
+    fields.one_of(path, name, ("standard", "pgd_at", *_METHOD_SECTIONS))
+
+
+def _is_adversarial(config: ConfigDict) -> bool:
+    """Returns whether the method trains on attacked images."""
+    return config.objective.name != "standard"
+
+
+def _check_validation(config: ConfigDict) -> None:
+    held_out = config.data.validation
+    if config.job != "memorization":
+        fields.refuse("data.validation", held_out, None if held_out else "1 or more")
+    elif held_out:
+        raise UserError(
+            f"config.data.validation is {held_out}; expected 0: the subsets are drawn from all"
+            " training images, and no checkpoint is chosen"
+        )
+
+
+def _check_attacked(config: ConfigDict) -> None:
+    """Checks what evaluation attacks; fields that a config leaves to the run's own are None."""
+    attack, settings = config.attack, config.evaluation
+    if attack.norm == "linf":
+        for name, value in (
+            ("attack.epsilon", attack.epsilon),
+            ("attack.step_size", attack.get("step_size")),
+            ("evaluation.step_size", settings.step_size),
+        ):
+            if value is not None and value > 1:
+                raise UserError(
+                    f"config.{name} is {fields.shown(value)}; expected at most 1, the largest"
+                    f" change of a pixel in [0, 1]; {_of_255(value)}"
+                )
+    if not settings.attacks:
+        return
+    if attack.epsilon is not None and not attack.epsilon > 0:
+        raise UserError(
+            f"config.attack.epsilon is {attack.epsilon}; expected above 0 for AutoAttack, or"
+            " config.evaluation.attacks=()"
+        )
+    if not set(settings.attacked) & set(config.get("checkpoints", ("best", "last"))):
+        raise UserError(
+            f"config.evaluation.attacked is {settings.attacked}; expected a state that is"
+            " evaluated, for AutoAttack, or config.evaluation.attacks=()"
+        )
+
+
+def _of_255(value: float) -> str:
+    """Returns how a value meant as a part of 255 is written."""
+    return f"{value:g} of 255 grey levels is {value:g}/255, that is {value / 255:.4g}"
+
+
+def _check_training_attack(config: ConfigDict) -> None:
+    """Checks that a method which trains on attacked images attacks them."""
+    if not _is_adversarial(config):
+        return
+    attack = config.attack
+    for name in ("num_steps", "step_size"):
+        if not attack[name] > 0:
+            raise UserError(
+                f"config.attack.{name} is {attack[name]}; expected above 0 for the objective"
+                f" {config.objective.name}, which trains on attacked images; standard trains on"
+                " clean ones"
+            )

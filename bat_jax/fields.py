@@ -10,17 +10,21 @@ A schema is a nested mapping from names to fields. `section` makes the `ConfigDi
 
 import abc
 import dataclasses
-import math
+import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias, TypeVar, Union
 
 from ml_collections import ConfigDict, config_dict
 
 from bat_jax.errors import UserError
 
-# What an int32 and a float32 hold.
-_LARGEST_INTEGER = 2**31 - 1
-_LARGEST_REAL = 3.4e38
+LARGEST_INTEGER = 2**31 - 1
+"""What an int32 holds."""
+
+# What file systems allow: of a whole path, and between two slashes.
+_LONGEST_PATH = 4095
+_LONGEST_NAME = 255
+_SHOWN = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +33,11 @@ class Field(abc.ABC):
 
     Attributes:
       default: its value unless a config sets another; None makes the field optional.
+      hint: what a message adds for a value that is not legal.
     """
 
     default: Any
+    hint: str = dataclasses.field(default="", kw_only=True)
 
     @abc.abstractmethod
     def expected(self, value: object) -> str | None:
@@ -43,11 +49,12 @@ class Field(abc.ABC):
 
 
 Schema: TypeAlias = Mapping[str, Union[Field, "Schema"]]
+AnyField = TypeVar("AnyField", bound=Field)
 
 
 @dataclasses.dataclass(frozen=True)
 class Real(Field):
-    """A number that a float32 holds, within closed (`low`, `high`) or open bounds."""
+    """A number within closed (`low`, `high`) or open bounds, also once rounded to float32."""
 
     default: float | None
     low: float | None = dataclasses.field(default=None, kw_only=True)
@@ -59,23 +66,29 @@ class Real(Field):
         """Returns the range for a value that is no number or lies outside of it."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return "a number"
-        if not math.isfinite(value):
+        if value != value or value in (float("inf"), float("-inf")):
             return "a finite number"
-        is_legal = (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-        if not is_legal:
+        if not self._contains(value):
             return self._range()
-        if abs(value) > _LARGEST_REAL:
+        try:
+            (rounded,) = struct.unpack("f", struct.pack("f", value))
+        except (OverflowError, struct.error):  # Of a float, of an int.
             return "a number that float32 can hold"
+        if not self._contains(rounded):
+            return f"{self._range()}, also in float32, which rounds it to {rounded:g}"
         return None
 
     def kind(self) -> type:
         """Returns `float`."""
         return float
+
+    def _contains(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
 
     def _range(self) -> str:
         bounds = [
@@ -93,7 +106,7 @@ class Integer(Field):
 
     default: int | None
     low: int = dataclasses.field(default=0, kw_only=True)
-    high: int = dataclasses.field(default=_LARGEST_INTEGER, kw_only=True)
+    high: int = dataclasses.field(default=LARGEST_INTEGER, kw_only=True)
 
     def expected(self, value: object) -> str | None:
         """Returns the range for a value that is no whole number or lies outside of it."""
@@ -117,7 +130,9 @@ class Choice(Field):
 
     def expected(self, value: object) -> str | None:
         """Returns the names for a value that is none of them."""
-        return None if value in self.choices else f"one of {', '.join(self.choices)}"
+        if isinstance(value, str) and value in self.choices:
+            return None
+        return f"one of {', '.join(self.choices)}"
 
     def kind(self) -> type:
         """Returns `str`."""
@@ -126,15 +141,19 @@ class Choice(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Text(Field):
-    """A string that is not empty and holds no control characters."""
+    """A name or a path: not empty, without control characters, and no longer than paths can be."""
 
     default: str | None
 
     def expected(self, value: object) -> str | None:
         """Returns what a text is for a value that is none."""
-        if isinstance(value, str) and value and value.isprintable():
-            return None
-        return "a text of printable characters"
+        if not isinstance(value, str) or not value or not value.isprintable():
+            return "a text of printable characters"
+        if len(value.encode()) > _LONGEST_PATH:
+            return f"at most {_LONGEST_PATH} bytes"
+        if max(len(part.encode()) for part in value.split("/")) > _LONGEST_NAME:
+            return f"at most {_LONGEST_NAME} bytes between slashes"
+        return None
 
     def kind(self) -> type:
         """Returns `str`."""
@@ -158,27 +177,53 @@ class Flag(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Several(Field):
-    """A tuple whose entries are legal values of one field; with `unique`, each there once."""
+    """A tuple of at least `least` legal values of one field; with `unique`, each there once."""
 
     default: tuple[Any, ...] | None
     each: Field
     unique: bool = dataclasses.field(default=False, kw_only=True)
+    least: int = dataclasses.field(default=0, kw_only=True)
 
     def expected(self, value: object) -> str | None:
-        """Returns what was expected of the first entry that is not legal."""
+        """Returns what was expected of the tuple, or of the first entry that is not legal."""
         if not isinstance(value, tuple | list):
             return "a tuple"
+        if len(value) < self.least:
+            return f"{self.least} or more in the tuple"
         for entry in value:
             expected = self.each.expected(entry)
             if expected is not None:
-                return f"a tuple whose entries are {expected}"
+                return f"each in the tuple to be {expected}"
         if self.unique and len(set(value)) < len(value):
-            return "each entry once"
+            return "each once"
         return None
 
     def kind(self) -> type:
         """Returns `tuple`."""
         return tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Open(Field):
+    """A section whose fields others check: they depend on what the section is about."""
+
+    default: Mapping[str, Any]
+
+    def expected(self, value: object) -> str | None:
+        """Returns what a section is for a value that is none."""
+        is_section = isinstance(value, Mapping | ConfigDict)
+        if is_section and all(isinstance(name, str) for name in value):  # type: ignore[attr-defined]
+            return None
+        return "a section of named fields"
+
+    def kind(self) -> type:
+        """Returns `ConfigDict`."""
+        return ConfigDict
+
+
+def optional(field: AnyField) -> AnyField:
+    """Returns the field without a default: a config may leave it unset."""
+    return dataclasses.replace(field, default=None)
 
 
 def section(schema: Schema) -> ConfigDict:
@@ -189,6 +234,8 @@ def section(schema: Schema) -> ConfigDict:
             config[name] = section(field)
         elif field.default is None:
             config[name] = config_dict.placeholder(field.kind())
+        elif isinstance(field, Open):
+            config[name] = ConfigDict(field.default)
         else:
             config[name] = field.default
     return config
@@ -208,24 +255,35 @@ def check(config: Mapping[str, Any], schema: Schema, prefix: str = "") -> None:
     for name, field in schema.items():
         path = f"{prefix}.{name}" if prefix else name
         if name not in config:
+            whole = f"config.{prefix}" if prefix else "the config"
             raise UserError(
-                f"config.{path} is missing; expected the field as config.default has it"
+                f"config.{path} is missing; expected all fields of {whole}: change single fields,"
+                f" as --config.{path}=VALUE"
             )
         value = config[name]
         if not isinstance(field, Field):
             if not isinstance(value, Mapping | ConfigDict):
-                raise UserError(f"config.{path} is {value!r}; expected a section of fields")
+                refuse(path, value, "a section of fields")
             check(value, field, path)
         elif not (value is None and field.default is None):
-            refuse(path, value, field.expected(value))
+            expected = field.expected(value)
+            refuse(path, value, expected and expected + field.hint)
 
 
 def refuse(path: str, value: object, expected: str | None) -> None:
-    """Raises a UserError that names a field, its value and what was expected, unless that is None."""
+    """Raises a UserError of a field's value where something else was expected."""
     if expected is not None:
+        raise UserError(f"config.{path} is {shown(value)}; expected {expected}")
+
+
+def shown(value: object) -> str:
+    """Returns a value as a message shows it: on one line, and not at length."""
+    try:
         text = repr(value)
-        shown = text if len(text) <= 80 else f"{text[:60]}..."
-        raise UserError(f"config.{path} is {shown}; expected {expected}")
+    except ValueError:  # A number of more digits than Python writes.
+        return "a number of thousands of digits"
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}..."
 
 
 def one_of(path: str, value: object, choices: Sequence[str]) -> None:

@@ -96,6 +96,6 @@ def test_every_config_is_a_page_with_its_command(page):
     config = namespace["get_config"]()
     assert config.is_locked
     if config.job in ("train", "memorization"):
-        from bat_jax.validation import validate
+        from bat_jax.config import check
 
-        validate(config)
+        check(config)

@@ -8,13 +8,11 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import keys, validation
+from bat_jax import keys
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
+from bat_jax.fields import shown
 from bat_jax.runtime.storage import AnyPath
-from bat_jax.training import objectives
-
-PARTS = ("methods", "removal", "variants")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Planned:
     """A run to make.
 
     Attributes:
-      part: one of `PARTS`.
+      part: one of `bat_jax.config.PARTS`.
       arm: what it is a run of, once a seed: a method, a variant of BAT, a removal.
       seed: of the run.
       config: that trains it.
@@ -82,8 +80,14 @@ def ensemble(config: ConfigDict) -> ConfigDict:
     run.data.subset = config.data.subset and config.data.subset + config.data.validation
     run.data.validation = 0
     run.evaluation.track.images = 0
-    run.update(config.findings.ensemble.to_dict())
-    validation.validate(run)
+    try:
+        run.update(config.findings.ensemble.to_dict())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"config.findings.ensemble: {_in_words(error)}; expected sections of this config, and"
+            " fields of theirs"
+        ) from None
+    configs.check(run)
     return run
 
 
@@ -118,12 +122,10 @@ def removed_ids(
 def validate(config: ConfigDict) -> None:
     """Raises a UserError for a field of `config.findings` that cannot be run."""
     settings = config.findings
-    validation.validate(config)
+    configs.check(config)
     for field, values in (("methods", settings.methods), ("tracked", settings.tracked)):
         for method in values:
-            validation.one_of(f"findings.{field}", method, tuple(objectives.OBJECTIVES))
-    for part in settings.autoattack:
-        validation.one_of("findings.autoattack", part, PARTS)
+            configs.check_method(f"findings.{field}", method)
     if settings.autoattack and "methods" not in settings.autoattack:
         raise UserError(
             f"config.findings.autoattack is {settings.autoattack}; expected methods among them, or"
@@ -150,16 +152,12 @@ def validate(config: ConfigDict) -> None:
             f"config.evaluation.losses is {config.evaluation.losses}; expected cross_entropy"
             " among them"
         )
-    for part in settings.removed:
-        if not 0 < part <= 1:
-            raise UserError(
-                f"config.findings.removed is {settings.removed}; expected parts above 0, up to 1"
-            )
-    for field in ("seeds", "methods", "removed"):
-        values = settings[field]
-        if not values or len(set(values)) < len(values):
-            raise UserError(f"config.findings.{field} is {values}; expected some, each once")
     for name, fields in settings.variants.items():
+        if not isinstance(fields, ConfigDict):
+            raise UserError(
+                f"config.findings.variants.{name} is {shown(fields)}; expected fields of"
+                " config.objective.bat and their values"
+            )
         unknown = set(fields) - set(config.objective.bat)
         if unknown:
             raise UserError(
@@ -184,18 +182,24 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
         run.evaluation.attacks = ()
     if part != "methods" or method not in settings.tracked:
         run.evaluation.track.images = 0
-    validation.validate(run)
+    configs.check(run)
     return run
 
 
 def _change(config: ConfigDict, variant: str, fields: ConfigDict) -> None:
     try:
         config.objective.bat.update(fields)
-    except TypeError as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"config.findings.variants.{variant}: {' '.join(str(error).split())}"
+            f"config.findings.variants.{variant}: {_in_words(error)}; expected values of fields of"
+            " config.objective.bat"
         ) from None
-    validation.validate(config)
+    configs.check(config)
+
+
+def _in_words(error: Exception) -> str:
+    """Returns what an error says, on one line and without the quotes of a KeyError."""
+    return " ".join(str(error.args[0] if error.args else error).split())
 
 
 def _section_by_section(config: ConfigDict) -> ConfigDict:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from bat_jax.config import PARTS
 from bat_jax.evaluation.classify import attack_name
 from bat_jax.evaluation.results import GROUPS
 from bat_jax.evaluation.runs import STATES, Run
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
-from bat_jax.findings.plan import PARTS, removal_arm, variant_arm
+from bat_jax.findings.plan import removal_arm, variant_arm
 
 # The runs of every arm, in the order of the seeds.
 Arms = Mapping[str, Sequence[Run]]

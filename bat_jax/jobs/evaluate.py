@@ -4,13 +4,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bat_jax import config as configs
 from bat_jax.errors import UserError
 from bat_jax.jobs.final import evaluate
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.saved import read_run, read_states
-from bat_jax.validation import one_of
 
 
 def evaluate_run(
@@ -25,6 +25,7 @@ def evaluate_run(
     Raises:
       UserError: there is no such run, or its data are not found or have changed.
     """
+    configs.check(config)
     if config.run is None:
         raise UserError("config.run is not set; expected a run's folder, as --config.run=runs/NAME")
     run = as_path(config.run)
@@ -36,8 +37,10 @@ def evaluate_run(
     workdir = as_path(workdir)
     if workdir.resolve() == run.resolve():
         raise UserError(f"--workdir {workdir}: is the run itself; expected a folder of its own")
-    for name in config.checkpoints:
-        one_of("checkpoints", name, ("best", "last"))
+    if (run / "checkpoints").resolve() in (workdir.resolve(), *workdir.resolve().parents):
+        raise UserError(
+            f"--workdir {workdir}: is among the run's checkpoints; expected a folder of its own"
+        )
     with workdirs.opened(run), workdirs.opened(workdir):
         states = read_states(experiment, run)
         workdirs.claim(workdir, settings, experiment.digests())

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -14,21 +15,25 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int64, Key
 from ml_collections import ConfigDict
 
+from bat_jax import config as configs
 from bat_jax import keys, memorization, models, parallel
 from bat_jax.data import Dataset, Split, load
 from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator, attack_name
 from bat_jax.evaluation.tracking import Tracker
+from bat_jax.fields import LARGEST_INTEGER
 from bat_jax.memorization import Typicality
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
 from bat_jax.runtime.storage import as_path
 from bat_jax.training import objectives, state
 from bat_jax.training.step import make_train_step
-from bat_jax.validation import one_of, validate
 
 log = logging.getLogger(__name__)
+
+# Of a training so short that a step without effect matters.
+_FEW_STEPS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,15 +172,15 @@ def build(
     Raises:
       UserError: a field, the data or the estimates are wrong.
     """
-    validate(config)
+    configs.check(config)
     mesh = mesh or parallel.make_mesh(config.parallel.devices)
     if config.job != "memorization":  # Whose members score images each by itself.
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
-    # An unknown name is told before any data is read.
-    one_of("objective.name", config.objective.name, tuple(objectives.OBJECTIVES))
+    # An unknown name is refused before any data is read.
     models.create(config.model.name, 2, stem=config.model.stem)
 
     dataset = dataset or load(config.data.name, path=config.data.path)
+    _check_images(config, dataset)
     validation, train = _hold_out(dataset, config)
     excluded = _excluded(config, dataset)
     if excluded is not None:
@@ -185,6 +190,7 @@ def build(
     epochs = total_steps / steps_per_epoch
     first_decay = state.first_decay(config.train, epochs)
     _warn_of_late_starts(config, epochs, first_decay)
+    _warn_of_learning_rate(config, epochs, total_steps)
     objective = objectives.create(
         config.objective,
         num_steps=config.attack.num_steps,
@@ -204,6 +210,7 @@ def build(
         lowering=config.model.lowering,
         axis_name=AXIS if config.model.sync_batch_norm else None,
     )
+    _check_size(config, model, dataset)
     return Experiment(
         config=config,
         dataset=dataset,
@@ -259,6 +266,11 @@ def _plan(config: ConfigDict, examples: int) -> tuple[int, int, optax.Schedule]:
             f" {examples} training images"
         )
     total_steps = config.train.steps or config.train.epochs * steps_per_epoch
+    if total_steps > LARGEST_INTEGER:
+        raise UserError(
+            f"config.train.epochs is {config.train.epochs}, of {steps_per_epoch} steps each;"
+            f" expected at most {LARGEST_INTEGER} steps in all"
+        )
     learning_rate = state.schedule(
         config.train, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
@@ -345,6 +357,54 @@ def _warn_of_late_starts(config: ConfigDict, epochs: float, first_decay: float) 
             name,
             start,
             name,
+        )
+
+
+def _warn_of_learning_rate(config: ConfigDict, epochs: float, total_steps: int) -> None:
+    """Says when a trial run of a few epochs meets little of the schedule of a long one."""
+    schedule = config.train.schedule
+    if schedule.name == "piecewise" and schedule.boundaries and min(schedule.boundaries) >= epochs:
+        log.warning(
+            "training ends with epoch %g: the learning rate never decays"
+            " (config.train.schedule.boundaries is %s)",
+            epochs,
+            tuple(schedule.boundaries),
+        )
+    if schedule.name == "one_cycle" and total_steps < _FEW_STEPS:
+        log.warning(
+            "training takes %d step(s): the first has a learning rate of 0, where one_cycle begins"
+            " (config.train.schedule.name)",
+            total_steps,
+        )
+
+
+def _check_images(config: ConfigDict, dataset: Dataset) -> None:
+    """Checks what depends on the size of the images."""
+    side = min(dataset.image_shape[:2])
+    if config.data.crop_padding >= side:
+        raise UserError(
+            f"config.data.crop_padding is {config.data.crop_padding}; expected less than {side},"
+            f" the side of the images of {dataset.name}: a crop could miss the image"
+        )
+    diameter = math.sqrt(math.prod(dataset.image_shape))
+    if config.attack.norm == "l2" and config.attack.epsilon > diameter:
+        raise UserError(
+            f"config.attack.epsilon is {config.attack.epsilon}; expected at most {diameter:.4g} for"
+            f" l2, the largest distance of two images of {dataset.name} in [0, 1]"
+        )
+
+
+def _check_size(config: ConfigDict, model: nn.Module, dataset: Dataset) -> None:
+    """Refuses a width that makes more parameters than an int32 counts."""
+    if config.model.width is None:
+        return
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    parameters = state.number_of_parameters(shapes)
+    if parameters > LARGEST_INTEGER:
+        raise UserError(
+            f"config.model.width is {config.model.width}, which gives {config.model.name}"
+            f" {parameters:.2g} parameters; expected at most {LARGEST_INTEGER:.2g}: lower it"
         )
 
 

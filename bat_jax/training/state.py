@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int32, UInt32
 from ml_collections import ConfigDict
 
 from bat_jax import keys
+from bat_jax.fields import LARGEST_INTEGER
 from bat_jax.memorization import history
 from bat_jax.memorization.history import History
 
@@ -72,7 +73,11 @@ def create(
 
 
 def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
-    """Returns the learning rate by step, from `config.train`."""
+    """Returns the learning rate by step, from `config.train`.
+
+    `one_cycle` begins at 0: its first step moves batch statistics and momentum, but no weight.
+    Boundaries of `piecewise` that round to one step all count.
+    """
     peak, settings = config.optimizer.learning_rate, config.schedule
     if settings.name == "cosine":
         return optax.cosine_decay_schedule(peak, total_steps)
@@ -85,9 +90,13 @@ def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> o
             ],
             [rise],
         )
-    return optax.piecewise_constant_schedule(
-        peak, {round(epoch * steps_per_epoch): settings.factor for epoch in settings.boundaries}
-    )
+    factors: dict[int, float] = {}
+    for epoch in settings.boundaries:
+        step = round(epoch * steps_per_epoch)
+        # No training reaches a step beyond, and no device counts as far.
+        if step <= LARGEST_INTEGER:
+            factors[step] = factors.get(step, 1.0) * settings.factor
+    return optax.piecewise_constant_schedule(peak, factors)
 
 
 def first_decay(config: ConfigDict, epochs: float) -> float:

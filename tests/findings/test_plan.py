@@ -81,10 +81,10 @@ def test_the_ensemble_learns_from_the_images_that_are_trained_on_and_held_out(fi
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"findings.methods": ("bat", "madry")}, "findings.methods is 'madry'"),
+        ({"findings.methods": ("bat", "madry")}, r"findings\.methods is 'madry'; expected one of"),
         ({"findings.methods": ("bat",)}, "expected pgd_at among them"),
         ({"findings.tracked": ("standard",)}, r"config\.findings\.tracked"),
-        ({"findings.removed": (1.5,)}, "parts above 0, up to 1"),
+        ({"findings.removed": (1.5,)}, "above 0 and at most 1"),
         ({"findings.seeds": (0, 0)}, "each once"),
         ({"findings.autoattack": ("all",)}, "methods, removal, variants"),
         ({"findings.autoattack": ("removal",)}, "expected methods among them"),
@@ -109,6 +109,24 @@ def test_a_variant_of_a_wrong_value_is_refused_before_anything_is_made(findings_
     config.findings.variants = ConfigDict({"odd": fields})
     with pytest.raises(UserError, match=next(iter(fields))):
         validate(config)
+
+
+@pytest.mark.parametrize("variants", [{"odd": 3}, {"a/b": {"alpha": 1.0}}])
+def test_variants_of_another_form_are_refused(findings_config, variants):
+    config = findings_config()
+    config.findings.variants = ConfigDict(variants)
+    with pytest.raises(UserError, match=r"config\.findings\.variants"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"trian": {"epochs": 1}}, {"train": {"epochs": "many"}}, {"train": 3}, {"seed": -1}]
+)
+def test_an_ensemble_of_other_fields_is_refused(findings_config, changes):
+    config = findings_config()
+    config.findings.ensemble = ConfigDict(changes)
+    with pytest.raises(UserError, match=r"config\."):
+        ensemble(config)
 
 
 def test_the_default_findings_can_be_planned(train):

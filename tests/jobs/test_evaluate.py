@@ -126,8 +126,10 @@ def test_wrong_evaluations_are_refused(run):
     config.run = str(folder)
     with pytest.raises(UserError, match="is the run itself"):
         evaluate_run(config, folder)
+    with pytest.raises(UserError, match="is among the run's checkpoints"):
+        evaluate_run(config, folder / "checkpoints" / "again")
     config.checkpoints = ("first",)
-    with pytest.raises(UserError, match=r"config\.checkpoints is 'first'"):
+    with pytest.raises(UserError, match=r"config\.checkpoints is \('first',\); expected each"):
         evaluate_run(config, folder / "first")
     assert not (folder / "first").exists()
 

@@ -38,6 +38,9 @@ from bat_jax.training.experiment import build
         ("evaluation.attacks", ("square", "square"), ["evaluation.attacks", "each once"]),
         ("evaluation.attacks", ("deepfool",), ["evaluation.attacks", "apgd-ce"]),
         ("evaluation.step_size", -1.0, ["evaluation.step_size"]),
+        ("data.crop_padding", 8, ["data.crop_padding is 8", "less than 8", "digits"]),
+        ("train.epochs", 2**30, ["train.epochs is 1073741824", "4 steps each", "2147483647"]),
+        ("model.width", 10**6, ["model.width is 1000000", "parameters", "lower it"]),
         ("memorization.estimates", "/nowhere.npz", ["/nowhere.npz", "no such file"]),
     ],
 )
@@ -65,6 +68,41 @@ def test_a_batch_the_devices_cannot_share_is_refused(tiny_config, tmp_path, fiel
 def test_a_weight_that_never_applies_is_told(tiny_config, caplog):
     build(tiny_config("bat", **{"train.schedule.boundaries": (5.0,)}))
     assert "apply from epoch 5, never do" in caplog.text
+
+
+def test_an_l2_attack_that_reaches_any_image_is_refused(tiny_config):
+    fields = {"attack.norm": "l2", "attack.epsilon": 8.5}
+    with pytest.raises(UserError, match=r"config\.attack\.epsilon is 8\.5; expected at most 8 "):
+        build(tiny_config(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"train.schedule.boundaries": (2.0, 5.0)}, "the learning rate never decays"),
+        ({"train.schedule.name": "one_cycle"}, "takes 8 step(s): the first has a learning rate of"),
+    ],
+)
+def test_a_schedule_that_the_training_does_not_meet_is_warned_of(
+    tiny_config, caplog, fields, words
+):
+    build(tiny_config("pgd_at", **fields))
+    (message,) = caplog.messages
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"train.schedule.boundaries": ()},
+        {"train.schedule.name": "cosine"},
+        {"train.schedule.name": "one_cycle", "train.epochs": 5},
+    ],
+)
+def test_a_schedule_that_the_training_meets_is_not_warned_of(tiny_config, caplog, fields):
+    build(tiny_config("pgd_at", **fields))
+    assert not caplog.messages
 
 
 def test_other_estimates_make_another_run(tiny_config, tmp_path):

@@ -23,6 +23,12 @@ def test_piecewise_decays_at_its_epochs():
     np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
 
 
+def test_boundaries_of_one_step_all_count_and_those_beyond_any_training_do_not():
+    boundaries = {"schedule.boundaries": (4.0, 4.01, 1e9, 3e38)}
+    found = rates("piecewise", [39, 40, 99], **boundaries)
+    np.testing.assert_allclose(found, [0.1, 0.001, 0.001], rtol=1e-6)
+
+
 def test_cosine_falls_to_zero():
     expected = [0.1 * (1 + np.cos(np.pi * step / 100)) / 2 for step in (0, 25, 50, 100)]
     np.testing.assert_allclose(rates("cosine", [0, 25, 50, 100]), expected, atol=1e-8)
