@@ -9,7 +9,7 @@ measured. WRN-34-10: --config.model.name=wide_resnet34_10
 
 from ml_collections import ConfigDict
 
-from configs.common import cifar
+from bat_jax.settings import cifar
 
 
 def get_config() -> ConfigDict:

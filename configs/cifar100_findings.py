@@ -12,7 +12,7 @@ slice of GPUs or TPUs. Expected: not measured.
 
 from ml_collections import ConfigDict
 
-from configs.common import cifar_findings
+from bat_jax.settings import cifar_findings
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ PreActResNet-18, Linf 8/255, PGD-10, 110 epochs. Hardware: one GPU or TPU. Expec
 
 from ml_collections import ConfigDict
 
-from configs.common import cifar
+from bat_jax.settings import cifar
 
 
 def get_config() -> ConfigDict:

@@ -10,32 +10,9 @@ memorization.md).
 
 from ml_collections import ConfigDict
 
-from bat_jax.config import default
+from bat_jax.settings import memorization
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    return large("cifar100")
-
-
-def large(name: str) -> ConfigDict:
-    """Returns the ensemble that CIFAR-100 and Tiny ImageNet share."""
-    config = default()
-    config.job = "memorization"
-    config.data.name = name
-    config.data.validation = 0
-
-    config.model.name = "resnet18"
-    config.model.dtype = "bfloat16"
-
-    config.objective.name = "standard"
-
-    config.train.epochs = 50
-    config.train.batch_size = 256
-    config.train.optimizer.learning_rate = 0.2
-    config.train.schedule.name = "one_cycle"
-
-    config.evaluation.batch_size = 1000
-
-    config.memorization.members = 4000
-    return config
+    return memorization("cifar100")

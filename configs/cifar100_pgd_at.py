@@ -10,7 +10,7 @@ last 57.1 / 21.9 / 19.8 (PreActResNet-18, Linf 8/255).
 
 from ml_collections import ConfigDict
 
-from configs.common import cifar
+from bat_jax.settings import cifar
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ Public anchor for TRADES (not measured here): ResNet-18, clean 57.8, AutoAttack 
 
 from ml_collections import ConfigDict
 
-from configs.common import cifar
+from bat_jax.settings import cifar
 
 
 def get_config() -> ConfigDict:

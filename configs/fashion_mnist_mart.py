@@ -8,7 +8,7 @@ measured.
 
 from ml_collections import ConfigDict
 
-from configs.common import fashion_mnist
+from bat_jax.settings import fashion_mnist
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ one GPU or TPU. Expected: not measured.
 
 from ml_collections import ConfigDict
 
-from configs.common import tiny_imagenet
+from bat_jax.settings import tiny_imagenet
 
 
 def get_config() -> ConfigDict:

@@ -8,11 +8,11 @@ for 64x64 images. Hardware: accelerators. `--dry_run` prints the FLOPs. Expected
 
 from ml_collections import ConfigDict
 
-from configs.cifar100_memorization import large
+from bat_jax.settings import memorization
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = large("tiny_imagenet")
+    config = memorization("tiny_imagenet")
     config.model.stem = "tiny_imagenet"
     return config

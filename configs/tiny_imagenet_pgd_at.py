@@ -10,7 +10,7 @@ Public anchor for PGD-AT (not measured here): ResNet-18, clean 46.8, AutoAttack 
 
 from ml_collections import ConfigDict
 
-from configs.common import tiny_imagenet
+from bat_jax.settings import tiny_imagenet
 
 
 def get_config() -> ConfigDict:

@@ -1,4 +1,4 @@
-"""What the configs of one data set share; each page beside this one adds what it is about."""
+"""The settings that several pages of `configs/` share; each page adds what is its own."""
 
 from ml_collections import ConfigDict
 
@@ -60,6 +60,29 @@ def cifar_findings(name: str) -> ConfigDict:
     config.findings.ensemble.train.epochs = 110
     # Every run meets AutoAttack, the ablation too.
     config.findings.autoattack = ("methods", "removal", "variants")
+    return config
+
+
+def memorization(name: str) -> ConfigDict:
+    """Returns the ensemble of ResNet-18 that CIFAR-100 and Tiny ImageNet share."""
+    config = default()
+    config.job = "memorization"
+    config.data.name = name
+    config.data.validation = 0
+
+    config.model.name = "resnet18"
+    config.model.dtype = "bfloat16"
+
+    config.objective.name = "standard"
+
+    config.train.epochs = 50
+    config.train.batch_size = 256
+    config.train.optimizer.learning_rate = 0.2
+    config.train.schedule.name = "one_cycle"
+
+    config.evaluation.batch_size = 1000
+
+    config.memorization.members = 4000
     return config
 
 
