@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from bat_jax import backend, models
+from bat_jax.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -16,9 +17,10 @@ def _config_as_it_was(monkeypatch):
         jax.config.update(name, value)
 
 
-def test_a_known_jaxlib_gets_the_flag(monkeypatch):
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.2", "0.12.0.1"])
+def test_a_known_jaxlib_gets_the_flag(monkeypatch, version):
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(backend.jaxlib, "__version__", "0.10.2")
+    monkeypatch.setattr(backend.jaxlib, "__version__", version)
     backend.prepare(compilation_cache="none")
     assert "LIBRARY_FUSION_TYPE_DOT" in backend.os.environ["XLA_FLAGS"]
     assert jax.config.jax_compilation_cache_dir is None
@@ -49,6 +51,40 @@ def test_programs_are_kept_among_the_users_caches(monkeypatch, tmp_path):
     assert folder.startswith(f"{tmp_path}/bat_jax/programs-")
 
 
+@pytest.mark.parametrize("why", ["no home folder", "not writable"])
+def test_without_a_folder_for_them_programs_are_not_kept_which_is_said_once(
+    monkeypatch, tmp_path, caplog, why
+):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    if why == "no home folder":
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(backend.Path, "home", _no_home)
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    backend.prepare(compilation_cache=None)
+    assert jax.config.jax_compilation_cache_dir is None
+    (record,) = caplog.records
+    assert "compiled programs are not kept" in record.getMessage()
+
+
+def _no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_folder_named_for_programs_is_made_or_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    backend.prepare(compilation_cache="~/kept")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "kept")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--compilation_cache=.*file: .*; expected a folder"):
+        backend.prepare(compilation_cache=str(tmp_path / "file"))
+    with pytest.raises(UserError, match="--compilation_cache=~nosuchuser/x: "):
+        backend.prepare(compilation_cache="~nosuchuser/x")
+    backend.prepare(compilation_cache="gs://bucket/kept")
+    assert jax.config.jax_compilation_cache_dir == "gs://bucket/kept"
+
+
 def test_small_networks_are_products_in_a_loop_on_cpu_alone(monkeypatch):
     for style, lowering, unrolled in (
         ("cpu", "patches", False),
@@ -71,14 +107,56 @@ def test_members_are_scored_on_what_a_cache_keeps_where_convolutions_are_patches
     assert backend.scored_at_once(500, pixels=28 * 28, lowering="automatic") == 500
 
 
+@pytest.fixture
+def updated(monkeypatch, tmp_path):
+    """A machine of four cores without limits; returns what JAX's config is updated with."""
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(backend, "_CGROUP", tmp_path)
+    found = {}
+    monkeypatch.setattr(backend.jax.config, "update", found.__setitem__)
+    return found
+
+
 @pytest.mark.parametrize(
     ("cores", "sharing", "devices"),
     [(4, (), 4), (4, (64, 1000), 4), (3, (64, 1000), 2), (7, (9,), 3)],
 )
-def test_cores_are_devices_that_can_share_the_batches(monkeypatch, cores, sharing, devices):
-    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+def test_cores_are_devices_that_can_share_the_batches(
+    monkeypatch, updated, cores, sharing, devices
+):
     monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: range(cores))
-    found = {}
-    monkeypatch.setattr(backend.jax.config, "update", found.__setitem__)
     backend.use_cores_as_devices(sharing=sharing)
-    assert found == {"jax_num_cpu_devices": devices}
+    assert updated == {"jax_num_cpu_devices": devices}
+
+
+@pytest.mark.parametrize(
+    ("files", "devices"),
+    [
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu.max": "900000 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+    ],
+)
+def test_a_containers_limit_of_cpu_time_is_kept(updated, tmp_path, files, devices):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    backend.use_cores_as_devices()
+    assert updated == {"jax_num_cpu_devices": devices}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_NUM_CPU_DEVICES", "8"),
+        ("XLA_FLAGS", "--xla_foo=1 --xla_force_host_platform_device_count=8"),
+    ],
+)
+def test_a_number_of_devices_in_the_environment_stays(monkeypatch, updated, name, value):
+    monkeypatch.setenv(name, value)
+    backend.use_cores_as_devices()
+    assert not updated

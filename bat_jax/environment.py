@@ -1,0 +1,54 @@
+"""What must be right around the program before it can start: packages and JAX's variables.
+
+Nothing here imports JAX before its environment variables are known to be right.
+"""
+
+import os
+
+from bat_jax.errors import UserError
+
+# Packages whose name for pip is another than the module's.
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "ml_collections": "ml-collections",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+
+
+def missing(error: ModuleNotFoundError) -> UserError:
+    """Returns the input error that a package is not installed, with the command that installs it.
+
+    Raises:
+      ModuleNotFoundError: the module is one of this package, which is no input error.
+    """
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "bat_jax"):
+        raise error
+    return UserError(
+        f"{package} is not installed; pip install {_DISTRIBUTIONS.get(package, package)}"
+    )
+
+
+def check() -> None:
+    """Imports JAX, which reads its environment variables.
+
+    Raises:
+      UserError: JAX is not installed, or refuses a variable.
+    """
+    count = os.environ.get("JAX_NUM_CPU_DEVICES")
+    if count is not None and not (count.isdecimal() and int(count) > 0):
+        raise UserError(
+            f"JAX_NUM_CPU_DEVICES is {count!r}; expected how many CPU devices there are to be, at"
+            " least 1, or no such variable"
+        )
+    try:
+        import jax  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
+    except ValueError as error:
+        raise UserError(
+            f"an environment variable of JAX: {error}; correct it, or unset it"
+        ) from error
