@@ -3,7 +3,11 @@
 import enum
 
 import jax
-from jaxtyping import Array, Int, Key
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key, Shaped
+
+from bat_jax.errors import UserError
 
 
 class Purpose(enum.IntEnum):
@@ -22,17 +26,43 @@ class Purpose(enum.IntEnum):
 
 
 # The seed of a run, or a key in its place: that of an ensemble's member.
-Seed = int | Key[Array, ""]
+Seed = int | np.integer | Key[Array, ""]
+# What users give: keys of `jax.random.key` or the raw ones of `jax.random.PRNGKey`. Anything is
+# let in here, for `typed` says in words what is wrong with it.
+GivenKey = Shaped[Array | np.ndarray, "..."]
 
 
-def derive(seed: Seed, purpose: Purpose, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
+def derive(
+    seed: Seed, purpose: Purpose, step: int | np.integer | Int[Array, ""] = 0
+) -> Key[Array, ""]:
     """Returns the key of (seed, purpose, step); all but the purpose may be traced."""
-    root = jax.random.key(seed) if isinstance(seed, int) else seed
+    root = jax.random.key(int(seed)) if isinstance(seed, int | np.integer) else seed
     return jax.random.fold_in(jax.random.fold_in(root, purpose), step)
 
 
+def typed(key: object) -> Key[Array, "..."]:
+    """Returns a key, or an array of keys, of either kind as one of `jax.random.key`.
+
+    Args:
+      key: made by `jax.random.key`; or by `jax.random.PRNGKey`, uint32 words in the last dimension.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32:
+        words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+        if key.shape[-1:] == words:
+            return jax.random.wrap_key_data(jnp.asarray(key))
+    found = type(key).__name__
+    if isinstance(key, jax.Array | np.ndarray):
+        found = f"{key.dtype} of shape {key.shape}"
+    raise UserError(f"key: {found}; expected a key, such as jax.random.key(0)")
+
+
 def per_image(
-    key: Key[Array, ""] | Key[Array, "batch"], positions: Int[Array, "batch"]
+    key: GivenKey, positions: Int[Array, "batch"] | Int[np.ndarray, "batch"]
 ) -> Key[Array, "batch"]:
     """Returns one key an image, so that its draws do not depend on the rest of its batch.
 
@@ -40,7 +70,16 @@ def per_image(
       key: one key, from which each image's is derived by its position, or one key an image, which
         are returned as they are.
       positions: the images' numbers in the global batch or in the data set.
+
+    Raises:
+      UserError: `key` is no key, or keys for another number of images.
     """
-    if key.ndim == 1:
-        return key
-    return jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
+    image_keys = typed(key)
+    if image_keys.shape == positions.shape:
+        return image_keys
+    if image_keys.ndim:
+        raise UserError(
+            f"key: keys of shape {image_keys.shape} for {len(positions)} images; expected one key,"
+            " or one an image"
+        )
+    return jax.vmap(lambda position: jax.random.fold_in(image_keys, position))(positions)

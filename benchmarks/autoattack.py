@@ -28,7 +28,7 @@ def run_jax(network: str, count: int, attacks: list[str]) -> dict[str, float]:
     from flax.traverse_util import unflatten_dict
 
     from bat_jax import data, models
-    from bat_jax.attacks.autoattack import autoattack
+    from bat_jax.attacks import autoattack
 
     with np.load(GOLDEN / f"small_cnn_{network}.npz", allow_pickle=False) as archive:
         parameters = unflatten_dict({tuple(name.split("/")): archive[name] for name in archive})

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from bat_jax import data
 from bat_jax.attacks import pgd
-from bat_jax.attacks.autoattack import STANDARD, Name, autoattack
+from bat_jax.attacks.auto_attack import STANDARD, Name, autoattack
 
 EPSILON = 0.1
 BATCH_SIZE = 64

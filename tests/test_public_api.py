@@ -29,6 +29,7 @@ ARRAYS = {
     "other_logits",
     "path",
     "robust_steps",
+    "settings",
     "test_correct",
     "threshold",
     "train_correct",
@@ -53,6 +54,7 @@ FUNCTIONS = dict(public_functions())
 
 def test_the_promised_names_are_there():
     for name in (
+        "attacks.apgd",
         "attacks.pgd",
         "attacks.autoattack",
         "data.load",

@@ -1,6 +1,21 @@
 """Adversarial attacks on any JAX function from [0, 1] images to logits."""
 
-from bat_jax.attacks.autoattack import autoattack
-from bat_jax.attacks.pgd import pgd
+from bat_jax.attacks.auto_attack import autoattack
+from bat_jax.attacks.auto_pgd import apgd, apgd_targeted
+from bat_jax.attacks.checks import RobustnessWarning
+from bat_jax.attacks.fab import fab_targeted
+from bat_jax.attacks.projected_gradient import PgdSettings, Trajectory, pgd, pgd_trajectory
+from bat_jax.attacks.square_attack import square
 
-__all__ = ["autoattack", "pgd"]
+__all__ = [
+    "PgdSettings",
+    "RobustnessWarning",
+    "Trajectory",
+    "apgd",
+    "apgd_targeted",
+    "autoattack",
+    "fab_targeted",
+    "pgd",
+    "pgd_trajectory",
+    "square",
+]

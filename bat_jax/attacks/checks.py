@@ -1,7 +1,8 @@
-"""What AutoAttack refuses, and what it warns of.
+"""What attacks refuse, and what they warn of.
 
 The warnings are those of Croce & Hein's implementation, for defences that its attacks do not
-measure well, and two more: NaN logits, and a PGD evaluation that AutoAttack contradicts.
+measure well, and four more: NaN logits, gradients that are not finite, a ball wider than the box,
+and a PGD evaluation that AutoAttack contradicts.
 """
 
 import warnings
@@ -9,13 +10,12 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 
-from bat_jax.attacks.engine import Attack, HostImages
-from bat_jax.attacks.pgd import LogitsFn
+from bat_jax.attacks.classifier import HostImages, Images, Logits, LogitsFn
 from bat_jax.errors import UserError
 
-# What users give: anything, for `inputs` tells in words what is wrong with it.
+# What users give: anything, for the checks say in words what is wrong with it.
 GivenImages = Shaped[Array | np.ndarray, "..."]
 GivenLabels = Shaped[Array | np.ndarray, "..."]
 
@@ -33,12 +33,35 @@ def inputs(
         raise UserError(
             f"images: {images.dtype}; expected float32 values in [0, 1]: divide integers by 255"
         )
+    image_values(images)
+    if not len(images):
+        raise UserError("images: none; expected at least one")
+    label_values(labels, len(images))
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size}; expected 1 or more")
+    return images, labels.astype(np.int32)
+
+
+def if_concrete(array: Shaped[Array | np.ndarray, "..."]) -> np.ndarray | None:
+    """Returns the values of an array, or None where a trace or another process hides them."""
+    if isinstance(array, jax.core.Tracer):
+        return None
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return None
+    return np.asarray(array)
+
+
+def image_values(images: Shaped[np.ndarray, "..."]) -> None:
+    """Refuses all but floating-point NHWC images in [0, 1]."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(
+            f"images: {images.dtype}; expected floating-point values in [0, 1]: divide integers by"
+            " 255"
+        )
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise UserError(
             f"images: shape {images.shape}; expected (images, height, width, 1 or 3 channels)"
         )
-    if not len(images):
-        raise UserError("images: none; expected at least one")
     outside = np.flatnonzero(~np.all((images >= 0) & (images <= 1), axis=(1, 2, 3)))
     if len(outside):
         row = outside[0]
@@ -46,14 +69,30 @@ def inputs(
             f"images: values from {images[row].min():g} to {images[row].max():g} in image {row}"
             " are not all in [0, 1]; normalise inside logits_fn, not before"
         )
-    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+
+
+def label_values(labels: Shaped[np.ndarray, "..."], num_images: int) -> None:
+    """Refuses all but one integer an image."""
+    if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"labels: {labels.dtype} of shape {labels.shape}; expected one integer an image,"
-            f" shape ({len(images)},)"
+            f" shape ({num_images},)"
         )
-    if batch_size < 1:
-        raise UserError(f"batch_size: {batch_size}; expected 1 or more")
-    return images, labels.astype(np.int32)
+
+
+def logits_of(logits_fn: LogitsFn, images: Images) -> Logits:
+    """Returns the logits of images; a function that gives anything else is refused."""
+    logits = logits_fn(images)
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
+        found = type(logits).__name__ if shape is None else f"shape {shape}"
+        raise UserError(
+            f"logits_fn: returned {found} for images of shape {images.shape}; expected logits"
+            f" of shape ({len(images)}, classes), two classes or more"
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise UserError(f"logits_fn: returned {logits.dtype}; expected floating-point logits")
+    return logits
 
 
 def correct(
@@ -63,16 +102,15 @@ def correct(
     return (logits.argmax(axis=1) == labels) & ~np.isnan(logits).any(axis=1)
 
 
-def enough_classes(attack: Attack, found: int) -> None:
+def enough_classes(attack: str, needed: int, found: int) -> None:
     """Refuses an attack whose loss needs more classes than there are."""
-    if found < attack.min_classes:
+    if found < needed:
         raise UserError(
-            f"{type(attack).__name__}: its loss needs {attack.min_classes} classes or more, and"
-            f" logits_fn has {found}"
+            f"{attack}: its loss needs {needed} classes or more, and logits_fn has {found}"
         )
 
 
-def labels_in_range(labels: Int[np.ndarray, "images"], num_classes: int) -> None:
+def labels_in_range(labels: Integer[np.ndarray, "images"], num_classes: int) -> None:
     """Refuses labels that no logit belongs to."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
@@ -82,12 +120,18 @@ def labels_in_range(labels: Int[np.ndarray, "images"], num_classes: int) -> None
         )
 
 
-def radius(epsilon: float, norm: str) -> None:
-    """Refuses a ball that does not exist."""
+def radius(epsilon: float, norm: str, *, allow_zero: bool = False) -> None:
+    """Refuses a ball that does not exist, and warns of one that holds the whole box."""
     if norm not in ("linf", "l2"):
         raise UserError(f"norm: {norm!r}; expected linf or l2")
-    if not 0 < epsilon < np.inf:
-        raise UserError(f"epsilon: {epsilon}; expected a number above 0, such as 8 / 255")
+    if not (0 < epsilon < np.inf or (allow_zero and epsilon == 0)):
+        expected = "0 or a number above 0" if allow_zero else "a number above 0"
+        raise UserError(f"epsilon: {epsilon}; expected {expected}, such as 8 / 255")
+    if norm == "linf" and epsilon > 1:
+        _warn(
+            f"epsilon: {epsilon:g} exceeds the pixel scale [0, 1], where any image can become any"
+            " other; write grey levels as a fraction, such as 8 / 255"
+        )
 
 
 def warn_if_random(logits_fn: LogitsFn, images: HostImages) -> None:
@@ -141,6 +185,16 @@ def warn_of_nan(is_nan: Bool[np.ndarray, "images"]) -> None:
         _warn(
             f"logits are NaN for {int(is_nan.sum())} of {len(is_nan)} images, clean or attacked;"
             " these count as broken"
+        )
+
+
+def warn_of_lost_gradients(is_lost: Bool[np.ndarray, "images"]) -> None:
+    """Warns if PGD met gradients that were not finite."""
+    if is_lost.any():
+        _warn(
+            f"pgd: the gradient is not finite for {int(is_lost.sum())} of {len(is_lost)} images."
+            " These are attacked only where it is: robust accuracy may be overestimated. Look for"
+            " a root, a norm or a logarithm of zero in logits_fn or the loss"
         )
 
 

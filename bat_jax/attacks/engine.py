@@ -18,7 +18,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from bat_jax import backend
-from bat_jax.attacks.pgd import Images, LogitsFn, Norm
+from bat_jax.attacks.classifier import HostImages, Images, LogitsFn
+from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.traced_model import TracedModel
 
 Loop = Literal["host", "device"]
@@ -33,8 +34,6 @@ class Purpose(enum.IntEnum):
     FAB_TARGETED = 3
     SQUARE = 4
 
-
-HostImages = Float[np.ndarray, "batch height width channels"]
 
 # A batch is padded to a whole number of these parts of the batch size. Each shape that occurs costs
 # a compilation; most attacks see two, the full batch and the last one.
@@ -165,7 +164,7 @@ class Engine:
         replicated = NamedSharding(mesh, PartitionSpec())
         self._shared = NamedSharding(mesh, PartitionSpec("images"))
         self._model = TracedModel(logits_fn, lambda array: jax.device_put(array, replicated))
-        self._loop = loop or ("host" if backend.loops_on_host() else "device")
+        self._loop = _loop() if loop is None else loop
         parts = range(1, _PARTS + 1)
         self._sizes = sorted(
             {_multiple(batch_size * part / _PARTS, len(devices)) for part in parts}
@@ -340,6 +339,11 @@ class Engine:
 
     def _local_shape(self, images: Images) -> tuple[int, ...]:
         return (len(images) // self._shared.mesh.size, *images.shape[1:])
+
+
+def _loop() -> Loop:
+    """Returns the loop that suits the default back end."""
+    return "host" if backend.loops_on_host() else "device"
 
 
 def _multiple(count: float, factor: int) -> int:

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from bat_jax.attacks import geometry, objectives, single
+from bat_jax.attacks import geometry, inner_losses, single
 from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.engine import Loop, Problem, Purpose
-from bat_jax.attacks.geometry import over_pixels
-from bat_jax.attacks.pgd import Images, LogitsFn, Norm, correct
+from bat_jax.attacks.geometry import Norm, over_pixels
+from bat_jax.keys import GivenKey
 
 _PIXELS = (1, 2, 3)
 # Newton's method below takes two to five steps; this only bounds what rounding could do.
@@ -103,7 +104,7 @@ class FabTargeted:
 
         def lead(x: Images) -> tuple[Float[Array, ""], Float[Array, "batch"]]:
             logits = logits_fn(x)
-            lead = objectives.logit_of(logits, problem.targets) - objectives.logit_of(
+            lead = inner_losses.logit_of(logits, problem.targets) - inner_losses.logit_of(
                 logits, problem.labels
             )
             return jnp.sum(lead), lead
@@ -179,7 +180,7 @@ def fab_targeted(
     logits_fn: LogitsFn,
     images: GivenImages,
     labels: GivenLabels,
-    key: Key[Array, ""] | Key[Array, "images"],
+    key: GivenKey,
     *,
     epsilon: float,
     norm: Norm = "linf",

@@ -1,11 +1,15 @@
 """Lengths, directions and the constraint, for the Linf and the L2 ball."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from bat_jax.attacks.pgd import Images, Norm
+from bat_jax.attacks.classifier import HostImages, Images
+
+Norm = Literal["linf", "l2"]
 
 _AXES = (1, 2, 3)
 
@@ -58,11 +62,22 @@ def random_start(keys: Key[Array, "batch"], images: Images, epsilon: float, norm
     return jnp.clip(images + scaled_to(draw(keys), epsilon, norm), 0.0, 1.0)
 
 
+def project(x: Images, center: Images, epsilon: float, norm: Norm) -> Images:
+    """Returns the point of the epsilon-ball around `center`, then of [0, 1], nearest to x.
+
+    The center lies in [0, 1], so clipping to the box moves no point away from it.
+    """
+    if norm == "linf":
+        x = jnp.clip(x, center - epsilon, center + epsilon)
+    else:
+        offset = x - center
+        length = jnp.sqrt(jnp.sum(offset**2, axis=_AXES, keepdims=True))
+        x = center + offset * jnp.minimum(1.0, epsilon / jnp.maximum(length, 1e-12))
+    return jnp.clip(x, 0.0, 1.0)
+
+
 def within(
-    adversarial: Float[np.ndarray, "batch height width channels"],
-    images: Float[np.ndarray, "batch height width channels"],
-    epsilon: float,
-    norm: Norm,
+    adversarial: HostImages, images: HostImages, epsilon: float, norm: Norm
 ) -> Bool[np.ndarray, "batch"]:
     """Returns whether ||x' - x|| <= epsilon up to float32 rounding, and x' in [0, 1].
 

@@ -2,13 +2,14 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int
 
 from bat_jax import keys
 from bat_jax.attacks import checks
 from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop
-from bat_jax.attacks.pgd import Images, LogitsFn
+from bat_jax.keys import GivenKey
 
 
 def run(
@@ -16,7 +17,7 @@ def run(
     logits_fn: LogitsFn,
     images: GivenImages,
     labels: GivenLabels,
-    key: Key[Array, ""] | Key[Array, "images"],
+    key: GivenKey,
     *,
     batch_size: int,
     num_targets: int = 0,
@@ -28,12 +29,12 @@ def run(
     """
     host_images, host_labels = checks.inputs(images, labels, batch_size)
     checks.radius(attack.epsilon, attack.norm)
+    image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop)
     logits = engine.logits(host_images)
     checks.labels_in_range(host_labels, logits.shape[1])
-    checks.enough_classes(attack, logits.shape[1])
+    checks.enough_classes(type(attack).__name__, attack.min_classes, logits.shape[1])
     targets = strongest(logits, num_targets) if num_targets else host_labels[:, None]
-    image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     parts = [
         engine.run(
             attack, host_images[rows], host_labels[rows], targets[rows], image_keys[rows]

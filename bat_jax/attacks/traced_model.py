@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float
 
-from bat_jax.attacks.pgd import Images, LogitsFn
-from bat_jax.errors import UserError
+from bat_jax.attacks import checks
+from bat_jax.attacks.classifier import Images, LogitsFn
 
 _JITTED = type(jax.jit(lambda: 0))
 
@@ -66,14 +66,4 @@ class TracedModel:
         return self._traces[shape]
 
     def _checked(self, images: Images) -> Float[Array, "batch classes"]:
-        logits = self._logits_fn(images)
-        shape = getattr(logits, "shape", None)
-        if shape is None or len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
-            found = type(logits).__name__ if shape is None else f"shape {shape}"
-            raise UserError(
-                f"logits_fn: returned {found} for images of shape {images.shape}; expected logits"
-                f" of shape ({len(images)}, classes), two classes or more"
-            )
-        if not jnp.issubdtype(logits.dtype, jnp.floating):
-            raise UserError(f"logits_fn: returned {logits.dtype}; expected floating-point logits")
-        return logits.astype(jnp.float32)
+        return checks.logits_of(self._logits_fn, images).astype(jnp.float32)

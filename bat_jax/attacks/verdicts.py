@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.lib.format import open_memmap
 
-from bat_jax.attacks.engine import HostImages
+from bat_jax.attacks.classifier import HostImages
 from bat_jax.errors import UserError
 from bat_jax.runtime.files import write_npz, written_whole
 from bat_jax.runtime.storage import AnyPath, is_remote

@@ -20,7 +20,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Int32, Key, Shaped
 
 from bat_jax import backend, keys
-from bat_jax.attacks.pgd import correct, pgd
+from bat_jax.attacks import pgd
+from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, shapes, to_devices, to_unit
 from bat_jax.errors import UserError
 from bat_jax.keys import Purpose

@@ -12,7 +12,9 @@ from jaxtyping import Array, Bool, Int, Key
 from ml_collections import ConfigDict
 
 from bat_jax import backend, keys, parallel
-from bat_jax.attacks.pgd import Loss, correct, pgd
+from bat_jax.attacks import pgd
+from bat_jax.attacks.classifier import correct
+from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data.device import DeviceSplit, to_unit
 from bat_jax.parallel import AXIS
 
@@ -33,7 +35,7 @@ class Evaluator:
         config: ConfigDict,
         mesh: Mesh,
         *,
-        losses: tuple[Loss, ...],
+        losses: tuple[LossName, ...],
         num_steps: int | None = None,
     ):
         """Prepares the evaluation; it compiles at the first set of a new shape.
@@ -85,7 +87,7 @@ class Evaluator:
 
 
 def _make_step(
-    model: nn.Module, config: ConfigDict, losses: tuple[Loss, ...], num_steps: int
+    model: nn.Module, config: ConfigDict, losses: tuple[LossName, ...], num_steps: int
 ) -> Callable[..., Any]:
     settings = config.evaluation
     unroll = backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering)

@@ -11,8 +11,7 @@ from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
 from bat_jax import keys
-from bat_jax.attacks import checks
-from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks import autoattack, checks
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation import results

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 from bat_jax import losses
-from bat_jax.attacks.pgd import Loss
+from bat_jax.attacks.inner_losses import Loss
 from bat_jax.parallel import AXIS
 
 Metrics = dict[str, Float[Array, ""]]

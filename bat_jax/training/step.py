@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int, Int32, Key
 from ml_collections import ConfigDict
 
 from bat_jax import backend, keys
-from bat_jax.attacks.pgd import Trajectory, correct, pgd_trajectory
+from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
+from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation
@@ -150,20 +151,24 @@ def make_train_step(
         attack_keys: Key[Array, "batch"],
     ) -> Trajectory:
         if objective.attack_loss is None:
-            return Trajectory(images, jnp.zeros(labels.shape, jnp.int32))
+            return Trajectory(
+                images, jnp.zeros(labels.shape, jnp.int32), jnp.zeros(labels.shape, bool)
+            )
         return pgd_trajectory(
             attacked(model, variables, config.attack.batch_norm),
             images,
             labels,
             attack_keys,
-            epsilon=config.attack.epsilon,
-            step_size=config.attack.step_size,
-            num_steps=config.attack.num_steps,
-            norm=config.attack.norm,
-            loss=objective.attack_loss,
-            random_start=config.attack.random_start,
-            gaussian_start=objective.gaussian_start if config.attack.random_start else 0.0,
-            unroll=backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering),
+            PgdSettings(
+                epsilon=config.attack.epsilon,
+                step_size=config.attack.step_size,
+                num_steps=config.attack.num_steps,
+                norm=config.attack.norm,
+                loss=objective.attack_loss,
+                random_start=config.attack.random_start,
+                gaussian_start=objective.gaussian_start if config.attack.random_start else 0.0,
+                unroll=backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering),
+            ),
         )
 
     return step

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.attacks import geometry, objectives
-from bat_jax.attacks.apgd import Apgd, _intervals, apgd, apgd_targeted
+from bat_jax.attacks import apgd, apgd_targeted, geometry, inner_losses
+from bat_jax.attacks.auto_pgd import Apgd, _intervals
 from bat_jax.attacks.engine import Problem
 from bat_jax.errors import UserError
 from tests.attacks import linear
@@ -106,7 +106,7 @@ def test_the_last_misclassified_iterate_is_returned():
 def test_dlr_ignores_scale_and_shift():
     logits = jax.random.normal(jax.random.key(0), (5, 6))
     labels, targets = jnp.arange(5), jnp.arange(5)[::-1]
-    for loss in (objectives.dlr, objectives.targeted_dlr):
+    for loss in (inner_losses.dlr, inner_losses.targeted_dlr):
         np.testing.assert_allclose(
             loss(logits, labels, targets), loss(1000 * logits + 7, labels, targets), rtol=1e-3
         )
@@ -115,11 +115,11 @@ def test_dlr_ignores_scale_and_shift():
 def test_dlr_is_its_formula():
     logits = jnp.array([[3.0, 1.0, 2.0, -1.0, 0.5]])
     label, target = jnp.array([0]), jnp.array([3])
-    assert float(objectives.dlr(logits, label, target)[0]) == pytest.approx(-(3 - 2) / (3 - 1))
-    assert float(objectives.targeted_dlr(logits, label, target)[0]) == pytest.approx(
+    assert float(inner_losses.dlr(logits, label, target)[0]) == pytest.approx(-(3 - 2) / (3 - 1))
+    assert float(inner_losses.targeted_dlr(logits, label, target)[0]) == pytest.approx(
         -(3 - -1) / (3 - (1 + 0.5) / 2)
     )
-    assert float(objectives.margin(logits, jnp.array([1]))[0]) == -2.0
+    assert float(inner_losses.margin(logits, jnp.array([1]))[0]) == -2.0
 
 
 def test_too_few_classes_are_refused():

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.attacks import geometry
-from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks import autoattack, geometry
 from bat_jax.attacks.engine import Engine
 from bat_jax.errors import UserError
 from tests.attacks import linear

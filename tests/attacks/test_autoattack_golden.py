@@ -15,7 +15,7 @@ from flax.traverse_util import unflatten_dict
 
 from bat_jax import data, models
 from bat_jax.attacks import pgd
-from bat_jax.attacks.autoattack import STANDARD, autoattack
+from bat_jax.attacks.auto_attack import STANDARD, autoattack
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 IMAGES = Path("/usr/share/datasets/fashion-mnist")

@@ -1,6 +1,5 @@
 """A stopped evaluation goes on where it ended, and ends as if it had not been stopped."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks import auto_attack, autoattack
 from bat_jax.attacks.verdicts import VerdictFile
 from bat_jax.errors import UserError
 from tests.attacks import linear
@@ -76,9 +75,7 @@ def test_a_finished_file_is_not_computed_again(arguments, whole, tmp_path, monke
     def refuse(*_):
         raise AssertionError
 
-    # By its name in sys.modules: the package's own `autoattack` is the function.
-    module = importlib.import_module("bat_jax.attacks.autoattack")
-    monkeypatch.setattr(module, "_judge", refuse)
+    monkeypatch.setattr(auto_attack, "_judge", refuse)
     assert_same(autoattack(**arguments, path=path), whole)
 
 
@@ -122,7 +119,7 @@ def test_missing_images_are_told(arguments, tmp_path):
 SCRIPT = """
 import sys
 import jax
-from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks import autoattack
 from tests.attacks import linear
 logits_fn, weights, images, labels = linear.problem(count=400)
 epsilon = linear.median_radius(weights, images, labels, "linf")

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.attacks import checks
-from bat_jax.attacks.autoattack import autoattack
+from bat_jax.attacks import autoattack, checks
 from bat_jax.attacks.checks import RobustnessWarning
 from bat_jax.errors import UserError
 from tests.attacks import linear

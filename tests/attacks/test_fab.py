@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from bat_jax.attacks import geometry
-from bat_jax.attacks.fab import fab_targeted, shortest_steps
+from bat_jax.attacks import fab_targeted, geometry
+from bat_jax.attacks.fab import shortest_steps
 from tests.attacks import linear
 
 NORMS = ("linf", "l2")

@@ -1,12 +1,15 @@
 """PGD keeps its constraint whatever happens, and finds what brute force finds."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from bat_jax.attacks import pgd
-from bat_jax.attacks.pgd import pgd_trajectory
+from bat_jax.attacks import PgdSettings, pgd, pgd_trajectory
 from bat_jax.errors import UserError
 
 SHAPE = (8, 8, 1)
@@ -44,7 +47,7 @@ def distance(a, b, norm):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(
     ("loss", "epsilon", "step_size", "restarts"),
-    [("cross_entropy", 8 / 255, 3.0, 1), ("kl", 2.0, 0.1, 1), ("margin", 0.3, 0.1, 2)],
+    [("cross_entropy", 8 / 255, 3.0, 1), ("kl", 1.0, 0.1, 1), ("margin", 0.3, 0.1, 2)],
 )
 def test_images_stay_in_the_ball_and_the_box(problem, norm, loss, epsilon, step_size, restarts):
     logits_fn, images, labels = problem
@@ -193,10 +196,7 @@ def test_robust_steps_count_the_steps_withstood():
         jnp.full((1, 1, 1, 1), 0.85),
         jnp.zeros(1, jnp.int32),
         jax.random.key(0),
-        epsilon=1.0,
-        step_size=0.1,
-        num_steps=6,
-        random_start=False,
+        PgdSettings(epsilon=1.0, step_size=0.1, num_steps=6, random_start=False),
     )
     assert trajectory.robust_steps[0] == 3
 
@@ -219,12 +219,71 @@ def test_l2_steps_keep_their_direction_where_gradients_are_tiny():
     np.testing.assert_allclose(distance(adversarial, images, "l2"), 0.2, rtol=1e-5)
 
 
-def test_wrong_settings_are_refused_by_name(problem):
+def test_a_loss_may_be_any_function(problem):
     logits_fn, images, labels = problem
-    good = {"epsilon": 0.1, "step_size": 0.1, "num_steps": 1}
-    for wrong, message in (
-        ({"epsilon": -0.1}, "epsilon is -0.1"),
-        ({"restarts": 0}, "restarts is 0"),
-    ):
-        with pytest.raises(UserError, match=message):
-            pgd(logits_fn, images, labels, jax.random.key(0), **{**good, **wrong})
+    attack = {"epsilon": 0.1, "step_size": 0.03, "num_steps": 3, "restarts": 2}
+
+    def margin(logits, labels):
+        is_label = labels[:, None] == jnp.arange(logits.shape[-1])[None]
+        strongest = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
+        return strongest - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+
+    key = jax.random.key(0)
+    by_name = pgd(logits_fn, images, labels, key, **attack, loss="margin")
+    np.testing.assert_allclose(
+        pgd(logits_fn, images, labels, key, **attack, loss=margin), by_name, atol=1e-6
+    )
+    with pytest.raises(UserError, match=r"loss: returned shape \(\).*one value an image"):
+        pgd(logits_fn, images, labels, key, **attack, loss=lambda *_: jnp.zeros(()))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", optax.softmax_cross_entropy])
+def test_targets_take_the_place_of_labels_in_the_loss_alone(problem, loss):
+    logits_fn, images, labels = problem
+    settings = PgdSettings(epsilon=0.1, step_size=0.03, num_steps=2, loss=loss)
+    other = (labels + 1) % 4
+
+    def attack(labels, settings, **targets):
+        key = jax.random.key(0)
+        return pgd_trajectory(logits_fn, images, labels, key, settings, **targets)
+
+    one_hot = jax.nn.one_hot(other, 4)
+    from_targets = attack(labels, settings, targets=one_hot)
+    from_labels = attack(other, dataclasses.replace(settings, loss="cross_entropy"))
+    np.testing.assert_allclose(from_targets.images, from_labels.images, atol=1e-6)
+    # Of two steps the first is counted, by the labels.
+    first = attack(labels, dataclasses.replace(settings, num_steps=1), targets=one_hot)
+    is_correct = jnp.argmax(logits_fn(first.images), axis=-1) == labels
+    np.testing.assert_array_equal(from_targets.robust_steps, is_correct)
+    assert np.any(from_targets.robust_steps != from_labels.robust_steps)
+
+
+def test_mixed_targets_mix_the_gradients():
+    def logits_fn(images):
+        return images[:, 0, 0, :]
+
+    images = jnp.full((1, 1, 1, 3), 0.5)
+    targets = jnp.asarray([[0.5, 0.5, 0.0]])
+    attack = {"epsilon": 0.2, "step_size": 0.2, "num_steps": 1, "random_start": False}
+    label = jnp.zeros(1, jnp.int32)
+    key = jax.random.key(0)
+    # Gradient of the soft cross-entropy: p - t = (1/3 - 1/2, 1/3 - 1/2, 1/3).
+    mixed = pgd(logits_fn, images, label, key, **attack, targets=targets)
+    np.testing.assert_allclose(mixed[0, 0, 0], [0.3, 0.3, 0.7], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epsilon": -0.1}, "epsilon: -0.1"),
+        ({"epsilon": math.nan}, "epsilon: nan"),
+        ({"epsilon": math.inf}, "epsilon: inf"),
+        ({"step_size": math.nan}, "step_size: nan"),
+        ({"gaussian_start": -1.0}, "gaussian_start: -1.0"),
+        ({"num_steps": -1}, "num_steps: -1"),
+        ({"restarts": 0}, "restarts: 0"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(wrong, message):
+    with pytest.raises(UserError, match=message):
+        PgdSettings(**{"epsilon": 0.1, "step_size": 0.1, "num_steps": 1, **wrong})

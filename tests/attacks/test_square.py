@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.attacks import geometry, objectives
+from bat_jax.attacks import geometry, inner_losses
 from bat_jax.attacks.engine import Problem
-from bat_jax.attacks.square import (
+from bat_jax.attacks.square_attack import (
     Square,
     _l2_query,
     _l2_start,
@@ -91,7 +91,7 @@ def test_it_lowers_the_margin_within_the_constraint(norm):
     attack = functools.partial(square, epsilon=epsilon, norm=norm, num_queries=300)
     adversarial = np.asarray(attack(logits_fn, images, labels, jax.random.key(0), batch_size=48))
     assert geometry.within(adversarial, images, epsilon, norm).all()
-    margin = objectives.margin(logits_fn(adversarial), jnp.asarray(labels))
+    margin = inner_losses.margin(logits_fn(adversarial), jnp.asarray(labels))
     # White-noise weights are the hardest for squares: random search finds half of it.
     can_be_broken = linear.distances(weights, images, labels, norm) < epsilon
     assert (np.asarray(margin) < 0)[can_be_broken].mean() > 0.4
@@ -122,11 +122,11 @@ def test_skipping_queries_that_change_nothing_changes_nothing():
     def ask(row, best, number, side):
         key = jax.random.fold_in(keys[row], number)
         image = _linf_query(problem.images[row], best, key, epsilon=epsilon, side=side)
-        return image, objectives.margin(logits_fn(image[None]), labels[row][None])[0]
+        return image, inner_losses.margin(logits_fn(image[None]), labels[row][None])[0]
 
     for row in range(2):
         best = attack.begin(problem).adversarial[row]
-        least = float(objectives.margin(logits_fn(best[None]), labels[row : row + 1])[0])
+        least = float(inner_losses.margin(logits_fn(best[None]), labels[row : row + 1])[0])
         for number in range(1, 401):
             image, margin = ask(row, best, number, jnp.int32(sides[number]))
             if margin < least:

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from bat_jax import losses, parallel
-from bat_jax.attacks.pgd import pgd
+from bat_jax.attacks import pgd
 from bat_jax.data.device import epoch_order
 from bat_jax.models.layers import batch_norm
 from bat_jax.training import objectives

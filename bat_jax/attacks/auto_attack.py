@@ -13,19 +13,21 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from bat_jax import keys
 from bat_jax.attacks import checks, geometry, single
-from bat_jax.attacks.apgd import Apgd, Loss
+from bat_jax.attacks.auto_pgd import Apgd, Loss
 from bat_jax.attacks.checks import GivenImages, GivenLabels
-from bat_jax.attacks.engine import Attack, Engine, HostImages, Loop, Outcome
+from bat_jax.attacks.classifier import HostImages, LogitsFn
+from bat_jax.attacks.engine import Attack, Engine, Loop, Outcome
 from bat_jax.attacks.fab import FabTargeted
-from bat_jax.attacks.pgd import LogitsFn, Norm
-from bat_jax.attacks.square import Square
+from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.square_attack import Square
 from bat_jax.attacks.verdicts import CLEAN_ERROR, STANDING, VerdictFile, Verdicts, digest
 from bat_jax.errors import UserError
+from bat_jax.keys import GivenKey
 from bat_jax.runtime.storage import as_path
 
 Name = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
@@ -69,7 +71,7 @@ def autoattack(
     logits_fn: LogitsFn,
     images: GivenImages,
     labels: GivenLabels,
-    key: Key[Array, ""] | Key[Array, "images"],
+    key: GivenKey,
     *,
     epsilon: float,
     norm: Norm = "linf",
@@ -119,6 +121,7 @@ def autoattack(
     host_images, host_labels = checks.inputs(images, labels, batch_size)
     checks.radius(epsilon, norm)
     _check_names(attacks)
+    image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices)
     logits = engine.logits(host_images)
     num_classes = logits.shape[1]
@@ -127,7 +130,6 @@ def autoattack(
     checks.warn_if_probabilities(logits)
 
     names = _possible(attacks, num_classes, epsilon, norm)
-    image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     adversarial = host_images.copy() if keep_adversarial else None
     verdicts = Verdicts(logits, checks.correct(logits, host_labels), len(names), adversarial)
     file = None

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bat_jax.attacks import geometry, objectives, single
+from bat_jax.attacks import geometry, inner_losses, single
 from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.engine import Loop, Problem, Purpose
-from bat_jax.attacks.geometry import over_pixels
-from bat_jax.attacks.pgd import Images, LogitsFn, Norm, correct
+from bat_jax.attacks.geometry import Norm, over_pixels
+from bat_jax.keys import GivenKey
 
 # After how many queries the fraction p of pixels that a square covers is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
@@ -113,7 +114,7 @@ class Square:
         candidate = jnp.where(is_start, state.adversarial, changed)
         query = jnp.where(is_start, state.query, next_query)
         logits = logits_fn(candidate)
-        margin = objectives.margin(logits, problem.labels)
+        margin = inner_losses.margin(logits, problem.labels)
         is_wrong = ~correct(logits, problem.labels)  # Not only margin < 0: NaN, too, is wrong.
         is_better = (margin < state.margin) | (margin <= 0) | is_wrong
         is_better &= ~state.done
@@ -295,7 +296,7 @@ def square(
     logits_fn: LogitsFn,
     images: GivenImages,
     labels: GivenLabels,
-    key: Key[Array, ""] | Key[Array, "images"],
+    key: GivenKey,
     *,
     epsilon: float,
     norm: Norm = "linf",

@@ -10,21 +10,22 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from bat_jax.attacks import geometry, objectives, single
+from bat_jax.attacks import geometry, inner_losses, single
 from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.engine import Loop, Problem, Purpose
-from bat_jax.attacks.geometry import over_pixels
-from bat_jax.attacks.pgd import Images, LogitsFn, Norm, correct, project
+from bat_jax.attacks.geometry import Norm, over_pixels, project
 from bat_jax.errors import UserError
+from bat_jax.keys import GivenKey
 
 Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 
 _LOSSES = {
-    "cross_entropy": objectives.cross_entropy,
-    "dlr": objectives.dlr,
-    "targeted_dlr": objectives.targeted_dlr,
+    "cross_entropy": inner_losses.cross_entropy,
+    "dlr": inner_losses.dlr,
+    "targeted_dlr": inner_losses.targeted_dlr,
 }
 _PURPOSES = {
     "cross_entropy": Purpose.APGD_CROSS_ENTROPY,
@@ -207,7 +208,7 @@ def apgd(
     logits_fn: LogitsFn,
     images: GivenImages,
     labels: GivenLabels,
-    key: Key[Array, ""] | Key[Array, "images"],
+    key: GivenKey,
     *,
     epsilon: float,
     norm: Norm = "linf",
@@ -246,7 +247,7 @@ def apgd_targeted(
     logits_fn: LogitsFn,
     images: GivenImages,
     labels: GivenLabels,
-    key: Key[Array, ""] | Key[Array, "images"],
+    key: GivenKey,
     *,
     epsilon: float,
     norm: Norm = "linf",

@@ -1,0 +1,343 @@
+"""Projected gradient descent, for training and for plain evaluation.
+
+Source: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks,
+arXiv:1706.06083.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bat_jax import backend, keys
+from bat_jax.attacks import checks, inner_losses
+from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.classifier import Images, Labels, Logits, LogitsFn, correct
+from bat_jax.attacks.geometry import Norm, project
+from bat_jax.attacks.inner_losses import Loss, PerImage, SoftLabels
+from bat_jax.errors import UserError
+from bat_jax.keys import GivenKey
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PgdSettings:
+    """What PGD does, whatever the model and the images.
+
+    Attributes:
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      step_size: length of a step, same units.
+      num_steps: K.
+      norm: `linf` or `l2`.
+      loss: `cross_entropy`; `margin`, max_{k != y} z_k - z_y; `kl`, KL(p(x) || p(x')); or a
+        function `(logits, labels) -> loss per image`, which the attack maximises.
+      random_start: start from a uniformly random point of the ball rather than from x.
+      gaussian_start: if above 0, start from x + gaussian_start * N(0, 1) instead, as TRADES does.
+      restarts: how many attacks to run. More than one costs a forward pass each beside its steps.
+      unroll: whether to write the steps out instead of looping; None is as suits the default back
+        end: only on CPU, which runs convolutions inside a loop on a single thread.
+
+    Raises:
+      UserError: an unknown norm or loss, or a number out of range.
+    """
+
+    epsilon: float
+    step_size: float
+    num_steps: int
+    norm: Norm = "linf"
+    loss: Loss = "cross_entropy"
+    random_start: bool = True
+    gaussian_start: float = 0.0
+    restarts: int = 1
+    unroll: bool | None = None
+
+    def __post_init__(self) -> None:
+        checks.radius(self.epsilon, self.norm, allow_zero=True)
+        if not callable(self.loss) and self.loss not in inner_losses.NAMES:
+            raise UserError(
+                f"loss: {self.loss!r}; expected {', '.join(inner_losses.NAMES)}, or a function"
+            )
+        for name in ("step_size", "gaussian_start"):
+            number = getattr(self, name)
+            if not 0 <= number < math.inf:
+                raise UserError(f"{name}: {number}; expected 0 or a number above 0")
+        for name, least in (("num_steps", 0), ("restarts", 1)):
+            number = getattr(self, name)
+            if not isinstance(number, int | np.integer) or number < least:
+                raise UserError(f"{name}: {number}; expected a whole number, {least} or more")
+
+
+class Trajectory(NamedTuple):
+    """Where an attack ended and what it met on the way.
+
+    Attributes:
+      images: the adversarial images x'_K.
+      robust_steps: per image, after how many of the first K - 1 steps it was classified correctly.
+        Whether x'_K is, the attack has not looked: who forwards x'_K to train on it knows, and
+        adds it, at no cost.
+      lost_gradient: per image, whether a gradient was not finite in some pixel, which then stayed
+        as it was.
+    """
+
+    images: Images
+    robust_steps: Int[Array, "batch"]
+    lost_gradient: Bool[Array, "batch"]
+
+
+def pgd(
+    logits_fn: LogitsFn,
+    images: GivenImages,
+    labels: GivenLabels,
+    key: GivenKey,
+    *,
+    epsilon: float,
+    step_size: float,
+    num_steps: int,
+    norm: Norm = "linf",
+    loss: Loss = "cross_entropy",
+    random_start: bool = True,
+    gaussian_start: float = 0.0,
+    restarts: int = 1,
+    reference_logits: Logits | None = None,
+    targets: SoftLabels | None = None,
+    unroll: bool | None = None,
+) -> Images:
+    """Returns adversarial images x' that maximise a loss, ||x' - x|| <= epsilon, x' in [0, 1].
+
+        x' <- clip(project(x' + step_size * direction(grad_x' L)), 0, 1),   K = num_steps times
+
+    The direction is sign(g) for Linf and g / ||g||_2 for L2. Pixels whose gradient is not finite
+    stay as they are. Of several restarts each image keeps its own best: a misclassified one before
+    any other, then the one of the largest loss.
+
+    Args:
+      logits_fn: [0, 1] images, NHWC, to logits `[batch, classes]`; any JAX function. The gradient
+        is taken with respect to the images alone.
+      images: x, shape `[batch, height, width, channels]`, in [0, 1].
+      labels: class indices, shape `[batch]`.
+      key: one key, or one an image when the draws are to belong to the image rather than to its
+        place in the batch.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      step_size: length of a step, same units.
+      num_steps: K.
+      norm: `linf` or `l2`.
+      loss: `cross_entropy`; `margin`, max_{k != y} z_k - z_y; `kl`, KL(p(x) || p(x')); or a
+        function `(logits, labels) -> loss per image`.
+      random_start: start from a uniformly random point of the ball rather than from x.
+      gaussian_start: if above 0, start from x + gaussian_start * N(0, 1) instead, as TRADES does.
+      restarts: how many attacks to run. More than one costs a forward pass each beside its steps.
+      reference_logits: z(x) for the loss `kl`; computed with `logits_fn` when absent.
+      targets: class probabilities, shape `[batch, classes]`, that take the place of the labels in
+        `cross_entropy` and in a function. Whether an image is misclassified, its label decides.
+      unroll: whether to write the steps out instead of looping. By default only on CPU, whose
+        back end runs convolutions inside a loop on a single thread.
+
+    Raises:
+      UserError: an unknown norm or loss, a number out of range, or, outside `jax.jit`, images,
+        labels or logits that are not as described.
+    """
+    settings = PgdSettings(
+        epsilon=epsilon,
+        step_size=step_size,
+        num_steps=num_steps,
+        norm=norm,
+        loss=loss,
+        random_start=random_start,
+        gaussian_start=gaussian_start,
+        restarts=restarts,
+        unroll=unroll,
+    )
+    trajectory = pgd_trajectory(
+        logits_fn,
+        images,
+        labels,
+        key,
+        settings,
+        reference_logits=reference_logits,
+        targets=targets,
+    )
+    return trajectory.images
+
+
+def pgd_trajectory(
+    logits_fn: LogitsFn,
+    images: GivenImages,
+    labels: GivenLabels,
+    key: GivenKey,
+    settings: PgdSettings,
+    *,
+    reference_logits: Logits | None = None,
+    targets: SoftLabels | None = None,
+) -> Trajectory:
+    """Like `pgd`; also counts the steps each image withstood, for GAIRAT.
+
+    Of several restarts the count is that of the one whose images are returned.
+
+    Args:
+      logits_fn: [0, 1] images, NHWC, to logits `[batch, classes]`; any JAX function.
+      images: x, shape `[batch, height, width, channels]`, in [0, 1].
+      labels: class indices, shape `[batch]`.
+      key: one key, or one an image.
+      settings: what to do.
+      reference_logits: z(x) for the loss `kl`; computed with `logits_fn` when absent.
+      targets: class probabilities in the place of the labels, shape `[batch, classes]`.
+
+    Raises:
+      UserError: outside `jax.jit`, images, labels or logits that are not as described.
+    """
+    _check(logits_fn, images, labels)
+    image_keys = keys.per_image(key, jnp.arange(len(labels)))
+    problem = _Problem(
+        logits_fn, jnp.asarray(images), jnp.asarray(labels), reference_logits, targets
+    )
+    if settings.loss == "kl" and reference_logits is None:
+        problem = problem._replace(reference_logits=logits_fn(problem.images))
+    trajectory = _attack(problem, image_keys, settings)
+    if settings.restarts > 1:
+        trajectory = _best_of_restarts(problem, trajectory, image_keys, settings)
+    lost = checks.if_concrete(trajectory.lost_gradient)
+    if lost is not None:
+        checks.warn_of_lost_gradients(lost)
+    return trajectory
+
+
+class _Problem(NamedTuple):
+    logits_fn: LogitsFn
+    images: Images
+    labels: Labels
+    reference_logits: Logits | None
+    soft_labels: SoftLabels | None
+
+    def loss(self, loss: Loss, logits: Logits) -> PerImage:
+        return inner_losses.value(
+            loss,
+            logits,
+            self.labels,
+            soft_labels=self.soft_labels,
+            reference_logits=self.reference_logits,
+        )
+
+
+# A trajectory, whether it ended misclassified, and its loss, an image.
+_Best = tuple[Trajectory, Bool[Array, "batch"], Float[Array, "batch"]]
+
+
+def _check(logits_fn: LogitsFn, given_images: GivenImages, given_labels: GivenLabels) -> None:
+    """Refuses what AutoAttack refuses, as far as the values are known: not while tracing."""
+    images, labels = checks.if_concrete(given_images), checks.if_concrete(given_labels)
+    if images is not None:
+        checks.image_values(images)
+        if labels is not None:
+            checks.label_values(labels, len(images))
+            logits = jax.eval_shape(
+                lambda x: checks.logits_of(logits_fn, x), jnp.asarray(given_images)
+            )
+            checks.labels_in_range(labels, logits.shape[1])
+
+
+def _attack(
+    problem: _Problem, image_keys: Key[Array, "batch"], settings: PgdSettings
+) -> Trajectory:
+    """Runs one attack."""
+    logits_fn, images, labels, reference, _ = problem
+    if reference is not None:
+        problem = problem._replace(reference_logits=jax.lax.stop_gradient(reference))
+
+    def objective(x: Images) -> tuple[Float[Array, ""], Bool[Array, "batch"]]:
+        logits = logits_fn(x)
+        return jnp.sum(problem.loss(settings.loss, logits)), correct(logits, labels)
+
+    def step(carry: Trajectory, number: Int[Array, ""]) -> tuple[Trajectory, None]:
+        x, withstood, lost = carry
+        gradient, is_correct = jax.grad(objective, has_aux=True)(x)
+        # A model that is not finite here may be so elsewhere: such a pixel stays, the rest moves.
+        is_finite = jnp.isfinite(gradient)
+        lost |= ~jnp.all(is_finite, axis=(1, 2, 3))
+        gradient = jnp.where(is_finite, gradient, 0.0)
+        # Step 0 meets the start, which no step has led to: it is not counted.
+        withstood = withstood + (is_correct & (number > 0)).astype(withstood.dtype)
+        moved = x + settings.step_size * _direction(gradient, settings.norm)
+        x = project(moved, images, settings.epsilon, settings.norm)
+        return Trajectory(x, withstood, lost), None
+
+    x = images
+    if settings.gaussian_start > 0:
+        x = images + settings.gaussian_start * _per_image_normal(image_keys, images)
+    elif settings.random_start:
+        x = images + _uniform_in_ball(image_keys, images, settings.epsilon, settings.norm)
+    x = project(x, images, settings.epsilon, settings.norm)
+    trajectory, _ = jax.lax.scan(
+        step,
+        Trajectory(x, jnp.zeros(labels.shape, jnp.int32), jnp.zeros(labels.shape, bool)),
+        jnp.arange(settings.num_steps),
+        unroll=_unrolls(settings),
+    )
+    return trajectory._replace(images=jax.lax.stop_gradient(trajectory.images))
+
+
+def _best_of_restarts(
+    problem: _Problem, first: Trajectory, image_keys: Key[Array, "batch"], settings: PgdSettings
+) -> Trajectory:
+    """Runs the restarts after the first, and returns each image's best attack."""
+
+    def judge(adversarial: Images) -> tuple[Bool[Array, "batch"], Float[Array, "batch"]]:
+        logits = problem.logits_fn(adversarial)
+        value = problem.loss(settings.loss, logits)
+        # A non-finite loss is neither larger nor smaller than another: it is kept, not compared.
+        return ~correct(logits, problem.labels), jnp.where(jnp.isnan(value), jnp.inf, value)
+
+    def restart(best: _Best, number: Int[Array, ""]) -> tuple[_Best, None]:
+        best_trajectory, best_broken, best_loss = best
+        new_keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(image_keys)
+        new = _attack(problem, new_keys, settings)
+        broken, value = judge(new.images)
+        better = (broken & ~best_broken) | ((broken == best_broken) & (value > best_loss))
+        kept = Trajectory(
+            jnp.where(better[:, None, None, None], new.images, best_trajectory.images),
+            jnp.where(better, new.robust_steps, best_trajectory.robust_steps),
+            best_trajectory.lost_gradient | new.lost_gradient,
+        )
+        return (kept, broken | best_broken, jnp.where(better, value, best_loss)), None
+
+    (best, _, _), _ = jax.lax.scan(
+        restart,
+        (first, *judge(first.images)),
+        jnp.arange(1, settings.restarts),
+        unroll=_unrolls(settings),
+    )
+    return best
+
+
+def _unrolls(settings: PgdSettings) -> bool:
+    """Returns whether to write steps out rather than loop."""
+    return backend.unrolls_attacks(settings.unroll)
+
+
+def _direction(gradient: Images, norm: Norm) -> Images:
+    if norm == "linf":
+        return jnp.sign(gradient)
+    # Squares of small gradients underflow in float32: scale the largest entry to 1 before.
+    largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
+    scaled = gradient / jnp.where(largest > 0, largest, 1.0)
+    length = jnp.sqrt(jnp.sum(scaled**2, axis=(1, 2, 3), keepdims=True))
+    return scaled / jnp.maximum(length, 1.0)
+
+
+def _per_image_normal(image_keys: Key[Array, "batch"], images: Images) -> Images:
+    return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(image_keys)
+
+
+def _uniform_in_ball(
+    image_keys: Key[Array, "batch"], images: Images, epsilon: float, norm: Norm
+) -> Images:
+    shape, dtype = images.shape[1:], images.dtype
+    if norm == "linf":
+        draw = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1.0, 1.0))
+        return epsilon * draw(image_keys)
+    direction_keys, radius_keys = jnp.swapaxes(jax.vmap(jax.random.split)(image_keys), 0, 1)
+    direction = _direction(_per_image_normal(direction_keys, images), norm)
+    radius = jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(radius_keys)
+    return epsilon * direction * radius[:, None, None, None] ** (1.0 / images[0].size)
