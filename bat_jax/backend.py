@@ -1,11 +1,6 @@
-"""Every choice that depends on the back end, in one place.
+"""What programs set before JAX starts: devices, compiler flags and the cache of programs.
 
-XLA's CPU back end runs convolutions inside a loop on a single thread, and those of few channels
-slowly wherever they are. So programs for it are written differently: small networks as patches and
-matrix products, every core a device of its own (for an ensemble, in a process of its own); large
-ones with the attack's steps one after another instead of a loop, and half the products for wide 3x3
-convolutions. On GPU and TPU the plain forms are right. What is computed is the same up to float
-rounding.
+How programs are written for a back end is `bat_jax.kernels.programs`.
 """
 
 import hashlib
@@ -15,23 +10,11 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jaxlib
 
 from bat_jax.errors import UserError
-
-# Members of a device one after another, or all at once.
-Execution = Literal["map", "vmap"]
-# Of convolutions: XLA's own (`automatic`: other forms where they are faster), or patches and
-# matrix products (`batch_last`: of images whose batch is kept as their last dimension).
-Lowering = Literal["automatic", "xla", "patches", "batch_last"]
-
-# Of the images whose patches a core's cache of a megabyte keeps: 16 of 28x28.
-_PIXELS_IN_CACHE = 16 * 28 * 28
-
-OVERRIDE = "BAT_JAX_PROGRAMS"
 
 # Versions of jaxlib known to have the flag, and to be faster with it. XLA ends the
 # process at a flag it does not know.
@@ -41,76 +24,6 @@ _JAXLIBS_WITH_FUSED_PRODUCTS = ("0.10.2", "0.11.2", "0.12.0.1")
 _DEVICE_COUNT = "--xla_force_host_platform_device_count"
 _CGROUP = Path("/sys/fs/cgroup")
 _LOGGER = logging.getLogger(__name__)
-
-
-def is_cpu_style() -> bool:
-    """Returns whether programs are to be written the way that suits the CPU back end.
-
-    They are where CPU is the default back end. The environment variable BAT_JAX_PROGRAMS overrides
-    it: `cpu` or `accelerator`, as in compiling on one machine for another.
-
-    Raises:
-      UserError: the variable is something else.
-    """
-    chosen = os.environ.get(OVERRIDE)
-    if chosen is None:
-        return jax.default_backend() == "cpu"
-    if chosen not in ("cpu", "accelerator"):
-        raise UserError(
-            f"{OVERRIDE} is {chosen!r}; expected cpu or accelerator, or no such variable"
-        )
-    return chosen == "cpu"
-
-
-def lowering(*, is_small: bool) -> Lowering:
-    """Returns how a network's convolutions are lowered: `bat_jax.kernels.convolution`.
-
-    On CPU those of a small network are patches and products, which are faster than XLA's own
-    convolutions of so few channels, and keep their threads in a loop.
-    """
-    return "patches" if is_small and is_cpu_style() else "automatic"
-
-
-def unrolls_attacks(asked: bool | None = None, *, lowering: Lowering = "automatic") -> bool:
-    """Returns whether the steps of PGD are written out rather than a loop, or what is asked.
-
-    On CPU they are unless convolutions are lowered as patches: matrix products lose nothing in a
-    loop, and there what was computed last is still in the cache.
-    """
-    is_products = lowering in ("patches", "batch_last")
-    return is_cpu_style() and not is_products if asked is None else asked
-
-
-def without_attacks(lowering: Lowering) -> Lowering:
-    """Returns how convolutions so lowered are in training without an attack.
-
-    Patches are faster with the batch last, the parameters' gradient most of all. An attack's
-    gradient takes twice as long with it, and the training after an attack gains nothing.
-    """
-    return "batch_last" if lowering == "patches" else lowering
-
-
-def scored_at_once(most: int, *, pixels: int, lowering: Lowering) -> int:
-    """Returns how many images an ensemble's member is scored on together.
-
-    Where convolutions are patches, so few that a core's cache keeps them until the product has
-    read them.
-
-    Args:
-      most: how many may be.
-      pixels: of an image.
-      lowering: of the network's convolutions.
-    """
-    return min(most, max(1, _PIXELS_IN_CACHE // pixels)) if lowering == "patches" else most
-
-
-def ensemble_style() -> tuple[Lowering, Execution]:
-    """Returns how the models of an ensemble lower their convolutions, and how they train.
-
-    On CPU one after another, with patches and products: convolutions lose their threads in a loop,
-    and `vmap` would make those of all models one grouped convolution, many times slower.
-    """
-    return ("patches", "map") if is_cpu_style() else ("automatic", "vmap")
 
 
 def cores() -> list[int]:
@@ -185,11 +98,6 @@ def devices() -> list[jax.Device]:
 def devices_share_threads() -> bool:
     """Returns whether the devices of a process share its threads, and so wait for one another."""
     return jax.default_backend() == "cpu"
-
-
-def loops_on_host() -> bool:
-    """Returns whether long attacks call a compiled step again and again rather than loop in it."""
-    return is_cpu_style()
 
 
 def prepare(*, compilation_cache: str | None, fuse_products: bool = True) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bat_jax import fields
+from bat_jax import fields, methods
 from bat_jax.errors import UserError
 from bat_jax.fields import Choice, Flag, Integer, Open, Real, Schema, Several, Text, optional
 
@@ -28,36 +28,6 @@ _EPOCHS = 110
 _LEARNING_RATE = 0.1
 _SEED = Integer(0, high=_LARGEST_SEED)
 _STATES = Several(("best", "last"), Choice("best", ("best", "last")), unique=True)
-
-# Sections of `objective`, each of the method of its name; the other methods have no fields.
-_METHOD_SECTIONS: dict[str, Schema] = {
-    "trades": {"beta": Real(6.0, low=0)},
-    "mart": {"beta": Real(5.0, low=0)},
-    "gairat": {
-        "lam": Real(-1.0),
-        # Epoch from which weights apply; by default the first decay of the learning rate, or half
-        # the training where the schedule has no steps.
-        "start_epoch": Real(None, low=0),
-    },
-    "bat": {
-        # The weight, section 4 of docs/method.md.
-        "alpha": Real(1.0, low=0),
-        # misclassified, all or memorized (by the file memorization.estimates).
-        "gate": Choice("misclassified", ("misclassified", "all", "memorized")),
-        # adversarial or clean: the images on which a wrong class's confidence is read.
-        "confidence": Choice("adversarial", ("adversarial", "clean")),
-        # sum or none.
-        "normalize": Choice("sum", ("sum", "none")),
-        # As for gairat; it concerns the weight alone.
-        "start_epoch": Real(None, low=0),
-        # The discrimination loss, section 5: its weight, and its form.
-        "beta_dl": Real(0.2, low=0),
-        "temperature": Real(0.1, above=0),
-        "similarity": Choice("cosine", ("cosine", "dot")),
-        "denominator": Choice("all", ("all", "negatives")),
-        "pooling": Choice("sum", ("sum", "mean")),
-    },
-}
 
 _DATA: dict[str, fields.Field] = {
     # digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, tfds:<name> or folder:<path>.
@@ -88,9 +58,6 @@ _MODEL: dict[str, fields.Field] = {
     "stem": Choice("cifar", ("cifar", "tiny_imagenet")),
     # float32 or bfloat16, of the computation; parameters and evaluation are float32.
     "dtype": Choice("float32", ("float32", "bfloat16")),
-    # How convolutions are lowered: automatic, xla, patches or batch_last; by default what suits the
-    # model, the job and the back end.
-    "lowering": Choice(None, ("automatic", "xla", "patches", "batch_last")),
     # Batch norm takes the statistics of the global batch, not of each device's share.
     "sync_batch_norm": Flag(True),
     # What images are normalised by, per channel; by default those of the training images.
@@ -108,9 +75,6 @@ _ATTACK: dict[str, fields.Field] = {
     "random_start": Flag(True),
     # running or batch: the statistics of batch norm while the attack runs; never updated by it.
     "batch_norm": Choice("running", ("running", "batch")),
-    # Write the steps out instead of looping; by default only on CPU, and where convolutions are
-    # XLA's own.
-    "unroll": Flag(None),
 }
 
 _TRAIN: Schema = {
@@ -200,14 +164,26 @@ _ENSEMBLE: dict[str, fields.Field] = {
     "inputs": Choice("clean", ("clean", "adversarial")),
     # class (pairs of the same class), full or none.
     "influence": Choice("class", ("class", "full", "none")),
-    # How members of a device train, map (one after another) or vmap; how many a device takes at a
-    # time. By default what suits the back end, and as many as fit.
-    "execution": Choice(None, ("map", "vmap")),
-    "members_at_once": Integer(None, low=1),
 }
 
 # How many devices to use; 0 is all of them.
 _DEVICES = Integer(0)
+
+_CONVOLUTION = Choice(None, ("xla", "cpu", "patches", "batch_last"))
+# How programs are written, by default as suits the back end, the model and the job; --dry_run
+# prints what is chosen.
+_PROGRAMS: Schema = {
+    # The convolutions of the training pass, of attacks in training, and of evaluation.
+    "training": _CONVOLUTION,
+    "attack": _CONVOLUTION,
+    "evaluation": _CONVOLUTION,
+    # Write the steps of PGD out instead of looping.
+    "unroll": Flag(None),
+    # How members of a device train, map (one after another) or vmap (all at once); how many a
+    # device takes at a time, by default as many as fit.
+    "execution": Choice(None, ("map", "vmap")),
+    "members_at_once": Integer(None, low=1),
+}
 
 _DEFAULT: Schema = {
     # What to do: train, memorization, evaluation (that of `evaluation()`), or findings (that of
@@ -222,8 +198,9 @@ _DEFAULT: Schema = {
     "seed": _SEED,
     "data": _DATA,
     "model": _MODEL,
-    # The method's name: standard, pgd_at, trades, mart, gairat or bat.
-    "objective": {"name": Text("bat"), **_METHOD_SECTIONS},
+    # The method: standard, pgd_at, trades, mart, gairat, bat, or package.module:Class; and for each
+    # of them the fields that bat_jax/methods/<name>.py explains.
+    "objective": {"name": Text("bat"), **methods.sections()},
     "attack": _ATTACK,
     "train": _TRAIN,
     "evaluation": {**_PGD, **_TEST, **_SCORES},
@@ -235,6 +212,7 @@ _DEFAULT: Schema = {
         "keep": Integer(2, low=1),
     },
     "parallel": {"devices": _DEVICES},
+    "programs": _PROGRAMS,
 }
 
 _EVALUATION: Schema = {
@@ -340,7 +318,7 @@ def check(config: ConfigDict) -> None:
     _check_attacked(config)
     if schema is _EVALUATION:
         return
-    check_method("objective.name", config.objective.name)
+    methods.find(config.objective.name)
     _check_validation(config)
     _check_training_attack(config)
     if schema is _FINDINGS:
@@ -357,16 +335,6 @@ def schema_of(config: Mapping[str, Any]) -> Schema:
     if "run" in config:
         return _EVALUATION
     return _FINDINGS if "findings" in config else _DEFAULT
-
-
-def check_method(path: str, name: str) -> None:
-    """Raises a UserError unless a field's value is the name of a method."""
-    fields.one_of(path, name, ("standard", "pgd_at", *_METHOD_SECTIONS))
-
-
-def _is_adversarial(config: ConfigDict) -> bool:
-    """Returns whether the method trains on attacked images."""
-    return config.objective.name != "standard"
 
 
 def _check_validation(config: ConfigDict) -> None:
@@ -415,7 +383,7 @@ def _of_255(value: float) -> str:
 
 def _check_training_attack(config: ConfigDict) -> None:
     """Checks that a method which trains on attacked images attacks them."""
-    if not _is_adversarial(config):
+    if methods.find(config.objective.name).attack is None:
         return
     attack = config.attack
     for name in ("num_steps", "step_size"):

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from bat_jax import methods
 from bat_jax.config import default, findings
 
 
@@ -87,6 +88,5 @@ def memorization(name: str) -> ConfigDict:
 
 
 def _select(config: ConfigDict) -> None:
-    """Standard training has no robust accuracy to be chosen by."""
-    if config.objective.name == "standard":
-        config.evaluation.select_by = "clean"
+    """Sets the validation accuracy that suits the method."""
+    config.evaluation.select_by = methods.find(config.objective.name).select_by

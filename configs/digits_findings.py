@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.attack.step_size = 0.03
     config.attack.num_steps = 5
     # A loop compiles faster than the steps written out, and these convolutions are small.
-    config.attack.unroll = False
+    config.programs.unroll = False
 
     config.train.epochs = 24
     config.train.batch_size = 64

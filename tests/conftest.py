@@ -42,7 +42,7 @@ install_import_hook(
         "bat_jax.models",
         "bat_jax.report",
         "bat_jax.evaluation.runs",
-        "bat_jax.training.objectives",
+        "bat_jax.methods",
         "bat_jax.training.step",
     ],
     "beartype.beartype",

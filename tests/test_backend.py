@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from bat_jax import backend, models
+from bat_jax import backend
 from bat_jax.errors import UserError
 
 
@@ -83,39 +83,6 @@ def test_a_folder_named_for_programs_is_made_or_refused(monkeypatch, tmp_path):
         backend.prepare(compilation_cache="~nosuchuser/x")
     backend.prepare(compilation_cache="gs://bucket/kept")
     assert jax.config.jax_compilation_cache_dir == "gs://bucket/kept"
-
-
-def test_small_networks_are_products_in_a_loop_on_cpu_alone(monkeypatch):
-    for style, lowering, unrolled in (
-        ("cpu", "patches", False),
-        ("accelerator", "automatic", False),
-    ):
-        monkeypatch.setenv(backend.OVERRIDE, style)
-        model = models.create("small_cnn", 10)
-        assert model.lowering == lowering
-        assert backend.unrolls_attacks(lowering=model.lowering) is unrolled
-    monkeypatch.setenv(backend.OVERRIDE, "cpu")
-    assert backend.unrolls_attacks(lowering=models.create("resnet18", 10).lowering)
-    assert models.create("small_cnn", 10, lowering="xla").lowering == "xla"
-
-
-def test_members_are_scored_on_what_a_cache_keeps_where_convolutions_are_patches():
-    assert backend.scored_at_once(500, pixels=28 * 28, lowering="patches") == 16
-    assert backend.scored_at_once(500, pixels=8 * 8, lowering="patches") == 196
-    assert backend.scored_at_once(10, pixels=28 * 28, lowering="patches") == 10
-    assert backend.scored_at_once(10, pixels=200 * 200, lowering="patches") == 1
-    assert backend.scored_at_once(500, pixels=28 * 28, lowering="automatic") == 500
-
-
-@pytest.fixture
-def updated(monkeypatch, tmp_path):
-    """A machine of four cores without limits; returns what JAX's config is updated with."""
-    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
-    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: range(4))
-    monkeypatch.setattr(backend, "_CGROUP", tmp_path)
-    found = {}
-    monkeypatch.setattr(backend.jax.config, "update", found.__setitem__)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from bat_jax import backend
 from bat_jax.attacks.classifier import HostImages, Images, LogitsFn
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.traced_model import TracedModel
+from bat_jax.kernels import programs
 
 Loop = Literal["host", "device"]
 
@@ -343,7 +343,7 @@ class Engine:
 
 def _loop() -> Loop:
     """Returns the loop that suits the default back end."""
-    return "host" if backend.loops_on_host() else "device"
+    return "host" if programs.is_cpu_style() else "device"
 
 
 def _multiple(count: float, factor: int) -> int:

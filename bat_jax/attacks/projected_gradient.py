@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bat_jax import backend, keys
+from bat_jax import keys
 from bat_jax.attacks import checks, inner_losses
 from bat_jax.attacks.checks import GivenImages, GivenLabels
 from bat_jax.attacks.classifier import Images, Labels, Logits, LogitsFn, correct
 from bat_jax.attacks.geometry import Norm, project
 from bat_jax.attacks.inner_losses import Loss, PerImage, SoftLabels
 from bat_jax.errors import UserError
+from bat_jax.kernels import programs
 from bat_jax.keys import GivenKey
 
 
@@ -313,7 +314,7 @@ def _best_of_restarts(
 
 def _unrolls(settings: PgdSettings) -> bool:
     """Returns whether to write steps out rather than loop."""
-    return backend.unrolls_attacks(settings.unroll)
+    return programs.is_cpu_style() if settings.unroll is None else settings.unroll
 
 
 def _direction(gradient: Images, norm: Norm) -> Images:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int32, Int64, Integer, UInt8
 
 from bat_jax.errors import UserError
 
@@ -70,6 +71,44 @@ class Dataset:
     def num_classes(self) -> int:
         """The number of classes, whether or not every one of them occurs."""
         return len(self.class_names)
+
+
+def from_arrays(
+    train_images: UInt8[np.ndarray, "train height width channels"],
+    train_labels: Integer[np.ndarray, " train"],
+    test_images: UInt8[np.ndarray, "test height width channels"],
+    test_labels: Integer[np.ndarray, " test"],
+    *,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Dataset:
+    """Returns a data set of a caller's own arrays; an image's id is its row.
+
+    Args:
+      train_images: NHWC, of 1 or 3 channels.
+      train_labels: class indices.
+      test_images: of the same height, width and channels.
+      test_labels: class indices.
+      class_names: by label; by default the numbers up to the largest label.
+      name: of the set, for messages and reports.
+
+    Raises:
+      UserError: images that are not uint8, other shapes, or labels without a name.
+    """
+    splits = []
+    parts = (("train", train_images, train_labels), ("test", test_images, test_labels))
+    for part, images, labels in parts:
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(
+                f"{name} {part}: labels are {labels.dtype}; expected integers, the class indices"
+            )
+        ids = np.arange(len(labels), dtype=np.int64)
+        splits.append(Split(images, labels.astype(np.int32), ids))
+    train, test = splits
+    if class_names is None:
+        largest = max(int(np.max(split.labels, initial=0)) for split in splits)
+        class_names = [str(label) for label in range(largest + 1)]
+    return Dataset(name, train, test, tuple(class_names))
 
 
 def _check(what: str, split: Split, num_classes: int) -> None:

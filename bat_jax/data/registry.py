@@ -1,9 +1,11 @@
 """The data sets by name."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bat_jax import outside
 from bat_jax.data import cifar, digits, fashion_mnist, image_folder, tfds_source, tiny_imagenet
 from bat_jax.data.dataset import Dataset
 from bat_jax.data.places import expanded
@@ -23,7 +25,8 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
 
     Args:
       name: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `tiny_imagenet`, `tfds:<name>` for an
-        image classification set of TensorFlow Datasets or `folder:<path>` for your own images.
+        image classification set of TensorFlow Datasets, `folder:<path>` for your own images, or
+        `package.module:Name` for a function of the path that returns a `Dataset`.
       path: the archive or folder of the set; for `tfds:<name>` the `data_dir` of TFDS. None looks
         in the default places, which the readers of the sets tell, and may download.
 
@@ -57,5 +60,25 @@ def _read(name: str, place: Path | None) -> Dataset:
         if place is not None:
             raise UserError(f"{name}: got path {place} too; expected the folder in the name alone")
         return image_folder.read(expanded(rest))
-    known = ", ".join([*_READERS, "tfds:<name>", "folder:<path>"])
+    if outside.is_outside(name):
+        return _from_outside(name, place)
+    known = ", ".join([*_READERS, "tfds:<name>", "folder:<path>", "package.module:Name"])
     raise UserError(f"data set {name!r} is unknown; expected one of {known}")
+
+
+def _from_outside(name: str, place: Path | None) -> Dataset:
+    """Returns what a function from outside makes of the path, None where the config has none."""
+    read = outside.load(name, "data.name")
+    try:
+        found = read(place)
+    except TypeError as error:
+        raise UserError(
+            f"config.data.name is {name!r}, which cannot be called with a path ({error}); expected"
+            " a function of one"
+        ) from error
+    if not isinstance(found, Dataset):
+        raise UserError(
+            f"config.data.name is {name!r}, which gives a {type(found).__name__}; expected a"
+            " bat_jax.data.Dataset, as bat_jax.data.from_arrays makes it"
+        )
+    return dataclasses.replace(found, name=name)

@@ -59,7 +59,7 @@ def member_cost(experiment: Experiment) -> MemberCost:
     config, forward = experiment.config, forward_flops(experiment)
     size = round(config.memorization.ratio * len(experiment.train))
     steps = planned(experiment, examples=size).total_steps
-    passes = experiment.objective.forward_passes(config.attack.num_steps)
+    passes = experiment.method.forward_passes(config.attack.num_steps)
     images = len(experiment.train) + len(experiment.dataset.test)
     is_attacked = config.memorization.inputs == "adversarial"
     attack = 2 * config.evaluation.num_steps if is_attacked else 0

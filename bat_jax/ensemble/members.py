@@ -6,7 +6,6 @@ shared between the devices; those of one device train one after another in one p
 CPU) or all at once (`vmap`, for GPU and TPU). What a member becomes does not depend on its company.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -19,11 +18,12 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Int32, Key, Shaped
 
-from bat_jax import backend, keys
-from bat_jax.attacks import pgd
+from bat_jax import keys, models
+from bat_jax.attacks import pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, shapes, to_devices, to_unit
 from bat_jax.errors import UserError
+from bat_jax.evaluation.classify import evaluation_attack
 from bat_jax.keys import Purpose
 from bat_jax.memorization.store import Scores
 from bat_jax.parallel import AXIS
@@ -31,7 +31,7 @@ from bat_jax.training import state
 from bat_jax.training.experiment import Experiment, planned
 from bat_jax.training.loop import NonFiniteError
 from bat_jax.training.state import TrainState, Variables
-from bat_jax.training.step import attacked, make_train_step
+from bat_jax.training.step import TrainStep
 
 _MEMBER = "member"
 # One after another, more members at a time bring nothing but fewer returns to the host.
@@ -64,9 +64,6 @@ class Ensemble:
           UserError: a subset has no whole batch, or not even one member fits a device.
         """
         settings = experiment.config.memorization
-        lowering, execution = backend.ensemble_style()
-        lowering = experiment.config.model.lowering or lowering
-        self._execution: backend.Execution = settings.execution or execution
         examples = len(experiment.train)
         self._subset_size = round(settings.ratio * examples)
         if self._subset_size < experiment.config.train.batch_size:
@@ -79,17 +76,16 @@ class Ensemble:
                 f"config.memorization.ratio is {settings.ratio}, all of the {examples} images;"
                 " expected some to be left out"
             )
-        experiment = planned(experiment, examples=self._subset_size)
-        self._experiment = dataclasses.replace(
-            experiment,
-            model=experiment.model.clone(lowering=lowering),
-        )
+        self._programs = experiment.programs
+        self._experiment = planned(experiment, examples=self._subset_size)
         devices = experiment.mesh.devices
         # The trainer's own axis is there, of one device: a member's batch is not shared.
         self._mesh = Mesh(
             devices[:, None], (_MEMBER, AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
         )
-        fitting = settings.members_at_once or self.fitting(_USABLE / sharing * self._free_bytes())
+        fitting = self._programs.members_at_once or self.fitting(
+            _USABLE / sharing * self._free_bytes()
+        )
         self.round_size = even_rounds(members, fitting=fitting, devices=len(devices))
 
     @property
@@ -162,6 +158,7 @@ class Ensemble:
                 experiment.dataset.image_shape,
                 seed=self._key(member),
                 ema=experiment.config.train.ema > 0,
+                memory=experiment.method.memory(len(experiment.train)),
             )
 
         return self._over_members(create, members=1)
@@ -170,8 +167,12 @@ class Ensemble:
     def _epoch(self) -> Any:
         experiment = self._experiment
         steps, total = experiment.steps_per_epoch, experiment.total_steps
-        step = make_train_step(
-            experiment.model, experiment.objective, experiment.optimizer, experiment.config
+        step = TrainStep(
+            experiment.model,
+            experiment.method,
+            experiment.optimizer,
+            experiment.config,
+            self._programs,
         )
 
         def train(
@@ -221,34 +222,22 @@ class Ensemble:
     ) -> Shaped[Array, "examples"]:
         """Returns a member's scores on every image of a set."""
         config = self._experiment.config
-        examples, lowering = len(data.labels), self._experiment.model.lowering
-        size = backend.scored_at_once(
-            config.evaluation.batch_size,
-            pixels=math.prod(data.images.shape[1:3]),
-            lowering=lowering,
+        examples = len(data.labels)
+        size = self._programs.scored_at_once(
+            config.evaluation.batch_size, pixels=math.prod(data.images.shape[1:3])
         )
         settings = config.memorization
-        # Whatever type members train in, they are scored in float32.
-        logits_of = attacked(self._experiment.model.clone(dtype=jnp.float32), variables, "running")
+        logits_of = models.logits_fn(self._experiment.evaluated(), variables)
         # The last batch is filled up with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
         attack_key = keys.derive(key, Purpose.EVALUATION)
-        unroll = backend.unrolls_attacks(config.attack.unroll, lowering=lowering)
+        attack = evaluation_attack(config, self._programs, "cross_entropy")
 
         def batch(rows: Int32[Array, "batch"]) -> Shaped[Array, "batch"]:
             images, labels = to_unit(data.images[rows]), data.labels[rows]
             if settings.inputs == "adversarial":
-                images = pgd(
-                    logits_of,
-                    images,
-                    labels,
-                    keys.per_image(attack_key, data.ids[rows]),
-                    epsilon=config.attack.epsilon,
-                    step_size=config.evaluation.step_size,
-                    num_steps=config.evaluation.num_steps,
-                    norm=config.attack.norm,
-                    unroll=unroll,
-                )
+                image_keys = keys.per_image(attack_key, data.ids[rows])
+                images = pgd_trajectory(logits_of, images, labels, image_keys, attack).images
             with jax.default_matmul_precision("highest"):
                 logits = logits_of(images)
             if settings.statistic == "correct":
@@ -278,7 +267,7 @@ class Ensemble:
 
         def of_share(*arguments: Any) -> Any:
             own, shared = arguments[:members], arguments[members:]
-            if self._execution == "map":
+            if self._programs.execution == "map":
                 results = jax.lax.map(lambda one: function(*one, *shared), own)
             else:
                 results = jax.vmap(lambda *one: function(*one, *shared))(*own)
@@ -309,10 +298,11 @@ class Ensemble:
           UserError: not even one fits.
         """
         one = self._bytes(1)
-        if self._execution == "map":
-            # A member keeps no history of its examples.
-            member = jax.eval_shape(self._experiment.initial_state).replace(history=None)
-            each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(member))
+        if self._programs.execution == "map":
+            each = (
+                sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self._states(1)))
+                // self._mesh.shape[_MEMBER]
+            )
         else:
             each = self._bytes(2) - one
         if one > free:
@@ -321,12 +311,17 @@ class Ensemble:
                 f" {free / 2**30:.2f} GiB may be used; lower config.train.batch_size"
             )
         found = 1 + int((free - one) // max(each, 1))
-        return min(found, _MOST_MAPPED) if self._execution == "map" else found
+        return min(found, _MOST_MAPPED) if self._programs.execution == "map" else found
+
+    def _states(self, members: int) -> Any:
+        """Returns the shapes of the states of this many members a device."""
+        ids = jax.ShapeDtypeStruct((members * self._mesh.shape[_MEMBER],), jnp.int32)
+        return jax.eval_shape(self._created, ids)
 
     def _bytes(self, members: int) -> int:
         """Returns what an epoch of so many members a device takes of its memory, without data."""
-        ids = jax.ShapeDtypeStruct((members * self._mesh.shape[_MEMBER],), jnp.int32)
-        states = jax.eval_shape(self._created, ids)
+        states = self._states(members)
+        ids = jax.ShapeDtypeStruct(states.step.shape, jnp.int32)
         epoch = jax.ShapeDtypeStruct((), jnp.int32)
         data = shapes(self._experiment.train)
         memory = self._epoch.lower(states, ids, epoch, data).compile().memory_analysis()

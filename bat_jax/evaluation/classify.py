@@ -11,11 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 from ml_collections import ConfigDict
 
-from bat_jax import backend, keys, parallel
-from bat_jax.attacks import pgd
+from bat_jax import keys, models, parallel
+from bat_jax.attacks import PgdSettings, pgd_trajectory
 from bat_jax.attacks.classifier import correct
-from bat_jax.attacks.inner_losses import LossName
+from bat_jax.attacks.inner_losses import Loss, LossName
 from bat_jax.data.device import DeviceSplit, to_unit
+from bat_jax.kernels.programs import Programs
 from bat_jax.parallel import AXIS
 
 Verdicts = dict[str, Bool[np.ndarray, "images"]]
@@ -34,6 +35,7 @@ class Evaluator:
         model: nn.Module,
         config: ConfigDict,
         mesh: Mesh,
+        programs: Programs,
         *,
         losses: tuple[LossName, ...],
         num_steps: int | None = None,
@@ -41,19 +43,23 @@ class Evaluator:
         """Prepares the evaluation; it compiles at the first set of a new shape.
 
         Args:
-          model: from `bat_jax.models.create`.
-          config: the whole config; read are `attack` (norm, epsilon, unroll), `evaluation`, `seed`.
+          model: computing in float32.
+          config: the whole config; `attack` (norm, epsilon), `evaluation` and `seed` are read.
           mesh: the devices that share a batch.
+          programs: the forms that suit the back end.
           losses: what PGD maximises, an attack each.
           num_steps: of PGD, if not `evaluation.num_steps`.
         """
-        if num_steps is None:
-            num_steps = config.evaluation.num_steps
+        steps = config.evaluation.num_steps if num_steps is None else num_steps
+        attacks = {
+            attack_name(loss, steps): evaluation_attack(config, programs, loss, num_steps=steps)
+            for loss in losses
+        }
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
         self._batch_size = config.evaluation.batch_size
         self._root = parallel.root(config.seed, mesh)
         self._step = parallel.over_devices(
-            _make_step(model.clone(dtype=jnp.float32), config, losses, num_steps),
+            _make_step(model, attacks, batch_size=self._batch_size),
             mesh,
             in_specs=(parallel.REPLICATED,) * 4,
             out_specs=parallel.REPLICATED,
@@ -87,50 +93,53 @@ class Evaluator:
 
 
 def _make_step(
-    model: nn.Module, config: ConfigDict, losses: tuple[LossName, ...], num_steps: int
+    model: nn.Module, attacks: Mapping[str, PgdSettings], *, batch_size: int
 ) -> Callable[..., Any]:
-    settings = config.evaluation
-    unroll = backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering)
-
     def step(
         variables: Mapping[str, Any],
         data: DeviceSplit,
         start: Int[Array, ""],
         root: Key[Array, ""],
-    ) -> dict[str, Bool[Array, "batch"]]:
-        share = settings.batch_size // jax.lax.axis_size(AXIS)
+    ) -> dict[str, Bool[Array, " batch"]]:
+        share = batch_size // jax.lax.axis_size(AXIS)
         rows = start + jax.lax.axis_index(AXIS) * share + jnp.arange(share)
         rows = jnp.minimum(rows, len(data.labels) - 1)
         images, labels = to_unit(data.images[rows]), data.labels[rows]
         key = keys.derive(root, keys.Purpose.EVALUATION)
         image_keys = keys.per_image(key, data.ids[rows])
-
-        def logits_fn(x: Any) -> Any:
-            return model.apply(variables, x, train=False)
+        logits_fn = models.logits_fn(model, variables)
 
         with jax.default_matmul_precision("highest"):
             verdicts = {"clean": correct(logits_fn(images), labels)}
-            for loss in losses:
-                adversarial = pgd(
-                    logits_fn,
-                    images,
-                    labels,
-                    image_keys,
-                    epsilon=config.attack.epsilon,
-                    step_size=settings.step_size,
-                    num_steps=num_steps,
-                    norm=config.attack.norm,
-                    loss=loss,
-                    unroll=unroll,
-                )
+            for name, settings in attacks.items():
+                attacked = pgd_trajectory(logits_fn, images, labels, image_keys, settings).images
                 # The image itself lies in the ball: what is wrong clean is broken.
-                verdicts[attack_name(loss, num_steps)] = verdicts["clean"] & correct(
-                    logits_fn(adversarial), labels
-                )
+                verdicts[name] = verdicts["clean"] & correct(logits_fn(attacked), labels)
         # Every process gets those of all devices.
         return {name: jax.lax.all_gather(v, AXIS, tiled=True) for name, v in verdicts.items()}
 
     return step
+
+
+def evaluation_attack(
+    config: ConfigDict, programs: Programs, loss: Loss, *, num_steps: int | None = None
+) -> PgdSettings:
+    """Returns the PGD attack of an evaluation.
+
+    Args:
+      config: the whole config; `attack` (norm, epsilon) and `evaluation` are read.
+      programs: the forms that suit the back end.
+      loss: what the attack maximises.
+      num_steps: if not `evaluation.num_steps`.
+    """
+    return PgdSettings(
+        epsilon=config.attack.epsilon,
+        step_size=config.evaluation.step_size,
+        num_steps=config.evaluation.num_steps if num_steps is None else num_steps,
+        norm=config.attack.norm,
+        loss=loss,
+        unroll=programs.unroll,
+    )
 
 
 def attack_name(loss: str, num_steps: int) -> str:

@@ -17,6 +17,7 @@ from bat_jax.data.dataset import Split
 from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator
+from bat_jax.kernels.programs import Programs
 from bat_jax.memorization import Typicality
 from bat_jax.memorization import estimates as estimate_files
 
@@ -31,6 +32,7 @@ class Tracker:
         model: nn.Module,
         config: ConfigDict,
         mesh: Mesh,
+        programs: Programs,
         *,
         sets: tuple[Split, Split],
         groups: Typicality,
@@ -39,9 +41,10 @@ class Tracker:
         """Draws the images.
 
         Args:
-          model: from `bat_jax.models.create`.
-          config: the whole config; read are `attack`, `evaluation` and `seed`.
+          model: computing in float32.
+          config: the whole config; `attack`, `evaluation` and `seed` are read.
           mesh: the devices that share a batch.
+          programs: the forms that suit the back end.
           sets: the training and the test images.
           groups: which of them are typical.
           seed: draws the images.
@@ -81,6 +84,7 @@ class Tracker:
             model,
             config,
             mesh,
+            programs,
             losses=("cross_entropy",),
             num_steps=config.evaluation.track.num_steps,
         )

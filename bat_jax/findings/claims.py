@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from bat_jax.evaluation.runs import title
+from bat_jax.methods import has_attack
 
 Verdict = Literal["supported", "refuted", "undecided"]
 
@@ -139,7 +140,7 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
 def _c(summary: Mapping[str, Any], state: str) -> Claim:
     attack = summary["attacks"]["methods"][state]
     rows = [row for row in summary["methods"] if row["state"] == state]
-    rows = [row for row in rows if row["against"] != "standard"]
+    rows = [row for row in rows if has_attack(row["against"])]
     signs = {row["against"]: (sign(row["clean"]), sign(row[attack])) for row in rows}
     better = [name for name, found in signs.items() if max(found) > 0 and min(found) >= 0]
     worse = [name for name, found in signs.items() if min(found) < 0 and max(found) <= 0]

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from bat_jax import methods
 from bat_jax.ensemble.cost import describe_ensemble
 from bat_jax.findings import plan as plans
 from bat_jax.runtime.plain import plain
-from bat_jax.training import objectives
 from bat_jax.training.experiment import Experiment, build
 from bat_jax.training.flops import forward_flops
 from bat_jax.training.state import number_of_parameters
@@ -69,17 +69,14 @@ def describe_findings(config: ConfigDict) -> str:
 
 def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
     """Returns the forward passes, of an image each, of training with its validation."""
-    objective = objectives.create(
-        config.objective, num_steps=config.attack.num_steps, threshold=0.0, first_decay=0.0
-    )
+    method = methods.create(config.objective, methods.Setup(num_steps=config.attack.num_steps))
     steps = experiment.total_steps * config.train.batch_size
     settings = config.evaluation
     scored = len(experiment.validation) * (2 + 2 * settings.num_steps)
     followed = 4 * settings.track.images * (2 + 2 * settings.track.num_steps)
     checkpoints = steps / len(experiment.train) / config.checkpoint.every_epochs
     return (
-        steps * objective.forward_passes(config.attack.num_steps)
-        + (scored + followed) * checkpoints
+        steps * method.forward_passes(config.attack.num_steps) + (scored + followed) * checkpoints
     )
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import keys
+from bat_jax import keys, methods
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.fields import shown
@@ -125,7 +125,7 @@ def validate(config: ConfigDict) -> None:
     configs.check(config)
     for field, values in (("methods", settings.methods), ("tracked", settings.tracked)):
         for method in values:
-            configs.check_method(f"findings.{field}", method)
+            methods.find(method, f"findings.{field}")
     if settings.autoattack and "methods" not in settings.autoattack:
         raise UserError(
             f"config.findings.autoattack is {settings.autoattack}; expected methods among them, or"
@@ -175,9 +175,9 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
     if run.data.seed is None:
         run.data.seed = config.seed
     run.objective.name = method
-    if method == "standard":
-        # It has no robust accuracy to be chosen by.
-        run.evaluation.select_by = "clean"
+    select_by = methods.find(method).select_by
+    if select_by == "clean":
+        run.evaluation.select_by = select_by
     if part not in settings.autoattack:
         run.evaluation.attacks = ()
     if part != "methods" or method not in settings.tracked:

@@ -14,6 +14,7 @@ from bat_jax.evaluation.runs import STATES, Run
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.plan import removal_arm, variant_arm
+from bat_jax.methods import has_attack
 
 # The runs of every arm, in the order of the seeds.
 Arms = Mapping[str, Sequence[Run]]
@@ -190,7 +191,7 @@ def _gains(runs: Sequence[Run], attack: str, method: str) -> dict[str, Any]:
     The phase runs from the record at which accuracy on atypical training images, as they are
     trained on, has come half of the way from the first record to the last, to the last record.
     """
-    trained_on = "clean" if method == "standard" else attack
+    trained_on = attack if has_attack(method) else "clean"
     series = [run.series("train_atypical", trained_on) for run in runs]
     if not series[0][0]:
         return {}

@@ -25,7 +25,7 @@ def describe(config: ConfigDict) -> str:
     forward, model, program = (
         count(experiment) for count in (forward_flops, step_flops, program_flops)
     )
-    passes = experiment.objective.forward_passes(config.attack.num_steps)
+    passes = experiment.method.forward_passes(config.attack.num_steps)
     devices = experiment.mesh.size
     share = program * devices / model
     return "\n".join(

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
-from bat_jax import keys
-from bat_jax.attacks import autoattack, checks
+from bat_jax import keys, models
+from bat_jax.attacks import checks
+from bat_jax.attacks.auto_attack import autoattack
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation import results
@@ -22,7 +23,6 @@ from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment
-from bat_jax.training.step import attacked
 
 
 def evaluate(
@@ -89,9 +89,6 @@ def _autoattack(
 ) -> tuple[Bool[np.ndarray, "images"], dict[str, Bool[np.ndarray, "images"]]]:
     """Returns which images withstand AutoAttack, and which each of its attacks broke."""
     config, processes = experiment.config, jax.process_count()
-    # Whatever type the model trained in, it is attacked in float32; and however a training step is
-    # lowered, AutoAttack's steps are programs of their own, which patches do not suit.
-    model = experiment.model.clone(dtype=jnp.float32, lowering=config.model.lowering or "automatic")
     # AutoAttack shares images among devices in its own way, and places the variables for it.
     variables = jax.device_get(saved.state.evaluated)
     part = "" if processes == 1 else f"_{jax.process_index() + 1}of{processes}"
@@ -99,7 +96,7 @@ def _autoattack(
         ours = test.take(np.arange(len(test))[distributed.share(len(test))])
         ids = jnp.asarray(ours.ids.astype(np.int32))
         result = autoattack(
-            attacked(model, variables, "running"),
+            models.logits_fn(experiment.evaluated("autoattack"), variables),
             ours.images / np.float32(255),
             ours.labels,
             keys.per_image(keys.derive(config.seed, keys.Purpose.EVALUATION), ids),

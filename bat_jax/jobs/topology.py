@@ -136,7 +136,7 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
     config = experiment.config
     chips, batch, steps = len(devices), config.train.batch_size, config.attack.num_steps
     forward = forward_flops(experiment)
-    passes = experiment.objective.forward_passes(steps)
+    passes = experiment.method.forward_passes(steps)
     lines = [
         _headline(topology, chip, devices),
         f"{config.objective.name} on {config.data.name}, {config.model.name}, batch {batch}"
@@ -196,8 +196,8 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         # What the back end of a TPU gets, which is not this machine's.
-        config.memorization.update(execution="vmap", members_at_once=1)
-        config.model.lowering = "xla"
+        config.programs.update(execution="vmap", members_at_once=1)
+        config.programs.update(training="xla", attack="xla", evaluation="xla")
     experiment, _ = _experiment(config, devices[:1])
     settings, chips = config.memorization, len(devices)
     usable = _MEMORY_PART * chip.memory
@@ -243,7 +243,7 @@ def measure(experiment: Experiment) -> Cost:
     )
     flops, traffic = _counts(compiled)
     steps = experiment.config.attack.num_steps
-    if experiment.objective.attack_loss is not None and steps > 1:
+    if experiment.method.attack is not None and steps > 1:
         rest = _counts(lowered_step(_without_attack(experiment)).compile())
         flops = rest[0] + steps * (flops - rest[0])
         traffic = rest[1] + steps * (traffic - rest[1])
@@ -305,7 +305,7 @@ def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experime
     changed = []
     with config.unlocked():
         # Chosen by the back end otherwise, and that is not this machine's.
-        config.attack.unroll = False
+        config.programs.unroll = False
         for section, field in ((config.train, "train"), (config.evaluation, "evaluation")):
             shares = len(devices) * section.get("accumulation", 1)
             batch = math.ceil(section.batch_size / shares) * shares

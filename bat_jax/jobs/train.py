@@ -4,9 +4,11 @@ import json
 import logging
 from typing import Any
 
+import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax.data import Dataset
 from bat_jax.jobs.final import evaluate
 from bat_jax.memorization import proxies
 from bat_jax.runtime import distributed
@@ -22,7 +24,13 @@ from bat_jax.training.state import number_of_parameters
 log = logging.getLogger(__name__)
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | AnyPath,
+    *,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
     """Runs a config in a folder and returns what results.json then holds.
 
     A folder with an unfinished run of the same config resumes it; one with a finished run returns
@@ -31,6 +39,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | AnyPath) -> dict[str, 
     Args:
       config: from a config file's `get_config()`.
       workdir: the run's folder, made if it does not exist.
+      model: in place of the one that the config names.
+      dataset: in place of the one that the config names.
 
     Raises:
       UserError: the config, the data, the estimates or the folder are wrong.
@@ -39,7 +49,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | AnyPath) -> dict[str, 
     """
     workdir = as_path(workdir)
     with distributed.agreed():
-        experiment = build(config)
+        experiment = build(config, model=model, dataset=dataset)
         check_batch(experiment)
     with workdirs.opened(workdir):
         dataset = experiment.dataset
@@ -89,7 +99,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | AnyPath) -> dict[str, 
 
 def _save_history(experiment: Experiment, last: Saved, workdir: AnyPath) -> None:
     """Writes what training has seen of every example."""
-    history = jax.device_get(last.state.history)
+    history = jax.device_get(last.state.memory["history"])
     with distributed.agreed():
         if distributed.is_main():
             proxies.save(workdir / proxies.FILE, experiment.train, history)

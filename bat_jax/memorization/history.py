@@ -5,9 +5,26 @@ presented next (Toneva et al., An Empirical Study of Example Forgetting during D
 Learning, arXiv:1812.05159). Both are by-products of the step, so that they cost nothing.
 """
 
+from typing import Protocol
+
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+import optax
+from jaxtyping import Array, Bool, Float, Int, Int32
+
+from bat_jax.attacks.classifier import correct
+
+
+class Classified(Protocol):
+    """Images with their labels and what a model made of them."""
+
+    @property
+    def labels(self) -> Int[Array, " batch"]:
+        """Class indices."""
+
+    @property
+    def logits(self) -> Float[Array, "batch classes"]:
+        """Of the images as they are trained on."""
 
 
 class History(flax.struct.PyTreeNode):
@@ -31,13 +48,18 @@ class History(flax.struct.PyTreeNode):
         """Whether it was ever right: it still is, or it was forgotten."""
         return self.is_correct | (self.forgotten > 0)
 
+    def observed(self, batch: Classified) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+        """Returns the cross-entropy of each image, and whether it is classified correctly."""
+        losses = optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
+        return losses, correct(batch.logits, batch.labels)
+
     def after(
         self,
-        rows: Int32[Array, "batch"],
-        losses: Float[Array, "batch"],
-        is_correct: Bool[Array, "batch"],
+        rows: Int32[Array, " batch"],
+        observed: tuple[Float[Array, " batch"], Bool[Array, " batch"]],
     ) -> "History":
-        """Returns the history after a batch of these rows, each there once."""
+        """Returns the history after a batch of these rows, each of them there once."""
+        losses, is_correct = observed
         is_forgotten = self.is_correct[rows] & ~is_correct
         return History(
             presented=self.presented.at[rows].add(1),

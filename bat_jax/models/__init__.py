@@ -14,19 +14,24 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from bat_jax import backend
-from bat_jax.backend import Lowering
+from bat_jax import outside
 from bat_jax.errors import UserError
+from bat_jax.kernels import convolution
+from bat_jax.kernels.convolution import Convolution
+from bat_jax.models.layers import Logits
 from bat_jax.models.resnet import ResNet18, Stem
 from bat_jax.models.small_cnn import SmallCNN
 from bat_jax.models.wide_resnet import WideResNet
+
+Images = Float[Array, "batch height width channels"]
 
 # Smallest and largest image side.
 _SIDES = {"small_cnn": (8, 32)}
 _RESIDUAL_SIDES = (16, 128)
 # Of few channels.
-_SMALL = ("small_cnn",)
+SMALL = ("small_cnn",)
 
 
 def _small_cnn(*, stem: Stem, axis_name: str | None, **settings: Any) -> nn.Module:
@@ -56,12 +61,14 @@ def create(
     std: tuple[float, ...] | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
-    lowering: Lowering | None = None,
+    conv: Convolution = convolution.xla,
 ) -> nn.Module:
     """Returns an untrained model.
 
     Args:
-      name: `small_cnn`, `resnet18`, `preact_resnet18`, `wide_resnet28_10` or `wide_resnet34_10`.
+      name: `small_cnn`, `resnet18`, `preact_resnet18`, `wide_resnet28_10`, `wide_resnet34_10`, or
+        `package.module:Name`, a function of `num_classes` and `image_shape` to which the other
+        settings are left.
       num_classes: number of logits.
       image_shape: height, width, channels of the images it is meant for; checked when given.
       width: channels of the first layer, the published number when absent.
@@ -70,15 +77,15 @@ def create(
       std: per-channel standard deviation, likewise.
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
-      lowering: of convolutions, `automatic`, `xla`, `patches` or `batch_last`: see
-        `bat_jax.kernels.convolution`. By default what suits the model and the back end. The last
-        two are for models that run in a loop or under `jax.vmap` on CPU.
+      conv: what computes convolutions: any function with the arguments of
+        `jax.lax.conv_general_dilated`; `bat_jax.kernels.convolution` has faster ones for CPU.
 
     Raises:
       UserError: an unknown name or stem, or images the model cannot take.
     """
-    if name not in _MODELS:
-        raise UserError(f"model: {name!r} is unknown; expected one of {', '.join(_MODELS)}")
+    check_name(name)
+    if outside.is_outside(name):
+        return _from_outside(name, num_classes, image_shape)
     if stem not in ("cifar", "tiny_imagenet"):
         raise UserError(f"model: stem is {stem!r}; expected cifar or tiny_imagenet")
     if image_shape is not None:
@@ -93,7 +100,7 @@ def create(
         "stem": stem,
         "dtype": dtype,
         "axis_name": axis_name,
-        "lowering": lowering or backend.lowering(is_small=name in _SMALL),
+        "conv": conv,
     }
     for setting, value in (("width", width), ("mean", mean), ("std", std)):
         if value is not None:
@@ -101,4 +108,64 @@ def create(
     return _MODELS[name](**settings)
 
 
-__all__ = ["create"]
+def check_name(name: str) -> None:
+    """Raises a UserError unless a name is that of a model, or of the form `package.module:Name`."""
+    if name not in _MODELS and not outside.is_outside(name):
+        raise UserError(
+            f"model: {name!r} is unknown; expected one of {', '.join(_MODELS)}, or a function that"
+            " makes a Flax module, as package.module:Name"
+        )
+
+
+def _from_outside(
+    name: str, num_classes: int, image_shape: tuple[int, int, int] | None
+) -> nn.Module:
+    """Returns what a function from outside makes of the number of classes and the image shape."""
+    create = outside.load(name, "model.name")
+    try:
+        found = create(num_classes=num_classes, image_shape=image_shape)
+    except TypeError as error:
+        raise UserError(
+            f"config.model.name is {name!r}, which cannot be called with num_classes and"
+            f" image_shape ({error}); expected a function of both"
+        ) from error
+    if not isinstance(found, nn.Module):
+        raise UserError(
+            f"config.model.name is {name!r}, which gives a {type(found).__name__}; expected a"
+            " flax.linen.Module"
+        )
+    return found
+
+
+def with_conv(model: nn.Module, conv: Convolution) -> nn.Module:
+    """Returns the model with another `conv`; a model that has no such field as it is."""
+    return model.clone(conv=conv) if hasattr(model, "conv") else model
+
+
+def in_float32(model: nn.Module) -> nn.Module:
+    """Returns the model computing in float32; a model that has no field `dtype` as it is."""
+    return model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
+
+
+def logits_fn(
+    model: nn.Module, variables: Mapping[str, Any], *, batch_norm: str = "running"
+) -> Callable[[Images], Logits]:
+    """Returns the function from images to logits that an attack sees.
+
+    Args:
+      model: any Flax module with `__call__(images, train, features)`.
+      variables: of the model.
+      batch_norm: normalise by the `running` statistics, or by those of the `batch`, which are
+        computed and thrown away: an attack leaves the model as it was.
+    """
+    is_training = batch_norm == "batch"
+
+    def logits(images: Images) -> Logits:
+        # `mutable` makes apply return the changed statistics beside the logits.
+        found: Any = model.apply(variables, images, train=is_training, mutable=["batch_stats"])
+        return found[0]
+
+    return logits
+
+
+__all__ = ["SMALL", "check_name", "create", "in_float32", "logits_fn", "with_conv"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.kernels.convolution import Lowering, operation
+from bat_jax.kernels.convolution import Convolution
 
 Logits = Float[Array, "batch classes"]
 Features = Float[Array, "batch features"]
@@ -26,19 +26,27 @@ def normalize(
     return (shifted / jnp.asarray(std, images.dtype).reshape(channels)).astype(dtype)
 
 
-def conv(
+def convolution(
     channels: int,
     *,
     kernel: int = 3,
     stride: int = 1,
     use_bias: bool = False,
-    lowering: Lowering,
+    conv: Convolution,
     dtype: Any,
 ) -> nn.Conv:
     """Returns a square convolution padded by kernel // 2 on every side.
 
     The padding is explicit because SAME pads strided convolutions on one side only, which the
     published architectures do not.
+
+    Args:
+      channels: of the output.
+      kernel: its side.
+      stride: in both directions.
+      use_bias: whether to add a bias a channel.
+      conv: what computes it, with the arguments of `jax.lax.conv_general_dilated`.
+      dtype: of the computation; parameters are float32.
     """
     pad = kernel // 2
     return nn.Conv(
@@ -48,7 +56,7 @@ def conv(
         padding=((pad, pad), (pad, pad)),
         use_bias=use_bias,
         kernel_init=jax.nn.initializers.he_normal(),
-        conv_general_dilated=operation(lowering),
+        conv_general_dilated=conv,
         dtype=dtype,
     )
 

@@ -13,8 +13,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.backend import Lowering
-from bat_jax.models.layers import Outputs, batch_norm, conv, head, normalize
+from bat_jax.kernels import convolution
+from bat_jax.kernels.convolution import Convolution
+from bat_jax.models.layers import Outputs, batch_norm, head, normalize
+from bat_jax.models.layers import convolution as layer
 
 Stem = Literal["cifar", "tiny_imagenet"]
 Map = Float[Array, "batch height width channels"]
@@ -32,13 +34,13 @@ class BasicBlock(nn.Module):
     stride: int
     axis_name: str | None
     dtype: Any
-    lowering: Lowering
+    conv: Convolution
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool) -> BlockOutput:
         """Returns the block's output."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        convolve = partial(conv, lowering=self.lowering, dtype=self.dtype)
+        convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         y = nn.relu(norm()(convolve(self.channels, stride=self.stride)(x)))
         y = norm()(convolve(self.channels)(y))
         if x.shape != y.shape:
@@ -56,13 +58,13 @@ class PreActivationBlock(nn.Module):
     stride: int
     axis_name: str | None
     dtype: Any
-    lowering: Lowering
+    conv: Convolution
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool) -> BlockOutput:
         """Returns the block's output."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        convolve = partial(conv, lowering=self.lowering, dtype=self.dtype)
+        convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         activated = nn.relu(norm()(x))
         y = convolve(self.channels, stride=self.stride)(activated)
         y = convolve(self.channels)(nn.relu(norm()(y)))
@@ -83,7 +85,8 @@ class ResNet18(nn.Module):
       pre_activation: PreActResNet-18 rather than ResNet-18.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
       dtype: of the computation; parameters are float32.
-      lowering: of its convolutions.
+      conv: what computes its convolutions, with the arguments of
+        `jax.lax.conv_general_dilated`.
     """
 
     num_classes: int
@@ -94,13 +97,13 @@ class ResNet18(nn.Module):
     pre_activation: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
-    lowering: Lowering = "automatic"
+    conv: Convolution = convolution.xla
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
         """Returns logits, and the pooled features on request."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        convolve = partial(conv, lowering=self.lowering, dtype=self.dtype)
+        convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         block = PreActivationBlock if self.pre_activation else BasicBlock
         x = normalize(images, self.mean, self.std, self.dtype)
         x = convolve(self.width, stride=STEM_STRIDE[self.stem])(x)
@@ -109,7 +112,7 @@ class ResNet18(nn.Module):
         for multiple, first_stride in _STAGES:
             for number in range(_BLOCKS_A_STAGE):
                 stride = first_stride if number == 0 else 1
-                x = block(multiple * self.width, stride, self.axis_name, self.dtype, self.lowering)(
+                x = block(multiple * self.width, stride, self.axis_name, self.dtype, self.conv)(
                     x, train=train
                 )
         if self.pre_activation:

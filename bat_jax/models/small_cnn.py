@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.backend import Lowering
-from bat_jax.kernels import batch_last
-from bat_jax.models.layers import Outputs, conv, head, normalize
+from bat_jax.kernels import batch_last, convolution
+from bat_jax.kernels.convolution import Convolution
+from bat_jax.models.layers import Outputs, head, normalize
+from bat_jax.models.layers import convolution as layer
 
 
 class SmallCNN(nn.Module):
@@ -23,7 +24,9 @@ class SmallCNN(nn.Module):
       std: per-channel standard deviation, likewise.
       width: channels of the first convolution.
       dtype: of the computation; parameters are float32.
-      lowering: of its convolutions.
+      conv: what computes its convolutions, with the arguments of
+        `jax.lax.conv_general_dilated`; with `kernels.convolution.batch_last` the batch is the last
+        dimension between layers.
     """
 
     num_classes: int
@@ -31,7 +34,7 @@ class SmallCNN(nn.Module):
     std: tuple[float, ...] = (0.5,)
     width: int = 16
     dtype: Any = jnp.float32
-    lowering: Lowering = "automatic"
+    conv: Convolution = convolution.xla
 
     @nn.compact
     def __call__(
@@ -43,21 +46,21 @@ class SmallCNN(nn.Module):
     ) -> Outputs:
         """Returns logits, and features on request; `train` changes nothing here."""
         x = normalize(images, self.mean, self.std, self.dtype)
-        is_batch_last = self.lowering == "batch_last"
+        is_batch_last = self.conv is convolution.batch_last
         x = x.transpose(3, 1, 2, 0) if is_batch_last else x
         for multiple, stride in ((1, 1), (2, 2), (4, 2)):
             channels = multiple * self.width
             if is_batch_last:
-                layer: nn.Module = batch_last.Conv(channels, stride, dtype=self.dtype)
+                convolve: nn.Module = batch_last.Conv(channels, stride, dtype=self.dtype)
             else:
-                layer = conv(
+                convolve = layer(
                     channels,
                     stride=stride,
                     use_bias=True,
-                    lowering=self.lowering,
+                    conv=self.conv,
                     dtype=self.dtype,
                 )
-            x = nn.relu(layer(x))
+            x = nn.relu(convolve(x))
         if is_batch_last:
             # The product takes its images as columns: their numbers need not change places.
             x = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T

@@ -9,8 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bat_jax.backend import Lowering
-from bat_jax.models.layers import Outputs, batch_norm, conv, head, normalize
+from bat_jax.kernels import convolution
+from bat_jax.kernels.convolution import Convolution
+from bat_jax.models.layers import Outputs, batch_norm, head, normalize
+from bat_jax.models.layers import convolution as layer
 from bat_jax.models.resnet import STEM_STRIDE, Map, PreActivationBlock, Stem
 
 
@@ -26,7 +28,8 @@ class WideResNet(nn.Module):
       stem: `cifar` or `tiny_imagenet`, whose 64x64 images a stride of 2 brings to 32x32.
       axis_name: the mapped axis that batch norm is synchronised over, if any.
       dtype: of the computation; parameters are float32.
-      lowering: of its convolutions.
+      conv: what computes its convolutions, with the arguments of
+        `jax.lax.conv_general_dilated`.
     """
 
     num_classes: int
@@ -37,20 +40,20 @@ class WideResNet(nn.Module):
     stem: Stem = "cifar"
     axis_name: str | None = None
     dtype: Any = jnp.float32
-    lowering: Lowering = "automatic"
+    conv: Convolution = convolution.xla
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
         """Returns logits, and the pooled features on request."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = normalize(images, self.mean, self.std, self.dtype)
-        convolve = partial(conv, lowering=self.lowering, dtype=self.dtype)
+        convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         x = convolve(self.width, stride=STEM_STRIDE[self.stem])(x)
         for multiple, first_stride in ((10, 1), (20, 2), (40, 2)):
             for number in range((self.depth - 4) // 6):
                 stride = first_stride if number == 0 else 1
                 x = PreActivationBlock(
-                    multiple * self.width, stride, self.axis_name, self.dtype, self.lowering
+                    multiple * self.width, stride, self.axis_name, self.dtype, self.conv
                 )(x, train=train)
         x = nn.relu(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

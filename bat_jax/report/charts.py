@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from bat_jax.evaluation.results import GROUPS
 from bat_jax.evaluation.runs import Run, percent, title, with_interval
+from bat_jax.methods import WEIGHT_BINS, has_attack
 from bat_jax.report.style import DASHES, MARKERS, Chart, legend
-from bat_jax.training.objectives import WEIGHT_BINS
 
 
 def accuracy_curves(run: Run) -> Chart | None:
@@ -165,7 +165,7 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
 
 
 def weights(run: Run) -> Chart | None:
-    """Returns the share of BAT's weights in each bin, by epoch."""
+    """Returns the share of a method's weights in each bin, by epoch."""
     series = [run.series("train", name) for name in WEIGHT_BINS]
     epochs = series[0][0]
     if len(epochs) < 2:
@@ -191,7 +191,7 @@ def weights(run: Run) -> Chart | None:
     below = run.series("train", "weighted_down")[1]
     return Chart(
         "weights_by_epoch",
-        "BAT's weights by epoch",
+        "Weights by epoch",
         "Heat map of the share of training images by weight, in ten bins from 0 to 1, and epoch."
         f" Weighted down, below 1: {percent(below[0])} % of the images at first,"
         f" {percent(below[-1])} % at the end.",
@@ -213,7 +213,7 @@ def common_attack(runs: Sequence[Run]) -> str:
 
 
 def _trained_on(run: Run) -> str:
-    if run.config["objective"]["name"] == "standard":
+    if not has_attack(run.config["objective"]["name"]):
         return "clean"
     return f"attacked by {run.config['attack']['num_steps']} steps"
 

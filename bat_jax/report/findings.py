@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bat_jax import methods
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.results import GROUPS
@@ -11,7 +12,7 @@ from bat_jax.evaluation.runs import STATES, title
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
 from bat_jax.report import findings_charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.report.single import METHODS, facts
+from bat_jax.report.single import facts
 from bat_jax.runtime.storage import AnyPath
 
 Summary = Mapping[str, Any]
@@ -52,7 +53,7 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
         f"; {made} runs, {len(seeds)} seed(s) each, {summary['seconds'] / 60:,.0f} minutes of"
         " training"
     )
-    known["Method"] = ", ".join(METHODS[name] for name in config["findings"]["methods"])
+    known["Method"] = ", ".join(methods.title(name) for name in config["findings"]["methods"])
     attacks = sorted(
         {
             title(attack)

@@ -11,16 +11,20 @@ from jaxtyping import Array, Float, Int32, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bat_jax import backend, keys, losses
-from bat_jax.attacks import pgd
+from bat_jax import keys, models
+from bat_jax.attacks import pgd_trajectory
+from bat_jax.attacks.classifier import correct
 from bat_jax.data import Split
 from bat_jax.errors import UserError
 from bat_jax.memorization import estimates as estimate_files
+from bat_jax.methods import Attack, Batch
+from bat_jax.parallel import AXIS
 from bat_jax.report.style import Chart
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run, read_states
+from bat_jax.training.step import training_attack
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +45,16 @@ class _Attacked(NamedTuple):
       adversarial: x'.
       clean_logits: z(x).
       logits: z(x').
+      features: h(x').
+      robust_steps: kappa, the number of attack steps that each image withstood.
     """
 
     split: Split
     adversarial: Float[np.ndarray, "images height width channels"]
     clean_logits: Float[np.ndarray, "images classes"]
     logits: Float[np.ndarray, "images classes"]
+    features: Float[np.ndarray, "images features"]
+    robust_steps: Int32[np.ndarray, " images"]
 
 
 def of_run(folder: AnyPath) -> list[Chart]:
@@ -59,11 +67,10 @@ def of_run(folder: AnyPath) -> list[Chart]:
         log.warning("no pictures: %s", error)
         return []
     attack = _attack(experiment)
-    config = experiment.config
     charts = [
         _triplets(experiment, attack(states["best"].state.evaluated, experiment.test_images()))
     ]
-    if config.objective.name == "bat":
+    if experiment.method.is_weighted:
         attacked = attack(states["last"].state.evaluated, experiment.train)
         charts += _weighted_down(experiment, attacked)
     return charts + most_memorized(experiment)
@@ -96,33 +103,24 @@ def most_memorized(experiment: Experiment) -> list[Chart]:
 
 
 def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
-    """Returns what attacks images as training does."""
-    config = experiment.config
-    model = experiment.model.clone(dtype=jnp.float32)
+    """Returns the function that attacks images as adversarial training does."""
+    config, model = experiment.config, experiment.evaluated()
+    settings = training_attack(config, Attack(), experiment.programs)
 
     @jax.jit
     def attack(
         variables: Variables,
         images: Float[Array, "batch height width channels"],
-        labels: Int32[Array, "batch"],
-        ids: Int32[Array, "batch"],
-    ) -> tuple[Array, Array, Array]:
-        def logits_fn(x: Any) -> Any:
-            return model.apply(variables, x, train=False)
-
+        labels: Int32[Array, " batch"],
+        ids: Int32[Array, " batch"],
+    ) -> tuple[Array, ...]:
+        logits_fn = models.logits_fn(model, variables)
         key = keys.derive(config.seed, keys.Purpose.EVALUATION)
-        adversarial = pgd(
-            logits_fn,
-            images,
-            labels,
-            keys.per_image(key, ids),
-            epsilon=config.attack.epsilon,
-            step_size=config.attack.step_size,
-            num_steps=config.attack.num_steps,
-            norm=config.attack.norm,
-            unroll=backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering),
-        )
-        return adversarial, logits_fn(images), logits_fn(adversarial)
+        found = pgd_trajectory(logits_fn, images, labels, keys.per_image(key, ids), settings)
+        outputs: Any = model.apply(variables, found.images, train=False, features=True)
+        logits, features = outputs
+        robust_steps = found.robust_steps + correct(logits, labels).astype(jnp.int32)
+        return found.images, logits_fn(images), logits, features, robust_steps
 
     def of_split(variables: Variables, split: Split) -> _Attacked:
         split = _drawn(split, config.seed)
@@ -135,7 +133,7 @@ def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
             parts.append(
                 attack(variables, np.float32(batch.images) / 255, batch.labels, np.int32(batch.ids))
             )
-        found = [np.concatenate([np.asarray(part[n]) for part in parts]) for n in range(3)]
+        found = [np.concatenate([np.asarray(part[n]) for part in parts]) for n in range(5)]
         return _Attacked(split, *(array[: len(split)] for array in found))
 
     return of_split
@@ -193,27 +191,27 @@ def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
 
 
 def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
-    config, names = experiment.config, experiment.dataset.class_names
-    settings, split = config.objective.bat, attacked.split
+    """Returns the training images of the lowest weights; none where all are 1 or more."""
+    names, split, method = experiment.dataset.class_names, attacked.split, experiment.method
     known = np.full(len(split), np.nan, np.float32)
     if experiment.estimates is not None:
         known = estimate_files.of_examples(experiment.estimates, split)
-    reading = attacked.clean_logits if settings.confidence == "clean" else attacked.logits
-    weights = np.asarray(
-        losses.bat_weights(
-            jnp.asarray(attacked.logits),
-            jnp.asarray(split.labels),
-            alpha=settings.alpha,
-            gate=settings.gate,
-            memorization=jnp.asarray(known),
-            threshold=config.memorization.threshold,
-            confidence_logits=jnp.asarray(reading),
-        )
+    batch = Batch(
+        labels=jnp.asarray(split.labels),
+        logits=jnp.asarray(attacked.logits),
+        features=jnp.asarray(attacked.features),
+        clean_logits=None if method.clean is None else jnp.asarray(attacked.clean_logits),
+        robust_steps=jnp.asarray(attacked.robust_steps),
+        memorization=jnp.asarray(known),
+        epoch=jnp.asarray(jnp.inf),
     )
+    # The images are a global batch of their own, on one device.
+    weights = np.asarray(jax.vmap(method.weights, axis_name=AXIS)(jax.tree.map(_alone, batch))[0])
     rows = np.argsort(weights, kind="stable")[:_SHOWN]
     rows = rows[weights[rows] < 1]
     if not len(rows):
         return []
+    reading = attacked.clean_logits if method.clean == "read" else attacked.logits
     texts = [
         f"{names[label]}, taken for\n{names[_wrong(reading[row], label)]}; w {weights[row]:.2f}"
         for row, label in zip(rows, split.labels[rows].tolist(), strict=True)
@@ -228,6 +226,11 @@ def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
             f" gives: the lowest of {len(split)} drawn training images.",
         )
     ]
+
+
+def _alone(array: Array) -> Array:
+    """Returns the array with a first dimension of one device."""
+    return array[None]
 
 
 def grid(

@@ -3,21 +3,13 @@
 import json
 import statistics
 
+from bat_jax import methods
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.results import GROUPS
 from bat_jax.evaluation.runs import Run, percent, title
 from bat_jax.report import charts, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.runtime.storage import AnyPath
-
-METHODS = {
-    "bat": "BAT (its weight and discrimination loss are reconstructed)",
-    "pgd_at": "PGD adversarial training",
-    "trades": "TRADES",
-    "mart": "MART",
-    "gairat": "GAIRAT",
-    "standard": "standard training",
-}
 
 
 def report(folder: str | AnyPath) -> AnyPath:
@@ -40,7 +32,7 @@ def facts(run: Run) -> dict[str, str]:
     versions = run.about["versions"]
     devices = run.about["devices"]
     return {
-        "Method": METHODS.get(config["objective"]["name"], config["objective"]["name"]),
+        "Method": methods.title(config["objective"]["name"]),
         "Data": f"{data['name']}, {data['subset'] or 'all'} training images,"
         f" {data['validation']} held out for validation",
         "Model": config["model"]["name"]

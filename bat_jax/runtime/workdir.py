@@ -28,7 +28,7 @@ _FREE = (
     "data.path",
     "data.exclude",
     "memorization.estimates",
-    "memorization.members_at_once",
+    "programs.members_at_once",
     "checkpoint.keep",
 )
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bat_jax.methods import Gradient
 from bat_jax.training.state import Variables
 
 
@@ -43,8 +44,8 @@ def value_and_grad(
     batch: Any,
     *,
     parts: int,
-) -> Any:
-    """Returns the loss of a batch and its gradient, as `jax.value_and_grad` does, part by part.
+) -> Gradient:
+    """Returns the loss of a batch and its gradient, computed part by part.
 
     Args:
       forward: from variables and a part of the batch to the outputs, arrays with the examples
@@ -55,7 +56,7 @@ def value_and_grad(
       parts: how many, of equal size.
 
     Returns:
-      `((value, (aux, variables)), gradients)`, the variables with their new statistics.
+      The gradient on this device, and the variables with their new statistics.
     """
     params = variables["params"]
     if parts == 1:
@@ -65,7 +66,8 @@ def value_and_grad(
             value, aux = loss(outputs)
             return value, (aux, updated)
 
-        return jax.value_and_grad(whole, has_aux=True)(params)
+        (value, (aux, updated)), gradients = jax.value_and_grad(whole, has_aux=True)(params)
+        return Gradient(value, aux, updated, gradients)
 
     pieces = split(batch, parts)
     outputs = jax.lax.map(lambda piece: forward(variables, piece)[0], pieces)
@@ -82,7 +84,7 @@ def value_and_grad(
     zeros = jax.tree.map(jnp.zeros_like, (params, _statistics(variables)))
     (gradients, sums), _ = jax.lax.scan(add, zeros, (pieces, split(cotangents, parts)))
     updated = {**variables, **jax.tree.map(lambda total: total / parts, sums)}
-    return (value, (aux, updated)), gradients
+    return Gradient(value, aux, updated, gradients)
 
 
 def _statistics(variables: Variables) -> Variables:

@@ -16,19 +16,20 @@ from jaxtyping import Array, Int64, Key
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import keys, memorization, models, parallel
+from bat_jax import keys, memorization, methods, models, parallel
 from bat_jax.data import Dataset, Split, load
 from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator, attack_name
 from bat_jax.evaluation.tracking import Tracker
 from bat_jax.fields import LARGEST_INTEGER
-from bat_jax.memorization import Typicality
+from bat_jax.kernels import programs
+from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
 from bat_jax.runtime.storage import as_path
-from bat_jax.training import objectives, state
-from bat_jax.training.step import make_train_step
+from bat_jax.training import state
+from bat_jax.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class Experiment:
       estimates: memorization estimates of the data set, likewise.
       mesh: the devices.
       model: with batch norm synchronised over the mesh's axis, if the config says so.
-      objective: the method.
+      programs: the forms of its convolutions and loops that suit the back end.
+      method: the method of training.
       optimizer: of the parameters.
       learning_rate: by step.
       steps_per_epoch: whole batches of `train`.
@@ -65,7 +67,8 @@ class Experiment:
     estimates: memorization.Estimates | None
     mesh: Mesh
     model: nn.Module
-    objective: objectives.Objective
+    programs: programs.Programs
+    method: methods.Method
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     steps_per_epoch: int
@@ -86,7 +89,7 @@ class Experiment:
         return parallel.root(self.config.seed, self.mesh)
 
     def initial_state(self) -> state.TrainState:
-        """Returns the state of step 0, on every device."""
+        """Returns the state of step 0, on every device, with the history of its examples."""
 
         def create(root: Key[Array, ""]) -> state.TrainState:
             return state.create(
@@ -95,7 +98,10 @@ class Experiment:
                 self.dataset.image_shape,
                 seed=root,
                 ema=self.config.train.ema > 0,
-                examples=len(self.train),
+                memory={
+                    "history": history.create(len(self.train)),
+                    **self.method.memory(len(self.train)),
+                },
             )
 
         # Computed on every device, of every process, rather than sent there.
@@ -103,9 +109,9 @@ class Experiment:
         return jax.jit(create, out_shardings=replicated)(self.root())
 
     def train_step(self) -> Any:
-        """Returns the jitted step over all devices, of `bat_jax.training.step.make_train_step`."""
+        """Returns the jitted `TrainStep` over all devices."""
         return parallel.over_devices(
-            make_train_step(self.model, self.objective, self.optimizer, self.config),
+            TrainStep(self.model, self.method, self.optimizer, self.config, self.programs),
             self.mesh,
             in_specs=(parallel.REPLICATED,) * 4,
             out_specs=(parallel.REPLICATED, parallel.REPLICATED),
@@ -130,7 +136,11 @@ class Experiment:
 
     def evaluator(self, losses: tuple[Any, ...]) -> Evaluator:
         """Returns what classifies a set, clean and under PGD with each loss."""
-        return Evaluator(self.model, self.config, self.mesh, losses=losses)
+        return Evaluator(self.evaluated(), self.config, self.mesh, self.programs, losses=losses)
+
+    def evaluated(self, use: programs.Use = "evaluation") -> nn.Module:
+        """Returns the model as it is evaluated: in float32, whatever type it trains in."""
+        return models.with_conv(models.in_float32(self.model), self.programs.convolution(use))
 
     def tracker(self) -> Tracker | None:
         """Returns what follows accuracy by typicality, if the config asks for it."""
@@ -139,9 +149,10 @@ class Experiment:
         groups = self.typicality()
         assert groups is not None  # `build` has seen to it.
         return Tracker(
-            self.model,
+            self.evaluated(),
             self.config,
             self.mesh,
+            self.programs,
             sets=(self.train, self.dataset.test),
             groups=groups,
             seed=data_seed(self.config),
@@ -160,24 +171,33 @@ class Experiment:
 
 
 def build(
-    config: ConfigDict, *, dataset: Dataset | None = None, mesh: Mesh | None = None
+    config: ConfigDict,
+    *,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+    mesh: Mesh | None = None,
 ) -> Experiment:
     """Returns the experiment of a config.
 
     Args:
-      config: the whole config.
+      config: the whole config; where it names a method from outside, it gets the method's section.
+      model: in place of the one that the config names: any Flax module with
+        `__call__(images, train, features)`, from [0, 1] images to float32 logits, and to
+        `(logits, features)` where `features` is true.
       dataset: in place of the one that the config names.
       mesh: in place of the devices of this machine.
 
     Raises:
       UserError: a field, the data or the estimates are wrong.
     """
+    methods.complete(config)
     configs.check(config)
     mesh = mesh or parallel.make_mesh(config.parallel.devices)
     if config.job != "memorization":  # Whose members score images each by itself.
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
-    # An unknown name is refused before any data is read.
-    models.create(config.model.name, 2, stem=config.model.stem)
+    if model is None:
+        # An unknown name is refused before any data is read.
+        models.check_name(config.model.name)
 
     dataset = dataset or load(config.data.name, path=config.data.path)
     _check_images(config, dataset)
@@ -189,27 +209,20 @@ def build(
     steps_per_epoch, total_steps, learning_rate = _plan(config, len(train))
     epochs = total_steps / steps_per_epoch
     first_decay = state.first_decay(config.train, epochs)
-    _warn_of_late_starts(config, epochs, first_decay)
-    _warn_of_learning_rate(config, epochs, total_steps)
-    objective = objectives.create(
+    method = methods.create(
         config.objective,
-        num_steps=config.attack.num_steps,
-        threshold=config.memorization.threshold,
-        first_decay=first_decay,
+        methods.Setup(
+            num_steps=config.attack.num_steps,
+            num_classes=dataset.num_classes,
+            threshold=config.memorization.threshold,
+            first_decay=first_decay,
+        ),
     )
-    mean, std = _normalization(config, train)
-    model = models.create(
-        config.model.name,
-        dataset.num_classes,
-        image_shape=dataset.image_shape,
-        width=config.model.width,
-        stem=config.model.stem,
-        mean=mean,
-        std=std,
-        dtype=jnp.dtype(config.model.dtype),
-        lowering=config.model.lowering,
-        axis_name=AXIS if config.model.sync_batch_norm else None,
-    )
+    _check_estimates(config, method, estimates)
+    _warn_of_late_starts(method, epochs)
+    _warn_of_learning_rate(config, epochs, total_steps)
+    is_small = model is None and config.model.name in models.SMALL
+    model = model or _model(config, dataset, train)
     _check_size(config, model, dataset)
     return Experiment(
         config=config,
@@ -220,7 +233,13 @@ def build(
         estimates=estimates,
         mesh=mesh,
         model=model,
-        objective=objective,
+        programs=programs.resolve(
+            config.programs,
+            is_small=is_small,
+            is_ensemble=config.job == "memorization",
+            is_attacked=method.attack is not None,
+        ),
+        method=method,
         optimizer=state.sgd(config.train.optimizer, learning_rate),
         learning_rate=learning_rate,
         steps_per_epoch=steps_per_epoch,
@@ -323,40 +342,60 @@ def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
 
 
 def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates | None:
-    path, bat = config.memorization.estimates, config.objective.bat
-    if path is None:
-        if config.evaluation.track.images:
-            raise UserError(
-                f"config.evaluation.track.images is {config.evaluation.track.images} and"
-                " config.memorization.estimates is not set; expected an estimates file, which tells"
-                " typical images from atypical ones"
-            )
-        if config.objective.name == "bat" and bat.gate == "memorized":
-            raise UserError(
-                "config.objective.bat.gate is 'memorized' and config.memorization.estimates is not"
-                " set; expected an estimates file, or another gate"
-            )
+    """Returns the estimates that the config names, checked against the data set."""
+    if config.memorization.estimates is None:
         return None
-    estimates = memorization.load(path)
+    estimates = memorization.load(config.memorization.estimates)
     estimate_files.check(estimates, dataset)
     return estimates
 
 
-def _warn_of_late_starts(config: ConfigDict, epochs: float, first_decay: float) -> None:
-    """Says when a weight would never apply, as in a trial run of a few epochs."""
-    name = config.objective.name
-    if name not in ("bat", "gairat"):
+def _check_estimates(
+    config: ConfigDict, method: methods.Method, estimates: memorization.Estimates | None
+) -> None:
+    """Raises a UserError where something needs estimates and there are none."""
+    if estimates is not None:
         return
-    start = config.objective[name].start_epoch
-    start = first_decay if start is None else start
-    if start >= epochs:
+    if config.evaluation.track.images:
+        raise UserError(
+            f"config.evaluation.track.images is {config.evaluation.track.images} and"
+            " config.memorization.estimates is not set; expected an estimates file, which separates"
+            " typical images from atypical ones"
+        )
+    if method.estimates_for is not None:
+        raise UserError(
+            f"config.memorization.estimates is not set; expected an estimates file for"
+            f" {method.estimates_for} of config.objective.{method.name}"
+        )
+
+
+def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
+    """Returns the model that the config names, normalising as the config or the images say."""
+    mean, std = _normalization(config, train)
+    return models.create(
+        config.model.name,
+        dataset.num_classes,
+        image_shape=dataset.image_shape,
+        width=config.model.width,
+        stem=config.model.stem,
+        mean=mean,
+        std=std,
+        dtype=jnp.dtype(config.model.dtype),
+        axis_name=AXIS if config.model.sync_batch_norm else None,
+    )
+
+
+def _warn_of_late_starts(method: methods.Method, epochs: float) -> None:
+    """Warns of weights that would never apply, as in a trial run of a few epochs."""
+    start = method.begins
+    if start is not None and start >= epochs:
         log.warning(
             "training ends with epoch %g: the weights of %s, which apply from epoch %g, never do"
             " (config.objective.%s.start_epoch)",
             epochs,
-            name,
+            method.name,
             start,
-            name,
+            method.name,
         )
 
 

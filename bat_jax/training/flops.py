@@ -5,7 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from bat_jax import models
 from bat_jax.data.device import shapes
+from bat_jax.kernels import convolution
 from bat_jax.training.experiment import Experiment
 
 
@@ -16,15 +18,15 @@ def forward_flops(experiment: Experiment) -> float:
     """
     images = jax.ShapeDtypeStruct((8, *experiment.dataset.image_shape), jnp.float32)
     variables = jax.eval_shape(experiment.initial_state).variables
-    model = experiment.model.clone(lowering="xla")
+    model = models.with_conv(experiment.model, convolution.xla)
     forward = jax.jit(lambda variables, images: model.apply(variables, images))
     return flops(forward.lower(variables, images)) / 8
 
 
 def step_flops(experiment: Experiment) -> float:
-    """Returns the FLOPs that a step of the objective takes at least, over all devices."""
+    """Returns the FLOPs that a step of the method takes at least, over all devices."""
     config = experiment.config
-    passes = experiment.objective.forward_passes(config.attack.num_steps)
+    passes = experiment.method.forward_passes(config.attack.num_steps)
     return forward_flops(experiment) * config.train.batch_size * passes
 
 
@@ -59,5 +61,6 @@ def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
 
 def _with_steps(experiment: Experiment, steps: int) -> Experiment:
     config = experiment.config.copy_and_resolve_references()
-    config.attack.num_steps, config.attack.unroll = steps, True
-    return dataclasses.replace(experiment, config=config)
+    config.attack.num_steps = steps
+    programs = dataclasses.replace(experiment.programs, unroll=True)
+    return dataclasses.replace(experiment, config=config, programs=programs)

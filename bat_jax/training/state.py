@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from bat_jax import keys
 from bat_jax.fields import LARGEST_INTEGER
-from bat_jax.memorization import history
-from bat_jax.memorization.history import History
+from bat_jax.methods import Memory
 
 Variables = dict[str, Any]
 
@@ -26,14 +25,14 @@ class TrainState(flax.struct.PyTreeNode):
       variables: the model's `params` and, where it has them, `batch_stats`.
       opt_state: of the optax optimiser.
       ema: the moving average of `variables`, or None.
-      history: of every training example, or None where it is not kept.
+      memory: by name, arrays with a row for every training example.
     """
 
     step: Int32[Array, ""]
     variables: Variables
     opt_state: optax.OptState
     ema: Variables | None
-    history: History | None = None
+    memory: dict[str, Memory]
 
     @property
     def evaluated(self) -> Variables:
@@ -48,7 +47,7 @@ def create(
     *,
     seed: keys.Seed,
     ema: bool,
-    examples: int | None = None,
+    memory: dict[str, Memory],
 ) -> TrainState:
     """Returns the state of step 0, a function of the seed.
 
@@ -58,7 +57,7 @@ def create(
       image_shape: height, width, channels.
       seed: what the initialisation follows from.
       ema: whether to keep a moving average.
-      examples: how many training examples to keep the history of, if any.
+      memory: what to remember of every training example, before training.
     """
     key = keys.derive(seed, keys.Purpose.INITIALIZATION)
     variables = dict(model.init(key, jnp.zeros((1, *image_shape))))
@@ -68,7 +67,7 @@ def create(
         opt_state=optimizer.init(variables["params"]),
         # A copy: the step donates its state, and no buffer can be given away twice.
         ema=jax.tree.map(jnp.copy, variables) if ema else None,
-        history=None if examples is None else history.create(examples),
+        memory=memory,
     )
 
 

@@ -1,6 +1,5 @@
 """The train step: one device's share of a global batch, from data to updated state."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,183 +9,262 @@ import optax
 from jaxtyping import Array, Float, Int, Int32, Key
 from ml_collections import ConfigDict
 
-from bat_jax import backend, keys
+from bat_jax import keys, models
 from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import DeviceSplit, augment, to_unit
+from bat_jax.kernels.programs import Programs
+from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation
-from bat_jax.training.objectives import Batch, Metrics, Objective
 from bat_jax.training.state import TrainState, Variables
 
 Images = Float[Array, "batch height width channels"]
-TrainStep = Callable[
-    [TrainState, DeviceSplit, Int32[Array, "steps batch_size"], Key[Array, ""]],
-    tuple[TrainState, Metrics],
-]
+Targets = Float[Array, "batch classes"]
+
+
+class Share(NamedTuple):
+    """One device's share of the batch that a step trains on.
+
+    Attributes:
+      places: of its images in the global batch.
+      batch_rows: rows of the training split, of the whole batch.
+      rows: of this share.
+      images: augmented, in [0, 1].
+      labels: class indices.
+      targets: soft targets in their place, where the method has them.
+      epoch: epochs completed before this step, with their fraction.
+    """
+
+    places: Int[Array, " batch"]
+    batch_rows: Int32[Array, " global_batch"]
+    rows: Int32[Array, " batch"]
+    images: Images
+    labels: Int[Array, " batch"]
+    targets: Targets | None
+    epoch: Float[Array, ""]
 
 
 class Outputs(NamedTuple):
-    """What the model gives for a batch; clean logits where the objective asks for them."""
+    """What the model gives for a batch; clean logits where the method asks for them."""
 
     logits: Float[Array, "batch classes"]
     features: Float[Array, "batch features"]
     clean_logits: Float[Array, "batch classes"] | None
 
 
-def make_train_step(
-    model: nn.Module,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-) -> TrainStep:
-    """Returns `step(state, data, order, root) -> (state, metrics)`, for one device of `AXIS`.
+class Seen(NamedTuple):
+    """What the loss leaves beside its value.
 
-    Every device holds the same state, data, order (the epoch's batches, from `epoch_order`) and
-    root (the key that all draws follow from, `bat_jax.parallel.root` of the seed), takes its share
-    of the batch that `state.step` points at, and returns the same new state and metrics. Draws
-    belong to an image's place in the global batch, sums run over the axis: the result does not
-    depend on the number of devices, up to the order of float additions.
-
-    Args:
-      model: from `bat_jax.models.create`, its batch norm synchronised over `AXIS` or not.
-      objective: the method.
-      optimizer: an optax transformation of the parameters.
-      config: the whole config; read are `attack`, `data` and `train`.
+    Attributes:
+      metrics: the method's own, of the global batch.
+      accuracy: of the images trained on, over the global batch.
+      observed: per memory of the method, what it remembers of this share.
     """
-    trainee = model
-    if objective.attack_loss is None:
-        trainee = model.clone(lowering=backend.without_attacks(model.lowering))
 
-    def step(
+    metrics: Metrics
+    accuracy: Float[Array, ""]
+    observed: dict[str, Any]
+
+
+class TrainStep:
+    """A step from one state to the next, for one device of `AXIS`.
+
+    Every device holds the same state, data, order and root, takes its share of the batch that
+    `state.step` points at, and returns the same new state and metrics. Draws belong to an image's
+    place in the global batch and sums run over the axis, so that the result does not depend on the
+    number of devices, up to the order of float additions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        optimizer: optax.GradientTransformation,
+        config: ConfigDict,
+        programs: Programs,
+    ) -> None:
+        """Prepares a step.
+
+        Args:
+          model: its batch norm synchronised over `AXIS` or not.
+          method: the method of training.
+          optimizer: an optax transformation of the parameters.
+          config: the whole config; `attack`, `data` and `train` are read.
+          programs: the forms that suit the back end.
+        """
+        self._model = models.with_conv(model, programs.convolution("training"))
+        self._attacked = models.with_conv(model, programs.convolution("attack"))
+        self._method, self._optimizer, self._config = method, optimizer, config
+        self._settings: PgdSettings | None = None
+        if method.attack is not None:
+            self._settings = training_attack(config, method.attack, programs)
+
+    def __call__(
+        self,
         state: TrainState,
         data: DeviceSplit,
         order: Int32[Array, "steps batch_size"],
         root: Key[Array, ""],
     ) -> tuple[TrainState, Metrics]:
+        """Returns the next state and the metrics of the batch.
+
+        Args:
+          state: the state.
+          data: the training split.
+          order: rows of the epoch's batches, from `epoch_order`.
+          root: the key that all draws follow from, `bat_jax.parallel.root` of the seed.
+        """
+        share = self._share(state, data, order, root)
+        attacked = self._attack(state, share, root)
+        found = self._gradient(state, data, share, attacked)
+        return self._updated(state, share, found), {
+            "loss": found.loss,
+            "accuracy": found.aux.accuracy,
+            "gradient_norm": optax.tree.norm(found.params),
+            **found.aux.metrics,
+        }
+
+    def _share(
+        self,
+        state: TrainState,
+        data: DeviceSplit,
+        order: Int32[Array, "steps batch_size"],
+        root: Key[Array, ""],
+    ) -> Share:
+        """Returns this device's images, augmented."""
         steps_per_epoch, batch_size = order.shape
-        share = batch_size // jax.lax.axis_size(AXIS)
-        places = jax.lax.axis_index(AXIS) * share + jnp.arange(share)
+        size = batch_size // jax.lax.axis_size(AXIS)
+        places = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
         batch_rows = order[state.step % steps_per_epoch]
         rows = batch_rows[places]
-
-        images = to_unit(data.images[rows])
         labels = data.labels[rows]
         images = augment(
-            images,
+            to_unit(data.images[rows]),
             keys.per_image(keys.derive(root, keys.Purpose.AUGMENTATION, state.step), places),
-            crop_padding=config.data.crop_padding,
-            flip=config.data.flip,
+            crop_padding=self._config.data.crop_padding,
+            flip=self._config.data.flip,
         )
-        attack_keys = keys.per_image(keys.derive(root, keys.Purpose.ATTACK, state.step), places)
-        parts = config.train.accumulation
-        adversarial = accumulation.mapped(
-            lambda part: attack(state.variables, *part), (images, labels, attack_keys), parts=parts
+        targets = self._method.targets(labels)
+        epoch = state.step / steps_per_epoch
+        return Share(places, batch_rows, rows, images, labels, targets, epoch)
+
+    def _attack(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Trajectory:
+        """Returns the adversarial images of the share, or its clean ones without an attack."""
+        settings = self._settings
+        if settings is None:
+            none = jnp.zeros(share.labels.shape, jnp.int32)
+            return Trajectory(share.images, none, none.astype(bool))
+        attack_keys = keys.per_image(
+            keys.derive(root, keys.Purpose.ATTACK, state.step), share.places
+        )
+        logits_fn = models.logits_fn(
+            self._attacked, state.variables, batch_norm=self._config.attack.batch_norm
         )
 
-        def loss(outputs: Outputs) -> tuple[Float[Array, ""], tuple[Metrics, Any]]:
-            is_correct = correct(outputs.logits, labels)
-            example_losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-            value, metrics = objective.loss(
-                Batch(
-                    labels=labels,
-                    logits=outputs.logits,
-                    features=outputs.features,
-                    clean_logits=outputs.clean_logits,
-                    robust_steps=adversarial.robust_steps + is_correct.astype(jnp.int32),
-                    memorization=data.memorization[rows],
-                    epoch=state.step / steps_per_epoch,
-                )
+        def of_part(
+            part: tuple[Images, Int[Array, " part"], Key[Array, " part"], Targets | None],
+        ) -> Trajectory:
+            images, labels, part_keys, targets = part
+            return pgd_trajectory(logits_fn, images, labels, part_keys, settings, targets=targets)
+
+        return accumulation.mapped(
+            of_part,
+            (share.images, share.labels, attack_keys, share.targets),
+            parts=self._config.train.accumulation,
+        )
+
+    def _gradient(
+        self, state: TrainState, data: DeviceSplit, share: Share, attacked: Trajectory
+    ) -> Gradient:
+        """Returns the loss over the global batch and the gradient that updates the parameters."""
+
+        def loss(outputs: Outputs) -> tuple[Float[Array, ""], Seen]:
+            is_correct = correct(outputs.logits, share.labels)
+            batch = Batch(
+                labels=share.labels,
+                logits=outputs.logits,
+                features=outputs.features,
+                clean_logits=outputs.clean_logits,
+                robust_steps=attacked.robust_steps + is_correct.astype(jnp.int32),
+                memorization=data.memorization[share.rows],
+                epoch=share.epoch,
+                targets=share.targets,
+                memory=jax.tree.map(lambda leaf: leaf[share.rows], state.memory),
             )
-            return value, (metrics, (example_losses, is_correct))
+            value, metrics = self._method.loss(batch)
+            observed = {name: memory.observed(batch) for name, memory in state.memory.items()}
+            accuracy = jax.lax.pmean(jnp.mean(is_correct.astype(jnp.float32)), AXIS)
+            return value, Seen(metrics, accuracy, observed)
 
-        params = state.variables["params"]
-        (value, ((metrics, seen), variables)), gradients = accumulation.value_and_grad(
-            forward, loss, state.variables, (images, adversarial.images), parts=parts
+        def value_and_grad(variables: Variables) -> Gradient:
+            found = accumulation.value_and_grad(
+                self._forward,
+                loss,
+                variables,
+                (share.images, attacked.images),
+                parts=self._config.train.accumulation,
+            )
+            # The loss is the global one on every device: its gradient is the mean of the devices'.
+            return found._replace(params=jax.lax.pmean(found.params, AXIS))
+
+        return self._method.gradient(value_and_grad, state.variables, epoch=share.epoch)
+
+    def _forward(
+        self, variables: Variables, pair: tuple[Images, Images]
+    ) -> tuple[Outputs, Variables]:
+        """Returns the outputs for images and their adversarial ones, and the new statistics."""
+        images, adversarial = pair
+        clean_logits = None
+        if self._method.clean == "trained":
+            (clean_logits, _), variables = self._trained(variables, images)
+        elif self._method.clean == "read":
+            clean_logits = self._model.apply(variables, images, train=False)
+        (logits, features), variables = self._trained(variables, adversarial)
+        return Outputs(logits, features, clean_logits), variables
+
+    def _trained(self, variables: Variables, images: Images) -> tuple[Any, Variables]:
+        """Returns (logits, features) in training mode and the variables with new statistics."""
+        outputs, updated = self._model.apply(
+            variables, images, train=True, features=True, mutable=["batch_stats"]
         )
-        # The loss is the global one on every device: its gradient is the mean of the devices'.
-        gradients = jax.lax.pmean(gradients, AXIS)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
-        variables = {**variables, "params": optax.apply_updates(params, updates)}
+        return outputs, {**variables, **updated}
+
+    def _updated(self, state: TrainState, share: Share, found: Gradient) -> TrainState:
+        """Returns the state after the update."""
+        params = state.variables["params"]
+        updates, opt_state = self._optimizer.update(found.params, state.opt_state, params)
+        variables = {**found.variables, "params": optax.apply_updates(params, updates)}
         if "batch_stats" in variables:
             # Equal already where batch norm is synchronised.
             variables["batch_stats"] = jax.lax.pmean(variables["batch_stats"], AXIS)
         ema = state.ema
         if ema is not None:
-            ema = optax.incremental_update(variables, ema, 1.0 - config.train.ema)
-        history = state.history
-        if history is not None:
-            history = history.after(batch_rows, *jax.lax.all_gather(seen, AXIS, tiled=True))
-        _, is_correct = seen
-        metrics = {
-            "loss": value,
-            "accuracy": jax.lax.pmean(jnp.mean(is_correct.astype(jnp.float32)), AXIS),
-            "gradient_norm": optax.tree.norm(gradients),
-            **metrics,
+            ema = optax.incremental_update(variables, ema, 1.0 - self._config.train.ema)
+        observed = jax.lax.all_gather(found.aux.observed, AXIS, tiled=True)
+        memory = {
+            name: memory.after(share.batch_rows, observed[name])
+            for name, memory in state.memory.items()
         }
-        return TrainState(state.step + 1, variables, opt_state, ema, history), metrics
-
-    def forward(variables: Variables, pair: tuple[Images, Images]) -> tuple[Outputs, Variables]:
-        """Returns the outputs for images and their adversarial ones, and the new statistics."""
-        images, adversarial = pair
-        clean_logits = None
-        if objective.clean == "trained":
-            (clean_logits, _), variables = trained(variables, images)
-        elif objective.clean == "read":
-            clean_logits = model.apply(variables, images, train=False)
-        (logits, features), variables = trained(variables, adversarial)
-        return Outputs(logits, features, clean_logits), variables
-
-    def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
-        """Returns (logits, features) in training mode and the variables with new statistics."""
-        outputs, updated = trainee.apply(
-            variables, images, train=True, features=True, mutable=["batch_stats"]
-        )
-        return outputs, {**variables, **updated}
-
-    def attack(
-        variables: Variables,
-        images: Images,
-        labels: Int[Array, "batch"],
-        attack_keys: Key[Array, "batch"],
-    ) -> Trajectory:
-        if objective.attack_loss is None:
-            return Trajectory(
-                images, jnp.zeros(labels.shape, jnp.int32), jnp.zeros(labels.shape, bool)
-            )
-        return pgd_trajectory(
-            attacked(model, variables, config.attack.batch_norm),
-            images,
-            labels,
-            attack_keys,
-            PgdSettings(
-                epsilon=config.attack.epsilon,
-                step_size=config.attack.step_size,
-                num_steps=config.attack.num_steps,
-                norm=config.attack.norm,
-                loss=objective.attack_loss,
-                random_start=config.attack.random_start,
-                gaussian_start=objective.gaussian_start if config.attack.random_start else 0.0,
-                unroll=backend.unrolls_attacks(config.attack.unroll, lowering=model.lowering),
-            ),
-        )
-
-    return step
+        return TrainState(state.step + 1, variables, opt_state, ema, memory)
 
 
-def attacked(
-    model: nn.Module, variables: Variables, batch_norm: str
-) -> Callable[[Images], Float[Array, "batch classes"]]:
-    """Returns the logits that an attack sees, with `running` or `batch` statistics.
+def training_attack(config: ConfigDict, attack: Attack, programs: Programs) -> PgdSettings:
+    """Returns the attack of a method's training.
 
-    Batch statistics are computed and thrown away: an attack leaves the model as it was.
+    Args:
+      config: the whole config; `attack` is read.
+      attack: the method's.
+      programs: the forms that suit the back end.
     """
-
-    def logits_fn(images: Images) -> Float[Array, "batch classes"]:
-        # `mutable` makes apply return the changed statistics beside the logits; nobody takes them.
-        logits, _ = model.apply(
-            variables, images, train=batch_norm == "batch", mutable=["batch_stats"]
-        )
-        return logits
-
-    return logits_fn
+    settings = config.attack
+    return PgdSettings(
+        epsilon=settings.epsilon,
+        step_size=settings.step_size,
+        num_steps=settings.num_steps,
+        norm=settings.norm,
+        loss=attack.loss,
+        random_start=settings.random_start,
+        gaussian_start=attack.gaussian_start if settings.random_start else 0.0,
+        unroll=programs.unroll,
+    )

@@ -16,7 +16,7 @@ def experiment(**fields):
     config.model.width = 2
     config.objective.name = "standard"
     config.attack.num_steps = 1
-    config.attack.unroll = False
+    config.programs.unroll = False
     config.train.epochs = 2
     config.train.batch_size = 32
     config.train.schedule.boundaries = (1.0,)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def trained(members, **fields):
-    fields = {"memorization.members_at_once": 2, **fields}
+    fields = {"programs.members_at_once": 2, **fields}
     return Ensemble(experiment(**fields), members=len(members)).train(np.array(members))
 
 
@@ -38,10 +38,11 @@ def test_a_member_does_not_depend_on_its_company(four):
         np.testing.assert_array_equal(getattr(alone, name)[1], getattr(four, name)[2])
 
 
-@pytest.mark.parametrize("lowering", ["batch_last", "patches", "automatic"])
-def test_all_at_once_they_are_what_they_are_one_after_another(four, lowering):
-    fields = {"memorization.statistic": "probability", "model.lowering": lowering}
-    at_once = trained([0, 1, 2, 3], **fields, **{"memorization.execution": "vmap"})
+@pytest.mark.parametrize("conv", ["batch_last", "patches", "xla"])
+def test_all_at_once_they_are_what_they_are_one_after_another(four, conv):
+    fields = {"programs.training": conv, "programs.evaluation": conv}
+    fields |= {"memorization.statistic": "probability", "programs.execution": "vmap"}
+    at_once = trained([0, 1, 2, 3], **fields)
     np.testing.assert_array_equal(at_once.masks, four.masks)
     np.testing.assert_allclose(at_once.train, four.train, atol=2e-4)
     np.testing.assert_allclose(at_once.test, four.test, atol=2e-4)
@@ -99,7 +100,7 @@ def test_rounds_leave_the_fewest_places_empty():
 
 
 def test_as_many_members_are_taken_as_memory_has_room_for(monkeypatch):
-    found = experiment(**{"memorization.execution": "vmap"})
+    found = experiment(**{"programs.execution": "vmap"})
     monkeypatch.setattr(members, "free_bytes", lambda device: 2**34)
     taken = Ensemble(found, members=10**9).round_size
     monkeypatch.setattr(members, "free_bytes", lambda device: 2**33)

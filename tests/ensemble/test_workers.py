@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_members_are_what_they_are_in_one_process_and_a_killed_process_is_told():
-    fields = {"memorization.statistic": "probability", "memorization.members_at_once": 2}
+    fields = {"memorization.statistic": "probability", "programs.members_at_once": 2}
     alone = Ensemble(experiment(**fields), members=3).train(np.array([7, 0, 4]))
     told = []
     with Workers(experiment(**fields), members=3) as workers:

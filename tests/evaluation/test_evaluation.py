@@ -39,7 +39,7 @@ def model(digits):
 def evaluate(model, digits, *, devices=1, batch_size=128, epsilon=0.1):
     config = default()
     config.attack.epsilon = epsilon
-    config.attack.unroll = False
+    config.programs.unroll = False
     config.evaluation.num_steps = 5
     config.evaluation.step_size = epsilon / 2
     config.evaluation.batch_size = batch_size

@@ -23,7 +23,7 @@ TINY = (
     "--config.model.width=2",
     "--config.train.epochs=2",
     "--config.memorization.members=8",
-    "--config.memorization.members_at_once=1",
+    "--config.programs.members_at_once=1",
 )
 
 

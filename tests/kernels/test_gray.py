@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax import backend, models
-from bat_jax.errors import UserError
+from bat_jax import models
 from bat_jax.kernels import gray
+from bat_jax.kernels.convolution import CONVOLUTIONS
 
 
 def of_xla(images, kernel):
@@ -29,28 +29,21 @@ def test_values_and_gradients_are_those_of_xla(kernel_shape):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_a_model_computes_the_same_in_either_style(monkeypatch):
+def test_a_model_computes_the_same_with_either_convolution():
     images = jax.random.uniform(jax.random.key(0), (8, 12, 12, 1))
     found = {}
-    for style in ("cpu", "accelerator"):
-        monkeypatch.setenv(backend.OVERRIDE, style)
-        model = models.create("small_cnn", 10, width=4)
+    for name in ("cpu", "xla"):
+        model = models.create("small_cnn", 10, width=4, conv=CONVOLUTIONS[name])
         variables = model.init(jax.random.key(1), images)
 
         def loss(variables, images, model=model):
             return jnp.sum(jax.nn.logsumexp(model.apply(variables, images), axis=-1))
 
         text = str(jax.make_jaxpr(loss)(variables, images))
-        assert text.count("conv_general_dilated[") == {"cpu": 0, "accelerator": 3}[style]
-        found[style] = jax.grad(loss, argnums=(0, 1))(variables, images)
+        assert text.count("conv_general_dilated[") == {"cpu": 2, "xla": 3}[name]
+        found[name] = jax.grad(loss, argnums=(0, 1))(variables, images)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
         found["cpu"],
-        found["accelerator"],
+        found["xla"],
     )
-
-
-def test_an_unknown_style_is_told(monkeypatch):
-    monkeypatch.setenv(backend.OVERRIDE, "fast")
-    with pytest.raises(UserError, match="BAT_JAX_PROGRAMS is 'fast'; expected cpu or accelerator"):
-        backend.is_cpu_style()

@@ -72,7 +72,7 @@ def test_estimates_agree_with_brute_force():
     z = []
     for row in chosen:
         value, error = memorization_of(
-            experiment.model.clone(lowering="patches"),  # Much faster in a loop on CPU.
+            experiment.evaluated(),  # As patches, much faster in a loop on CPU.
             images,
             jnp.asarray(experiment.train.labels),
             int(row),

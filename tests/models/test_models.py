@@ -7,6 +7,7 @@ import pytest
 
 from bat_jax import models
 from bat_jax.errors import UserError
+from bat_jax.kernels.convolution import CONVOLUTIONS
 
 RGB, GRAY = (32, 32, 3), (28, 28, 1)
 
@@ -107,7 +108,7 @@ def test_wrong_requests_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("name", "image_shape", "stem", "lowering"),
+    ("name", "image_shape", "stem", "conv"),
     [
         ("small_cnn", (9, 8, 1), "cifar", "patches"),
         ("small_cnn", (9, 8, 1), "cifar", "batch_last"),
@@ -115,19 +116,19 @@ def test_wrong_requests_are_refused_by_name():
         ("preact_resnet18", (16, 18, 3), "tiny_imagenet", "patches"),
     ],
 )
-def test_all_lowerings_of_convolutions_are_the_same_function(name, image_shape, stem, lowering):
+def test_all_forms_of_convolutions_are_the_same_function(name, image_shape, stem, conv):
     images = jax.random.uniform(jax.random.key(0), (2, *image_shape))
 
-    def model(lowering):
+    def model(conv):
         return models.create(
-            name, 10, image_shape=image_shape, width=2, stem=stem, lowering=lowering
+            name, 10, image_shape=image_shape, width=2, stem=stem, conv=CONVOLUTIONS[conv]
         )
 
     variables = model("xla").init(jax.random.key(1), images)
 
-    def value_and_gradients(lowering):
+    def value_and_gradients(conv):
         def value(variables, images):
-            return jnp.sum(jnp.sin(model(lowering).apply(variables, images)))
+            return jnp.sum(jnp.sin(model(conv).apply(variables, images)))
 
         return jax.jit(jax.value_and_grad(value, argnums=(0, 1)))(variables, images)
 
@@ -135,4 +136,4 @@ def test_all_lowerings_of_convolutions_are_the_same_function(name, image_shape, 
         # Of rounding alone, relative to the whole array: single entries may cancel.
         assert jnp.linalg.norm(ours - theirs) <= 1e-5 * jnp.linalg.norm(theirs)
 
-    jax.tree.map(agree, value_and_gradients(lowering), value_and_gradients("xla"))
+    jax.tree.map(agree, value_and_gradients(conv), value_and_gradients("xla"))

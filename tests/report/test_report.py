@@ -10,10 +10,10 @@ import pytest
 
 from bat_jax.errors import UserError
 from bat_jax.evaluation.runs import percent, read
+from bat_jax.methods import WEIGHT_BINS
 from bat_jax.report import compare, report
 from bat_jax.report.__main__ import main
 from bat_jax.report.style import DARK, LIGHT, Chart, render
-from bat_jax.training.objectives import WEIGHT_BINS
 from tests.report.browser import CHROMIUM, browsing
 
 BAT_FIGURES = {

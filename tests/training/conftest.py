@@ -31,8 +31,8 @@ def tiny(objective="bat", **fields):
     config.attack.step_size = 0.05
     config.attack.num_steps = 2
     # What compiles fastest, a loop and XLA's own convolutions; other tests compare the forms.
-    config.model.lowering = "xla"
-    config.attack.unroll = False
+    config.programs.update(training="xla", attack="xla", evaluation="xla")
+    config.programs.unroll = False
     config.train.epochs = 2
     config.train.batch_size = 64
     config.train.schedule.boundaries = (1.0,)

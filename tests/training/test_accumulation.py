@@ -8,7 +8,7 @@ import pytest
 from bat_jax.errors import UserError
 from bat_jax.training import accumulation
 from bat_jax.training.experiment import build, check_batch
-from tests.training.test_step import assert_close, run
+from tests.training.test_step import assert_close, history_of, run
 
 
 @pytest.mark.parametrize("objective", ["bat", "trades", "mart", "gairat"])
@@ -22,7 +22,9 @@ def test_a_step_in_parts_is_the_step_of_the_large_batch(tiny_config, objective):
     parts, in_parts = run(tiny_config(objective, **fields, **{"train.accumulation": 4}))
     assert_close(parts.variables, whole.variables, rtol=1e-4, atol=1e-6)
     assert_close(in_parts, metrics, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(parts.history.loss_sum, whole.history.loss_sum, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        history_of(parts).loss_sum, history_of(whole).loss_sum, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_batch_norm_moves_once_by_the_mean_over_the_parts():
@@ -40,10 +42,10 @@ def test_batch_norm_moves_once_by_the_mean_over_the_parts():
         accumulation.value_and_grad(forward, loss, variables, batch, parts=parts)
         for parts in (1, 4)
     ]
-    for (value, (_, updated)), gradient in results:
-        np.testing.assert_allclose(value, 4 * 140.0)
-        np.testing.assert_allclose(gradient, 4 * 140.0)
-        np.testing.assert_allclose(updated["batch_stats"], 0.9 + 0.35, rtol=1e-6)
+    for found in results:
+        np.testing.assert_allclose(found.loss, 4 * 140.0)
+        np.testing.assert_allclose(found.params, 4 * 140.0)
+        np.testing.assert_allclose(found.variables["batch_stats"], 0.9 + 0.35, rtol=1e-6)
 
 
 def test_a_batch_that_does_not_divide_into_the_parts_is_refused(tiny_config):

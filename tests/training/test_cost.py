@@ -37,7 +37,7 @@ def compile_step(objective):
     """Returns an experiment and its compiled step, the attack written out so that it is counted."""
     fields = {
         "model.width": 16,
-        "attack.unroll": True,
+        "programs.unroll": True,
         "attack.num_steps": STEPS,
         "objective.bat.start_epoch": 0.0,
         "objective.gairat.start_epoch": 0.0,
@@ -64,7 +64,7 @@ def test_loops_are_counted_as_often_as_they_run():
     def of(**fields):
         return build(tiny("pgd_at", **{"model.width": 16, "attack.num_steps": 3, **fields}))
 
-    written_out = flops(lowered_step(of(**{"attack.unroll": True})).compile())
+    written_out = flops(lowered_step(of(**{"programs.unroll": True})).compile())
     assert program_flops(of()) == pytest.approx(written_out, rel=0.01)
     assert flops(lowered_step(of()).compile()) < 0.7 * written_out
     # A batch in parts is forwarded once more: accumulation.py.

@@ -8,7 +8,7 @@ import optax
 from bat_jax.memorization import history
 from bat_jax.training.experiment import build
 from bat_jax.training.state import fingerprint
-from tests.training.test_step import order_of, run
+from tests.training.test_step import history_of, order_of, run
 
 
 def test_an_example_is_forgotten_where_it_was_right_and_is_wrong():
@@ -17,8 +17,7 @@ def test_an_example_is_forgotten_where_it_was_right_and_is_wrong():
     for turn in range(3):
         seen = seen.after(
             jnp.asarray([2, 0, 1]),
-            jnp.asarray([0.5, 2.0, 1.0]),
-            jnp.asarray([verdicts[row][turn] for row in (2, 0, 1)]),
+            (jnp.asarray([0.5, 2.0, 1.0]), jnp.asarray([verdicts[r][turn] for r in (2, 0, 1)])),
         )
     np.testing.assert_array_equal(seen.presented, [3, 3, 3, 0])
     np.testing.assert_array_equal(seen.loss_sum, [6.0, 3.0, 1.5, 0.0])
@@ -37,28 +36,29 @@ def test_a_step_adds_the_losses_that_examples_had_before_it(tiny_config):
     logits = experiment.model.apply(before.variables, images)
     losses = np.zeros(len(experiment.train), np.float32)
     losses[rows] = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    np.testing.assert_allclose(after.history.loss_sum, losses, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(history_of(after).loss_sum, losses, rtol=1e-5, atol=1e-6)
     is_correct = np.zeros(len(experiment.train), bool)
     is_correct[rows] = np.argmax(logits, axis=1) == labels
-    np.testing.assert_array_equal(after.history.is_correct, is_correct)
-    np.testing.assert_array_equal(np.flatnonzero(after.history.presented), np.sort(rows))
+    np.testing.assert_array_equal(history_of(after).is_correct, is_correct)
+    np.testing.assert_array_equal(np.flatnonzero(history_of(after).presented), np.sort(rows))
     np.testing.assert_allclose(metrics["loss"], losses[rows].mean(), rtol=1e-5)
 
 
 def test_the_losses_are_those_of_the_adversarial_images(tiny_config):
     attacked, metrics = run(tiny_config("pgd_at"), steps=1)
     # The loss of PGD-AT is the mean over these images.
-    np.testing.assert_allclose(attacked.history.loss_sum.sum() / 64, metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(history_of(attacked).loss_sum.sum() / 64, metrics["loss"], rtol=1e-5)
     clean, _ = run(tiny_config("standard"), steps=1)
-    assert attacked.history.loss_sum.sum() > 1.02 * clean.history.loss_sum.sum()
+    assert history_of(attacked).loss_sum.sum() > 1.02 * history_of(clean).loss_sum.sum()
 
 
 def test_the_fingerprint_knows_the_history(tiny_config):
     state = build(tiny_config()).initial_state()
     seen = {int(fingerprint(state))}
     for name in ("presented", "loss_sum", "forgotten", "is_correct"):
-        leaf = getattr(state.history, name)
-        changed = leaf.at[3].set(jnp.ones((), leaf.dtype))
-        other = state.replace(history=state.history.replace(**{name: changed}))
+        history = history_of(state)
+        leaf = getattr(history, name)
+        changed = history.replace(**{name: leaf.at[3].set(jnp.ones((), leaf.dtype))})
+        other = state.replace(memory={"history": changed})
         seen.add(int(fingerprint(other)))
     assert len(seen) == 5

@@ -79,7 +79,7 @@ def test_stopped_at_any_step_a_run_ends_with_the_same_bits(experiment, tmp_path)
     (tmp_path / "whole").mkdir()
     whole, best = train(experiment, tmp_path / "whole")
     assert whole.step == 6
-    assert whole.history.presented.sum() == 6 * 16
+    assert history_of(whole).presented.sum() == 6 * 16
     for steps in (1, 2, 3):
         folder = tmp_path / f"stopped{steps}"
         folder.mkdir()

@@ -9,14 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from bat_jax import losses, parallel
+from bat_jax import losses, methods, models, parallel
 from bat_jax.attacks import pgd
 from bat_jax.data.device import epoch_order
 from bat_jax.models.layers import batch_norm
-from bat_jax.training import objectives
 from bat_jax.training.experiment import build
 from bat_jax.training.state import fingerprint
-from bat_jax.training.step import attacked, make_train_step
+from bat_jax.training.step import TrainStep
 
 OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
 
@@ -32,6 +31,11 @@ def run(config, steps=3, model=None):
     for _ in range(steps):
         state, metrics = train_step(state, data, order, root)
     return jax.device_get(state), jax.device_get(metrics)
+
+
+def history_of(state):
+    """Returns what a state remembers of the examples' losses and verdicts."""
+    return state.memory["history"]
 
 
 def order_of(experiment, epoch=0):
@@ -119,13 +123,19 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
         state, metrics = run(config)
         assert_close(state.variables, alone.variables, rtol=2e-4, atol=2e-6)
         assert_close(metrics, alone_metrics, rtol=1e-3)
-        np.testing.assert_allclose(state.history.loss_sum, alone.history.loss_sum, rtol=1e-3)
-        np.testing.assert_array_equal(state.history.presented, alone.history.presented)
+        np.testing.assert_allclose(
+            history_of(state).loss_sum, history_of(alone).loss_sum, rtol=1e-3
+        )
+        np.testing.assert_array_equal(history_of(state).presented, history_of(alone).presented)
 
     experiment = build(config)
     devices = jax.devices()[:8]
-    step = make_train_step(
-        experiment.model, experiment.objective, experiment.optimizer, experiment.config
+    step = TrainStep(
+        experiment.model,
+        experiment.method,
+        experiment.optimizer,
+        experiment.config,
+        experiment.programs,
     )
     mapped = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(0, None, None, None), devices=devices)
     state = jax.tree.map(
@@ -137,14 +147,13 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
         state, _ = mapped(state, data, order, root)
     first = jax.tree.map(lambda leaf: leaf[0], jax.device_get(state))
     assert_close(first.variables, alone.variables, rtol=2e-4, atol=2e-6)
-    np.testing.assert_allclose(first.history.loss_sum, alone.history.loss_sum, rtol=1e-3)
+    np.testing.assert_allclose(history_of(first).loss_sum, history_of(alone).loss_sum, rtol=1e-3)
 
 
 class BatchNormNet(nn.Module):
     """A small network with batch norm, synchronised or not."""
 
     sync: bool
-    lowering: str = "xla"
 
     @nn.compact
     def __call__(self, x, *, train=False, features=False):
@@ -163,7 +172,7 @@ def test_an_attack_runs_in_either_mode_of_batch_norm(batch_norm):
     labels = jnp.arange(8)
     variables = model.init(jax.random.key(1), images)
     adversarial = pgd(
-        attacked(model, variables, batch_norm),
+        models.logits_fn(model, variables, batch_norm=batch_norm),
         images,
         labels,
         jax.random.key(2),
@@ -189,13 +198,13 @@ def test_batch_statistics_after_a_step_do_not_know_of_the_attack(tiny_config, ba
 
 def test_the_trainers_bat_is_the_librarys(tiny_config):
     config = tiny_config("bat", **{"objective.bat.start_epoch": 1.0, "objective.bat.alpha": 2.0})
-    objective = objectives.create(config.objective, num_steps=2, threshold=0.15, first_decay=9.0)
+    method = methods.create(config.objective, methods.Setup(num_steps=2, first_decay=9.0))
     keys = jax.random.split(jax.random.key(0), 3)
     logits, features = jax.random.normal(keys[0], (16, 4)), jax.random.normal(keys[1], (16, 5))
     labels = jax.random.randint(keys[2], (16,), 0, 4)
 
     def trained(epoch):
-        batch = objectives.Batch(
+        batch = methods.Batch(
             labels=labels,
             logits=logits,
             features=features,
@@ -206,7 +215,7 @@ def test_the_trainers_bat_is_the_librarys(tiny_config):
         )
         one = parallel.make_mesh(1)
         loss = parallel.over_devices(
-            lambda batch: objective.loss(batch)[0],
+            lambda batch: method.loss(batch)[0],
             one,
             in_specs=(parallel.REPLICATED,),
             out_specs=parallel.REPLICATED,
@@ -279,14 +288,11 @@ def test_weight_decay_can_spare_biases(tiny_config):
     assert not np.array_equal(*biases)
 
 
-def test_forward_passes_are_counted_for_every_objective(tiny_config):
+def test_forward_passes_are_counted_for_every_method(tiny_config):
     expected = {"standard": 3, "pgd_at": 23, "trades": 27, "mart": 26, "gairat": 23, "bat": 23}
     for name, passes in expected.items():
-        config = tiny_config(name)
-        objective = objectives.create(
-            config.objective, num_steps=10, threshold=0.15, first_decay=1.0
-        )
-        assert objective.forward_passes(10) == passes
+        method = methods.create(tiny_config(name).objective, methods.Setup(num_steps=10))
+        assert method.forward_passes(10) == passes
 
 
 def test_the_fingerprint_knows_every_bit(tiny_config):

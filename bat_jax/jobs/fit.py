@@ -1,0 +1,79 @@
+"""Training from a program: a config, and a model and data of the caller's own."""
+
+import tempfile
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from bat_jax.data import Dataset
+from bat_jax.errors import UserError
+from bat_jax.jobs.train import train_and_evaluate
+from bat_jax.runtime.storage import AnyPath, as_path
+from bat_jax.training.experiment import build
+from bat_jax.training.saved import read_states
+
+
+class Fitted(NamedTuple):
+    """A finished training.
+
+    Attributes:
+      model: as it is evaluated, in float32.
+      best: variables of the checkpoint that the validation images chose.
+      last: variables at the end of the training.
+      results: what results.json holds: accuracies of both, each with n and a 95 % interval.
+    """
+
+    model: nn.Module
+    best: dict[str, Any]
+    last: dict[str, Any]
+    results: dict[str, Any]
+
+
+def fit(
+    config: ConfigDict,
+    *,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+    workdir: str | AnyPath | None = None,
+) -> Fitted:
+    """Trains as a config says and evaluates the best and the last state on the test set.
+
+    Args:
+      config: from a config file's `get_config()`, or `bat_jax.config.default()`.
+      model: in place of the one that the config names: any Flax module with
+        `__call__(images, *, train, features)`, from images in [0, 1] to float32 logits, and to
+        `(logits, features)` where `features` is true.
+      dataset: in place of the one that the config names, as `bat_jax.data.from_arrays` makes it.
+      workdir: the folder of the run, which goes on where it was stopped; by default nothing is
+        kept but what is returned.
+
+    Raises:
+      UserError: the config, the model, the data or the folder are wrong.
+      NonFiniteError: training met a number that is not finite.
+      Interrupted: SIGTERM or SIGINT; with a workdir the state is saved.
+    """
+    if config.job != "train":
+        raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        # The run says what it was made with.
+        if model is not None:
+            config.model.name = f"{type(model).__module__}:{type(model).__qualname__}"
+        if dataset is not None:
+            config.data.name = dataset.name
+    if workdir is None:
+        with tempfile.TemporaryDirectory(prefix="bat_jax-") as temporary:
+            return _fit_in(as_path(temporary), config, model, dataset)
+    return _fit_in(as_path(workdir), config, model, dataset)
+
+
+def _fit_in(
+    folder: AnyPath, config: ConfigDict, model: nn.Module | None, dataset: Dataset | None
+) -> Fitted:
+    results = train_and_evaluate(config, folder, model=model, dataset=dataset)
+    experiment = build(config, model=model, dataset=dataset)
+    states = read_states(experiment, folder)
+    best, last = (jax.device_get(states[name].state.evaluated) for name in ("best", "last"))
+    return Fitted(experiment.evaluated(), best, last, results)

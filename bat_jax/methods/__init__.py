@@ -1,0 +1,138 @@
+"""The methods of training, a module each; one from outside is named `package.module:Class`.
+
+A method from outside derives from `Method`:
+
+    class Focal(bat_jax.methods.Method):
+        name, title, reference = "focal", "Focal loss", "Lin et al., arXiv:1708.02002"
+        fields = {"gamma": bat_jax.fields.Real(2.0, low=0)}
+
+        def weights(self, batch):
+            ...
+"""
+
+import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ml_collections import ConfigDict
+
+from bat_jax import fields, outside
+from bat_jax.errors import UserError
+from bat_jax.methods.base import (
+    WEIGHT_BINS,
+    Attack,
+    Batch,
+    Gradient,
+    Memory,
+    Method,
+    Metrics,
+    Setup,
+    cross_entropy,
+    mean,
+    weight_metrics,
+)
+from bat_jax.methods.bat import Bat
+from bat_jax.methods.gairat import Gairat
+from bat_jax.methods.mart import Mart
+from bat_jax.methods.pgd_at import PgdAt
+from bat_jax.methods.standard import Standard
+from bat_jax.methods.trades import Trades
+
+# Those of the package, by name.
+METHODS: Mapping[str, type[Method]] = MappingProxyType(
+    {method.name: method for method in (Standard, PgdAt, Trades, Mart, Gairat, Bat)}
+)
+
+
+def find(name: str, field: str = "objective.name") -> type[Method]:
+    """Returns a method by its name, or a class from outside by `package.module:Class`.
+
+    Raises:
+      UserError: there is no such method, or the class does not derive from `Method`.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if not outside.is_outside(name):
+        raise UserError(
+            f"config.{field} is {name!r}; expected one of {', '.join(METHODS)}, or the class of"
+            " another method as package.module:Class"
+        )
+    found = outside.load(name, field)
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise UserError(
+            f"config.{field} is {name!r}, which is not a class derived from"
+            " bat_jax.methods.Method; expected one"
+        )
+    missing = [part for part in ("name", "title", "reference") if not hasattr(found, part)]
+    if missing:
+        raise UserError(
+            f"config.{field}: {name} has no {', '.join(missing)}; expected each of them"
+        )
+    return found
+
+
+def sections() -> dict[str, fields.Schema]:
+    """Returns the sections of `config.objective` by method, of those that have fields."""
+    return {name: method.fields for name, method in METHODS.items() if method.fields}
+
+
+def complete(config: ConfigDict) -> None:
+    """Gives `config.objective` the section of the method that it names, at its defaults.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    method = find(config.objective.name)
+    if method.fields and method.name not in config.objective:
+        with config.unlocked():
+            config.objective[method.name] = fields.section(method.fields)
+
+
+def create(objective: ConfigDict, setup: Setup) -> Method:
+    """Returns the method that `config.objective` names, its fields checked.
+
+    Raises:
+      UserError: there is no such method, or a field of it is not legal.
+    """
+    method = find(objective.name)
+    settings = objective.get(method.name, ConfigDict())
+    fields.check(settings, method.fields, f"objective.{method.name}")
+    return method(settings, setup)
+
+
+def title(name: str) -> str:
+    """Returns what reports call a method: its name, where the method itself is not at hand."""
+    try:
+        return find(name).title
+    except UserError:
+        return name
+
+
+def has_attack(name: str) -> bool:
+    """Returns whether a method trains on adversarial images; one that is not at hand does."""
+    try:
+        return find(name).attack is not None
+    except UserError:
+        return True
+
+
+__all__ = [
+    "METHODS",
+    "WEIGHT_BINS",
+    "Attack",
+    "Batch",
+    "Gradient",
+    "Memory",
+    "Method",
+    "Metrics",
+    "Setup",
+    "complete",
+    "create",
+    "cross_entropy",
+    "find",
+    "has_attack",
+    "mean",
+    "sections",
+    "title",
+    "weight_metrics",
+]

@@ -1,0 +1,92 @@
+"""Benign Adversarial Training: harmful atypical images are weighted down, benign ones kept."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+from jaxtyping import Array, Float
+
+from bat_jax import losses
+from bat_jax.fields import Choice, Real, Schema
+from bat_jax.methods.base import (
+    Batch,
+    Method,
+    Metrics,
+    Setup,
+    cross_entropy,
+    weight_metrics,
+)
+from bat_jax.parallel import AXIS
+
+
+class Bat(Method):
+    """Minimises a reweighted cross-entropy plus beta_dl times the discrimination loss.
+
+    The forms of the weight and of the discrimination loss are reconstructed: docs/method.md,
+    sections 4 and 5.
+    """
+
+    name = "bat"
+    title = "BAT (its weight and discrimination loss are reconstructed)"
+    reference = "Xu et al., arXiv:2106.04794"
+    fields: ClassVar[Schema] = {
+        # The weight, section 4 of docs/method.md.
+        "alpha": Real(1.0, low=0),
+        # memorized goes by the file memorization.estimates.
+        "gate": Choice("misclassified", ("misclassified", "all", "memorized")),
+        # The images on which a wrong class's confidence is read.
+        "confidence": Choice("adversarial", ("adversarial", "clean")),
+        "normalize": Choice("sum", ("sum", "none")),
+        # As for gairat; it concerns the weight alone.
+        "start_epoch": Real(None, low=0),
+        # The discrimination loss, section 5: its weight, and its form.
+        "beta_dl": Real(0.2, low=0),
+        "temperature": Real(0.1, above=0),
+        "similarity": Choice("cosine", ("cosine", "dot")),
+        "denominator": Choice("all", ("all", "negatives")),
+        "pooling": Choice("sum", ("sum", "mean")),
+    }
+
+    def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
+        """Reads clean images where the confidence is to be theirs."""
+        super().__init__(settings, setup)
+        self.clean: Literal["read"] | None = "read" if settings["confidence"] == "clean" else None
+
+    @property
+    def estimates_for(self) -> str | None:
+        """The gate `memorized` needs them."""
+        return "the gate 'memorized'" if self.settings["gate"] == "memorized" else None
+
+    def weights(self, batch: Batch) -> Float[Array, " batch"]:
+        """Returns `losses.bat_weights`."""
+        return losses.bat_weights(
+            batch.logits,
+            batch.labels,
+            alpha=self.settings["alpha"],
+            gate=self.settings["gate"],
+            memorization=batch.memorization,
+            threshold=self.setup.threshold,
+            confidence_logits=batch.clean_logits,
+        )
+
+    def loss(self, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        """Returns the loss, and how the weights are distributed."""
+        settings, weights = self.settings, self.applied(batch)
+        total = losses.reweighted(
+            cross_entropy(batch), weights, normalize=settings["normalize"], axis_name=AXIS
+        )
+        metrics = weight_metrics(weights)
+        # Left out rather than multiplied by 0: then it is PGD-AT to the last bit.
+        if settings["beta_dl"] > 0:
+            discrimination = losses.discrimination(
+                batch.features,
+                batch.labels,
+                temperature=settings["temperature"],
+                similarity=settings["similarity"],
+                denominator=settings["denominator"],
+                pooling=settings["pooling"],
+                axis_name=AXIS,
+            )
+            total += settings["beta_dl"] * discrimination
+            metrics["discrimination"] = jax.lax.stop_gradient(discrimination)
+        return total, metrics

@@ -1,0 +1,40 @@
+"""GAIRAT: images near the decision boundary count more."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bat_jax import losses
+from bat_jax.fields import Real, Schema
+from bat_jax.methods.base import Batch, Method, Metrics, mean
+from bat_jax.parallel import AXIS
+
+
+class Gairat(Method):
+    """Weights an image by how few attack steps it withstood."""
+
+    name = "gairat"
+    title = "GAIRAT"
+    reference = "Zhang et al., arXiv:2010.01736"
+    fields: ClassVar[Schema] = {
+        # lambda of the weight (1 + tanh(lambda + 5 (1 - 2 kappa / K))) / 2.
+        "lam": Real(-1.0),
+        # Epoch from which weights apply; by default the first decay of the learning rate, or half
+        # the training where the schedule has no steps.
+        "start_epoch": Real(None, low=0),
+    }
+
+    def weights(self, batch: Batch) -> Float[Array, " batch"]:
+        """Returns `losses.gairat_weights`."""
+        return losses.gairat_weights(
+            batch.robust_steps,
+            num_steps=max(self.setup.num_steps, 1),
+            lam=self.settings["lam"],
+            axis_name=AXIS,
+        )
+
+    def loss(self, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        """Returns the weighted cross-entropy, and the mean number of steps withstood."""
+        value, _ = super().loss(batch)
+        return value, {"robust_steps": mean(batch.robust_steps.astype(jnp.float32))}

@@ -1,0 +1,26 @@
+"""TRADES: clean accuracy, and predictions that an attack does not change."""
+
+from typing import ClassVar
+
+from jaxtyping import Array, Float
+
+from bat_jax import losses
+from bat_jax.fields import Real, Schema
+from bat_jax.methods.base import Attack, Batch, Method, Metrics, mean
+
+
+class Trades(Method):
+    """Minimises CE(z(x), y) + beta KL(p(x) || p(x')); the attack maximises the divergence."""
+
+    name = "trades"
+    title = "TRADES"
+    reference = "Zhang et al., arXiv:1901.08573"
+    fields: ClassVar[Schema] = {"beta": Real(6.0, low=0)}
+    attack = Attack("kl", gaussian_start=0.001)
+    clean = "trained"
+
+    def loss(self, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        """Returns the mean of `losses.trades`."""
+        assert batch.clean_logits is not None
+        beta = self.settings["beta"]
+        return mean(losses.trades(batch.clean_logits, batch.logits, batch.labels, beta=beta)), {}
