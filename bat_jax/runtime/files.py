@@ -1,16 +1,105 @@
 """Files that appear under their final name only when they are complete."""
 
 import contextlib
+import errno
+import fcntl
 import io
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from bat_jax.runtime import storage
 from bat_jax.runtime.storage import AnyPath
+
+# What `written_whole` and processes that wait for one another leave behind when they are killed.
+_PARTIAL = re.compile(r"\..+\.\d+\.part|\.process_\d+\.part")
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class NoLocksError(OSError):
+    """The file system has no locks."""
+
+
+@contextlib.contextmanager
+def naming(path: AnyPath) -> Iterator[None]:
+    """Gives an OSError of the block the path if it names none, and a full disk what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL and error.filename is not None:
+            raise
+        text = error.strerror or str(error)
+        if error.errno in _FULL:
+            text += "; free space there, and run the same command to go on"
+        raise OSError(error.errno, text, str(error.filename or path)) from error
+
+
+def open_plain(path: Path, flags: int) -> int:
+    """Opens a file that others may have put there, and returns its descriptor.
+
+    Args:
+      path: the file.
+      flags: of `os.open`. The file's content is left as it is.
+
+    Raises:
+      UserError: it is no plain file: a symbolic link, whose target is left alone, a FIFO, which
+        would be waited for, or a device.
+      OSError: it cannot be opened.
+    """
+    wrong = f"{path}: is no plain file; expected one, or none: remove it"
+    try:
+        # Without O_NONBLOCK the opening of a FIFO waits for its other end.
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        # ENXIO: a socket, or a FIFO that nobody reads.
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise UserError(wrong) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(wrong)
+    return descriptor
+
+
+def lock(descriptor: int, operation: int) -> bool:
+    """Locks an open file until it is closed; returns False if another process holds it.
+
+    Args:
+      descriptor: of the file.
+      operation: of `fcntl.flock`.
+
+    Raises:
+      NoLocksError: the file system has no locks.
+      OSError: it cannot be locked.
+    """
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise NoLocksError(error.errno, error.strerror) from error
+        raise
+    return True
+
+
+def reason(error: BaseException) -> str:
+    """Returns in a few words why something failed, from the system's words where it has some."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    # TensorStore adds the whole specification of an array in brackets.
+    words = " ".join(str(error).split()).partition(" [")[0]
+    return words.rpartition(": ")[2] or words or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -29,11 +118,14 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
         return
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with naming(path):
+            # A link of that name is replaced, not followed.
+            beside.unlink(missing_ok=True)
+            with beside.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -43,8 +135,9 @@ def remove_partial(folder: AnyPath) -> None:
 
     Only for a folder that nobody else writes to.
     """
-    for partial in folder.glob(".*.part"):
-        partial.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:

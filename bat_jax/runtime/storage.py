@@ -23,12 +23,24 @@ _BUCKETS = "gs://"
 def as_path(path: str | os.PathLike[str]) -> AnyPath:
     """Returns a path on a disk, or, where it begins with `gs://`, in a bucket.
 
+    A leading `~` or `~user` is the home folder.
+
     Raises:
-      UserError: it begins otherwise, names no bucket, or what reads buckets is not installed.
+      UserError: there is no such user, it begins with another scheme, names no bucket, or what
+        reads buckets is not installed.
     """
     text = os.fspath(path)
+    if "\0" in text:
+        raise UserError(f"{text!r}: has a NUL character; expected a path without one")
     if "://" not in text:
-        return Path(text)
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            user = text.partition("/")[0]
+            raise UserError(
+                f"{text}: the home folder {user} is not known; expected ~ or ~USER to have one:"
+                f" write ./{text} for a file of that name"
+            ) from None
     if not text.startswith(_BUCKETS):
         raise UserError(
             f"{text}: expected a folder of a disk, or gs://BUCKET/FOLDER; checkpoints cannot be"
@@ -84,7 +96,7 @@ def check_writable(folder: AnyPath) -> None:
         probe.unlink()
     except Exception as error:
         raise UserError(
-            f"--workdir {folder}: cannot be written to ({_reason(error)}); expected a bucket that"
+            f"{folder}: cannot be written to ({_reason(error)}); expected a bucket that"
             " exists, and credentials that may write to it, as of gcloud auth application-default"
             " login"
         ) from None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Protocol
 
 from tensorboardX import SummaryWriter
 
-from bat_jax.runtime.files import written_whole
+from bat_jax.runtime.files import naming, open_plain, written_whole
 from bat_jax.runtime.storage import AnyPath, put
 
 
@@ -48,19 +49,21 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, *, resumed_step: int):
         """Opens or makes `metrics.jsonl` and `tensorboard/` in the workdir."""
-        path = workdir / "metrics.jsonl"
+        self._path = path = workdir / "metrics.jsonl"
         kept = _records_until(path, resumed_step)
         with written_whole(path) as file:
             file.writelines(kept)
-        self._file = path.open("a", encoding="utf-8")
+        descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND)
+        self._file = os.fdopen(descriptor, "a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Records values under their names; a value that is not finite is left out."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         record = {"step": step, "epoch": round(epoch, 4), "split": split, **finite}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
         for name, value in finite.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
 
@@ -115,7 +118,9 @@ def _records_until(path: Path, step: int) -> list[bytes]:
     if not path.exists():
         return []
     kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        lines = file.read().splitlines(keepends=True)
+    for line in lines:
         # A kill or a full disk may leave a line incomplete.
         try:
             recorded = json.loads(line)["step"]

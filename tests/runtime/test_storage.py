@@ -39,3 +39,17 @@ def test_without_gcsfs_a_bucket_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(storage.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="install -r requirements-gcs"):
         storage.as_path("gs://bucket/run")
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage.as_path("~/runs/one") == Path("/home/someone/runs/one")
+    assert storage.as_path("~") == Path("/home/someone")
+    assert storage.as_path("runs/~/one") == Path("runs/~/one")
+
+
+def test_paths_that_cannot_be_are_one_line():
+    with pytest.raises(UserError, match="~nosuchuser/x: the home folder ~nosuchuser is not known"):
+        storage.as_path("~nosuchuser/x")
+    with pytest.raises(UserError, match="has a NUL character"):
+        storage.as_path("runs/\0")
