@@ -102,7 +102,9 @@ def _train_members(
     began, done = time.monotonic(), total - len(missing)
     with (
         _ensemble(experiment, members=len(missing), workers=workers) as ensemble,
-        Interruption().listening() as interruption,
+        Interruption().listening(f"all {total} members are saved, their estimates are not") as (
+            interruption
+        ),
         tqdm(
             total=total,
             initial=done,
@@ -118,7 +120,7 @@ def _train_members(
             with distributed.agreed():
                 if distributed.is_main():
                     store.append(scores)
-            if interruption.settle() and members[-1] != missing[-1]:
+            if members[-1] != missing[-1] and interruption.settle():
                 interruption.end(f"{done + start + len(members)} of {total} members are saved")
     log.info("%d members in %.1f s", len(missing), time.monotonic() - began)
 

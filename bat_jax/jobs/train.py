@@ -84,10 +84,9 @@ def train_and_evaluate(
                 log.info("resuming from step %d", int(start.state.step))
             records = _log(workdir, int(start.state.step))
             try:
-                with Interruption().listening() as interruption:
+                trained = "training is finished and saved, the evaluation is not"
+                with Interruption().listening(trained) as interruption:
                     last = fit(experiment, checkpoints, records, start, interruption)
-                    if interruption.settle():
-                        interruption.end("training is finished and saved, the evaluation is not")
             finally:
                 records.close()
             _save_history(experiment, last, workdir)

@@ -6,6 +6,7 @@ them stop, at the same step.
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -44,8 +45,30 @@ class Interruption:
         self._pending: jax.Array | None = None
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator["Interruption"]:
-        """Notes the signals while the block runs; the handlers before it come back after."""
+    def listening(self, at_end: str) -> Iterator["Interruption"]:
+        """Notes the signals while the block runs; the handlers before it come back after.
+
+        Outside the main thread, where Python has no signals, none are noted.
+
+        Args:
+          at_end: what is saved and what is not when the block has ended.
+
+        Raises:
+          Interrupted: the block has ended, and a signal that came while it ran was not acted on.
+        """
+        with self._noting():
+            yield self
+            if self.settle():
+                self.end(at_end)
+        # It came while the processes asked one another, or after that.
+        if self._note(self._heard):
+            self.end(at_end)
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         numbers = (signal.SIGTERM, signal.SIGINT)
         before = {number: signal.getsignal(number) for number in numbers}
         is_alone = jax.process_count() == 1
@@ -61,7 +84,7 @@ class Interruption:
         for number in numbers:
             signal.signal(number, note)
         try:
-            yield self
+            yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -1,7 +1,11 @@
 """What processes share, in a single one; tests/jobs/test_distributed.py runs several."""
 
+import errno
 import fcntl
+import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -9,8 +13,7 @@ import pytest
 
 from bat_jax.errors import UserError
 from bat_jax.runtime import distributed
-from bat_jax.runtime.files import remove_partial
-from bat_jax.runtime.interruption import Interruption
+from bat_jax.runtime.interruption import Interrupted, Interruption
 
 
 def test_shares_are_in_order_even_and_whole(monkeypatch):
@@ -60,20 +63,64 @@ def test_flags_that_do_not_fit_together_are_refused(monkeypatch, flags):
 
 
 def test_a_signal_is_heard_at_the_next_poll_and_by_the_last_look():
-    with Interruption().listening() as interruption:
-        assert not interruption.poll()
-        assert not interruption.settle()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run():
+        with Interruption().listening("all is saved") as interruption:
+            assert not interruption.poll()
+            assert not interruption.settle()
+            signal.raise_signal(signal.SIGTERM)
+            assert interruption.poll()
+            assert interruption.settle()
+            assert interruption.requested == signal.SIGTERM
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM: all is saved;"):
+        run()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("moment", ["while it asks", "after it asked"])
+def test_a_signal_is_not_forgotten_at_the_end(monkeypatch, moment):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def anywhere(value):
+        # Of two processes this one hears the signal too late to say so.
+        answer = value
         signal.raise_signal(signal.SIGTERM)
-        assert interruption.poll()
-        assert interruption.settle()
-        assert interruption.requested == signal.SIGTERM
+        return answer
+
+    class Late(Interruption):
+        def settle(self):
+            answer = super().settle()
+            signal.raise_signal(signal.SIGTERM)
+            return answer
+
+    kind = Late if moment == "after it asked" else Interruption
+    if kind is Interruption:
+        monkeypatch.setattr(distributed, "anywhere", anywhere)
+    with pytest.raises(Interrupted, match="all is saved"), kind().listening("all is saved"):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
-    (tmp_path / ".results.json.123.part").write_text("{")
-    (tmp_path / "results.json").write_text("{}")
-    remove_partial(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+def test_without_a_signal_nothing_is_raised_and_a_failure_stays_what_it_is():
+    with Interruption().listening("all is saved") as interruption:
+        pass
+    assert interruption.requested is None
+    with pytest.raises(KeyError), Interruption().listening("all is saved"):
+        raise KeyError("of the block")
+
+
+def test_a_thread_runs_without_listening():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run():
+        with Interruption().listening("all is saved") as interruption:
+            assert signal.getsignal(signal.SIGTERM) is before
+            return interruption.poll()
+
+    with ThreadPoolExecutor() as threads:
+        assert not threads.submit(run).result()
 
 
 def test_a_process_that_has_joined_leaves_no_sign_of_its_waiting(tmp_path):
@@ -83,3 +130,47 @@ def test_a_process_that_has_joined_leaves_no_sign_of_its_waiting(tmp_path):
         with sign.open() as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_knows_processes_by_their_age(
+    tmp_path, monkeypatch, capsys, code
+):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    given_up = []
+    monkeypatch.setattr(os, "_exit", given_up.append)
+    monkeypatch.setattr(distributed, "_GRACE_SECONDS", 0)
+    (tmp_path / ".process_1.part").touch()
+    (tmp_path / ".process_2.part").touch()
+    os.utime(tmp_path / ".process_2.part", (0, 0))
+    with distributed._roll_call(tmp_path, 4, 0, 1):
+        deadline = time.monotonic() + 30
+        while not given_up:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    # 1 waits, 2 was killed long ago, 3 never came.
+    assert "missing: 2, 3; start all" in capsys.readouterr().err
+
+
+def test_a_process_that_never_held_its_sign_is_missing(tmp_path, monkeypatch, capsys):
+    given_up = []
+    monkeypatch.setattr(os, "_exit", given_up.append)
+    monkeypatch.setattr(distributed, "_GRACE_SECONDS", 0)
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / ".process_1.part").symlink_to(precious)
+    os.mkfifo(tmp_path / ".process_2.part")
+    with distributed._roll_call(tmp_path, 3, 0, 0):
+        deadline = time.monotonic() + 30
+        while not given_up:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert "missing: 1, 2; start all" in capsys.readouterr().err
+    with pytest.raises(UserError, match="part: is no plain file"):
+        distributed.initialize(
+            coordinator="localhost:1", num_processes=3, process_id=1, folder=tmp_path
+        )
+    assert precious.read_text() == "mine"
