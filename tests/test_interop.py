@@ -233,7 +233,7 @@ def run(tmp_path_factory):
     experiment = build(config)
     data = {"train": experiment.dataset.train.digest(), "test": experiment.dataset.test.digest()}
     with workdirs.opened(folder):
-        workdirs.claim(folder, config, data)
+        workdirs.claim(folder, config, data, defaults=configs.default())
         checkpoints = Checkpoints(
             folder / "checkpoints", keep=2, score=experiment.score, mesh=experiment.mesh
         )

@@ -1,6 +1,6 @@
 """Exports the weights of a run: `python -m bat_jax.interop export --run=DIR --out=FILE`.
 
-Exit status: 0 done, 2 a wrong input.
+Exit status: 0 done, 1 a checkpoint could not be read, 2 a wrong input.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from bat_jax.errors import UserError
 from bat_jax.interop.weights import export_weights
-from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.storage import AnyPath, as_path
+from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.saved import read_run, read_states
 
 
@@ -25,13 +25,15 @@ def main(arguments: list[str]) -> None:
     command = commands.add_parser("export", help="write a run's weights as a safetensors file")
     command.add_argument("--run", required=True, help="the run's folder")
     command.add_argument("--checkpoint", choices=("best", "last"), default="best")
-    command.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+    command.add_argument("--out", required=True, help="the safetensors file to write")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
     try:
-        export_run(as_path(options.run), options.checkpoint, options.out)
+        export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
     except UserError as error:
         _fail(str(error))
+    except CheckpointError as error:
+        _fail(str(error), status=1)
     except OSError as error:
         _fail(f"{options.out}: {error.strerror or error}; expected a place that can be written to")
     print(f"weights: {options.out}")
@@ -50,8 +52,7 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     """
     # Weights do not depend on where they were trained.
     experiment = read_run(run, ConfigDict({"parallel": {"devices": 1}}))
-    with workdirs.opened(run):
-        variables = read_states(experiment, run)[checkpoint].state.evaluated
+    variables = read_states(experiment, run)[checkpoint].state.evaluated
     model: Any = experiment.model
     export_weights(
         out,
@@ -63,9 +64,9 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     )
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, *, status: int = 2) -> None:
     print(f"bat_jax.interop: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

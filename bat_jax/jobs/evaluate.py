@@ -36,14 +36,12 @@ def evaluate_run(
         workdir = run / f"evaluation-{settings.attack.norm}-{settings.attack.epsilon:.4g}"
     workdir = as_path(workdir)
     if workdir.resolve() == run.resolve():
-        raise UserError(f"--workdir {workdir}: is the run itself; expected a folder of its own")
+        raise UserError(f"{workdir}: is the run itself; expected a folder of its own")
     if (run / "checkpoints").resolve() in (workdir.resolve(), *workdir.resolve().parents):
-        raise UserError(
-            f"--workdir {workdir}: is among the run's checkpoints; expected a folder of its own"
-        )
-    with workdirs.opened(run), workdirs.opened(workdir):
+        raise UserError(f"{workdir}: is among the run's checkpoints; expected a folder of its own")
+    with workdirs.opened(workdir):
         states = read_states(experiment, run)
-        workdirs.claim(workdir, settings, experiment.digests())
+        workdirs.claim(workdir, settings, experiment.digests(), defaults=configs.default())
         seconds = states["last"].seconds
         chosen = {name: states[name] for name in config.checkpoints}
         return evaluate(experiment, chosen, workdir, seconds=seconds), workdir

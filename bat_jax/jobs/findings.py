@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from bat_jax import config as configs
 from bat_jax import memorization
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs as finished
@@ -20,6 +21,7 @@ from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json, written_whole
 from bat_jax.runtime.storage import AnyPath, absolute, as_path
+from bat_jax.training.checkpoints import check_folder
 from bat_jax.training.experiment import build, check_batch
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def findings(
     """
     workdir = as_path(workdir)
     with distributed.agreed():
+        check_folder(workdir)
         validate(config)
         # What no run could be made with is told before the estimates take their hours.
         check_batch(build(trained(config, "removal", "pgd_at", config.findings.seeds[0])))
@@ -83,9 +86,10 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> C
     digests = build(members).digests()
     if config.memorization.estimates is not None:
         given = memorization.load(config.memorization.estimates)
-        workdirs.claim(workdir, config, {**digests, "estimates": given.digest()})
+        digests = {**digests, "estimates": given.digest()}
+        workdirs.claim(workdir, config, digests, defaults=configs.findings())
         return config
-    workdirs.claim(workdir, config, digests)
+    workdirs.claim(workdir, config, digests, defaults=configs.findings())
     log.info("memorization estimates: %d members", members.memorization.members)
     memorize(members, workdir / "memorization", workers=workers)
     jax.clear_caches()

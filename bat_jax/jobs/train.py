@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax.config import default
 from bat_jax.data import Dataset
 from bat_jax.jobs.final import evaluate
 from bat_jax.memorization import proxies
@@ -15,7 +16,7 @@ from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.storage import AnyPath, as_path, is_remote
-from bat_jax.training.checkpoints import Checkpoints, Saved
+from bat_jax.training.checkpoints import Checkpoints, Saved, check_folder
 from bat_jax.training.experiment import Experiment, build, check_batch
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import Log, MetricsLog, NoLog, UploadedLog
@@ -49,11 +50,12 @@ def train_and_evaluate(
     """
     workdir = as_path(workdir)
     with distributed.agreed():
+        check_folder(workdir)
         experiment = build(config, model=model, dataset=dataset)
         check_batch(experiment)
     with workdirs.opened(workdir):
         dataset = experiment.dataset
-        workdirs.claim(workdir, config, experiment.digests())
+        workdirs.claim(workdir, config, experiment.digests(), defaults=default())
         path = workdir / "results.json"
         if distributed.anywhere(path.exists()):
             log.info("%s: this run is finished; nothing to train", workdir)
@@ -77,7 +79,7 @@ def train_and_evaluate(
             mesh=experiment.mesh,
         )
         try:
-            start = checkpoints.latest(shapes, discard_damaged=True)
+            start = checkpoints.latest(shapes)
             if start is None:
                 start = Saved(experiment.initial_state(), 0.0)
             else:

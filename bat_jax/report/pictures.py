@@ -20,8 +20,8 @@ from bat_jax.memorization import estimates as estimate_files
 from bat_jax.methods import Attack, Batch
 from bat_jax.parallel import AXIS
 from bat_jax.report.style import Chart
-from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.storage import AnyPath
+from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run, read_states
 from bat_jax.training.step import training_attack
@@ -61,9 +61,8 @@ def of_run(folder: AnyPath) -> list[Chart]:
     """Returns the pictures of a run; none, and a warning, where its data or states are missing."""
     try:
         experiment = read_run(folder)
-        with workdirs.opened(folder):
-            states = read_states(experiment, folder)
-    except UserError as error:
+        states = read_states(experiment, folder)
+    except (UserError, CheckpointError) as error:
         log.warning("no pictures: %s", error)
         return []
     attack = _attack(experiment)

@@ -5,6 +5,7 @@ import fcntl
 import functools
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -22,6 +23,9 @@ from bat_jax.runtime.storage import AnyPath, check_writable, is_remote
 
 log = logging.getLogger(__name__)
 
+# Of config.json, and with it of the whole folder; a file without the number has format 1.
+FORMAT = 1
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat_jax")
 # What changes where a run is computed, or how much more of it, but not what it computes.
 _FREE = (
@@ -31,14 +35,17 @@ _FREE = (
     "programs.members_at_once",
     "checkpoint.keep",
 )
+# Fields whose values are mappings with names of the user's choice.
+_MAPPINGS = ("findings.variants", "findings.ensemble")
 
 
 @contextlib.contextmanager
 def opened(workdir: AnyPath) -> Iterator[None]:
     """Makes the folder and holds it for this run alone; of several processes the main one does.
 
-    What a killed process left half-written in it is removed. A folder of a bucket cannot be held:
-    that no other run writes to it is left to the user, who is told.
+    What a killed process left half-written in it is removed. A folder of a bucket, or of a file
+    system without locks, cannot be held: that no other run writes to it is left to the user, after
+    a warning.
 
     Raises:
       UserError: it cannot be made, or another run holds it.
@@ -59,20 +66,30 @@ def _held(workdir: AnyPath) -> Iterator[None]:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        descriptor = files.open_plain(workdir / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise UserError(
-            f"--workdir {workdir}: {error.strerror}; expected a folder that can be written to"
+            f"{workdir}: {error.strerror}; expected a folder that can be written to: name another"
         ) from None
-    with lock:
+    with os.fdopen(descriptor, "r+"):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            is_free = files.lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except files.NoLocksError as error:
+            is_free = True
+            _warn_without_locks(workdir, error.strerror)
+        if not is_free:
             raise UserError(
-                f"--workdir {workdir}: another process is running in it; wait for it to end, or"
-                " name another folder"
-            ) from None
+                f"{workdir}: another process is running in it; wait for it to end, or name another"
+                " folder"
+            )
         yield
+
+
+@functools.cache
+def _warn_without_locks(folder: AnyPath, why: str) -> None:
+    log.warning(
+        "%s: its file system has no locks (%s): start no other run in this folder", folder, why
+    )
 
 
 @functools.cache
@@ -82,12 +99,16 @@ def _take_on_trust(folder: AnyPath) -> None:
     log.warning("%s: a bucket has no locks: start no other run in this folder", folder)
 
 
-def claim(workdir: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None:
+def claim(
+    workdir: AnyPath, config: ConfigDict, data: Mapping[str, str], *, defaults: ConfigDict
+) -> None:
     """Writes config.json, or checks that the folder is already this config's.
 
     Args:
       workdir: the run's folder.
       config: the resolved config.
+      defaults: what its fields are unless they are set: a field that the folder's config lacks, of
+        an older version, has its default there.
       data: digests of the data's parts.
 
     Raises:
@@ -99,21 +120,28 @@ def claim(workdir: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None
     distributed.check_same("the data", json.dumps(dict(data), sort_keys=True))
     with distributed.agreed():
         if distributed.is_main():
-            _claim(workdir, path, config, data)
+            _claim(workdir, path, config, data, defaults)
     with distributed.agreed():
         if not path.exists():
             raise UserError(
                 f"{path}: process 0 has written it, and it is not here; expected a folder that all"
-                " processes share: name one with --workdir"
+                " processes share: name such a one"
             )
 
 
-def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[str, str]) -> None:
+def _claim(
+    workdir: AnyPath,
+    path: AnyPath,
+    config: ConfigDict,
+    data: Mapping[str, str],
+    defaults: ConfigDict,
+) -> None:
     ours = plain(config)
     if not path.exists():
         write_json(
             path,
             {
+                "format": FORMAT,
                 "config": ours,
                 "data": dict(data),
                 "versions": {name: _version(name) for name in _PACKAGES},
@@ -123,6 +151,8 @@ def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[st
         )
         return
     theirs, digests = read(path)
+    check_known(path, theirs, plain(defaults))
+    theirs = _filled(theirs, plain(defaults))
     # Without synchronised batch norm, statistics are those of each device's share.
     free = (*_FREE, "parallel.") if config.model.sync_batch_norm else _FREE
     if config.job == "memorization":
@@ -132,14 +162,14 @@ def _claim(workdir: AnyPath, path: AnyPath, config: ConfigDict, data: Mapping[st
     changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
     if found:
         raise UserError(
-            f"--workdir {workdir}: holds a run of another config (field: there, here): "
+            f"{workdir}: holds a run of another config (field: there, here): "
             + "; ".join(found)
             + "; name another folder, or run the same config (a finished run is evaluated otherwise"
             " with configs/evaluation.py)"
         )
     if changed:
         raise UserError(
-            f"--workdir {workdir}: its run was made on other data ({', '.join(changed)} differ);"
+            f"{workdir}: its run was made on other data ({', '.join(changed)} differ);"
             " name another folder, or give it the same data"
         )
 
@@ -148,13 +178,102 @@ def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the plain config of a run from its config.json, and the digests of its data.
 
     Raises:
-      UserError: the file is not that of a run.
+      UserError: the file is not that of a run, or that of a newer version.
     """
+    content = _read(path)
+    config, data = content.get("config"), content.get("data")
+    if not isinstance(config, dict) or not isinstance(data, dict):
+        raise UserError(
+            f"{path}: not a run's config; expected an object with the objects config and data, as"
+            " a run writes it"
+        )
+    return config, data
+
+
+def check_known(path: AnyPath, config: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Raises a UserError if a run's config has fields that this version does not know.
+
+    Args:
+      path: the run's config.json.
+      config: the plain config in it.
+      known: a plain config with every field of this version.
+    """
+    unknown = _unknown(config, known)
+    if unknown:
+        raise UserError(
+            f"{path}: has fields that this version does not know: {', '.join(unknown)}; the run was"
+            f" begun by {begun_by(path.parent)}, this is {program()}: use that version"
+        )
+
+
+def _filled(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """Returns a plain config with the defaults for the fields that it lacks."""
+    whole = {**defaults, **config}
+    for name, default in defaults.items():
+        if _are_sections(f"{prefix}{name}", whole[name], default):
+            whole[name] = _filled(whole[name], default, f"{prefix}{name}.")
+    return whole
+
+
+def _are_sections(field: str, value: object, other: object) -> bool:
+    """Returns whether both are sections of a config, and not values that are mappings."""
+    is_value = field in _MAPPINGS
+    return isinstance(value, Mapping) and isinstance(other, Mapping) and not is_value
+
+
+def begun_by(folder: AnyPath) -> str:
+    """Returns the version that began the run of a folder, for messages."""
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+        return _described(content["versions"]["bat_jax"], content["git"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "an unknown version"
+
+
+def program() -> str:
+    """Returns the version of this program, for messages."""
+    return _described(_version("bat_jax"), _git_revision())
+
+
+def _described(version: str | None, commit: str | None) -> str:
+    return f"bat_jax {version or '(version unknown)'}" + (f" ({commit})" if commit else "")
+
+
+def _read(path: AnyPath) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-        return dict(content["config"]), dict(content["data"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a run's config; name another folder with --workdir") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}; expected the config of a run"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not a run's config ({' '.join(str(error).split())}); expected config.json as"
+            " a run writes it"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a run's config; expected an object, as a run writes it")
+    number = content.get("format", 1)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise UserError(f"{path}: format is {number!r}; expected a number from 1 to {FORMAT}")
+    if number > FORMAT:
+        raise UserError(
+            f"{path}: a run of format {number}, begun by {begun_by(path.parent)}; {program()} reads"
+            f" formats up to {FORMAT}: use that version, or name another folder"
+        )
+    return content
+
+
+def _unknown(config: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name, value in config.items():
+        if name not in known:
+            found.append(f"{prefix}{name}")
+        elif _are_sections(f"{prefix}{name}", value, known[name]):
+            found += _unknown(value, known[name], f"{prefix}{name}.")
+    return found
 
 
 def _version(package: str) -> str | None:

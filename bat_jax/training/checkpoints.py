@@ -1,26 +1,47 @@
 """Checkpoints by Orbax: written while training goes on, last and best kept, checked when read."""
 
 import contextlib
+import json
 import logging
-from collections.abc import Iterator, Mapping
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh, NamedSharding
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from bat_jax.errors import UserError
 from bat_jax.parallel import REPLICATED
 from bat_jax.runtime import distributed
+from bat_jax.runtime import workdir as workdirs
+from bat_jax.runtime.files import reason
 from bat_jax.runtime.storage import AnyPath, absolute
 from bat_jax.training.state import TrainState, fingerprint
 
 log = logging.getLogger(__name__)
 
+# Seconds to wait before a read that failed is tried again.
+_PAUSES = (0.1, 1.0)
+# The ends of an attempt to read a checkpoint, the gravest last.
+_WHOLE, _DAMAGED, _FOREIGN, _FAILED = range(4)
+# These say that files are not as they were written; every other OSError is the system's.
+_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# How TensorStore's messages begin when the system, not the content, is at fault.
+_STATUS = re.compile(
+    "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED"
+    "|UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): "
+)
+_LISTED_DIFFERENCES = 3
+
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written."""
+    """A checkpoint could not be written, or not be read for a reason of the system."""
 
 
 class Saved(NamedTuple):
@@ -30,44 +51,79 @@ class Saved(NamedTuple):
     seconds: float
 
 
+class _Trouble(NamedTuple):
+    """Why a checkpoint could not be read.
+
+    Attributes:
+      kind: `_DAMAGED`, `_FOREIGN` or `_FAILED`.
+      reason: for messages.
+    """
+
+    kind: int
+    reason: str
+
+
+def check_folder(folder: AnyPath) -> None:
+    """Raises a UserError if Orbax cannot write checkpoints below this folder."""
+    # Orbax finds the files to merge by globbing the unescaped path, and merges nothing if it
+    # finds none: such a checkpoint could never be read.
+    special = sorted({*"[*"} & {*str(absolute(folder))})
+    if special:
+        raise UserError(
+            f"{folder}: its full path has {' and '.join(special)}; expected neither [ nor *, which"
+            " are patterns to Orbax, in the path of a run with checkpoints: name another folder"
+        )
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
     A checkpoint holds the state and, as separate items, its fingerprint and the validation metrics
-    it was scored with, if it was. One that cannot be read, or whose state does not have its
-    fingerprint, is damaged: another takes its place.
+    it was scored with, if it was. One whose content is wrong is damaged: another takes its place,
+    and a run that is resumed renames it to `damaged-<step>` in its own folder. Nothing that cannot
+    be read is ever removed.
     """
 
-    def __init__(self, folder: AnyPath, *, keep: int, score: str, mesh: Mesh):
-        """Opens the folder, or makes it.
+    def __init__(self, folder: AnyPath, *, keep: int | None, score: str, mesh: Mesh):
+        """Opens the folder; makes it if checkpoints are to be written.
 
         Args:
           folder: where checkpoints are.
-          keep: how many of the last to keep, beside the best.
+          keep: how many of the last to keep, beside the best; None to read only. A reader changes
+            nothing in the folder, which may be that of a training in progress.
           score: the validation metric that the best has most of.
           mesh: the devices that a state is restored to, a whole copy on each.
+
+        Raises:
+          UserError: checkpoints are to be written to a folder that Orbax cannot write them to.
         """
         self._score = score
         self._sharding = NamedSharding(mesh, REPLICATED)
         self._folder = absolute(folder)
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(
-                    [
-                        LatestN(keep),
-                        BestN(
-                            get_metric_fn=lambda metrics: metrics[score],
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                # Without it Orbax does not write the metrics that the policy reads on resuming.
-                best_fn=lambda metrics: metrics[score],
+        self._keep = keep
+        if keep is not None:
+            check_folder(self._folder)
+        self._manager = self._opened()
+        self._scores = (
+            {} if keep is None else {step: self._score_of(step) for step in self._steps()}
+        )
+
+    def _opened(self) -> ocp.CheckpointManager:
+        if self._keep is None:
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, create=False, save_interval_steps=0, lightweight_initialize=True
+            )
+        else:
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=_Kept(self._keep, lambda step: self._scores.get(step)),
+                # Without it Orbax does not write the metrics.
+                best_fn=lambda metrics: metrics[self._score],
                 cleanup_tmp_directories=True,
-            ),
-            item_names=("state", "check", "metrics"),
+                # Orbax fails if it reads metrics that are damaged: `_score_of` reads them.
+                lightweight_initialize=True,
+            )
+        return ocp.CheckpointManager(
+            self._folder, options=options, item_names=("state", "check", "metrics")
         )
 
     def save(
@@ -77,11 +133,12 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        self._scores[step] = (metrics or {}).get(self._score)
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(_as_saved(state)),
                     check=ocp.args.JsonSave(
                         {"fingerprint": int(fingerprint(state)), "seconds": seconds}
                     ),
@@ -89,24 +146,31 @@ class Checkpoints:
                 metrics=dict(metrics) if metrics else None,
             )
 
-    def latest(self, like: TrainState, *, discard_damaged: bool = False) -> Saved | None:
+    def latest(self, like: TrainState) -> Saved | None:
         """Returns the newest state that is whole, or None where there is no checkpoint.
+
+        If checkpoints are to be written, damaged ones after the state returned are renamed, so that
+        training can write theirs again. One with a damaged score is among them if an older one is
+        whole: training scores it again.
 
         Args:
           like: a state with the shapes to expect.
-          discard_damaged: remove the damaged checkpoints after the one returned, so that training
-            can write theirs again.
 
         Raises:
-          UserError: there are checkpoints, and all of them are damaged.
+          UserError: there are checkpoints, and all of them are damaged, or one has another
+            structure.
+          CheckpointError: one cannot be read for a reason of the system.
         """
-        steps = self._steps()
-        if not steps:
-            return None
-        found, damaged = self._first_whole(like, sorted(steps, reverse=True))
-        if discard_damaged:
-            for step in damaged:
-                self._manager.delete(step)
+
+        def newest_first(steps: list[int]) -> list[int]:
+            def rank(step: int) -> tuple[bool, int]:
+                return not _is_damaged(self._scores.get(step)), step
+
+            return sorted(steps, key=rank, reverse=True)
+
+        found = self._first_whole(like, newest_first)
+        if found is not None and self._keep is not None:
+            self._set_aside([step for step in self._steps() if step > int(found.state.step)])
         return found
 
     def best(self, like: TrainState) -> Saved:
@@ -117,16 +181,26 @@ class Checkpoints:
 
         Raises:
           UserError: no checkpoint was scored, or none that was is whole.
+          CheckpointError: one cannot be read for a reason of the system.
         """
-        scores = {step: self._score_of(step) for step in self._steps()}
-        scored = {step: score for step, score in scores.items() if score is not None}
-        if not scored:
+
+        def best_first(steps: list[int]) -> list[int]:
+            scores = {step: self._score_of(step) for step in steps}
+            for step in steps:
+                if _is_damaged(scores[step]):
+                    log.warning("checkpoint %s/%d: its score is damaged", self._folder, step)
+            scored = [
+                (s, step) for step, s in scores.items() if s is not None and not math.isnan(s)
+            ]
+            return [step for _, step in sorted(scored, reverse=True)]
+
+        found = self._first_whole(like, best_first)
+        if found is None:
             raise UserError(
                 f"{self._folder}: no checkpoint was scored by {self._score}; expected one that"
                 " was, at the end of an epoch: train the run further"
             )
-        ranked = sorted(scored, key=lambda step: (scored[step], step), reverse=True)
-        return self._first_whole(like, ranked)[0]
+        return found
 
     def wait(self) -> None:
         """Returns when what is being written is complete under its final name."""
@@ -147,44 +221,109 @@ class Checkpoints:
             lost = distributed.peer_lost(error)
             if lost is not None:
                 raise lost from error
-            reason = " ".join(str(error).split()).rpartition(": ")[2].partition(" [")[0]
             raise CheckpointError(
-                f"{self._folder}: a checkpoint could not be written ({reason}); those before it are"
-                " whole: mend the folder or free space, and run the same command to go on"
+                f"{self._folder}: a checkpoint could not be written ({reason(error)}); those before"
+                " it are whole: mend the folder or free space, and run the same command to go on"
             ) from error
 
     def _steps(self) -> list[int]:
         self.wait()
-        return list(self._manager.all_steps())
+        if self._keep is not None:
+            return list(self._manager.all_steps())
+        # A training in progress adds and removes some.
+        found = ocp.path.step.standard_name_format().find_all(epath.Path(self._folder))
+        return sorted(metadata.step for metadata in found)
 
     def _score_of(self, step: int) -> float | None:
+        """Returns the score of a checkpoint: None if it was not scored, NaN if that is damaged."""
+        item = self._folder / str(step) / "metrics"
         try:
-            return (self._manager.metrics(step) or {}).get(self._score)
-        except ValueError:
-            log.warning("checkpoint %s/%d: its score cannot be read", self._folder, step)
-            return None
+            content = _persistently(lambda: (item / "metrics").read_bytes(), item)
+        except _MISSING:
+            return math.nan if item.exists() else None
+        try:
+            metrics = json.loads(content)
+            score = metrics.get(self._score)
+        except (ValueError, AttributeError, RecursionError):
+            return math.nan
+        return score if score is None or _is_number(score) else math.nan
 
-    def _first_whole(self, like: TrainState, steps: list[int]) -> tuple[Saved, list[int]]:
-        """Returns the first whole state of these steps, and the damaged ones before it."""
-        for number, step in enumerate(steps):
+    def _first_whole(
+        self, like: TrainState, ranked: Callable[[list[int]], list[int]]
+    ) -> Saved | None:
+        """Returns the first whole state of the ranked steps, or None where there are none."""
+        steps = ranked(self._steps())
+        left = list(steps)
+        while left:
+            step = left.pop(0)
             saved = self._read(step, like)
-            # What one process cannot read, none takes: they go on from the same step.
-            if not distributed.anywhere(saved is None):
-                assert saved is not None
-                return saved, steps[:number]
+            if saved is not None:
+                return saved
+            if self._keep is None and distributed.anywhere(step not in self._steps()):
+                # Removed by the training that this reader runs beside.
+                steps = ranked(self._steps())
+                left = list(steps)
+                continue
             log.warning("checkpoint %s/%d is damaged: falling back to another", self._folder, step)
+        if not steps:
+            return None
         raise UserError(
             f"{self._folder}: every checkpoint is damaged ({len(steps)} found); restore one, or"
-            " remove the run's folder to begin anew"
+            " begin anew in another folder"
         )
 
     def _read(self, step: int, like: TrainState) -> Saved | None:
+        """Returns the state of a step, or None where a process finds it damaged.
+
+        What one process cannot read, none takes: they go on from the same step.
+        """
+        for pause in (*_PAUSES, None):
+            found: Saved | _Trouble | None = self._compared(step, like)
+            kind = _agreed(found)
+            if kind == _WHOLE:
+                found = self._restored(step, like)
+                kind = _agreed(found)
+            if kind != _FAILED or pause is None:
+                break
+            time.sleep(pause)
+        if isinstance(found, Saved) and kind == _WHOLE:
+            return found
+        if kind == _DAMAGED:
+            return None
+        why = found.reason if isinstance(found, _Trouble) else "in another process"
+        path = self._folder / str(step)
+        if kind == _FAILED:
+            raise _unreadable(path, why)
+        raise UserError(
+            f"{path}: holds a state of another structure (leaf: there, here): {why}; its run was"
+            f" begun by {workdirs.begun_by(self._folder.parent)}, this is {workdirs.program()}: use"
+            " that version, or train in another folder"
+        )
+
+    def _compared(self, step: int, like: TrainState) -> _Trouble | None:
+        """Returns how the structure of a stored state differs from the one to expect."""
+        with_metadata = ocp.StandardCheckpointHandler()
+        try:
+            stored = with_metadata.metadata(epath.Path(self._folder) / str(step) / "state")
+            theirs, ours = _leaves(stored.tree), _leaves(_as_saved(like))
+        except Exception as error:
+            return _trouble(error, step)
+        rows = [
+            f"{name}: {theirs.get(name, 'absent')}, {ours.get(name, 'absent')}"
+            for name in sorted({*theirs, *ours})
+            if theirs.get(name) != ours.get(name)
+        ]
+        if not rows:
+            return None
+        more = len(rows) - _LISTED_DIFFERENCES
+        listed = rows[:_LISTED_DIFFERENCES] + ([f"{more} more"] if more > 0 else [])
+        return _Trouble(_FOREIGN, "; ".join(listed))
+
+    def _restored(self, step: int, like: TrainState) -> Saved | _Trouble:
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding),
-            like,
+            _as_saved(like),
         )
-        # Whatever else a damaged file makes Orbax or TensorStore raise, of no common class, means
-        # one thing here: this checkpoint cannot be used. These say nothing of the file.
         try:
             restored: Any = self._manager.restore(
                 step,
@@ -192,11 +331,141 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(shapes), check=ocp.args.JsonRestore()
                 ),
             )
-            if int(fingerprint(restored.state)) != restored.check["fingerprint"]:
-                return None
-        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
-            raise
+            state = _from_saved(restored.state, like)
+            seconds = restored.check["seconds"]
+            if int(fingerprint(state)) != restored.check["fingerprint"]:
+                return _Trouble(_DAMAGED, "its fingerprint differs")
+            if not _is_number(seconds) or seconds < 0:
+                return _Trouble(_DAMAGED, f"seconds is {seconds!r}")
         except Exception as error:
-            log.debug("checkpoint %d: %s", step, error)
-            return None
-        return Saved(restored.state, restored.check["seconds"])
+            return _trouble(error, step)
+        return Saved(state, seconds)
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Renames damaged checkpoints, so that others can be written in their place."""
+        if not steps:
+            return
+        # Orbax does not notice otherwise.
+        self._manager.close()
+        with distributed.agreed():
+            if distributed.is_main():
+                for step in steps:
+                    name = _free_name(self._folder.parent, f"damaged-{step}")
+                    (self._folder / str(step)).rename(name)
+                    log.warning("checkpoint %s/%d is now %s", self._folder, step, name)
+        self._manager = self._opened()
+        for step in steps:
+            self._scores.pop(step, None)
+
+
+class _Kept:
+    """Keeps the newest checkpoints, the best one, and those whose score is damaged."""
+
+    def __init__(self, newest: int, score_of: Callable[[int], float | None]):
+        self._newest, self._score_of = newest, score_of
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns which checkpoints to keep; they come in the order of their steps."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        scores = {step: self._score_of(step) for step in steps}
+        kept = {*steps[-self._newest :], *(s for s in steps if _is_damaged(scores[s]))}
+        scored = [
+            (score, step)
+            for step, score in scores.items()
+            if score is not None and not math.isnan(score)
+        ]
+        if scored:
+            kept.add(max(scored)[1])
+        return [step in kept for step in steps]
+
+
+def _as_saved(state: TrainState) -> dict[str, Any]:
+    """Returns the state as checkpoints hold it, by the names they have for its parts."""
+    return {
+        "step": state.step,
+        "variables": state.variables,
+        "opt_state": state.opt_state,
+        "ema": state.ema,
+        "history": state.history,
+    }
+
+
+def _from_saved(tree: Mapping[str, Any], like: TrainState) -> TrainState:
+    """Returns the state that `_as_saved` made the tree of, in the structure of `like`."""
+    return like.replace(**tree)
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Returns the type and shape of every leaf by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_damaged(score: float | None) -> bool:
+    return score is not None and math.isnan(score)
+
+
+def _agreed(found: Saved | _Trouble | None) -> int:
+    """Returns the gravest end that any process met."""
+    return distributed.anywhere(found.kind if isinstance(found, _Trouble) else _WHOLE)
+
+
+def _trouble(error: Exception, step: int) -> _Trouble:
+    """Returns what an error while reading means; memory and devices are not the checkpoint's."""
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+        raise error
+    log.debug("checkpoint %d: %s", step, error)
+    return _Trouble(_FAILED if _is_of_the_system(error) else _DAMAGED, reason(error))
+
+
+def _is_of_the_system(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, _MISSING):
+            return True
+        if _STATUS.match(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _persistently(read: Callable[[], bytes], path: AnyPath) -> bytes:
+    """Returns what `read` does, tried again after errors of the system.
+
+    Raises:
+      CheckpointError: it failed every time.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return read()
+        except _MISSING:
+            raise
+        except OSError as error:
+            if pause is None:
+                raise _unreadable(path, reason(error)) from error
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _unreadable(path: AnyPath, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be read ({why}); nothing was changed: see to the disk or the network, and"
+        " run the same command again"
+    )
+
+
+def _free_name(folder: Path | epath.Path, name: str) -> AnyPath:
+    """Returns `name` in the folder, or `name-2` and so on where it is taken."""
+    path, number = folder / name, 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}"
+    return path

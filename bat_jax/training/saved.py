@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from bat_jax.config import default
 from bat_jax.errors import UserError
 from bat_jax.runtime import workdir as workdirs
+from bat_jax.runtime.plain import plain as as_plain
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.experiment import Experiment, build, score_name
@@ -48,17 +49,18 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
 
 
 def read_states(experiment: Experiment, run: AnyPath) -> dict[str, Saved]:
-    """Returns the `best` and the `last` state of a run.
+    """Returns the `best` and the `last` state of a run, whose folder is left as it is.
 
     Raises:
-      UserError: it has no whole checkpoint.
+      UserError: it has no whole checkpoint, or one of another structure.
+      CheckpointError: one cannot be read for a reason of the system.
     """
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the run's checkpoints: train it first")
     checkpoints = Checkpoints(
         folder,
-        keep=experiment.config.checkpoint.keep,
+        keep=None,
         score=experiment.score,
         mesh=experiment.mesh,
     )
@@ -82,6 +84,7 @@ def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
         raise UserError(f"{path}: no such file; expected the folder of a run")
     plain, digests = workdirs.read(path)
     config = default()
+    workdirs.check_known(path, plain, as_plain(config))
     try:
         config.update(_with_tuples(plain))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

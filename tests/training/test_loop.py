@@ -64,7 +64,7 @@ def train(experiment, folder, interruption=None):
         folder / "checkpoints", keep=2, score=experiment.score, mesh=experiment.mesh
     )
     shapes = jax.eval_shape(experiment.initial_state)
-    start = checkpoints.latest(shapes, discard_damaged=True)
+    start = checkpoints.latest(shapes)
     start = start or Saved(experiment.initial_state(), 0.0)
     records = MetricsLog(folder, resumed_step=int(start.state.step))
     try:
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_memory_does_not_hold_is_not_damaged(experiment, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints._manager, "restore", fail)
         with pytest.raises(MemoryError):
-            checkpoints.latest(shapes, discard_damaged=True)
+            checkpoints.latest(shapes)
     assert checkpoints.latest(shapes).state.step == 6
     checkpoints.close()
 
@@ -117,7 +117,7 @@ def test_damaged_checkpoints_are_kept_by_those_who_only_read(experiment, tmp_pat
     before = set(checkpoints._manager.all_steps())
     monkeypatch.setattr(checkpoints, "_read", lambda step, like: None)
     with pytest.raises(UserError, match="every checkpoint is damaged"):
-        checkpoints.latest(shapes, discard_damaged=True)
+        checkpoints.latest(shapes)
     assert set(checkpoints._manager.all_steps()) == before
     checkpoints.close()
 
