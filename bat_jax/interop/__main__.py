@@ -6,7 +6,7 @@ Exit status: 0 done, 1 a checkpoint could not be read, 2 a wrong input.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -18,9 +18,17 @@ from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.saved import read_run, read_states
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message and ends the program."""
+        _fail(f"{message}; --help lists the arguments")
+
+
 def main(arguments: list[str]) -> None:
     """Runs the command line."""
-    parser = argparse.ArgumentParser("bat_jax.interop", description="Weights to PyTorch.")
+    parser = _Parser("bat_jax.interop", description="Weights to PyTorch.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="write a run's weights as a safetensors file")
     command.add_argument("--run", required=True, help="the run's folder")
@@ -28,6 +36,8 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--out", required=True, help="the safetensors file to write")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
+    if not options.run or str(options.out) in ("", "."):
+        parser.error("--run and --out: expected a folder and a file, found an empty one")
     try:
         export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
     except UserError as error:
@@ -64,7 +74,7 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     )
 
 
-def _fail(message: str, *, status: int = 2) -> None:
+def _fail(message: str, *, status: int = 2) -> NoReturn:
     print(f"bat_jax.interop: {message}", file=sys.stderr)
     sys.exit(status)
 

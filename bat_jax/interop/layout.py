@@ -33,6 +33,8 @@ _SYNONYMS: Mapping[str, Names] = MappingProxyType(
 FIRST = "conv1.weight"
 # Updates that batch norm has seen: PyTorch keeps it, evaluation does not read it.
 COUNTER = "num_batches_tracked"
+# Updates that torch.optim.swa_utils.AveragedModel has averaged: it stands beside `module.`.
+_AVERAGED = "n_averaged"
 
 
 class Tensor(NamedTuple):
@@ -115,8 +117,9 @@ def prefix(model_name: str, names: Collection[str]) -> str:
 
 def is_unused(model_name: str, name: str) -> bool:
     """Returns whether published files hold this tensor although the network does not use it."""
+    *_, last = name.split(".")
     # TRADES builds a second first block, never calls it, and saves its weights.
-    return name.endswith(f".{COUNTER}") or (
+    return last in (COUNTER, _AVERAGED) or (
         model_name.startswith("wide_resnet") and name.startswith("sub_block1.")
     )
 

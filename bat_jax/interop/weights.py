@@ -2,9 +2,10 @@
 
 import json
 import os
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import flax.linen as nn
 import jax
@@ -66,15 +67,20 @@ def export_weights(
       stem: the model's stem.
 
     Raises:
-      UserError: the variables or the normalisation are not those of the model.
+      UserError: the variables or the normalisation are not those of the model, or the path is not
+        that of a file.
+      OSError: the file cannot be written.
     """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
     leaves = {at: np.asarray(leaf) for at, leaf in flatten_dict(dict(variables)).items()}
     if not {_FIRST_LEAF, _HEAD_LEAF} <= leaves.keys():
         raise UserError(f"variables: no {_path(_FIRST_LEAF)}; expected those of {model_name}")
     *_, channels, width = leaves[_FIRST_LEAF].shape
     normalization = {
-        "mean": _per_channel("mean", mean, channels),
-        "std": _per_channel("std", std, channels),
+        "mean": _per_channel("mean", "mean", mean, channels),
+        "std": _per_channel("std", "std", std, channels),
     }
     model = models.create(model_name, leaves[_HEAD_LEAF].shape[-1], width=width, stem=stem)
     places = len(leaves[_FLATTENED_LEAF]) // (4 * width) if _FLATTENED_LEAF in leaves else 0
@@ -96,7 +102,7 @@ def export_weights(
             tensors[module + layout.COUNTER] = np.zeros((), np.int64)
     metadata = {"model": model_name, "stem": stem}
     metadata |= {name: json.dumps(values) for name, values in normalization.items()}
-    with written_whole(Path(path)) as file:
+    with written_whole(path) as file:
         file.write(save(tensors, metadata))
 
 
@@ -130,9 +136,12 @@ def import_weights(
       UserError: the file is not a safetensors file, or not of that network, or neither it nor the
         caller tells the normalisation.
     """
-    models.create(model_name, num_classes)  # An unknown name is told before anything is read.
-    tensors, metadata = _read(Path(path))
-    network, others, buffers = _take_apart(tensors, model_name)
+    path = Path(path)
+    if num_classes < 1:
+        raise UserError(f"num_classes is {num_classes}; expected 1 or more")
+    models.create(model_name, num_classes)  # Refuses an unknown name before anything is read.
+    tensors, metadata = _read(path)
+    network, others, buffers = _take_apart(path, tensors, model_name)
     _refuse(path, model_name, "lacks", {layout.FIRST} - network.keys())
     first = network[layout.FIRST].shape
     if len(first) != 4 or 0 in first:
@@ -141,12 +150,7 @@ def import_weights(
         )
     width, channels = first[:2]
     places = network["fc1.weight"].size // (32 * width**2) if "fc1.weight" in network else 0
-    model = models.create(
-        model_name,
-        num_classes,
-        width=width,
-        stem=stem or cast(Stem, metadata.get("stem", "cifar")),
-    )
+    model = models.create(model_name, num_classes, width=width, stem=stem or _stem(path, metadata))
     expected = _leaves(model, channels=channels, places=places)
     wanted = layout.tensors(model_name, expected)
     names = {tensor.name for tensor in wanted}
@@ -162,7 +166,18 @@ def import_weights(
                 f"{path}: {tensor.name} is {value.dtype} of shape {value.shape}; expected floats of"
                 f" shape {shape} for {model_name} of width {width} with {num_classes} classes"
             )
-        leaves[tensor.path] = jnp.asarray(tensor.to_flax(value.astype(np.float32)))
+        with np.errstate(over="ignore"):  # Infinity is refused below.
+            value = value.astype(np.float32)
+        wrong = ~np.isfinite(value)
+        if tensor.path[-1] == "var":
+            wrong |= value < 0
+        if wrong.any():
+            kind = "numbers of 0 or more" if tensor.path[-1] == "var" else "finite float32 numbers"
+            raise UserError(
+                f"{path}: {tensor.name} holds {value[wrong][0]} ({wrong.sum():,} of {value.size:,}"
+                f" are wrong); expected {kind}: export a checkpoint that has not diverged"
+            )
+        leaves[tensor.path] = jnp.asarray(tensor.to_flax(value))
     model = model.clone(
         mean=_normalization(path, "mean", mean, buffers, metadata, channels),
         std=_normalization(path, "std", std, buffers, metadata, channels),
@@ -171,7 +186,9 @@ def import_weights(
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    # Memory-mapping a folder or a device fails in ways that differ; opening it does not.
+    # Memory-mapping a folder or a device fails in various ways, and opening a pipe waits.
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a file; expected a safetensors file")
     try:
         path.open("rb").close()
     except OSError as error:
@@ -179,17 +196,41 @@ def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            return {name: _tensor(path, file, name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, TypeError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: {error}; expected a whole safetensors file: docs/interop.md says how to make"
+            f"{path}: {reason}; expected a whole safetensors file: docs/interop.md says how to make"
             " one from a PyTorch checkpoint"
         ) from None
 
 
-def _take_apart(tensors: Tensors, model_name: str) -> tuple[Tensors, list[str], Tensors]:
+def _tensor(path: Path, file: Any, name: str) -> Shaped[np.ndarray, "..."]:
+    try:
+        return file.get_tensor(name)
+    # NumPy lacks the type (AttributeError), or its limits on shapes are lower (ValueError).
+    except (AttributeError, ValueError):
+        header = file.get_slice(name)
+        shape = "x".join(map(str, header.get_shape()[:8]))
+        raise UserError(
+            f"{path}: {_shown(name)} is {header.get_dtype()} of shape {shape}, which NumPy cannot"
+            " hold; expected tensors in float16, bfloat16, float32 or float64"
+        ) from None
+
+
+def _take_apart(
+    path: Path, tensors: Tensors, model_name: str
+) -> tuple[Tensors, list[str], Tensors]:
     """Returns the network's tensors by canonical name, other names, and the wrapper's buffers."""
-    tensors = {layout.canonical(model_name, name): value for name, value in tensors.items()}
+    named: dict[str, str] = {}
+    for name in tensors:
+        twin = named.setdefault(layout.canonical(model_name, name), name)
+        if twin != name:
+            raise UserError(
+                f"{path}: {_shown(twin)} and {_shown(name)} name one tensor of {model_name};"
+                " expected one of them"
+            )
+    tensors = {own: tensors[name] for own, name in named.items()}
     prefix = layout.prefix(model_name, tensors)
     network: Tensors = {}
     buffers: Tensors = {}
@@ -198,26 +239,40 @@ def _take_apart(tensors: Tensors, model_name: str) -> tuple[Tensors, list[str], 
         own = name.removeprefix(prefix)
         last = name.split(".")[-1]
         if last in _BUFFERS:
-            buffers[_BUFFERS[last]] = value
+            buffer = buffers.setdefault(_BUFFERS[last], value)
+            if not np.array_equal(buffer, value):
+                raise UserError(
+                    f"{path}: {_shown(name)} differs from another buffer of the same meaning;"
+                    f" expected one {_BUFFERS[last]} to normalise by"
+                )
+        elif layout.is_unused(model_name, own):
+            continue
         elif not name.startswith(prefix):
             others.append(name)
-        elif not layout.is_unused(model_name, own):
+        else:
             network[own] = value
     return network, others, buffers
 
 
+def _stem(path: Path, metadata: Mapping[str, str]) -> Stem:
+    found = metadata.get("stem", "cifar")
+    if found not in get_args(Stem):
+        raise UserError(f"{path}: stem is {_shown(found)}; expected {' or '.join(get_args(Stem))}")
+    return cast(Stem, found)
+
+
 def _normalization(
-    path: str | os.PathLike[str],
-    name: str,
+    path: Path,
+    name: Literal["mean", "std"],
     given: Sequence[float] | None,
     buffers: Tensors,
     metadata: Mapping[str, str],
     channels: int,
 ) -> tuple[float, ...]:
     if given is not None:
-        return _per_channel(name, given, channels)
+        return _per_channel(name, name, given, channels)
     if name in buffers:
-        return _per_channel(f"{path}: {name}", buffers[name].ravel().tolist(), channels)
+        return _per_channel(name, f"{path}: {name}", buffers[name].ravel().tolist(), channels)
     if name not in metadata:
         raise UserError(
             f"{path}: does not say by what {name} images are normalised; pass mean and std, 0 and 1"
@@ -225,18 +280,30 @@ def _normalization(
         )
     try:
         values = json.loads(metadata[name])
-    except ValueError:
-        values = metadata[name]
-    return _per_channel(f"{path}: {name}", values, channels)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list):
+        raise UserError(
+            f"{path}: {name} is {reprlib.repr(metadata[name])}; expected a JSON list of a number"
+            f" for each of {channels} channels"
+        )
+    return _per_channel(name, f"{path}: {name}", values, channels)
 
 
-def _per_channel(what: str, values: Any, channels: int) -> tuple[float, ...]:
+def _per_channel(
+    name: Literal["mean", "std"], what: str, values: Any, channels: int
+) -> tuple[float, ...]:
+    """Returns the values as numbers, checked; `what` names them in messages."""
     try:
         found = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = ()
     if len(found) != channels or not np.isfinite(found).all():
-        raise UserError(f"{what} is {values!r}; expected a number for each of {channels} channels")
+        raise UserError(
+            f"{what} is {reprlib.repr(values)}; expected a number for each of {channels} channels"
+        )
+    if name == "std" and min(found) <= 0:
+        raise UserError(f"{what} is {reprlib.repr(values)}; expected numbers above 0")
     return found
 
 
@@ -255,16 +322,19 @@ def _leaves(model: nn.Module, *, channels: int, places: int) -> Leaves:
     return flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)))
 
 
-def _refuse(
-    path: str | os.PathLike[str], model_name: str, verb: str, names: Collection[str]
-) -> None:
+def _refuse(path: Path, model_name: str, verb: str, names: Collection[str]) -> None:
     if names:
-        listed = sorted(names)[:3]
+        listed = [_shown(name) for name in sorted(names)[:3]]
         more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
         raise UserError(
             f"{path}: {verb} {', '.join(listed)}{more}; expected one network with the names of"
             f" {model_name} in docs/interop.md"
         )
+
+
+def _shown(name: str) -> str:
+    """Returns a tensor's name for a message: one line, and not a long one."""
+    return name if name.isprintable() and len(name) <= 100 else reprlib.repr(name)
 
 
 def _path(leaf: tuple[str, ...]) -> str:

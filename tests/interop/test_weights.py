@@ -21,7 +21,7 @@ from bat_jax.training.experiment import build
 from tests.golden import interop_draws
 
 # What tests/golden/make_interop.py wrote.
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "interop.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "interop.json").read_text())
 NUM_CLASSES = 10
 
 
@@ -281,3 +281,23 @@ def test_what_is_no_run_ends_with_status_2(tmp_path, capsys):
         main(["export", f"--run={tmp_path}", f"--out={out}"])
     assert "expected the folder of a run" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "required: command"),
+        (["export"], "required: --run, --out"),
+        (["export", "--run=a", "--out="], "--out: expected a folder and a file"),
+        (["export", "--run=", "--out=a"], "--run and --out: expected"),
+        (["export", "--run=a", "--out=b", "--checkpoint=first"], "invalid choice: 'first'"),
+        (["export", "--run=a", "--out=b", "--depth=3"], "unrecognized arguments: --depth=3"),
+        (["import"], "invalid choice: 'import'"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
