@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch, as safetensors files: docs/interop.md says with which names.
+"""Weights to and from PyTorch as safetensors files; docs/interop.md lists the tensor names.
 
     bat_jax.interop.export_weights("weights.safetensors", "resnet18", variables, mean=..., std=...)
     model, variables = bat_jax.interop.import_weights("weights.safetensors", "resnet18", 10)

@@ -1,6 +1,6 @@
-"""Which PyTorch tensor is which Flax leaf, and how its axes lie.
+"""The correspondence of PyTorch tensors and Flax leaves: names and axes.
 
-The PyTorch names are those of the usual robustness repositories; docs/interop.md describes the
+The PyTorch names are those of the common robustness repositories; docs/interop.md describes the
 architectures.
 """
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-# Of modules, in PyTorch to in Flax.
+# Module names, PyTorch to Flax.
 Names = dict[str, str]
 Array = Float32[np.ndarray, "..."]
 
-# Flax collection and leaf to the PyTorch name.
+# Flax collection and leaf to PyTorch name.
 _LEAVES: Mapping[tuple[str, str], str] = MappingProxyType(
     {
         ("params", "kernel"): "weight",
@@ -25,24 +25,24 @@ _LEAVES: Mapping[tuple[str, str], str] = MappingProxyType(
         ("batch_stats", "var"): "running_var",
     }
 )
-# Other repositories' words for parts of a name.
+# Names of the same modules in other repositories.
 _SYNONYMS: Mapping[str, Names] = MappingProxyType(
     {name: {"downsample": "shortcut", "fc": "linear"} for name in ("resnet18", "preact_resnet18")}
 )
 # The first convolution of every network.
 FIRST = "conv1.weight"
-# Updates that batch norm has seen: PyTorch keeps it, evaluation does not read it.
+# The number of updates of batch norm: PyTorch saves it, evaluation does not use it.
 COUNTER = "num_batches_tracked"
-# Updates that torch.optim.swa_utils.AveragedModel has averaged: it stands beside `module.`.
+# The number of averages of torch.optim.swa_utils.AveragedModel, saved beside `module.`.
 _AVERAGED = "n_averaged"
 
 
 class Tensor(NamedTuple):
-    """One tensor of both networks.
+    """A tensor that both networks have.
 
     Attributes:
-      name: in PyTorch.
-      path: in the Flax variables, the collection first.
+      name: its name in PyTorch.
+      path: its path in the Flax variables, the collection first.
       flattened_channels: for a dense layer that follows a flattened feature map, the channels of
         that map, which PyTorch flattens first and Flax last; otherwise 0.
     """
@@ -78,7 +78,7 @@ def tensors(model_name: str, leaves: Mapping[tuple[str, ...], Any]) -> list[Tens
     """Returns the tensors of a network.
 
     Args:
-      model_name: as `bat_jax.models.create` takes it.
+      model_name: a model of `bat_jax.models.create`.
       leaves: the Flax leaves, or their shapes, by path.
     """
     flax_to_torch = {flax: torch for torch, flax in _NETWORKS[model_name]().items()}
@@ -94,21 +94,21 @@ def tensors(model_name: str, leaves: Mapping[tuple[str, ...], Any]) -> list[Tens
 
 
 def canonical(model_name: str, name: str) -> str:
-    """Returns a tensor's name with the synonyms of other repositories replaced."""
+    """Returns a tensor's name with the synonyms of other repositories replaced by ours."""
     synonyms = _SYNONYMS.get(model_name, {})
     return ".".join(synonyms.get(part, part) for part in name.split("."))
 
 
 def prefix(model_name: str, names: Collection[str]) -> str:
-    """Returns what stands before the network's own names, such as `module.`, or nothing.
+    """Returns the prefix of the network's own names, such as `module.`; it may be empty.
 
     Args:
-      model_name: as `bat_jax.models.create` takes it.
-      names: canonical.
+      model_name: a model of `bat_jax.models.create`.
+      names: canonical names.
     """
     modules = _NETWORKS[model_name]()
     candidates = {name.removesuffix(FIRST) for name in names if name.endswith(FIRST)}
-    # Blocks have such a convolution too, but behind their prefix stands little of the network.
+    # Blocks have a convolution of this name too, but few modules of the network have their prefix.
     return max(
         sorted({"", *candidates}),
         key=lambda prefix: sum(f"{prefix}{module}.weight" in names for module in modules),
@@ -116,7 +116,7 @@ def prefix(model_name: str, names: Collection[str]) -> str:
 
 
 def is_unused(model_name: str, name: str) -> bool:
-    """Returns whether published files hold this tensor although the network does not use it."""
+    """Returns whether published files have this tensor although the network does not use it."""
     *_, last = name.split(".")
     # TRADES builds a second first block, never calls it, and saves its weights.
     return last in (COUNTER, _AVERAGED) or (
@@ -170,9 +170,9 @@ def _wide_resnet(depth: int) -> Names:
 
 
 def _blocks(torch: str, flax: str, stages: tuple[int, ...], block: Names, shortcut: Names) -> Names:
-    """Returns the modules of all blocks, numbered by stage in PyTorch and throughout in Flax.
+    """Returns the modules of all blocks, numbered by stage in PyTorch and consecutively in Flax.
 
-    The shortcut is listed for the first block of every stage, also where a network has none.
+    The shortcut is listed for the first block of every stage, even if the network lacks it there.
     """
     names, number = {}, 0
     for stage, size in enumerate(stages, start=1):
@@ -183,7 +183,7 @@ def _blocks(torch: str, flax: str, stages: tuple[int, ...], block: Names, shortc
     return names
 
 
-# The modules of every network that have tensors.
+# For every network, the modules that have tensors.
 _NETWORKS: Mapping[str, Callable[[], Names]] = MappingProxyType(
     {
         "small_cnn": _small_cnn,

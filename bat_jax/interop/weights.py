@@ -1,4 +1,4 @@
-"""Reading and writing weights as safetensors files that PyTorch shares."""
+"""Reading and writing weights as safetensors files for exchange with PyTorch."""
 
 import json
 import os
@@ -33,11 +33,11 @@ _FLATTENED_LEAF = ("params", "Dense_0", "kernel")
 
 
 class Imported(NamedTuple):
-    """A network whose weights were read.
+    """A model with imported weights.
 
     Attributes:
-      model: float32, of the file's width and number of channels, with its normalisation.
-      variables: for `model.apply(variables, images)`.
+      model: the float32 model, with the file's width, channels and normalisation.
+      variables: the variables for `model.apply(variables, images)`.
     """
 
     model: nn.Module
@@ -55,19 +55,19 @@ def export_weights(
 ) -> None:
     """Writes the weights of a model under the names of its PyTorch architecture.
 
-    The normalisation is no tensor of that architecture: it goes, with the model's name and its
-    stem, into the file's metadata, where `import_weights` finds it.
+    That architecture has no tensors for the normalisation. The file's metadata holds it, with the
+    model's name and stem; `import_weights` reads it from there.
 
     Args:
       path: the safetensors file.
-      model_name: as `bat_jax.models.create` takes it.
-      variables: `params` and, where the model has them, `batch_stats`.
+      model_name: a model of `bat_jax.models.create`.
+      variables: `params` and, if the model has batch norm, `batch_stats`.
       mean: the model's per-channel mean.
       std: the model's per-channel standard deviation.
       stem: the model's stem.
 
     Raises:
-      UserError: the variables or the normalisation are not those of the model, or the path is not
+      UserError: the variables or the normalisation do not fit the model, or the path cannot be
         that of a file.
       OSError: the file cannot be written.
     """
@@ -76,7 +76,7 @@ def export_weights(
         raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
     leaves = {at: np.asarray(leaf) for at, leaf in flatten_dict(dict(variables)).items()}
     if not {_FIRST_LEAF, _HEAD_LEAF} <= leaves.keys():
-        raise UserError(f"variables: no {_path(_FIRST_LEAF)}; expected those of {model_name}")
+        raise UserError(f"variables: no {_path(_FIRST_LEAF)}; expected variables of {model_name}")
     *_, channels, width = leaves[_FIRST_LEAF].shape
     normalization = {
         "mean": _per_channel("mean", "mean", mean, channels),
@@ -115,26 +115,27 @@ def import_weights(
     std: Sequence[float] | None = None,
     stem: Stem | None = None,
 ) -> Imported:
-    """Reads the weights of a PyTorch network, ours or a published one, for Flax.
+    """Reads the weights of a PyTorch network, exported or published, for Flax.
 
-    What stands before the name of the first convolution is dropped from every name, so `module.`
-    of DataParallel and the prefix of a wrapper do not matter. The width is read from the file.
+    Prefixes of the network's names, such as `module.` of DataParallel or that of a wrapper, are
+    dropped. The width is read from the file.
 
     Args:
       path: the safetensors file.
-      model_name: as `bat_jax.models.create` takes it.
+      model_name: a model of `bat_jax.models.create`.
       num_classes: number of logits.
-      mean: per-channel mean that the network normalises [0, 1] images by; by default the file's,
+      mean: per-channel mean by which the network normalises [0, 1] images; by default the file's,
         from its buffers (`mean` or `mu`) or its metadata.
-      std: per-channel standard deviation, likewise (`std` or `sigma`).
-      stem: by default that of the file's metadata, else `cifar`.
+      std: per-channel standard deviation; by default the file's, from its buffers (`std` or
+        `sigma`) or its metadata.
+      stem: the model's stem; by default that of the file's metadata, else `cifar`.
 
     Returns:
       The model and its variables; its logits are those of the PyTorch network in eval mode.
 
     Raises:
-      UserError: the file is not a safetensors file, or not of that network, or neither it nor the
-        caller tells the normalisation.
+      UserError: the file is not a safetensors file or not of that network, or neither the file nor
+        the caller gives the normalisation.
     """
     path = Path(path)
     if num_classes < 1:
@@ -186,7 +187,7 @@ def import_weights(
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    # Memory-mapping a folder or a device fails in various ways, and opening a pipe waits.
+    # Memory-mapping folders and devices fails in various ways, and opening a pipe blocks.
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file; expected a safetensors file")
     try:
@@ -200,15 +201,15 @@ def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
     except (SafetensorError, OSError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: {reason}; expected a whole safetensors file: docs/interop.md says how to make"
-            " one from a PyTorch checkpoint"
+            f"{path}: {reason}; expected a whole safetensors file: docs/interop.md shows how to"
+            " make one from a PyTorch checkpoint"
         ) from None
 
 
 def _tensor(path: Path, file: Any, name: str) -> Shaped[np.ndarray, "..."]:
     try:
         return file.get_tensor(name)
-    # NumPy lacks the type (AttributeError), or its limits on shapes are lower (ValueError).
+    # NumPy lacks the type (AttributeError), or cannot represent the shape (ValueError).
     except (AttributeError, ValueError):
         header = file.get_slice(name)
         shape = "x".join(map(str, header.get_shape()[:8]))
@@ -221,7 +222,7 @@ def _tensor(path: Path, file: Any, name: str) -> Shaped[np.ndarray, "..."]:
 def _take_apart(
     path: Path, tensors: Tensors, model_name: str
 ) -> tuple[Tensors, list[str], Tensors]:
-    """Returns the network's tensors by canonical name, other names, and the wrapper's buffers."""
+    """Returns the network's tensors by canonical name, other names, and a wrapper's buffers."""
     named: dict[str, str] = {}
     for name in tensors:
         twin = named.setdefault(layout.canonical(model_name, name), name)
@@ -275,8 +276,8 @@ def _normalization(
         return _per_channel(name, f"{path}: {name}", buffers[name].ravel().tolist(), channels)
     if name not in metadata:
         raise UserError(
-            f"{path}: does not say by what {name} images are normalised; pass mean and std, 0 and 1"
-            " for each channel if the network takes [0, 1] images as they are"
+            f"{path}: holds no {name} to normalise images by; pass mean and std, 0 and 1 for each"
+            " channel if the network takes [0, 1] images as they are"
         )
     try:
         values = json.loads(metadata[name])
@@ -311,13 +312,13 @@ def _leaves(model: nn.Module, *, channels: int, places: int) -> Leaves:
     """Returns the shapes of a model's variables by path.
 
     Args:
-      model: to be initialised.
-      channels: of the images.
-      places: height times width of the map that small_cnn flattens; nothing to the others.
+      model: the model.
+      channels: channels of the images.
+      places: height times width of the map that small_cnn flattens; other models ignore it.
     """
-    # Two halvings make 1 x places of it, and the shapes depend on the product alone.
+    # Two halvings leave 1 x places; the shapes depend only on the product.
     images = jnp.zeros((1, 4, 4 * max(places, 1), channels))
-    # The default normalisation is of one channel or three, which an image need not have.
+    # The default normalisation assumes one channel or three.
     model = model.clone(mean=(0.0,) * channels, std=(1.0,) * channels)
     return flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)))
 
@@ -333,7 +334,7 @@ def _refuse(path: Path, model_name: str, verb: str, names: Collection[str]) -> N
 
 
 def _shown(name: str) -> str:
-    """Returns a tensor's name for a message: one line, and not a long one."""
+    """Returns a name for a message, on one short line."""
     return name if name.isprintable() and len(name) <= 100 else reprlib.repr(name)
 
 

@@ -1,4 +1,4 @@
-"""What the estimates say, in numbers: typical and atypical counts, and how far to trust them."""
+"""Aggregates of the estimates: typical and atypical counts, and how far to trust them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from bat_jax.memorization.agreement import of_halves
 from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, helped_by_chance, split
 from bat_jax.memorization.ranking import rank_correlation
 
-# Memorization by the even members, and by the odd ones.
+# Memorization estimated from the even members, and from the odd ones.
 Halves = tuple[Float[np.ndarray, "train"], Float[np.ndarray, "train"]]
 
-# Thresholds that the counts are told for, beside the config's.
+# Thresholds to count at, besides the config's.
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
 
-# The numbers of members, beside all, that split halves are compared for.
+# Numbers of members to compare split halves at, besides all.
 SIZES = (50, 100, 200, 500, 1000, 2000, 5000)
 
 
 def sizes(members: int) -> list[int]:
-    """Returns the numbers of members that split halves are compared for; the last is all."""
+    """Returns the numbers of members to compare split halves at; the last one is all members."""
     return [*(size for size in SIZES if size < members), members]
 
 
@@ -34,14 +34,15 @@ def summarize(
     threshold: float,
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Returns what results.json holds; a number that is not known is absent.
+    """Returns the content of results.json; unknown numbers are absent.
 
     Args:
-      estimates: of all members.
-      halves: memorization by the one half of the first so many, of `sizes`, and by the other.
-      members: how many there are.
-      threshold: above it an example is atypical.
-      class_names: by label.
+      estimates: estimates from all members.
+      halves: for each of `sizes`, memorization from the even and from the odd ones of the first
+        members.
+      members: number of members.
+      threshold: examples with memorization above it are atypical.
+      class_names: names of the classes, by label.
     """
     results: dict[str, Any] = {
         "members": members,
@@ -84,14 +85,14 @@ def table(results: dict[str, Any]) -> str:
             f" {test['examples']:,}"
         )
     if "mean_standard_error" in results:
-        lines.append(f"standard error of memorization: {results['mean_standard_error']:.4f}, mean")
+        lines.append(f"mean standard error of memorization: {results['mean_standard_error']:.4f}")
     agreement = results.get("split_half", {})
     if "rank_correlation" in agreement:
         lines.append(f"split halves: rank correlation {agreement['rank_correlation']:.3f}")
     by_members = results.get("split_half_by_members", [])
     if len(by_members) > 1:
-        told = (f"{row['members']:,}: {row['rank_correlation']:.3f}" for row in by_members)
-        lines.append(f"the same by number of members: {', '.join(told)}")
+        correlations = (f"{row['members']:,}: {row['rank_correlation']:.3f}" for row in by_members)
+        lines.append(f"the same by number of members: {', '.join(correlations)}")
     if "variance_of_z" in agreement:
         lines.append(
             f"split halves: difference over predicted spread has variance"
@@ -108,7 +109,7 @@ def table(results: dict[str, Any]) -> str:
 def _agreement(
     members: int, first: Float[np.ndarray, "train"], second: Float[np.ndarray, "train"]
 ) -> dict[str, Any]:
-    """Returns the rank correlation of the halves of so many members; nothing where not known."""
+    """Returns the rank correlation of two halves with its interval; empty if undefined."""
     known = np.isfinite(first) & np.isfinite(second)
     measured = rank_correlation(first[known], second[known])
     if math.isnan(measured.value):
@@ -159,9 +160,9 @@ def _swept(estimates: Estimates, threshold: float) -> dict[str, Any]:
 def strongest_pairs(
     estimates: Estimates, threshold: float, number: int
 ) -> list[tuple[int, int, float]]:
-    """Returns the pairs of the highest influence: rows of training and test example, infl(i, j).
+    """Returns the pairs with the highest influence: training row, test row, infl(i, j).
 
-    Only training examples above the threshold count, and each of them once.
+    Only training examples with memorization above the threshold count, each of them once.
     """
     found = []
     for block in estimates.influence:

@@ -7,12 +7,12 @@ from jaxtyping import Float
 
 
 class Agreement(NamedTuple):
-    """How far two halves of an ensemble are apart in memorization.
+    """How far apart the memorization estimates of two halves of an ensemble are.
 
     Attributes:
-      variance: of the halves' difference over its predicted spread; 1 where the standard errors
-        say how far estimates are off.
-      examples: how many have a standard error above 0, which the variance is over.
+      variance: variance of the halves' difference divided by its predicted spread; 1 if the
+        standard errors are right.
+      examples: number of examples with a standard error above 0, over which the variance is taken.
     """
 
     variance: float
@@ -25,19 +25,19 @@ def of_halves(
     *,
     standard_error: Float[np.ndarray, "train"],
 ) -> Agreement:
-    """Compares the halves of an ensemble.
+    """Compares the two halves of an ensemble.
 
-    A half has twice the variance of the whole, the difference of two halves four times as much:
+    A half has twice the variance of the whole, and the difference of two halves four times as much:
 
         z_i = (mem_1(i) - mem_2(i)) / (2 standard error(i)),  variance = mean(z^2)
 
-    with the standard errors of the whole: those of a half are 0 too often, where a single model
-    was wrong.
+    The standard errors are those of the whole: those of a half are too often 0, where a single
+    model was wrong.
 
     Args:
-      first: memorization by the one half of the models.
-      second: by the other.
-      standard_error: of memorization by all of them.
+      first: memorization estimated from one half of the models.
+      second: memorization estimated from the other half.
+      standard_error: standard errors of memorization estimated from all models.
     """
     difference = first - second
     usable = np.isfinite(difference) & (standard_error > 0)

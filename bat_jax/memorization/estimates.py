@@ -1,7 +1,7 @@
 """Memorization and influence estimates: the file, and the typical and atypical sets it implies.
 
-Source: Feldman & Zhang, What Neural Networks Memorize and Why, arXiv:2008.03703. The layout is that
-of the `cifar100_infl_matrix.npz` they released; keys beside theirs are read where present.
+Source: Feldman & Zhang, What Neural Networks Memorize and Why, arXiv:2008.03703. Files have the
+layout of the `cifar100_infl_matrix.npz` that they released, with optional keys of our own.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _ARRAYS = {
     "tr_ids": Expected("integers", ("train",), low=0, unique=True, optional=True),
     "tt_ids": Expected("integers", ("test",), low=0, unique=True, optional=True),
 }
-# Keys of our files beside those of the released layout: the field of each, and what it holds.
+# Our own keys: the field of `Estimates` that each becomes, and what it holds.
 _OURS = {
     "tr_mem_se": (
         "memorization_se",
@@ -45,23 +45,23 @@ _OURS = {
 
 @dataclasses.dataclass(frozen=True)
 class Estimates:
-    """Estimates for a data set.
+    """Estimates for a data set. The released file lacks all fields after `influence`.
 
     Attributes:
-      source: the file they were read from, for messages.
-      memorization: mem(i) of the training examples, NaN where nothing can be said.
-      train_labels: of the training examples.
-      test_labels: of the test examples.
-      train_ids: the training examples' places in the source's order.
-      test_ids: the test examples', likewise.
-      influence: blocks of the influence matrix; none where it was not estimated.
-      memorization_se: standard errors of mem(i); None in a released file, as all that follows.
-      in_count: how many models had the example in their subset.
-      out_count: how many had not.
-      dataset: the data set's name.
-      statistic: `correct` or `probability`, what the models were scored by.
-      training: the method that trained them.
-      inputs: `clean` or `adversarial`, what they were scored on.
+      source: the file that they were read from, for messages.
+      memorization: mem(i) of the training examples, NaN where it is undefined.
+      train_labels: labels of the training examples.
+      test_labels: labels of the test examples.
+      train_ids: indices of the training examples in the source's order.
+      test_ids: indices of the test examples in the source's order.
+      influence: blocks of the influence matrix; empty if it was not estimated.
+      memorization_se: standard errors of mem(i).
+      in_count: number of models whose subset has the example.
+      out_count: number of models whose subset lacks the example.
+      dataset: name of the data set.
+      statistic: the score of the models, `correct` or `probability`.
+      training: the method that trained the models.
+      inputs: the images that the models were scored on, `clean` or `adversarial`.
     """
 
     source: str
@@ -113,7 +113,7 @@ def load(path: str | AnyPath) -> Estimates:
     """Reads estimates, ours or in the released layout. Pickled arrays are refused.
 
     Raises:
-      UserError: the file is missing, truncated, or not such a file.
+      UserError: the file is missing or cannot be read, or an array of it is wrong.
     """
     source = str(path)
     with opened(as_path(path), _WHAT) as archive:
@@ -142,9 +142,9 @@ def load(path: str | AnyPath) -> Estimates:
 
 
 def save(path: AnyPath, estimates: Estimates) -> None:
-    """Writes estimates in the released layout, with our keys beside it.
+    """Writes estimates in the released layout, with our own keys.
 
-    Influence is written a class at a time; where all pairs are known, as one matrix `infl` too.
+    Influence is written class by class and, if all pairs are known, also as one matrix `infl`.
     """
     arrays: dict[str, Any] = {
         "tr_labels": estimates.train_labels,
@@ -180,10 +180,10 @@ def split(
     """Returns the ids of typical and atypical examples for a threshold t on both estimates.
 
     Args:
-      estimates: of memorization, and of influence if test examples are to be told apart.
+      estimates: memorization, and influence if the test examples are to be split too.
       threshold: t.
       among: ids of the training examples that can make a test example atypical, by default all
-        with an estimate. A test example learns nothing from one that is not trained on.
+        with an estimate. Examples that are not trained on have no influence.
     """
     memorized = estimates.memorization > threshold
     is_known = ~np.isnan(estimates.memorization)
@@ -204,10 +204,10 @@ def split(
 
 
 def helped_by_chance(estimates: Estimates, threshold: float = 0.15) -> int:
-    """Returns how many test examples have infl(i, j) < -t of an atypical i.
+    """Returns how many test examples have infl(i, j) < -t for an atypical i.
 
-    Where no training example truly harms a test example, so many are above t by the estimates'
-    noise alone: what to compare the number of atypical test examples with.
+    If no training example truly harms a test example, noise alone puts the same number above t.
+    The number of atypical test examples means little unless it is much larger.
     """
     memorized = estimates.memorization > threshold
     return int(_influenced(estimates, memorized, threshold, sign=-1).sum())
@@ -216,7 +216,7 @@ def helped_by_chance(estimates: Estimates, threshold: float = 0.15) -> int:
 def _influenced(
     estimates: Estimates, sources: Bool[np.ndarray, "train"], threshold: float, *, sign: int = 1
 ) -> Bool[np.ndarray, "test"]:
-    """Returns for which test examples the influence of a source, times the sign, is above t."""
+    """Returns which test examples have sign * infl(i, j) > t for a source i."""
     found = np.zeros(len(estimates.test_ids), bool)
     for block in estimates.influence:
         found[block.test] |= np.any(
@@ -226,7 +226,7 @@ def _influenced(
 
 
 def check(estimates: Estimates, dataset: Dataset) -> None:
-    """Raises a UserError unless the estimates are of this data set: its name, ids and labels."""
+    """Raises a UserError unless name, ids and labels of the estimates match the data set."""
     if estimates.dataset is not None and estimates.dataset != dataset.name:
         found = " ".join(estimates.dataset.split())  # One line, whatever the file holds.
         raise UserError(
@@ -255,20 +255,20 @@ def check(estimates: Estimates, dataset: Dataset) -> None:
 
 
 def of_examples(estimates: Estimates, images: Split) -> Float[np.ndarray, "examples"]:
-    """Returns mem(i) for every image of a split, joined by id; NaN where there is no estimate."""
+    """Returns mem(i) of every image of a split, joined by id; NaN where there is no estimate."""
     rows = find_ids(estimates.train_ids, images.ids)
     return np.where(rows >= 0, estimates.memorization[rows], np.nan).astype(np.float32)
 
 
 def find(images: Split, ids: Int64[np.ndarray, "ids"]) -> Int64[np.ndarray, "ids"]:
-    """Returns the rows of a split that hold these ids, -1 for an id it does not have."""
+    """Returns the rows of these ids in a split, -1 for ids that it lacks."""
     return find_ids(images.ids, ids)
 
 
 def find_ids(
     among: Int64[np.ndarray, "examples"], ids: Int64[np.ndarray, "ids"]
 ) -> Int64[np.ndarray, "ids"]:
-    """Returns where these ids are among others, -1 for one that is not there."""
+    """Returns the positions of these ids among others, -1 for ids that are not there."""
     order = np.argsort(among)
     place = np.searchsorted(among, ids, sorter=order)
     rows = order[np.minimum(place, len(order) - 1)]
@@ -276,7 +276,7 @@ def find_ids(
 
 
 def _blocks(archive: Archive, *, train: int, test: int) -> Iterator[Influence]:
-    """Yields the blocks of influence in a file: one for all pairs where it has one, or by class."""
+    """Yields the blocks of influence of a file: all pairs at once if it has them, or by class."""
     if "infl" in archive.names:
         yield _block(
             archive, ("infl", "infl_se"), ("train", "test"), (np.arange(train), np.arange(test))
@@ -303,7 +303,7 @@ def _block(
     axes: tuple[str, str],
     places: tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "columns"]],
 ) -> Influence:
-    """Returns a block of influence and, where the file has them, its standard errors."""
+    """Returns a block of influence, with its standard errors if the file has them."""
     key, error_key = keys
     found = archive.read(
         {
@@ -315,7 +315,7 @@ def _block(
 
 
 def _errors(block: Influence) -> Float[np.ndarray, "rows columns"]:
-    """Returns the standard errors of a block, NaN where they are not known."""
+    """Returns the standard errors of a block, NaN if they are unknown."""
     if block.standard_error is None:
         return np.full(block.values.shape, np.nan, np.float32)
     return block.standard_error

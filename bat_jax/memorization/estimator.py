@@ -1,15 +1,15 @@
 """The subset estimator of Feldman & Zhang, arXiv:2008.03703, with its standard errors.
 
-Of M models, model m was trained on the subset S_m of the examples and scored c[m, i] on every one
-of them, d[m, j] on every test example. With q_in and q_out the means over the models that had i in
-their subset and over those that had not,
+Model m of M is trained on the subset S_m of the training examples. It scores c[m, i] on training
+example i and d[m, j] on test example j. With q_in and q_out the mean scores of the models whose
+subset has i and of those whose subset lacks i,
 
     mem(i)     = q_in - q_out  of  c[m, i]
     infl(i, j) = q_in - q_out  of  d[m, j]
     standard error = sqrt(v_in / n_in + v_out / n_out)
 
-where v = q (1 - q) for scores of 0 and 1, and mean(c^2) - q^2, which is the same there, for others.
-Where either count is 0, nothing can be said: NaN.
+where v = mean(c^2) - q^2, which is q (1 - q) for scores of 0 and 1. Estimates are NaN where n_in or
+n_out is 0.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ class Influence(NamedTuple):
 
     Attributes:
       train: rows of the training examples among the estimates.
-      test: rows of the test examples, likewise.
+      test: rows of the test examples among the estimates.
       values: infl(i, j).
-      standard_error: of the values, or None where it is not known.
+      standard_error: standard errors of the values, None if they are unknown.
     """
 
     train: Int64[np.ndarray, "rows"]
@@ -40,14 +40,14 @@ class Influence(NamedTuple):
 
 
 class EstimatorOutput(NamedTuple):
-    """What the models say.
+    """Memorization and influence with their standard errors.
 
     Attributes:
-      memorization: mem(i), NaN where nothing can be said.
-      memorization_se: its standard error.
-      in_count: how many models had the example in their subset.
-      out_count: how many had not.
-      influence: blocks of infl(i, j): one a class, one in all, or none.
+      memorization: mem(i), NaN where it is undefined.
+      memorization_se: standard errors of mem(i).
+      in_count: number of models whose subset has the example.
+      out_count: number of models whose subset lacks the example.
+      influence: blocks of infl(i, j): one for each class, one in all, or none.
     """
 
     memorization: Float64[np.ndarray, "train"]
@@ -68,9 +68,9 @@ class _Block:
 
 
 class Statistics:
-    """Sufficient statistics of the models seen so far: their number does not change its size.
+    """Sufficient statistics of the models so far, of a size that does not grow with their number.
 
-    Sums of 0/1 scores are exact, so that no order of the models changes an estimate of them.
+    Sums of 0/1 scores are exact: the order of the models does not change the estimates.
     """
 
     def __init__(
@@ -84,15 +84,15 @@ class Statistics:
         """Begins with no models.
 
         Args:
-          train_labels: of the training examples; their classes are what `class` goes by.
-          test_labels: of the test examples.
-          influence: `class`, for pairs of the same class alone; `full`; or `none`.
-          binary: whether all scores will be 0 or 1; then squares need no sums of their own.
+          train_labels: labels of the training examples.
+          test_labels: labels of the test examples.
+          influence: `class` (pairs of the same class only), `full` or `none`.
+          binary: whether all scores will be 0 or 1, which saves the sums of squares.
         """
         train, test = len(train_labels), len(test_labels)
         self._models = 0
         self._in_count = np.zeros(train, np.int64)
-        # Rows: sums over all models, sums over those that had the example in; then of squares.
+        # Rows: sums over all models and over those whose subset has the example; then of squares.
         self._train = np.zeros((4, train))
         self._test = np.zeros((2, test))
         self._binary = binary
@@ -122,7 +122,7 @@ class Statistics:
         train_scores: Shaped[np.ndarray, "models train"],
         test_scores: Shaped[np.ndarray, "models test"],
     ) -> None:
-        """Adds models: their subsets and scores, as booleans or numbers from 0 to 1."""
+        """Adds models by their subsets and scores (booleans, or numbers from 0 to 1)."""
         scores = train_scores.astype(np.float64)
         self._models += len(masks)
         self._in_count += masks.sum(0)
@@ -170,19 +170,19 @@ def estimate(
     train_labels: Int[np.ndarray, "train"] | None = None,
     test_labels: Int[np.ndarray, "test"] | None = None,
 ) -> EstimatorOutput:
-    """Returns memorization and influence estimates from what models got right.
+    """Returns memorization and influence estimates from the scores of models.
 
     Args:
       masks: S_m, whether a model had an example in its subset: booleans, or 0 and 1 of any type.
       train_correct: c[m, i], booleans, or probabilities of the label.
-      test_correct: d[m, j], likewise; without it there is no influence.
+      test_correct: d[m, j], booleans or probabilities; without it there is no influence.
       influence: `full`, `class` (pairs of the same class, which needs the labels) or `none`.
-      train_labels: classes of the training examples.
-      test_labels: classes of the test examples.
+      train_labels: labels of the training examples.
+      test_labels: labels of the test examples.
 
     Raises:
-      UserError: masks that are not 0 and 1, scores that are not finite numbers, shapes that do not
-        belong together, no models, or `class` without labels.
+      UserError: masks other than 0 and 1, scores that are not finite numbers, shapes that do not
+        match, no models, or `class` without labels.
     """
     if test_correct is None:
         test_correct, influence = np.zeros((len(masks), 0), bool), "none"

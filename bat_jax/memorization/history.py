@@ -1,8 +1,8 @@
-"""What training has seen of every example: its losses, and how often it was forgotten.
+"""The training history of every example: its losses, and how often it was forgotten.
 
-An example is forgotten where it is classified correctly when it is presented and wrongly when it is
-presented next (Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network
-Learning, arXiv:1812.05159). Both are by-products of the step, so that they cost nothing.
+An example is forgotten if it is classified correctly at one presentation and wrongly at the next
+(Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning,
+arXiv:1812.05159). The training step computes both anyway, so that they cost nothing.
 """
 
 from typing import Protocol
@@ -28,14 +28,14 @@ class Classified(Protocol):
 
 
 class History(flax.struct.PyTreeNode):
-    """Per training example, in the rows of the training split; the same on every device.
+    """A row for each row of the training split; the same on every device.
 
     Attributes:
-      presented: how often it was trained on.
-      loss_sum: of its cross-entropy (nats) at each of these, before the update, as it was trained
-        on: augmented and, but for `standard`, adversarial.
-      forgotten: how often it was right once and wrong the next time.
-      is_correct: whether it was right the last time.
+      presented: how often the example was trained on.
+      loss_sum: sum of its cross-entropy (nats) over these presentations, before each update, on the
+        image that was trained on: augmented and, except for `standard`, adversarial.
+      forgotten: how often a correct classification was followed by a wrong one.
+      is_correct: whether the last classification was correct.
     """
 
     presented: Int32[Array, "examples"]
@@ -45,7 +45,7 @@ class History(flax.struct.PyTreeNode):
 
     @property
     def ever_correct(self) -> Bool[Array, "examples"]:
-        """Whether it was ever right: it still is, or it was forgotten."""
+        """Whether the example was ever classified correctly: it still is, or it was forgotten."""
         return self.is_correct | (self.forgotten > 0)
 
     def observed(self, batch: Classified) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
@@ -58,7 +58,7 @@ class History(flax.struct.PyTreeNode):
         rows: Int32[Array, " batch"],
         observed: tuple[Float[Array, " batch"], Bool[Array, " batch"]],
     ) -> "History":
-        """Returns the history after a batch of these rows, each of them there once."""
+        """Returns the history after a batch of these rows, which must be distinct."""
         losses, is_correct = observed
         is_forgotten = self.is_correct[rows] & ~is_correct
         return History(
@@ -70,7 +70,7 @@ class History(flax.struct.PyTreeNode):
 
 
 def create(examples: int) -> History:
-    """Returns the history of so many examples before training."""
+    """Returns the history before training."""
     return History(
         presented=jnp.zeros(examples, jnp.int32),
         loss_sum=jnp.zeros(examples),

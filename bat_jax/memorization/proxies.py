@@ -1,15 +1,15 @@
-"""Cheap proxies of memorization, for where an ensemble is too dear: what one training run has seen.
+"""Cheap proxies of memorization from one training run, for when an ensemble is too expensive.
 
-An example that a model finds hard throughout its training is likely to be an atypical one. Two
-by-products of the trainer (`bat_jax.memorization.history`) say how hard it was:
+An example that is hard throughout training is probably atypical. Two by-products of the trainer
+(`bat_jax.memorization.history`) measure how hard it was:
 
-    mean loss(i)  = sum of the losses of i / how often i was trained on
-    forgetting(i) = how often i was right and, the next time, wrong; infinite if it was never right
+    mean loss(i)  = sum of the losses of i / number of presentations of i
+    forgetting(i) = number of times i was right and then wrong; infinite if it was never right
 
 An example that is never learned is never forgotten either; it ranks above all others, as in Toneva
-et al., arXiv:1812.05159. The mean ranks as the sum does but for the examples that incomplete
-batches left out of an epoch. Unlike memorization, neither tells an example that is hard to learn
-and helps no other from one that is ambiguous: rank correlations say how far they may replace it.
+et al., arXiv:1812.05159. The mean ranks examples as the sum does, except for those that incomplete
+batches left out of an epoch. Unlike memorization, neither proxy separates rare examples from
+ambiguous ones: the rank correlations show how well they replace it.
 """
 
 import dataclasses
@@ -41,14 +41,14 @@ _COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Proxies:
-    """What a training run says of its training examples.
+    """The proxies of one training run. NaN marks examples that were never trained on.
 
     Attributes:
       source: the file, for messages.
-      ids: the examples' places in the source's order.
+      ids: indices of the examples in the source's order.
       labels: class indices.
-      mean_loss: in nats; NaN for an example that was never trained on.
-      forgetting: counts, infinite for an example that was never right; NaN likewise.
+      mean_loss: mean loss, in nats.
+      forgetting: forgetting counts, infinite for examples that were never right.
     """
 
     source: str
@@ -59,14 +59,14 @@ class Proxies:
 
 
 class Comparison(NamedTuple):
-    """A proxy against memorization estimates, over the training examples both know.
+    """A proxy against memorization estimates, over the training examples that have both.
 
     Attributes:
       proxy: the proxy.
       memorization: mem(i) of the same examples.
-      rank_correlation: Spearman's, of the two.
-      auroc: how often an atypical example has more of the proxy than a typical one.
-      atypical: how many examples are atypical.
+      rank_correlation: Spearman's rank correlation of the two.
+      auroc: probability that an atypical example has a higher proxy than a typical one.
+      atypical: number of atypical examples.
     """
 
     proxy: Float[np.ndarray, "known"]
@@ -77,12 +77,12 @@ class Comparison(NamedTuple):
 
 
 def save(path: AnyPath, images: Split, history: History) -> None:
-    """Writes the history of a run's training images: a row an image, no pickles.
+    """Writes the history of a run's training images, a row for each image, without pickles.
 
     Args:
       path: the file.
       images: the training split.
-      history: of its rows, as NumPy arrays.
+      history: the history of its rows, as NumPy arrays.
     """
     arrays = {
         "ids": images.ids,
@@ -99,7 +99,7 @@ def load(path: str | AnyPath) -> Proxies:
     """Reads the proxies of a run from its `train_examples.npz`. Pickled arrays are refused.
 
     Raises:
-      UserError: the file is missing, truncated, or not such a file.
+      UserError: the file is missing or cannot be read, or an array of it is wrong.
     """
     columns = read(as_path(path), _COLUMNS, f"the training examples of a run ({FILE})")
     presented = columns["presented"]
@@ -117,12 +117,12 @@ def load(path: str | AnyPath) -> Proxies:
 def compare(
     proxies: Proxies, estimates: Estimates, *, threshold: float = 0.15
 ) -> dict[str, Comparison]:
-    """Returns each proxy, `mean_loss` and `forgetting`, against estimates of the same data set.
+    """Returns `mean_loss` and `forgetting`, each compared with estimates of the same data set.
 
     Args:
-      proxies: of a run.
+      proxies: the proxies of a run.
       estimates: memorization estimates, joined by id.
-      threshold: above it an example is atypical.
+      threshold: examples with memorization above it are atypical.
 
     Raises:
       UserError: the labels of an example disagree.

@@ -1,6 +1,6 @@
-"""Memorization figures that others released for CIFAR-100, joined by the original order.
+"""Memorization data that others released for CIFAR-100.
 
-The order is that of the original archives, which is not that of TFDS.
+Examples are in the order of the original archives, which differs from that of TFDS.
 """
 
 from typing import NamedTuple
@@ -31,8 +31,8 @@ class Pairs(NamedTuple):
     Source: `cifar100_high_infl_pairs_infl0.15_mem0.25.npz` of Feldman & Zhang, arXiv:2008.03703.
 
     Attributes:
-      train: places of the training examples in the original order.
-      test: places of the test examples.
+      train: indices of the training examples in the original order.
+      test: indices of the test examples in the original order.
       influence: infl(i, j), above 0.15.
       memorization: mem(i), 0.25 or more.
     """
@@ -44,14 +44,14 @@ class Pairs(NamedTuple):
 
 
 class CScores(NamedTuple):
-    """Consistency scores: high is regular, so that 1 - score ranks as memorization does.
+    """Consistency scores: high for regular examples, so that 1 - score ranks like memorization.
 
     Source: `cifar100-cscores-orig-order.npz` of Jiang et al., Characterizing Structural
     Regularities of Labeled Data in Overparameterized Models, arXiv:2002.03206.
 
     Attributes:
-      labels: of the training examples, in the original order.
-      scores: from 0 to 1.
+      labels: labels of the training examples, in the original order.
+      scores: scores from 0 to 1.
     """
 
     labels: Int[np.ndarray, "train"]
@@ -62,7 +62,7 @@ def load_pairs(path: str | AnyPath) -> Pairs:
     """Reads high-influence pairs.
 
     Raises:
-      UserError: the file is missing, truncated, or not such a file.
+      UserError: the file is missing or cannot be read, or an array of it is wrong.
     """
     columns = read(as_path(path), _PAIRS, "high-influence pairs")
     return Pairs(*(columns[name] for name in _PAIRS))
@@ -72,16 +72,16 @@ def load_cscores(path: str | AnyPath) -> CScores:
     """Reads C-scores.
 
     Raises:
-      UserError: the file is missing, truncated, or not such a file.
+      UserError: the file is missing or cannot be read, or an array of it is wrong.
     """
     columns = read(as_path(path), _CSCORES, "C-scores")
     return CScores(*(columns[name] for name in _CSCORES))
 
 
 def check_cscores(scores: CScores, images: Split) -> None:
-    """Raises a UserError unless these are the scores of these training images, by label."""
+    """Raises a UserError unless the labels of the scores match those of the training images."""
     if np.any((images.ids < 0) | (images.ids >= len(scores.labels))):
-        raise UserError(f"C-scores: of {len(scores.labels)} examples; expected one for every image")
+        raise UserError(f"C-scores: {len(scores.labels)} examples; expected one for every image")
     disagree = np.flatnonzero(scores.labels[images.ids] != images.labels)
     if len(disagree):
         row = disagree[0]

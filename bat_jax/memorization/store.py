@@ -1,4 +1,4 @@
-"""The members trained so far, a file a round; a round is there whole or not at all."""
+"""The scores of the members trained so far, one file for each round, written atomically."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -11,8 +11,8 @@ from bat_jax.runtime import distributed, files
 from bat_jax.runtime.arrays import ContentError, Expected, read
 from bat_jax.runtime.storage import AnyPath
 
-# Probabilities are kept as multiples of 2^-15: then their sums, and those of their squares, are
-# exact, and the estimates do not depend on how members were grouped into rounds.
+# Probabilities are stored as multiples of 2^-15: sums of them and of their squares are then exact,
+# and the estimates do not depend on the grouping of members into rounds.
 _UNIT = 2.0**-15
 _SET_ASIDE = "move this file out of its folder, and its members are trained again"
 
@@ -20,13 +20,13 @@ Statistic = Literal["correct", "probability"]
 
 
 class Scores(NamedTuple):
-    """What some members were trained on, and how they did.
+    """The subsets and scores of some members.
 
     Attributes:
-      members: their numbers.
-      masks: whether the member had the example in its subset.
-      train: whether it is right on each training example, or the probability of its label.
-      test: likewise on each test example.
+      members: numbers of the members.
+      masks: whether the member's subset has the training example.
+      train: whether the member is right on the training example, or its probability of the label.
+      test: the same for the test examples.
     """
 
     members: Int[np.ndarray, "members"]
@@ -36,16 +36,16 @@ class Scores(NamedTuple):
 
 
 class Store:
-    """The scores of members, by number."""
+    """A folder of scores by member."""
 
     def __init__(self, folder: AnyPath, *, train: int, test: int, statistic: Statistic):
-        """Opens the folder, or makes it.
+        """Opens the folder, or creates it.
 
         Args:
-          folder: where the files are.
-          train: how many training examples were scored.
-          test: how many test examples.
-          statistic: what members are scored by.
+          folder: the folder of the files.
+          train: number of training examples.
+          test: number of test examples.
+          statistic: the score of the members.
 
         Raises:
           UserError: a file cannot be read, does not hold such scores, or holds members that another
@@ -59,7 +59,7 @@ class Store:
         self._file_of: dict[int, AnyPath] = {}
         for path in sorted(folder.glob("*.npz")):
             members = self._read(path).members.tolist()
-            # A round is written under the name of its members: it must not replace others.
+            # The next round is written under the name of its members and must not replace others.
             if not members or path.name != _name(members):
                 held = f"members {members[0]} to {members[-1]}" if members else "no members"
                 raise UserError(f"{path}: holds {held}; expected those of its name: {_SET_ASIDE}")
@@ -72,7 +72,7 @@ class Store:
             self._file_of |= dict.fromkeys(members, path)
 
     def missing(self, members: int) -> Int[np.ndarray, "missing"]:
-        """Returns which of the first so many members are not there yet."""
+        """Returns which of members 0 to `members` - 1 have no scores yet."""
         numbers = range(members)
         return np.array([m for m in numbers if m not in self._file_of], np.int64)
 
@@ -89,7 +89,7 @@ class Store:
         self._file_of |= dict.fromkeys(scores.members.tolist(), path)
 
     def read(self, members: int) -> Iterator[Scores]:
-        """Yields the scores of the first so many members, file by file."""
+        """Yields the scores of members 0 to `members` - 1, file by file."""
         for path in sorted(set(self._file_of.values())):
             scores = self._read(path)
             rows = scores.members < members
@@ -117,7 +117,7 @@ class Store:
         )
 
     def _scores(self, examples: int) -> Expected:
-        """Returns how the scores of so many examples are stored."""
+        """Returns the stored form of scores on some examples."""
         if self._statistic == "correct":
             return Expected("uint8", ("members", _bytes(examples)))
         return Expected("uint16", ("members", examples), low=0, high=int(1 / _UNIT))
@@ -137,9 +137,8 @@ def _packed(scores: Shaped[np.ndarray, "members examples"]) -> Shaped[np.ndarray
     wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)).all(axis=1))
     if len(wrong):
         raise UserError(
-            f"config.memorization: {len(wrong)} members have scores that are not probabilities"
-            " (NaN, where the weights of a member are not finite); expected members that train:"
-            " lower config.train.optimizer.learning_rate"
+            f"config.memorization: {len(wrong)} members have scores that are not probabilities;"
+            " expected finite weights: lower config.train.optimizer.learning_rate"
         )
     return np.round(scores / _UNIT).astype(np.uint16)
 

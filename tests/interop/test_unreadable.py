@@ -79,7 +79,7 @@ def test_a_file_with_a_flipped_byte_is_read_or_refused(exported, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "U8", "BOOL", "NONSENSE"])
-def test_tensors_of_a_type_that_is_no_float_of_numpy(dtype, exported, tmp_path):
+def test_tensors_of_a_wrong_type(dtype, exported, tmp_path):
     header, data = header_of(exported[1])
     # The last tensor of the file, so that the others stay where they are.
     last = max(header.keys() - {"__metadata__"}, key=lambda name: header[name]["data_offsets"][1])
@@ -121,7 +121,7 @@ def test_a_further_tensor_of_any_shape(shape, exported, tmp_path):
         ({"mean": {"a": {}}}, "expected a whole safetensors file"),
     ],
 )
-def test_metadata_that_is_no_normalization(metadata, words, exported, tmp_path):
+def test_wrong_metadata(metadata, words, exported, tmp_path):
     header, data = header_of(exported[1])
     header["__metadata__"] |= metadata
     assert words in refused(tmp_path, joined(header, data))
@@ -196,7 +196,7 @@ def test_a_network_without_classes(num_classes, exported, tmp_path):
         import_weights(path, "small_cnn", num_classes)
 
 
-def test_what_is_no_file(tmp_path):
+def test_folders_pipes_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(UserError, match=f"{path}: is not a file"):
@@ -204,7 +204,7 @@ def test_what_is_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", ".", "/"])
-def test_weights_are_not_written_to_what_is_no_file(name, exported):
+def test_weights_are_written_to_files_only(name, exported):
     with pytest.raises(UserError, match="is not a file; expected the safetensors file to write"):
         export_weights(name, "small_cnn", exported[0], **NORMALIZATION)
 

@@ -141,8 +141,8 @@ def test_normalization_is_read_from_the_buffers_of_a_wrapper(mean, std, saved):
     assert (model.mean, model.std) == ((0.25, 0.5, 0.75), (0.5, 0.25, 0.125))
 
 
-def test_normalization_that_nobody_tells_is_not_guessed(saved):
-    with pytest.raises(UserError, match=r"does not say by what mean .* pass mean and std"):
+def test_a_missing_normalization_is_not_guessed(saved):
+    with pytest.raises(UserError, match=r"holds no mean to normalise images by; pass mean and std"):
         import_weights(saved(drawn("resnet18")), "resnet18", NUM_CLASSES)
     with pytest.raises(UserError, match=r"mean is \[0.5\]; expected a number for each of 3"):
         read(saved(drawn("resnet18")), "resnet18", mean=[0.5])
@@ -185,19 +185,19 @@ def without(names, case="preact_resnet18"):
         ),
     ],
 )
-def test_another_network_is_told_in_one_line(tensors, message, saved):
+def test_another_network_is_refused_in_one_line(tensors, message, saved):
     with pytest.raises(UserError, match=message) as caught:
         read(saved(tensors()), "preact_resnet18")
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_there_is_not(saved):
+def test_an_unknown_model_is_refused(saved):
     with pytest.raises(UserError, match="'resnet50' is unknown; expected one of small_cnn"):
         import_weights(saved(drawn("resnet18")), "resnet50", NUM_CLASSES)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle in a zip archive", None])
-def test_what_is_no_safetensors_file(content, tmp_path):
+def test_other_files_are_refused(content, tmp_path):
     path = tmp_path / "weights.pt"
     if content is not None:
         path.write_bytes(content)
@@ -275,7 +275,7 @@ def test_a_run_on_other_data_is_not_exported(run, tmp_path, capsys):
     assert "was trained on other train data than digits" in capsys.readouterr().err
 
 
-def test_what_is_no_run_ends_with_status_2(tmp_path, capsys):
+def test_a_folder_without_a_run_ends_with_status_2(tmp_path, capsys):
     out = tmp_path / "weights.safetensors"
     with pytest.raises(SystemExit, match="2"):
         main(["export", f"--run={tmp_path}", f"--out={out}"])

@@ -65,7 +65,7 @@ def test_the_halves_are_the_even_and_the_odd_of_the_first_members(scores, summar
             np.testing.assert_array_equal(memorized, expected.memorization)
 
 
-def test_their_rank_correlations_are_told_by_number_of_members(summarized):
+def test_rank_correlations_are_given_by_number_of_members(summarized):
     halves, results = summarized
     rows = results["split_half_by_members"]
     assert [row["members"] for row in rows] == [50, 100, 120]

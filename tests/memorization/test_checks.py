@@ -52,7 +52,7 @@ def on_digits():
     return tuple(statistics.estimated() for statistics in (whole, even, odd))
 
 
-def test_standard_errors_say_how_far_two_halves_differ():
+def test_standard_errors_predict_how_far_two_halves_differ():
     whole, *halves = on_digits()
     even, odd = (half.memorization for half in halves)
     agreement = of_halves(even, odd, standard_error=whole.memorization_se)

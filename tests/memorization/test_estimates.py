@@ -75,7 +75,7 @@ def test_our_ids_name_the_examples(tmp_path):
     assert set(sets.test_atypical) == {200, 203}
 
 
-def test_without_influence_nothing_is_said_of_the_test_set():
+def test_without_influence_the_test_set_is_not_split():
     estimates = Estimates(
         "here",
         np.array([0.5, 0.0]),
@@ -177,6 +177,6 @@ def test_a_truncated_a_foreign_and_a_missing_file_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(not REAL_PAIRS.exists(), reason="the released pairs are not here")
-def test_the_released_pairs_are_no_estimates_and_are_told_so():
+def test_the_released_pairs_are_refused_as_estimates():
     with pytest.raises(UserError, match="has no tr_labels, tt_labels, tr_mem"):
         memorization.load(REAL_PAIRS)

@@ -59,7 +59,7 @@ def test_probabilities_are_estimated_likewise():
     assert found.influence[0].standard_error[3, 2] == pytest.approx(error, abs=1e-6)
 
 
-def test_where_nothing_can_be_said_there_is_nan_and_never_0():
+def test_undefined_estimates_are_nan_and_never_0():
     masks = np.array([[True, False, True], [True, False, False]])
     found = estimate(masks, np.ones((2, 3), bool), np.ones((2, 1), bool))
     np.testing.assert_array_equal(np.isnan(found.memorization), [True, True, False])
@@ -131,7 +131,7 @@ def test_no_order_or_grouping_of_the_models_changes_a_bit(binary):
         (ensemble(), {"influence": "some"}, "'some'; expected class, full or none"),
     ],
 )
-def test_wrong_inputs_are_told(arguments, options, words):
+def test_wrong_inputs_are_refused(arguments, options, words):
     # Without the run-time check of shapes, which the tests switch on and which would speak first.
     with pytest.raises(UserError, match=words):
         inspect.unwrap(estimate)(*arguments, **options)

@@ -39,7 +39,7 @@ def test_intervals_hold_the_value_and_narrow_with_the_number_of_examples():
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_truth_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
     numbers, counts = tied(200_000)
     truth = stats.spearmanr(numbers, counts).statistic
     draws, covered = np.random.default_rng(1), 0
@@ -57,7 +57,7 @@ def test_infinite_counts_rank_highest_and_alike():
     assert auroc(counts, numbers > 0.5).value == 1
 
 
-def test_where_nothing_can_be_said_it_is_nan():
+def test_undefined_statistics_are_nan():
     constant, varied = np.zeros(5), np.arange(5.0)
     assert np.isnan(rank_correlation(constant, varied).value)
     assert np.isnan(auroc(varied, constant > 0).value)
