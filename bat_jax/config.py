@@ -330,6 +330,14 @@ def check(config: ConfigDict) -> None:
                 )
 
 
+def defaults_of(config: ConfigDict) -> ConfigDict:
+    """Returns the defaults of a config's fields, those of its method among them."""
+    defaults = findings() if "findings" in config else default()
+    defaults.objective.name = config.objective.name
+    methods.complete(defaults)
+    return defaults
+
+
 def schema_of(config: Mapping[str, Any]) -> Schema:
     """Returns the schema of a config, known by its sections."""
     if "run" in config:

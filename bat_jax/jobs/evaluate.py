@@ -41,7 +41,9 @@ def evaluate_run(
         raise UserError(f"{workdir}: is among the run's checkpoints; expected a folder of its own")
     with workdirs.opened(workdir):
         states = read_states(experiment, run)
-        workdirs.claim(workdir, settings, experiment.digests(), defaults=configs.default())
+        workdirs.claim(
+            workdir, settings, experiment.digests(), defaults=configs.defaults_of(settings)
+        )
         seconds = states["last"].seconds
         chosen = {name: states[name] for name in config.checkpoints}
         return evaluate(experiment, chosen, workdir, seconds=seconds), workdir

@@ -87,9 +87,9 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> C
     if config.memorization.estimates is not None:
         given = memorization.load(config.memorization.estimates)
         digests = {**digests, "estimates": given.digest()}
-        workdirs.claim(workdir, config, digests, defaults=configs.findings())
+        workdirs.claim(workdir, config, digests, defaults=configs.defaults_of(config))
         return config
-    workdirs.claim(workdir, config, digests, defaults=configs.findings())
+    workdirs.claim(workdir, config, digests, defaults=configs.defaults_of(config))
     log.info("memorization estimates: %d members", members.memorization.members)
     memorize(members, workdir / "memorization", workers=workers)
     jax.clear_caches()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from bat_jax import backend
-from bat_jax.config import default
+from bat_jax.config import defaults_of
 from bat_jax.ensemble.estimation import as_estimates, estimated
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.ensemble.workers import Workers
@@ -54,7 +54,7 @@ def memorize(
     with distributed.agreed():
         experiment = build(config)
     with workdirs.opened(workdir):
-        workdirs.claim(workdir, config, experiment.digests(), defaults=default())
+        workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))
         with distributed.agreed():
             store = Store(
                 workdir / "members",

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from bat_jax.config import default
+from bat_jax.config import defaults_of
 from bat_jax.data import Dataset
 from bat_jax.jobs.final import evaluate
 from bat_jax.memorization import proxies
@@ -55,7 +55,7 @@ def train_and_evaluate(
         check_batch(experiment)
     with workdirs.opened(workdir):
         dataset = experiment.dataset
-        workdirs.claim(workdir, config, experiment.digests(), defaults=default())
+        workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))
         path = workdir / "results.json"
         if distributed.anywhere(path.exists()):
             log.info("%s: this run is finished; nothing to train", workdir)

@@ -24,7 +24,14 @@ from bat_jax.runtime.storage import AnyPath, check_writable, is_remote
 log = logging.getLogger(__name__)
 
 # Of config.json, and with it of the whole folder; a file without the number has format 1.
-FORMAT = 1
+FORMAT = 2
+# Where format 1 had fields of `programs`; `model.lowering` was the convolution of every program.
+_FORMER_PLACES = {
+    "unroll": ("attack", "unroll"),
+    "execution": ("memorization", "execution"),
+    "members_at_once": ("memorization", "members_at_once"),
+}
+_CONVOLUTIONS = ("training", "attack", "evaluation")
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat_jax")
 # What changes where a run is computed, or how much more of it, but not what it computes.
@@ -187,7 +194,22 @@ def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
             f"{path}: not a run's config; expected an object with the objects config and data, as"
             " a run writes it"
         )
-    return config, data
+    return _from_format_1(config) if content.get("format", 1) == 1 else config, data
+
+
+def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config of format 1 with the section `programs` in place of its former fields."""
+    new = {name: dict(part) if isinstance(part, dict) else part for name, part in config.items()}
+    programs = {}
+    for field, (section, name) in _FORMER_PLACES.items():
+        if isinstance(new.get(section), dict):
+            programs[field] = new[section].pop(name, None)
+    if isinstance(new.get("model"), dict):
+        lowering = new["model"].pop("lowering", None)
+        # What suited the back end was a choice by name, and is the default now.
+        convolution = None if lowering == "automatic" else lowering
+        programs |= dict.fromkeys(_CONVOLUTIONS, convolution)
+    return {**new, "programs": programs}
 
 
 def check_known(path: AnyPath, config: Mapping[str, Any], known: Mapping[str, Any]) -> None:

@@ -387,13 +387,14 @@ def _as_saved(state: TrainState) -> dict[str, Any]:
         "variables": state.variables,
         "opt_state": state.opt_state,
         "ema": state.ema,
-        "history": state.history,
+        **state.memory,
     }
 
 
 def _from_saved(tree: Mapping[str, Any], like: TrainState) -> TrainState:
     """Returns the state that `_as_saved` made the tree of, in the structure of `like`."""
-    return like.replace(**tree)
+    fields = {name: value for name, value in tree.items() if name not in like.memory}
+    return like.replace(**fields, memory={name: tree[name] for name in like.memory})
 
 
 def _leaves(tree: Any) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax import methods
 from bat_jax.config import default
 from bat_jax.errors import UserError
 from bat_jax.runtime import workdir as workdirs
@@ -84,6 +85,8 @@ def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
         raise UserError(f"{path}: no such file; expected the folder of a run")
     plain, digests = workdirs.read(path)
     config = default()
+    config.objective.name = _method(path, plain)
+    methods.complete(config)
     workdirs.check_known(path, plain, as_plain(config))
     try:
         config.update(_with_tuples(plain))
@@ -92,6 +95,15 @@ def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
             f"{path}: not the config of a run of this version ({' '.join(str(error).split())})"
         ) from None
     return config, digests
+
+
+def _method(path: AnyPath, plain: dict[str, Any]) -> str:
+    """Returns the name of a run's method."""
+    objective = plain.get("objective")
+    name = objective.get("name") if isinstance(objective, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{path}: has no objective.name; expected the config of a run")
+    return name
 
 
 def _with_tuples(plain: Any) -> Any:

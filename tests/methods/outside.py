@@ -48,7 +48,9 @@ class Remembering(Method):
     name, title, reference = "remembering", "Remembered predictions", "tests"
 
     def memory(self, examples):
-        return {"average": Average(jnp.zeros((examples, self.setup.num_classes)), jnp.zeros(examples))}
+        return {
+            "average": Average(jnp.zeros((examples, self.setup.num_classes)), jnp.zeros(examples))
+        }
 
     def loss(self, batch):
         value, metrics = super().loss(batch)
