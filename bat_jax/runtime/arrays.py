@@ -5,6 +5,7 @@ An array's header holds its type and shape: an array that cannot be right is nev
 
 import contextlib
 import dataclasses
+import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Literal
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from bat_jax.errors import UserError
-from bat_jax.runtime.storage import AnyPath
+from bat_jax.runtime.storage import AnyPath, is_remote
 
 Kind = Literal["integers", "numbers", "booleans", "text", "uint8", "uint16"]
 
@@ -200,10 +201,7 @@ def opened(path: AnyPath, what: str) -> Iterator[Archive]:
     """
     with contextlib.ExitStack() as stack:
         with _reading(path, what):
-            # Opening a pipe would wait for its writer.
-            if path.exists() and not path.is_file():
-                raise UserError(f"{path}: is not a file; expected {what}")
-            file = zipfile.ZipFile(stack.enter_context(path.open("rb")))
+            file = zipfile.ZipFile(stack.enter_context(_content(path, what)))
         yield Archive(path, stack.enter_context(file), what)
 
 
@@ -220,6 +218,21 @@ def read(path: AnyPath, expected: Mapping[str, Expected], what: str) -> dict[str
     """
     with opened(path, what) as archive:
         return archive.read(expected)
+
+
+def _content(path: AnyPath, what: str) -> IO[bytes]:
+    if is_remote(path):
+        # gcsfs, google-auth and aiohttp raise errors without a common class: none means damage.
+        try:
+            return io.BytesIO(path.read_bytes())
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
+    # Opening a pipe would wait for its writer.
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is not a file; expected {what}")
+    return path.open("rb")
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from etils import epath
 
 from bat_jax.errors import UserError
 from bat_jax.runtime import arrays
@@ -107,4 +108,20 @@ def test_what_the_system_refuses_is_not_taken_for_damage(tmp_path, monkeypatch, 
     monkeypatch.setattr(zipfile.ZipFile, "open", fail)
     with pytest.raises(UserError, match=r"cannot be read \(Input/output error\)") as raised:
         read(written)
+    assert not isinstance(raised.value, ContentError)
+
+
+def test_trouble_on_the_way_to_a_bucket_is_not_taken_for_damage(written, monkeypatch):
+    # Paths of this kind are those of buckets; this one is on the disk.
+    path = epath.Path(written)
+    np.testing.assert_array_equal(read(path)["ids"], [0, 1, 2])
+    with pytest.raises(UserError, match="no such file; expected two columns"):
+        read(path.with_name("none.npz"))
+
+    def fail(self):
+        raise ValueError("connection\nreset")
+
+    monkeypatch.setattr(type(path), "read_bytes", fail)
+    with pytest.raises(UserError, match=r"cannot be read \(connection reset\)") as raised:
+        read(path)
     assert not isinstance(raised.value, ContentError)
