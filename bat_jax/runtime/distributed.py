@@ -95,8 +95,11 @@ def _initialize(
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (ValueError, IndexError, RuntimeError) as error:
-        # What JAX says where it finds neither arguments nor a cluster.
-        is_alone = "coordinator_address should be defined" in str(error)
+        # What JAX says where it finds neither arguments nor a cluster, and where it has begun.
+        is_alone = any(
+            words in str(error)
+            for words in ("coordinator_address should be defined", "called before any JAX calls")
+        )
         if is_alone and num_processes is None and process_id is None:
             return
         raise UserError(

@@ -1,4 +1,4 @@
-"""A run as a user makes it: `launch.py` in a process of its own."""
+"""A run as a user makes it: by the command, and in a process of its own where one is stopped."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bat_jax.training.checkpoints import Checkpoints
+from tests import command as commands
 from tests.data import archives
 
 ROOT = Path(__file__).parents[2]
@@ -41,23 +43,14 @@ def command(workdir, *flags, config="digits_bat"):
     ]
 
 
-def launch(workdir, *flags, config="digits_bat", **environment):
-    return subprocess.run(
-        command(workdir, *flags, config=config),
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        cwd=workdir.parent,
-        check=False,
+def launch(workdir, *flags, config="digits_bat"):
+    return commands.launch(f"--config={ROOT}/configs/{config}.py", f"--workdir={workdir}", *flags)
+
+
+def refused(workdir, *flags):
+    return commands.refused(
+        f"--config={ROOT}/configs/digits_bat.py", f"--workdir={workdir}", *flags
     )
-
-
-def error_of(result):
-    """Returns the one line that a wrong input ends with."""
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.count("launch.py: ") == 1
-    return result.stderr.splitlines()[-1]
 
 
 def checkpoint_steps(workdir):
@@ -206,7 +199,7 @@ def test_a_half_written_checkpoint_is_not_taken(finished, tmp_path):
 
 def test_a_workdir_of_another_config_is_refused_with_the_fields(finished):
     workdir, _ = finished
-    error = error_of(launch(workdir, *TINY, "--config.train.epochs=4", "--config.seed=1"))
+    error = refused(workdir, *TINY, "--config.train.epochs=4", "--config.seed=1")
     assert "seed: 0, 1" in error
     assert "train.epochs: 3, 4" in error
 
@@ -217,7 +210,7 @@ def test_a_second_process_in_a_workdir_is_refused(finished):
     workdir, _ = finished
     with (workdir / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        error = error_of(launch(workdir, *TINY, "--config.train.epochs=3"))
+        error = refused(workdir, *TINY, "--config.train.epochs=3")
     assert "another process is running in it" in error
 
 
@@ -250,7 +243,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert not list(workdir.rglob("*.part"))
 
 
-def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path):
+def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path, monkeypatch):
     archive = tmp_path / "cifar-100-binary.tar.gz"
     archives.make_cifar100(archive, train=96, test=40, classes=5)
     flags = (
@@ -265,56 +258,22 @@ def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path):
         "--config.evaluation.losses=('cross_entropy',)",
         "--config.parallel.devices=1",
     )
-    workdir = tmp_path / "run"
-    process = subprocess.Popen(
-        command(workdir, *flags, "--config.train.steps=8", config="cifar100_bat"),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not list(workdir.glob("checkpoints/5")):
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
+    workdir, save = tmp_path / "run", Checkpoints.save
+
+    def stopped(*arguments, **options):
+        save(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", stopped)
+        result = launch(workdir, *flags, "--config.train.steps=8", config="cifar100_bat")
+    assert result.returncode == 128 + signal.SIGINT
+    assert not (workdir / "results.json").exists()
     result = launch(workdir, *flags, "--config.train.steps=8", config="cifar100_bat")
     assert result.returncode == 0, result.stderr
     assert "resuming from step" in result.stderr
     results = json.loads((workdir / "results.json").read_bytes())
     assert results["last"]["test"]["clean"]["n"] == 40
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--config.train.epocs=3"], ["epocs"]),
-        (["--config.train.epochs=many"], ["epochs", "many"]),
-        (["--config.objective.name=madry"], ["'madry'", "standard, pgd_at, trades"]),
-        (["dance"], ["'dance'", "expected flags"]),
-    ],
-)
-def test_bad_input_ends_with_one_line_and_status_two(tmp_path, flags, words):
-    error = error_of(launch(tmp_path / "run", *flags))
-    for word in words:
-        assert word in error
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_missing_config_is_one_line(tmp_path):
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), "--config=configs/none.py"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert "configs/none.py" in error_of(result)
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "launch.py")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert "--config is not set" in error_of(result)
 
 
 def test_dry_run_prints_and_trains_nothing(tmp_path):

@@ -1,0 +1,202 @@
+"""What a command line asks for, checked as far as it can be without JAX."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax import overrides
+from bat_jax.errors import UserError
+from bat_jax.fields import Flag, Integer, Text, shown
+from bat_jax.overrides import Override
+
+_HELP = """\
+Runs the experiment of a config: trains, resumes, evaluates or estimates memorization.
+
+  {program} --config=digits_bat                          a page of this package, by name
+  {program} --config=my/page.py --config.train.epochs=3  a page of yours, one field changed
+
+The same command resumes a run that was interrupted. On several hosts the same command is started
+on each: TPU pods, Slurm and Kubernetes are recognised, elsewhere --coordinator, --num_processes and
+--process_id say who is who.
+
+  --config=NAME or FILE
+      The experiment: a page by its name, or a Python file whose get_config() returns a config.
+  --config.SECTION.FIELD=VALUE
+      Sets a field of the config: numbers (0.1 or 8/255), words, true or false, tuples as
+      "(1.0, 2.0)". --dry_run prints all fields.
+{options}
+
+Exit status: 0 done, 1 the run failed, or another process did, 2 a wrong input, 128 + n stopped by
+signal n; 134 when JAX's runtime ends the process because another one is gone.
+"""
+
+_OPTIONS: dict[str, tuple[Text | Integer | Flag, str]] = {
+    "workdir": (Text(None), "The run's folder; default: runs/<config name>."),
+    "dry_run": (
+        Flag(None),
+        "Print the config, parameters, FLOPs and memory of a step; train nothing.",
+    ),
+    "compilation_cache": (
+        Text(None),
+        "A folder that keeps compiled programs, or none; default: one among the user's caches.",
+    ),
+    "aot_topology": (
+        Text(None),
+        "Compile the training step for a TPU slice, as v5e:16x16, print what it costs; train"
+        " nothing.",
+    ),
+    "coordinator": (
+        Text(None),
+        "host:port of process 0, where the cluster is not recognised by itself.",
+    ),
+    "num_processes": (
+        Integer(None, low=1),
+        "How many processes run together; 1 looks for no others.",
+    ),
+    "process_id": (Integer(None), "Which of them this is, from 0."),
+    "join_timeout": (
+        Integer(300, low=1),
+        "Seconds that processes wait for one another at the start.",
+    ),
+    "help": (Flag(None), "Print this."),
+}
+
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+_CONFIG = re.compile(r"--?config(?:=(.*))?", re.DOTALL)
+_NUMBER = re.compile(r"-[\d.]")
+_LONGEST_REASON = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """A command line that was read.
+
+    Attributes:
+      config: with what the command line changes of it, checked.
+      name: of the config's page.
+      workdir: the run's folder, if it is named.
+      dry_run: whether to print what the run would cost in place of running it.
+      compilation_cache: as for `bat_jax.backend.prepare`.
+      aot_topology: the TPU slice to compile for, if any.
+      coordinator: as for `bat_jax.runtime.distributed.initialize`.
+      num_processes: as there.
+      process_id: as there.
+      join_timeout: as there.
+    """
+
+    config: ConfigDict
+    name: str
+    workdir: str | None
+    dry_run: bool
+    compilation_cache: str | None
+    aot_topology: str | None
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+    join_timeout: int
+
+
+def help_text(program: str) -> str:
+    """Returns what `--help` prints."""
+    options = []
+    for name, (field, meaning) in _OPTIONS.items():
+        value = "" if isinstance(field, Flag) else "=N" if isinstance(field, Integer) else "=TEXT"
+        options.append(f"  --{name}{value}\n      {meaning}")
+    return _HELP.format(program=program, options="\n".join(options))
+
+
+def parse(arguments: Sequence[str]) -> Arguments | None:
+    """Reads a command line, without the program's name; None asks for help.
+
+    Raises:
+      UserError: an argument, the page or a field of the config is wrong.
+    """
+    try:
+        expanded = flags.FlagValues().read_flags_from_files([*arguments], force_gnu=False)
+        page, changes, rest = _split(expanded)
+        found = _options(rest)
+    except flags.Error as error:
+        words = " ".join(str(error).removeprefix("ERROR:: ").split())
+        raise UserError(repr(words)[1:-1][:_LONGEST_REASON]) from None
+    if found.pop("help"):
+        return None
+    if page is None:
+        raise UserError("--config is not set; expected a page, as --config=configs/digits_bat.py")
+    path = _page(page)
+    config = overrides.load(path)
+    overrides.apply(config, [change for change in changes if change.field == "objective.name"])
+    _complete(config)
+    overrides.apply(config, changes)
+    configs.check(config)
+    return Arguments(config=config, name=path.stem, **found)
+
+
+def _split(arguments: Sequence[str]) -> tuple[str | None, list[Override], list[str]]:
+    """Returns the page, what is changed of its config, and the other arguments."""
+    page, changes, rest = None, [], []
+    waiting = [*arguments]
+    while waiting:
+        argument = waiting.pop(0)
+        override, config = _OVERRIDE.fullmatch(argument), _CONFIG.fullmatch(argument)
+        match = override or config
+        if match is None:
+            rest.append(argument)
+            continue
+        value = match[match.lastindex or 0] if "=" in argument else None
+        is_alone = not waiting or (waiting[0].startswith("-") and not _NUMBER.match(waiting[0]))
+        if value is None and not is_alone and not (override and override[1]):
+            value = waiting.pop(0)
+        if override:
+            changes.append(Override(override[2], "false" if override[1] else value))
+        else:
+            page = value or ""
+    return page, changes, rest
+
+
+def _options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Returns the value of every option."""
+    values = flags.FlagValues()
+    for name, (field, meaning) in _OPTIONS.items():
+        define = flags.DEFINE_bool if isinstance(field, Flag) else flags.DEFINE_string
+        define(name, None, meaning, flag_values=values)
+    rest = values(["", *arguments])
+    if len(rest) > 1:
+        raise UserError(
+            f"unknown argument {shown(rest[1])}; expected flags, as --config=configs/<name>.py"
+        )
+    return {name: _value(name, field, values[name].value) for name, (field, _) in _OPTIONS.items()}
+
+
+def _value(name: str, field: Text | Integer | Flag, given: str | bool | None) -> str | int | None:
+    if isinstance(field, Flag):
+        return bool(given)
+    if given is None:
+        return field.default
+    value: str | int | bool = given
+    if isinstance(field, Integer) and re.fullmatch(r"[-+]?\d{1,20}", str(given)):
+        value = int(given)
+    expected = field.expected(value)
+    if expected is not None:
+        raise UserError(f"--{name} is {shown(given)}; expected {expected}")
+    return value
+
+
+def _page(page: str) -> Path:
+    """Returns the file of a page, which is named by its path, or by its name alone."""
+    expected = Text(None).expected(page)
+    if expected is not None:
+        raise UserError(f"--config is {shown(page)}; expected {expected}")
+    if "/" in page or "." in page:
+        return Path(page)
+    return Path(__file__).parents[1] / "configs" / f"{page}.py"
+
+
+def _complete(config: ConfigDict) -> None:
+    """Adds the section of a method from outside, whose name the command line may set."""
+    del config

@@ -1,0 +1,338 @@
+"""The command `bat-jax`, which is also `python launch.py`.
+
+    bat-jax --config=digits_bat [--workdir=DIR] [--config.train.epochs=3]
+
+What is large is imported where it is used: a mistyped flag is answered before JAX starts.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bat_jax.arguments import Arguments
+    from bat_jax.runtime.storage import AnyPath
+
+_STOPPED = 128 + signal.SIGINT
+_LONGEST_REASON = 300
+# What to do about an error of the system, where running the command again is not enough.
+_REMEDIES = {
+    errno.ENOSPC: "free some space, then run the same command to go on",
+    errno.EDQUOT: "free some of your quota, then run the same command to go on",
+    errno.EACCES: "expected a folder that can be written to: check its permissions",
+    errno.EPERM: "expected a folder that can be written to: check its permissions",
+    errno.EROFS: "expected a folder that can be written to: name another with --workdir",
+}
+# With the compiler for TPUs, but no TPU: it is not to look for one, nor to hold it.
+_WITHOUT_TPU = {
+    "BAT_JAX_PROGRAMS": "accelerator",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
+    """Runs the command and returns its exit status.
+
+    Where several processes run together, one that fails ends here, with that status.
+
+    Args:
+      argv: the arguments, without the program's name; by default those of this process.
+      program: what messages begin with.
+
+    Returns:
+      0 done, 1 the run failed, 2 a wrong input, 128 + n stopped by signal n.
+    """
+    try:
+        return _main(sys.argv[1:] if argv is None else argv, program)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "bat_jax"):
+            raise
+        return _fail(
+            f"the package {package} is not installed; install what bat_jax needs, as with"
+            " pip install -r requirements.txt",
+            1,
+            program,
+        )
+    except KeyboardInterrupt:
+        return _fail("stopped before it began; run the same command", _STOPPED, program)
+
+
+def _main(argv: Sequence[str], program: str) -> int:
+    from bat_jax.arguments import help_text, parse
+    from bat_jax.errors import UserError
+
+    with _importing_from_here():
+        try:
+            arguments = parse(argv)
+            if arguments is None:
+                print(help_text(program))
+                return 0
+            _check_job(arguments)
+        except UserError as error:
+            return _fail(str(error), 2, program)
+        with _compiling_for_tpu() if arguments.aot_topology else contextlib.nullcontext():
+            return _run(arguments, program)
+
+
+@contextlib.contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Lets a config name a module of the current folder, as `python` itself does."""
+    here = str(Path.cwd())
+    is_new = here not in sys.path
+    if is_new:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if is_new and here in sys.path:
+            sys.path.remove(here)
+
+
+def _check_job(arguments: "Arguments") -> None:
+    from bat_jax.errors import UserError
+
+    job = arguments.config.job
+    if arguments.aot_topology and job not in ("train", "memorization"):
+        raise UserError(
+            f"--aot_topology: config.job is {job!r}; expected train or memorization: name the"
+            " config of one of its runs"
+        )
+
+
+@contextlib.contextmanager
+def _compiling_for_tpu() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for name, value in _WITHOUT_TPU.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _run(arguments: "Arguments", program: str) -> int:
+    """Runs the job of a command line; what goes wrong is a line and a status."""
+    import jax
+
+    from bat_jax.runtime import distributed
+    from bat_jax.runtime.storage import as_path
+
+    _prepare(arguments)
+    workdir: AnyPath = Path("runs") / arguments.name
+    with _logging():
+        try:
+            workdir = as_path(arguments.workdir or workdir)
+            _join(arguments, workdir)
+            return _run_job(arguments, workdir)
+        # Of any class: what is not known below is raised again.
+        except (Exception, KeyboardInterrupt) as error:
+            found = _failure(error, workdir)
+            if found is None:
+                raise
+            message, status = found
+            _fail(distributed.prefix() + message, status, program)
+            if jax.distributed.is_initialized():
+                distributed.leave(status)
+            return status
+
+
+def _prepare(arguments: "Arguments") -> None:
+    """Sets what must be set before JAX looks for devices."""
+    from bat_jax import backend
+
+    config = arguments.config
+    backend.prepare(
+        compilation_cache=arguments.compilation_cache, fuse_products=config.job != "memorization"
+    )
+    # Where JAX has begun, in a program that calls this one, its devices stay as they are.
+    with contextlib.suppress(RuntimeError):
+        if config.job == "memorization":
+            backend.use_cores_as_devices()
+        elif (
+            "train" in config
+            and arguments.num_processes in (None, 1)
+            and config.parallel.devices != 1
+        ):
+            part = config.train.batch_size // config.train.accumulation
+            backend.use_cores_as_devices(sharing=(part, config.evaluation.batch_size))
+
+
+def _join(arguments: "Arguments", workdir: "AnyPath") -> None:
+    """Joins the other processes, if there are any."""
+    from bat_jax.runtime import distributed
+    from bat_jax.runtime.storage import is_remote
+
+    is_seen_by_all = arguments.config.job in ("train", "memorization") and not is_remote(workdir)
+    distributed.initialize(
+        coordinator=arguments.coordinator,
+        num_processes=arguments.num_processes,
+        process_id=arguments.process_id,
+        join_timeout=arguments.join_timeout,
+        folder=workdir if is_seen_by_all else None,
+    )
+    if not distributed.is_main():
+        logging.getLogger("bat_jax").setLevel(logging.WARNING)
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """Shows this package's records, and others' warnings, above a progress bar if there is one."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from bat_jax.runtime.quiet import quiet
+
+    log, handler = logging.getLogger("bat_jax"), logging.StreamHandler(sys.stderr)
+    handler.addFilter(_once())
+    level = log.level
+    log.setLevel(logging.INFO)
+    logging.root.addHandler(handler)
+    try:
+        with quiet(), logging_redirect_tqdm():
+            yield
+    finally:
+        logging.root.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _once() -> Callable[[logging.LogRecord], bool]:
+    """Returns a filter that passes every warning once: runs of one config give the same ones."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.levelno < logging.WARNING or message not in seen:
+            seen.add(message)
+            return True
+        return False
+
+    return is_new
+
+
+def _run_job(arguments: "Arguments", workdir: "AnyPath") -> int:
+    """Runs the job, or prints what it would cost, and returns the exit status."""
+    config = arguments.config
+    if arguments.aot_topology:
+        from bat_jax.jobs import topology
+
+        is_ensemble = config.job == "memorization"
+        describing = topology.describe_ensemble if is_ensemble else topology.describe
+        description, fits = describing(config, arguments.aot_topology)
+        print(description)
+        return 0 if fits else 1
+    if arguments.dry_run:
+        print(_cost(arguments))
+        return 0
+    table, workdir = _results(arguments, workdir)
+    _show(table, workdir)
+    return 0
+
+
+def _cost(arguments: "Arguments") -> str:
+    config = arguments.config
+    if config.job == "train":
+        from bat_jax.jobs.dry_run import describe
+
+        return describe(config)
+    if config.job == "memorization":
+        from bat_jax.ensemble.cost import describe_ensemble
+
+        return describe_ensemble(config)
+    if config.job == "findings":
+        from bat_jax.findings.cost import describe_findings
+
+        return describe_findings(config)
+    from bat_jax.runtime.plain import plain
+
+    return json.dumps(plain(config), indent=2)
+
+
+def _results(arguments: "Arguments", workdir: "AnyPath") -> tuple[str, "AnyPath"]:
+    """Runs the job; returns the table of its results and the folder they are in."""
+    from bat_jax.evaluation import results
+    from bat_jax.jobs import evaluate_run, findings, memorize, train_and_evaluate
+
+    config = arguments.config
+    if config.job == "train":
+        return results.table(train_and_evaluate(config, workdir)), workdir
+    if config.job == "memorization":
+        from bat_jax.memorization import aggregates
+
+        return aggregates.table(memorize(config, workdir, workers=True)), workdir
+    if config.job == "findings":
+        from bat_jax.report.findings import table
+
+        return table(findings(config, workdir, workers=True)), workdir
+    found, workdir = evaluate_run(config, arguments.workdir)
+    return results.table(found), workdir
+
+
+def _show(table: str, workdir: "AnyPath") -> None:
+    """Prints a table of results, and draws the page of a run."""
+    import jax
+
+    from bat_jax.runtime import distributed
+
+    if not distributed.is_main():
+        return
+    print(table)
+    print(f"results: {workdir / 'results.json'}")
+    # After results.json, which ends a run: a page is drawn from a finished one, and its pictures
+    # are one process's work.
+    if jax.process_count() == 1:
+        if not (workdir / "report.html").exists():
+            from bat_jax.report import report
+
+            report(workdir)
+        print(f"report: {workdir / 'report.html'}")
+
+
+def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None:
+    """Returns the message and the status of an error that has one, or None."""
+    from bat_jax.errors import UserError
+    from bat_jax.runtime import distributed
+    from bat_jax.runtime.interruption import Interrupted
+    from bat_jax.training import CheckpointError, NonFiniteError
+
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, CheckpointError | NonFiniteError | distributed.PeerError):
+        return str(error), 1
+    if isinstance(error, Interrupted):
+        return str(error), 128 + error.signal
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; run the same command to go on", _STOPPED
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"out of memory ({_in_short(error)}); lower config.train.batch_size or"
+            " config.evaluation.batch_size, or raise config.train.accumulation",
+            1,
+        )
+    if isinstance(error, OSError):
+        remedy = _REMEDIES.get(error.errno or 0, "mend that, then run the same command to go on")
+        return f"{error.filename or workdir}: {error.strerror or _in_short(error)}; {remedy}", 1
+    lost = distributed.peer_lost(error)
+    return None if lost is None else (str(lost), 1)
+
+
+def _in_short(error: BaseException) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]}..."
+
+
+def _fail(message: str, status: int, program: str) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,201 @@
+"""A config from its page and from what the command line changes of it.
+
+A page is a Python file whose `get_config()` returns the config. `--config.SECTION.FIELD=VALUE` sets
+a field: what the text means depends on the field's type alone.
+"""
+
+import ast
+import difflib
+import importlib.util
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from bat_jax.errors import UserError
+from bat_jax.fields import refuse, shown
+
+_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
+_LONGEST_REASON = 200
+
+
+class Override(NamedTuple):
+    """What the command line says of a field.
+
+    Attributes:
+      field: its name, with those of its sections: `train.epochs`.
+      text: of the value; None for a flag that is named alone.
+    """
+
+    field: str
+    text: str | None
+
+
+def load(path: Path) -> ConfigDict:
+    """Returns the config of a page.
+
+    Raises:
+      UserError: there is no such page, or it gives no config.
+    """
+    place = f"--config {shown(str(path))[1:-1]}"
+    before, colon, argument = str(path).rpartition(":")
+    if colon and not path.is_file() and Path(before).is_file():
+        raise UserError(
+            f"{place}: takes no argument {argument!r}; name the file alone, and set fields, as"
+            " --config.train.epochs=3"
+        )
+    if not path.is_file():
+        raise UserError(f"{place}: no such file; expected a page, as configs/digits_bat.py")
+    if path.suffix != ".py":
+        raise UserError(f"{place}: not a page; expected a Python file, as configs/digits_bat.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # The suffix is Python's.
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        if get_config is None:
+            raise UserError(f"{place}: has no function get_config; expected one, as the pages have")
+        config = get_config()
+    except UserError:
+        raise
+    # A page is a program: it may raise anything.
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{place}: {_raised(error, path)}") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{place}: get_config returned a value of type {type(config).__name__}; expected a"
+            " config, made by bat_jax.config.default()"
+        )
+    return config.lock()
+
+
+def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
+    """Sets fields of a config, in the order of the command line.
+
+    A tuple that is named several times holds all of its values.
+
+    Raises:
+      UserError: there is no such field, or the text is no value of its type.
+    """
+    seen: set[str] = set()
+    for field, text in overrides:
+        section, name = _place(config, field)
+        kind = section.get_type(name)
+        if text is None and kind is not bool:
+            raise UserError(f"--config.{field} has no value; expected --config.{field}=VALUE")
+        value = _parsed(field, "true" if text is None else text, kind)
+        if kind is tuple and field in seen:
+            value = (*section[name], *value)
+        seen.add(field)
+        try:
+            section[name] = value
+        except (AttributeError, KeyError, TypeError, ValueError):
+            refuse(field, value, f"a value of type {kind.__name__}")
+
+
+def _raised(error: BaseException, path: Path) -> str:
+    """Returns in one line what a page raised, and where."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line: int | None = error.lineno
+        words = error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = lines[-1] if lines else None
+        words = f"{type(error).__name__}: {error}"
+    words = " ".join(words.split())[:_LONGEST_REASON]
+    return f"line {line}: {words}" if line else words
+
+
+def _place(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
+    """Returns the section of a field and its name in it."""
+    section, where = config, "config"
+    *sections, last = field.split(".")
+    for name in sections:
+        _check_name(section, where, name, field)
+        section, where = section[name], f"{where}.{name}"
+        if not isinstance(section, ConfigDict):
+            raise UserError(f"--config.{field}: {where} is a field of its own, not a section")
+    _check_name(section, where, last, field)
+    return section, last
+
+
+def _check_name(section: ConfigDict, where: str, name: str, field: str) -> None:
+    if name in section:
+        return
+    near = difflib.get_close_matches(name, section, n=1)
+    meant = f"did you mean {where}.{near[0]}?" if near else f"it has {', '.join(section)}"
+    raise UserError(f"--config.{field}: {where} has no field {shown(name)}; {meant}")
+
+
+def _parsed(field: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        return _flag(field, text)
+    if kind is int:
+        return _integer(field, text)
+    if kind is float:
+        return _real(field, text)
+    if kind is tuple:
+        return _tuple(field, text)
+    if issubclass(kind, ConfigDict):
+        return _section(field, text)
+    return text
+
+
+def _flag(field: str, text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        refuse(field, text, "true or false")
+    return text.lower() in _TRUE
+
+
+def _integer(field: str, text: str) -> int | None:
+    try:
+        return int(text, 16 if text.lower().startswith("0x") else 10)
+    except ValueError:
+        refuse(field, text, "a whole number")
+    return None
+
+
+def _real(field: str, text: str) -> float | None:
+    """Returns a number; 8/255 is one."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        refuse(field, text, "a number, as 0.1 or 8/255")
+    return None
+
+
+def _tuple(field: str, text: str) -> tuple[Any, ...]:
+    """Returns several values: a Python tuple or list, or one value, which may be a bare word."""
+    value = _literal(text)
+    if value is _NOT_LITERAL:
+        if any(character in text for character in "()[]{},'\" "):
+            refuse(field, text, "a tuple, as (1.0, 2.0) or ('a', 'b')")
+        value = text
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def _section(field: str, text: str) -> ConfigDict | None:
+    value = _literal(text)
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        try:
+            return ConfigDict(value)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass
+    refuse(field, text, "a section, as {'name': value}: set its fields one by one")
+    return None
+
+
+_NOT_LITERAL = object()
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return _NOT_LITERAL

@@ -1,0 +1,55 @@
+"""Keeps off the terminal what Orbax and TensorStore say of errors that they raise all the same.
+
+Orbax logs every error of its threads, and Python prints it once more; TensorStore's callbacks find
+the event loop closed when a checkpoint could not be read. The same errors reach the program, which
+answers them in one line. Records and errors of anything else are shown.
+"""
+
+import contextlib
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+
+_ORBAX = "/orbax/checkpoint/"
+_CLOSED = "Event loop is closed"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hides them while the block runs."""
+    # Orbax logs through absl; gcsfs repeats what it raises.
+    absl, gcsfs = logging.getLogger("absl"), logging.getLogger("gcsfs")
+    level = gcsfs.level
+    of_threads, unraisable = threading.excepthook, sys.unraisablehook
+
+    def of_thread(arguments: threading.ExceptHookArgs) -> None:
+        if not _is_of_orbax(arguments.exc_traceback):
+            of_threads(arguments)
+
+    def ignored(arguments: "sys.UnraisableHookArgs") -> None:
+        if not (
+            isinstance(arguments.exc_value, RuntimeError) and _CLOSED in str(arguments.exc_value)
+        ):
+            unraisable(arguments)
+
+    absl.addFilter(_is_foreign)
+    gcsfs.setLevel(logging.CRITICAL)
+    threading.excepthook, sys.unraisablehook = of_thread, ignored
+    try:
+        yield
+    finally:
+        absl.removeFilter(_is_foreign)
+        gcsfs.setLevel(level)
+        threading.excepthook, sys.unraisablehook = of_threads, unraisable
+
+
+def _is_foreign(record: logging.LogRecord) -> bool:
+    """Returns whether another package than Orbax has made a record."""
+    return _ORBAX not in record.pathname
+
+
+def _is_of_orbax(error: TracebackType | None) -> bool:
+    return any(_ORBAX in frame.filename for frame in traceback.extract_tb(error))

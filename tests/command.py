@@ -1,0 +1,35 @@
+"""The command in this process, as a user gives it, with what it prints."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from bat_jax import cli
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+class Ended(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def launch(*arguments):
+    """Returns how a command line ends."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main([str(argument) for argument in arguments], program="launch.py")
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def refused(*arguments):
+    """Returns the one line that a wrong input ends with."""
+    ended = launch(*arguments)
+    assert ended.returncode == 2, ended
+    assert ended.stdout == ""
+    *before, last = ended.stderr.splitlines()
+    assert not [line for line in before if line.startswith(("launch.py: ", "Traceback"))]
+    assert last.startswith("launch.py: ")
+    return last.removeprefix("launch.py: ")
