@@ -15,6 +15,7 @@ import pytest
 
 from bat_jax import data, memorization
 from bat_jax.memorization import estimates
+from tests import command as commands
 from tests.jobs import processes
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +154,7 @@ def test_two_processes_estimate_what_one_does(tmp_path):
 def test_a_finished_run_is_told_and_left(finished):
     workdir, _ = finished
     before = (workdir / "memorization.npz").stat().st_mtime_ns
-    result = launch(workdir, capture_output=True)
+    result = commands.launch("--config=digits_memorization", f"--workdir={workdir}", *TINY)
     assert "this run is finished" in result.stderr
     assert (workdir / "memorization.npz").stat().st_mtime_ns == before
 
@@ -164,12 +165,11 @@ def test_a_stored_file_that_cannot_be_read_is_named(finished):
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     try:
-        result = launch(workdir, capture_output=True)
+        line = commands.refused("--config=digits_memorization", f"--workdir={workdir}", *TINY)
     finally:
         path.write_bytes(whole)
-    assert result.returncode == 2
-    assert str(path) in result.stderr
-    assert "move this file out of its folder" in result.stderr
+    assert str(path) in line
+    assert "move this file out of its folder" in line
 
 
 def test_estimates_of_another_data_set_are_refused_by_name(finished, tmp_path):

@@ -81,6 +81,14 @@ def assert_same_arrays(workdir, other, name):
             np.testing.assert_array_equal(ours[key], theirs[key])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _without_pages():
+    """Draws no page at the end of a run, which takes longer than these trainings."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bat_jax.report.report", lambda workdir: workdir)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """An uninterrupted run of three epochs of four steps."""
