@@ -10,7 +10,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-import google_crc32c
+import pytest
+
+google_crc32c = pytest.importorskip("google_crc32c", reason="needs requirements-gcs.txt")
+pytest.importorskip("gcsfs", reason="needs requirements-gcs.txt")
 
 
 class Bucket:

@@ -61,7 +61,7 @@ def start(workdir, count, *flags, config="digits_bat", devices=2, missing=(), po
 
 
 def finish(processes, timeout=300):
-    """Returns how they ended; kills those that do not."""
+    """Returns how they ended; kills and reaps those that do not."""
     try:
         # Their pipes are read one after another; none of them writes enough to fill one.
         outputs = [process.communicate(timeout=timeout) for process in processes]
@@ -69,6 +69,8 @@ def finish(processes, timeout=300):
     finally:
         for process in processes:
             process.kill()
+        for process in processes:
+            process.communicate()
 
 
 def run(workdir, count, *flags, config="digits_bat", devices=2):
