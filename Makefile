@@ -1,13 +1,41 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both build .venv once.
+#
+# The packages are those of requirements.txt on Python 3.11 and those of requirements-newest.txt on a
+# newer one. `make test PYTHON=python3.13`, or PINS=newest, tests with the latter in an environment of
+# its own, .venv-newest.
 
-PYTHON ?= python3
-VENV := .venv
+ASKED := $(filter-out undefined,$(origin PYTHON) $(origin PINS))
+# The first of these Pythons that runs, by its name or where pyenv keeps it.
+runs = $(shell for python in $(foreach name,$(1),$(name) \
+  "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/*/bin/$(name)); \
+  do "$$python" -c "" 2>/dev/null && echo "$$python" && break; done)
+NEWER := $(call runs,python3.13 python3.12)
+ifdef PYTHON
+  INTERPRETER := $(or $(call runs,$(PYTHON)),$(PYTHON))
+else ifeq ($(PINS),newest)
+  INTERPRETER := $(or $(NEWER),python3)
+else
+  INTERPRETER := python3
+endif
+ifndef PINS
+  PINS := $(shell $(INTERPRETER) -c \
+    'import sys; print("newest" if sys.version_info >= (3, 12) else "oldest")' 2>/dev/null)
+endif
+VENV := $(if $(and $(ASKED),$(filter newest,$(PINS))),.venv-newest,.venv)
 BIN := $(VENV)/bin
+REQUIREMENTS := requirements$(if $(filter newest,$(PINS)),-newest).txt
 
 # The programs of fast tests run for milliseconds: most of their time is compilation.
 COMPILE_FAST := --xla_backend_optimization_level=1
+# What meets the packages most, in about a minute: losses, attacks, models, a step of every method, and
+# a run with its checkpoints.
+SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.py tests/models \
+  tests/training/test_step.py::test_every_objective_steps_to_finite_parameters \
+  tests/training/test_state.py tests/training/test_history.py tests/test_interop.py \
+  tests/test_public_api.py tests/test_pages.py tests/test_backend.py tests/test_environment.py \
+  $(wildcard tests/test_cli.py)
 
-.PHONY: demo test test-slow topology lint types clean
+.PHONY: demo test test-short test-slow topology lint types newer clean
 
 demo: $(VENV)/installed
 	@echo "== demo: BAT on real handwritten digits (configs/digits_bat.py)"
@@ -17,6 +45,10 @@ demo: $(VENV)/installed
 test: lint types
 	@echo "== test: everything but the tests marked slow (those: make test-slow)"
 	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2
+
+test-short: $(VENV)/installed-dev
+	@echo "== test: a short part, with $$($(BIN)/python --version) and $(REQUIREMENTS)"
+	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2 $(SHORT)
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
@@ -36,22 +68,26 @@ types: $(VENV)/installed-dev
 	@echo "== types"
 	$(BIN)/mypy
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "bat_jax needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "== environment: creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV) || \
-	  { rm -rf $(VENV); echo "no venv module for $(PYTHON): install it (Debian: apt install python3-venv)"; exit 2; }
+# Prints the Python that PINS=newest takes, if there is one.
+newer:
+	@echo $(NEWER)
 
-$(VENV)/installed: requirements.txt pyproject.toml | $(VENV)/bin/python
-	@echo "== environment: installing requirements.txt (about 700 MB, once)"
-	$(BIN)/pip install --quiet -r requirements.txt
+$(VENV)/bin/python:
+	@$(INTERPRETER) -c 'import sys; sys.exit(sys.version_info < (3, $(if $(filter newest,$(PINS)),12,11)))' || \
+	  { echo "bat_jax needs Python 3.11 or newer, and PINS=newest 3.12; name one: make PYTHON=/path/to/python3.13"; exit 2; }
+	@echo "== environment: creating $(VENV)"
+	@$(INTERPRETER) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "no venv module for $(INTERPRETER): install it (Debian: apt install python3-venv)"; exit 2; }
+
+$(VENV)/installed: $(REQUIREMENTS) pyproject.toml setup.py | $(VENV)/bin/python
+	@echo "== environment: installing $(REQUIREMENTS) (about 700 MB, once)"
+	$(BIN)/pip install --quiet -r $(REQUIREMENTS)
 	$(BIN)/pip install --quiet --no-deps -e .
 	@touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt requirements-gcs.txt $(VENV)/installed
 	@echo "== environment: installing requirements-dev.txt"
-	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet -r $(REQUIREMENTS) -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/installed-tpu: requirements-tpu.txt $(VENV)/installed-dev
@@ -60,4 +96,4 @@ $(VENV)/installed-tpu: requirements-tpu.txt $(VENV)/installed-dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-tpu .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-tpu build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
