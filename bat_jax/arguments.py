@@ -9,8 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from bat_jax import config as configs
-from bat_jax import overrides
+from bat_jax import overrides, pages
 from bat_jax.errors import UserError
 from bat_jax.fields import Flag, Integer, Text, shown
 from bat_jax.overrides import Override
@@ -128,10 +127,16 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
         return None
     if page is None:
         raise UserError("--config is not set; expected a page, as --config=configs/digits_bat.py")
+    # Imported here: a config knows its methods, and they import JAX.
+    from bat_jax import config as configs
+    from bat_jax import methods
+
     path = _page(page)
     config = overrides.load(path)
     overrides.apply(config, [change for change in changes if change.field == "objective.name"])
-    _complete(config)
+    if "objective" in config:
+        # The section of a method from outside, whose name the command line may set.
+        methods.complete(config)
     overrides.apply(config, changes)
     configs.check(config)
     return Arguments(config=config, name=path.stem, **found)
@@ -194,9 +199,4 @@ def _page(page: str) -> Path:
         raise UserError(f"--config is {shown(page)}; expected {expected}")
     if "/" in page or "." in page:
         return Path(page)
-    return Path(__file__).parents[1] / "configs" / f"{page}.py"
-
-
-def _complete(config: ConfigDict) -> None:
-    """Adds the section of a method from outside, whose name the command line may set."""
-    del config
+    return pages.find(page)

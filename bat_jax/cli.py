@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
             1,
             program,
         )
+    except BrokenPipeError:
+        # What reads the output has ended, as `head` does; nothing else is to be written to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return _fail("stopped before it began; run the same command", _STOPPED, program)
 
