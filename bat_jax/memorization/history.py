@@ -5,7 +5,7 @@ An example is forgotten if it is classified correctly at one presentation and wr
 arXiv:1812.05159). The training step computes both anyway, so that they cost nothing.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import flax.struct
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from bat_jax.attacks.classifier import correct
 
 
+@runtime_checkable
 class Classified(Protocol):
     """Images with their labels and what a model made of them."""
 

@@ -10,7 +10,9 @@ A method from outside derives from `Method`:
             ...
 """
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -31,17 +33,23 @@ from bat_jax.methods.base import (
     mean,
     weight_metrics,
 )
-from bat_jax.methods.bat import Bat
-from bat_jax.methods.gairat import Gairat
-from bat_jax.methods.mart import Mart
-from bat_jax.methods.pgd_at import PgdAt
-from bat_jax.methods.standard import Standard
-from bat_jax.methods.trades import Trades
 
-# Those of the package, by name.
-METHODS: Mapping[str, type[Method]] = MappingProxyType(
-    {method.name: method for method in (Standard, PgdAt, Trades, Mart, Gairat, Bat)}
-)
+
+def _discovered() -> dict[str, type[Method]]:
+    """Returns the methods that the modules of this package define, by name."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "base":
+            members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
+            for member in members:
+                is_method = inspect.isclass(member) and issubclass(member, Method)
+                if is_method and member.__module__.endswith(f".{module.name}"):
+                    found[member.name] = member
+    return found
+
+
+# Those of the package, by name: a new module is found without being listed anywhere.
+METHODS: Mapping[str, type[Method]] = MappingProxyType(_discovered())
 
 
 def find(name: str, field: str = "objective.name") -> type[Method]:

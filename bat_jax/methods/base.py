@@ -5,7 +5,7 @@ updates the model; a method overrides what it does differently.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,7 @@ class Attack(NamedTuple):
     gaussian_start: float = 0.0
 
 
+@runtime_checkable
 class Memory(Protocol):
     """Arrays with a row for every training example, part of the train state.
 

@@ -34,7 +34,7 @@ def test_every_method_says_what_it_is():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("pgd", "expected one of standard, pgd_at, trades, mart, gairat, bat"),
+        ("pgd", "expected one of bat, gairat, mart, pgd_at, standard, trades"),
         ("nowhere.to:Be", "importing nowhere.to fails"),
         ("tests.methods.outside:Nobody", "has no Nobody"),
         ("tests.methods.outside:confidence", "not a class derived from"),

@@ -1,0 +1,82 @@
+"""Imports run one way: from the command down to the formulas, and between packages in no circle."""
+
+import ast
+from pathlib import Path
+
+import bat_jax
+
+ROOT = Path(bat_jax.__file__).parent
+# From the ground up; a part may import those of its own level and of the levels before it.
+LEVELS = (
+    ("errors",),
+    ("fields", "keys", "losses", "outside", "pages", "parallel"),
+    ("backend", "environment", "kernels", "overrides", "runtime"),
+    ("attacks", "data", "memorization", "methods", "models"),
+    ("config", "evaluation", "settings"),
+    ("training",),
+    ("ensemble", "interop"),
+    ("findings", "report"),
+    ("jobs",),
+    ("arguments", "cli"),
+)
+LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
+
+
+def part_of(module):
+    """Returns the module or package right below bat_jax that a dotted name lies in, if any."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "bat_jax" and len(parts) > 1 else None
+
+
+def imported(path):
+    """Yields the parts that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "bat_jax":
+            yield from (part_of(f"bat_jax.{name.name}") for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield part_of(node.module)
+        elif isinstance(node, ast.Import):
+            yield from (part_of(name.name) for name in node.names)
+
+
+def arrows():
+    """Returns which parts each part imports, itself aside."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        # `bat_jax.fit` is the trainer's, imported when it is asked for.
+        if part != "__init__":
+            found.setdefault(part, set()).update(set(imported(path)) - {None, part})
+    return found
+
+
+def test_every_part_has_a_level():
+    assert set(arrows()) == set(LEVEL)
+
+
+def test_no_arrow_points_up():
+    up = {
+        (part, other)
+        for part, others in arrows().items()
+        for other in others
+        if LEVEL[other] > LEVEL[part]
+    }
+    assert not up
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    graph = arrows()
+
+    def reached(part):
+        found, waiting = set(), [part]
+        while waiting:
+            new = graph[waiting.pop()] - found
+            found |= new
+            waiting += new
+        return found
+
+    assert not [part for part in graph if part in reached(part)]
+
+
+def test_memorization_knows_nothing_of_training():
+    assert not arrows()["memorization"] & {"training", "ensemble", "methods", "jobs"}
