@@ -1,5 +1,6 @@
 """Weights cross to PyTorch and back; the logits are those that PyTorch computed."""
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -262,6 +263,17 @@ def test_a_run_is_exported_from_the_command_line(run, checkpoint, value, tmp_pat
     }
     # Of the training images, about 5 of 16 gray levels.
     assert 0.2 < model.mean[0] < 0.4
+
+
+def test_a_run_is_exported_beside_its_training_and_left_as_it_is(run, tmp_path):
+    def content():
+        return {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+    before = content()
+    with (run / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        main(["export", f"--run={run}", f"--out={tmp_path / 'weights.safetensors'}"])
+    assert content() == before
 
 
 def test_a_run_on_other_data_is_not_exported(run, tmp_path, capsys):
