@@ -1,7 +1,8 @@
 """The verdicts are those of Croce and Hein's PyTorch implementation, attack by attack.
 
 tests/golden/make_autoattack.py made the reference verdicts: 1000 Fashion-MNIST test images, a
-network trained on clean images and one trained on PGD's.
+network trained on clean images and one trained on PGD's. The first 100 images are in tests/golden;
+the tests of all are marked slow and need the data set.
 """
 
 import functools
@@ -31,21 +32,31 @@ TOLERANCE = {
     "whole": (0.003, 0.985),
 }
 
-pytestmark = pytest.mark.skipif(
+needs_all_images = pytest.mark.skipif(
     not IMAGES.exists(), reason=f"needs {IMAGES} (Debian: dataset-fashion-mnist)"
 )
 
 
 @functools.cache
-def problem(network):
-    """Returns a network as a logits function, 1000 images and their labels."""
+def first_images(count):
+    """Returns the first test images, float32 in [0, 1], and their labels."""
+    if count <= 100:
+        with np.load(GOLDEN / "fashion_mnist_100.npz", allow_pickle=False) as archive:
+            images, labels = archive["images"][:count], archive["labels"][:count].astype(np.int32)
+    else:
+        split = data.load("fashion_mnist", path=IMAGES).test.take(np.arange(count))
+        images, labels = split.images, split.labels
+    return images.astype(np.float32) / np.float32(255), labels
+
+
+@functools.cache
+def problem(network, count=1000):
+    """Returns a network as a logits function, images and their labels."""
     with np.load(GOLDEN / f"small_cnn_{network}.npz", allow_pickle=False) as archive:
         parameters = {tuple(name.split("/")): jnp.asarray(archive[name]) for name in archive}
     variables = {"params": unflatten_dict(parameters)}
     model = models.create("small_cnn", 10, width=8)
-    split = data.load("fashion_mnist", path=IMAGES).test.take(np.arange(1000))
-    images = split.images.astype(np.float32) / np.float32(255)
-    return lambda x: model.apply(variables, x), images, split.labels
+    return lambda x: model.apply(variables, x), *first_images(count)
 
 
 def reference(network, norm, attack):
@@ -54,11 +65,11 @@ def reference(network, norm, attack):
 
 
 def verdicts(network, norm, attacks, count=1000, **options):
-    logits_fn, images, labels = problem(network)
+    logits_fn, images, labels = problem(network, count)
     return autoattack(
         logits_fn,
-        images[:count],
-        labels[:count],
+        images,
+        labels,
         jax.random.key(0),
         epsilon=EPSILON[norm],
         norm=norm,
@@ -75,7 +86,7 @@ def whole(network):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_network_is_the_same(network):
-    logits_fn, images, _ = problem(network)
+    logits_fn, images, _ = problem(network, 100)
     with np.load(GOLDEN / "autoattack_verdicts.npz", allow_pickle=False) as archive:
         expected = archive[f"{network}/logits"]
     np.testing.assert_allclose(logits_fn(jnp.asarray(images[:10])), expected, atol=1e-4)
@@ -89,6 +100,7 @@ def test_verdicts_on_a_hundred_images(network):
 
 
 @pytest.mark.slow
+@needs_all_images
 @pytest.mark.parametrize(
     ("norm", "attack"),
     [("linf", attack) for attack in TOLERANCE]
@@ -107,6 +119,7 @@ def test_verdicts_on_a_thousand_images(network, norm, attack):
 
 
 @pytest.mark.slow
+@needs_all_images
 @pytest.mark.parametrize("network", NETWORKS)
 def test_it_is_no_weaker_than_many_steps_of_pgd(network):
     logits_fn, images, labels = problem(network)
@@ -129,6 +142,7 @@ def test_it_is_no_weaker_than_many_steps_of_pgd(network):
 
 
 @pytest.mark.slow
+@needs_all_images
 def test_logits_times_a_thousand_do_not_fool_it():
     logits_fn, images, labels = problem("adversarial")
     plain = whole("adversarial").robust
@@ -145,6 +159,7 @@ def test_logits_times_a_thousand_do_not_fool_it():
 
 
 @pytest.mark.slow
+@needs_all_images
 def test_batch_sizes_and_devices_agree():
     found = {
         (batch_size, devices): verdicts(
