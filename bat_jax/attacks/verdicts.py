@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,7 +11,7 @@ from numpy.lib.format import open_memmap
 
 from bat_jax.attacks.classifier import HostImages
 from bat_jax.errors import UserError
-from bat_jax.runtime.files import write_npz, written_whole
+from bat_jax.runtime.files import read_npz, write_npz, written_whole
 from bat_jax.runtime.storage import AnyPath, is_remote
 
 # Values of `Verdicts.broken_by` that are no attack's number.
@@ -110,18 +109,16 @@ class VerdictFile:
         )
 
     def _read(self, verdicts: Verdicts) -> None:
+        saved = read_npz(self._path, "a file of AutoAttack verdicts")
         try:
-            # np.load leaves a file open that it opened itself and cannot read.
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                saved = dict(archive)
             settings = json.loads(str(saved["settings"]))
-            found = (saved["clean_logits"], saved["broken_by"], saved["is_nan"], saved["flat"])
-            attack, batches = (int(number) for number in saved["progress"])
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        except (KeyError, ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
             raise UserError(
                 f"{self._path}: not a file of AutoAttack verdicts; expected one to resume, or no"
                 " file: name another path"
-            ) from error
+            )
         different = [name for name in self._settings if self._settings[name] != settings.get(name)]
         if different:
             name = different[0]
@@ -130,14 +127,48 @@ class VerdictFile:
                 f" {settings.get(name)} and is {self._settings[name]}): name another path, or"
                 " remove the file to begin again"
             )
-        scale = max(1.0, float(np.max(np.abs(np.nan_to_num(found[0])))))
-        if not np.allclose(found[0], verdicts._clean_logits, 0, 1e-3 * scale, equal_nan=True):
+        self._check(saved, verdicts)
+        clean_logits, expected = saved["clean_logits"], verdicts._clean_logits
+        scale = max(1.0, float(np.max(np.abs(np.nan_to_num(clean_logits)))))
+        if not np.allclose(clean_logits, expected, 0, 1e-3 * scale, equal_nan=True):
             raise UserError(
                 f"{self._path}: holds verdicts of another model, for its clean logits differ: name"
                 " another path, or remove the file to begin again"
             )
-        _, verdicts.broken_by, verdicts.is_nan, verdicts.flat = found
-        verdicts.attack, verdicts.batches = attack, batches
+        verdicts.broken_by, verdicts.is_nan = saved["broken_by"], saved["is_nan"]
+        verdicts.flat = saved["flat"]
+        verdicts.attack, verdicts.batches = (int(number) for number in saved["progress"])
+
+    def _check(self, saved: Mapping[str, np.ndarray], verdicts: Verdicts) -> None:
+        """Refuses arrays that an evaluation of these images cannot have written."""
+        num_attacks = len(verdicts.flat)
+        # The array an evaluation would write, and the values it may hold.
+        layout = {
+            "clean_logits": (verdicts._clean_logits, None),
+            "broken_by": (verdicts.broken_by, (CLEAN_ERROR, num_attacks - 1)),
+            "is_nan": (verdicts.is_nan, None),
+            "flat": (verdicts.flat, None),
+            "progress": (np.zeros(2, np.int64), (0, max(num_attacks, len(verdicts.is_nan)))),
+        }
+        for name, (like, limits) in layout.items():
+            array = saved.get(name)
+            if array is None:
+                raise self._damaged(f"{name} is missing")
+            if array.shape != like.shape or array.dtype != like.dtype:
+                raise self._damaged(
+                    f"{name} is {array.dtype} of shape {array.shape}; expected {like.dtype} of"
+                    f" shape {like.shape}"
+                )
+            if limits is not None and not np.all((array >= limits[0]) & (array <= limits[1])):
+                raise self._damaged(
+                    f"{name} holds {array.min()} to {array.max()}; expected {limits[0]} to"
+                    f" {limits[1]}"
+                )
+
+    def _damaged(self, what: str) -> UserError:
+        return UserError(
+            f"{self._path}: {what}: name another path, or remove the file to begin again"
+        )
 
     def _open_images(self, images: HostImages) -> HostImages:
         try:

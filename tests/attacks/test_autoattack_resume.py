@@ -102,8 +102,50 @@ def test_another_evaluation_is_refused(arguments, changed, message, tmp_path):
 def test_a_file_of_something_else_is_refused(arguments, content, tmp_path):
     path = tmp_path / "verdicts.npz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a file of AutoAttack verdicts"):
+    with pytest.raises(UserError, match=r"verdicts\.npz: cannot be read"):
         autoattack(**arguments, path=path)
+    assert path.read_bytes() == content
+
+
+@pytest.fixture(scope="module")
+def written(arguments, tmp_path_factory):
+    """Returns the arguments of an evaluation and the arrays of its file."""
+    path = tmp_path_factory.mktemp("written") / "verdicts.npz"
+    evaluation = {**arguments, "attacks": ("apgd-dlr",), "keep_adversarial": False}
+    autoattack(**evaluation, path=path)
+    with np.load(path, allow_pickle=False) as archive:
+        return evaluation, dict(archive)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("broken_by", lambda a: a[:1], r"broken_by is int8 of shape \(1,\); expected int8 of"),
+        ("broken_by", lambda a: a.astype(np.float32), "broken_by is float32"),
+        ("broken_by", lambda a: np.full_like(a, 99), "broken_by holds 99 to 99; expected -2 to 0"),
+        ("broken_by", lambda a: np.full_like(a, -3), "broken_by holds -3 to -3"),
+        ("flat", lambda a: a[:, :5], r"flat is bool of shape \(1, 5\)"),
+        ("flat", lambda a: a[0], "flat is bool of shape"),
+        ("is_nan", lambda a: a.astype(np.int8), "is_nan is int8"),
+        ("clean_logits", lambda a: a[:3], "clean_logits is float32 of shape"),
+        ("clean_logits", lambda a: a.astype(str), "clean_logits is <U"),
+        ("progress", lambda a: a[:1], "progress is int64 of shape"),
+        ("progress", lambda a: a - 5, "progress holds"),
+        ("progress", lambda a: None, "progress is missing"),
+        ("settings", lambda a: np.array("[" * 100_000), "not a file of AutoAttack verdicts"),
+        ("settings", lambda a: np.array("[1]"), "not a file of AutoAttack verdicts"),
+    ],
+)
+def test_damaged_arrays_are_refused_by_name(written, name, change, message, tmp_path):
+    evaluation, arrays = written
+    path = tmp_path / "verdicts.npz"
+    arrays = {**arrays, name: change(arrays[name])}
+    np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+    content = path.read_bytes()
+    with pytest.raises(UserError, match=message) as error:
+        autoattack(**evaluation, path=path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
     assert path.read_bytes() == content
 
 
