@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from bat_jax.attacks import PgdSettings, pgd, pgd_trajectory
+from bat_jax.attacks import PgdSettings, RobustnessWarning, pgd, pgd_trajectory
 from bat_jax.errors import UserError
 
 SHAPE = (8, 8, 1)
@@ -287,3 +287,58 @@ def test_mixed_targets_mix_the_gradients():
 def test_wrong_settings_are_refused_by_name(wrong, message):
     with pytest.raises(UserError, match=message):
         PgdSettings(**{"epsilon": 0.1, "step_size": 0.1, "num_steps": 1, **wrong})
+
+
+def rooted(images):
+    """Returns logits whose gradient is not finite where the image is 0."""
+    size = jnp.sqrt(jnp.sum(images**2, axis=(1, 2, 3)))
+    return jnp.stack([size + 1, jnp.zeros_like(size)], axis=-1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_gradient_that_is_not_finite_moves_nothing_and_is_warned_of(norm):
+    images = jnp.stack([jnp.full(SHAPE, value) for value in (0.0, 0.5, 0.0)])
+    labels = jnp.zeros(3, jnp.int32)
+    attack = {"epsilon": 0.1, "step_size": 0.1, "num_steps": 2, "norm": norm, "random_start": False}
+    key = jax.random.key(0)
+    with pytest.warns(RobustnessWarning, match="not finite for 2 of 3 images"):
+        adversarial = pgd(rooted, images, labels, key, **attack)
+    np.testing.assert_array_equal(adversarial[::2], images[::2])
+    np.testing.assert_allclose(distance(adversarial, images, norm)[1], 0.1, rtol=1e-5)
+    # Compiled, nothing is known yet that could be warned of; the images are the same.
+    compiled = jax.jit(lambda x: pgd_trajectory(rooted, x, labels, key, PgdSettings(**attack)))
+    trajectory = compiled(images)
+    np.testing.assert_allclose(trajectory.images, adversarial, atol=1e-6)
+    np.testing.assert_array_equal(trajectory.lost_gradient, [True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"images": lambda x: 2 * x - 1}, r"values from -.* are not all in \[0, 1\]; normalise"),
+        ({"images": lambda x: 255 * x}, "not all in"),
+        ({"images": lambda x: x + jnp.nan}, "not all in"),
+        ({"images": lambda x: (255 * x).astype(jnp.uint8)}, "images: uint8; expected floating"),
+        ({"images": lambda x: x[0]}, "images: shape"),
+        ({"images": lambda x: x.transpose(0, 3, 1, 2)}, "1 or 3 channels"),
+        ({"labels": lambda y: y + 4}, "has label .; expected 0 to 3"),
+        ({"labels": lambda y: y - 9}, "expected 0 to 3"),
+        ({"labels": lambda y: y[:3]}, "one integer an image"),
+        ({"labels": lambda y: y.astype(jnp.float32)}, "labels: float32"),
+        ({"key": lambda key: jnp.zeros(3)}, "key: float32 of shape"),
+        ({"key": lambda key: jax.random.split(key, 3)}, "3.* for 16 images"),
+    ],
+)
+def test_wrong_arrays_are_refused_in_one_line(problem, wrong, message):
+    logits_fn, images, labels = problem
+    arrays = {"images": images, "labels": labels, "key": jax.random.key(0)}
+    arrays |= {name: change(arrays[name]) for name, change in wrong.items()}
+    with pytest.raises(UserError, match=message) as error:
+        pgd(logits_fn, **arrays, epsilon=0.1, step_size=0.1, num_steps=1)
+    assert "\n" not in str(error.value)
+
+
+def test_a_ball_wider_than_the_box_is_warned_of():
+    with pytest.warns(RobustnessWarning, match="epsilon: 8 exceeds .* such as 8 / 255"):
+        PgdSettings(epsilon=8.0, step_size=2.0, num_steps=1)
+    PgdSettings(epsilon=8.0, step_size=2.0, num_steps=1, norm="l2")
