@@ -1,8 +1,8 @@
 """The fields of a config, each with its default, its legal values and its meaning.
 
-A config file starts from `default()` and changes what its experiment is about. Fields that are
-left out of a choice's reading say so: `objective.trades` is read by the objective `trades` alone.
-`check` holds a config against what is written here, before anything starts.
+A config file starts from `default()` and changes what its experiment is about. A field that one
+choice alone reads says so: `objective.trades` is for the objective `trades`. `check` refuses what
+is not legal here, before anything starts.
 """
 
 import re
@@ -43,7 +43,7 @@ _DATA: dict[str, fields.Field] = {
     "subset": Integer(0),
     # A file of ids, one a line, of training images to leave out of these; none by default.
     "exclude": Text(None),
-    # Random crops after padding by so many pixels on every side, fewer than a side has; 0 is none.
+    # Random crops after padding every side by this many pixels, fewer than a side has; 0 is none.
     "crop_padding": Integer(4),
     # Random horizontal flips.
     "flip": Flag(True),
@@ -79,7 +79,7 @@ _ATTACK: dict[str, fields.Field] = {
 
 _TRAIN: Schema = {
     "epochs": Integer(_EPOCHS, low=1),
-    # Stop after so many steps instead, if given.
+    # Stop after this many steps instead, if set.
     "steps": Integer(None, low=1),
     # Over all devices.
     "batch_size": Integer(128, low=1),
@@ -121,8 +121,8 @@ _TEST: dict[str, fields.Field] = {
     "losses": Several(
         ("cross_entropy", "margin"), Choice("margin", ("cross_entropy", "margin")), unique=True
     ),
-    # AutoAttack's attacks, in order; none leaves it out, and then nothing is said of robustness
-    # beyond PGD: apgd-ce, apgd-dlr, apgd-t, fab-t, square.
+    # AutoAttack's attacks, in order: apgd-ce, apgd-dlr, apgd-t, fab-t, square. Without any, results
+    # show robustness to PGD alone.
     "attacks": Several(
         ("apgd-ce", "apgd-t", "fab-t", "square"),
         Choice("apgd-ce", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")),
@@ -130,7 +130,7 @@ _TEST: dict[str, fields.Field] = {
     ),
     # Which states AutoAttack attacks: best, last. It takes most of an evaluation's time.
     "attacked": _STATES,
-    # Test on so many of the test images, drawn by the seed; 0 is all of them.
+    # Test on this many of the test images, drawn by the seed; 0 is all of them.
     "subset": Integer(0),
     # Over all devices.
     "batch_size": Integer(512, low=1),
@@ -139,8 +139,8 @@ _TEST: dict[str, fields.Field] = {
 _SCORES: Schema = {
     # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
     "select_by": Choice("pgd", ("pgd", "clean")),
-    # With every checkpoint, record clean and PGD accuracy on so many typical and so many atypical
-    # images of the training and of the test set, under so many steps; 0 images is no such record.
+    # With every checkpoint, record clean and PGD accuracy on this many typical and as many atypical
+    # images of the training and of the test set; 0 images is no such record.
     "track": {"images": Integer(0), "num_steps": Integer(10, low=1, high=_MOST_STEPS)},
 }
 
@@ -153,8 +153,8 @@ _TYPICALITY: dict[str, fields.Field] = {
 }
 
 _ENSEMBLE: dict[str, fields.Field] = {
-    # What follows is of the job `memorization`, which makes estimates: how many models to train.
-    # A finished run takes up again where this is raised.
+    # The rest is for the job `memorization`, which makes estimates: how many models to train. A
+    # finished run goes on where this is raised.
     "members": Integer(1000, low=1, high=_MOST_MEMBERS),
     # The part of the training images that each is trained on.
     "ratio": Real(0.7, above=0, below=1),

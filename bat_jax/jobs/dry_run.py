@@ -6,14 +6,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax.runtime.peak import together
 from bat_jax.runtime.plain import plain
-from bat_jax.training.experiment import build, check_batch
+from bat_jax.training.experiment import Experiment, build, check_batch
 from bat_jax.training.flops import forward_flops, lowered_step, program_flops, step_flops
 from bat_jax.training.state import number_of_parameters
 
 
 def describe(config: ConfigDict) -> str:
-    """Returns the resolved config, parameter count, FLOPs and memory of a training step.
+    """Returns the resolved config, parameter count, FLOPs, shortest time and memory of a training.
 
     Raises:
       UserError: the config, the data or the estimates are wrong.
@@ -36,6 +37,7 @@ def describe(config: ConfigDict) -> str:
             f"forward pass: {forward / 1e9:.4g} GFLOP an image",
             f"training step: {model / 1e9:,.4g} GFLOP over {devices} device(s)"
             f" ({passes} forward passes of {config.train.batch_size} images)",
+            *_least_time(experiment, model),
             f"compiled step: {program / 1e9:,.4g} GFLOP a device, {share:.3g} of the model's in all"
             " (loops counted as often as they run)",
             "memory, a device:"
@@ -43,3 +45,29 @@ def describe(config: ConfigDict) -> str:
             f" {memory.temp_size_in_bytes / 2**20:,.1f} MiB of temporaries",
         ]
     )
+
+
+def _least_time(experiment: Experiment, step: float) -> list[str]:
+    """Returns a line with the shortest time that all steps can take, where a rate is known.
+
+    Args:
+      experiment: the training.
+      step: FLOPs of a step over all devices.
+    """
+    total = step * experiment.total_steps
+    devices = list(experiment.mesh.devices.flat)
+    peak = together(devices, experiment.config.model.dtype)
+    if peak is None:
+        return [f"training: {total / 1e12:,.4g} TFLOP; this device's rate is not known"]
+    return [
+        f"training: {total / 1e12:,.4g} TFLOP, at least {_duration(total / peak)} at"
+        f" {peak / 1e9:,.4g} GFLOP/s, the peak of {len(devices)} {devices[0].device_kind}"
+        " device(s); evaluation comes on top"
+    ]
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("years", 365.25 * 86400), ("days", 86400), ("hours", 3600)):
+        if seconds >= length:
+            return f"{seconds / length:,.3g} {unit}"
+    return f"{seconds:.3g} s"

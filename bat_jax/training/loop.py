@@ -22,6 +22,8 @@ from bat_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)
 
+_DAY = 24 * 3600
+
 
 class NonFiniteError(RuntimeError):
     """Training met a number that is not finite, and stopped."""
@@ -126,6 +128,8 @@ def fit(
     # A CPU's is measured, before it is busy.
     peak = together(list(experiment.mesh.devices.flat), config.model.dtype)
     image_flops = step_flops(experiment) / config.train.batch_size
+    if peak is not None:
+        _warn_of_length(step_flops(experiment) * (total_steps - step) / peak)
     order_of = jax.jit(
         lambda root, epoch: epoch_order(
             root,
@@ -200,6 +204,14 @@ def fit(
                 save_and_end(step)
     checkpoints.wait()
     return Saved(state, time.monotonic() - began)
+
+
+def _warn_of_length(seconds: float) -> None:
+    """Says when training cannot end within a day, however well the devices are used."""
+    if seconds > _DAY:
+        log.warning(
+            "training takes %.3g days at the devices' peak rate, and longer in fact", seconds / _DAY
+        )
 
 
 def _report(

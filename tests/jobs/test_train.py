@@ -222,10 +222,12 @@ def test_a_second_process_in_a_workdir_is_refused(finished):
     assert "another process is running in it" in error
 
 
-def test_training_stops_at_the_first_loss_that_is_not_finite(tmp_path):
+def test_training_stops_at_the_first_loss_that_is_not_finite(tmp_path, monkeypatch):
+    monkeypatch.setattr("bat_jax.training.loop.together", lambda devices, dtype: 1.0)
     result = launch(tmp_path / "run", *TINY, "--config.train.optimizer.learning_rate=1e30")
     assert result.returncode == 1
     assert re.search(r"launch.py: step \d+: not finite: .*loss", result.stderr)
+    assert re.search(r"training takes \d.* days at the devices' peak rate", result.stderr)
     assert not (tmp_path / "run" / "results.json").exists()
     # What was saved before, if anything, is finite; the state that is not was never saved.
     assert not any((tmp_path / "run" / "checkpoints").glob("[1-9]*"))
@@ -284,9 +286,11 @@ def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path, monkeypatch
     assert results["last"]["test"]["clean"]["n"] == 40
 
 
-def test_dry_run_prints_and_trains_nothing(tmp_path):
-    result = launch(tmp_path / "run", *TINY, "--dry_run")
+def test_dry_run_prints_and_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("bat_jax.jobs.dry_run.together", lambda devices, dtype: 1.0)
+    result = launch(tmp_path / "run", *TINY, "--config.attack.num_steps=1", "--dry_run")
     assert result.returncode == 0, result.stderr
+    assert re.search(r"TFLOP, at least \d.* years at 1e-09 GFLOP/s, the peak of 1", result.stdout)
     for word in ('"epsilon"', "parameters: ", "training step: ", "compiled step: ", "MiB"):
         assert word in result.stdout
     assert not (tmp_path / "run").exists()
