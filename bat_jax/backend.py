@@ -114,6 +114,9 @@ def prepare(*, compilation_cache: str | None, fuse_products: bool = True) -> Non
       fuse_products: whether to set the flag. It was measured with XLA's own convolutions alone,
         not with those lowered as patches, as ensembles have them.
     """
+    # Flax, Optax and Orbax mix types and ranks, whatever rule the environment sets for other code.
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
     if fuse_products and jaxlib.__version__ in _JAXLIBS_WITH_FUSED_PRODUCTS:
         os.environ.setdefault("XLA_FLAGS", _FUSED_PRODUCTS)
     if compilation_cache is None and os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -33,6 +33,13 @@ def test_another_jaxlib_does_not(monkeypatch):
     assert "XLA_FLAGS" not in backend.os.environ
 
 
+def test_a_program_promotes_as_its_libraries_need():
+    assert jax.config.jax_numpy_dtype_promotion == "strict"
+    backend.prepare(compilation_cache="none")
+    assert jax.config.jax_numpy_dtype_promotion == "standard"
+    assert jax.config.jax_numpy_rank_promotion == "allow"
+
+
 def test_a_users_flags_and_cache_stay(monkeypatch, tmp_path):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))

@@ -61,7 +61,19 @@ def convolution(
     )
 
 
-def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> nn.BatchNorm:
+class BatchNorm(nn.BatchNorm):
+    """Flax's batch norm, which mixes bfloat16 and float32, under any rule of promotion.
+
+    Flax names parameters by the class.
+    """
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """As `flax.linen.BatchNorm`."""
+        with jax.numpy_dtype_promotion("standard"):
+            return super().__call__(*arguments, **options)
+
+
+def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> BatchNorm:
     """Returns batch norm with momentum 0.9 and epsilon 1e-5.
 
     Args:
@@ -70,7 +82,7 @@ def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> nn.BatchNor
         the global batch.
       dtype: of the output; statistics are float32.
     """
-    return nn.BatchNorm(
+    return BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,

@@ -77,6 +77,17 @@ def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> o
     `one_cycle` begins at 0: its first step moves batch statistics and momentum, but no weight.
     Boundaries of `piecewise` that round to one step all count.
     """
+    rate = _schedule(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+
+    def of_step(step: Any) -> Any:
+        # Optax's schedules mix integers and floats.
+        with jax.numpy_dtype_promotion("standard"):
+            return rate(step)
+
+    return of_step
+
+
+def _schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
     peak, settings = config.optimizer.learning_rate, config.schedule
     if settings.name == "cosine":
         return optax.cosine_decay_schedule(peak, total_steps)

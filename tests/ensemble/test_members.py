@@ -1,6 +1,5 @@
 """A member is a function of the seed and its number, and of nothing it is trained beside."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,8 +9,6 @@ from bat_jax.errors import UserError
 from bat_jax.training.loop import NonFiniteError
 from tests.ensemble.members import experiment
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
-
 
 def trained(members, **fields):
     fields = {"programs.members_at_once": 2, **fields}
@@ -20,8 +17,7 @@ def trained(members, **fields):
 
 @pytest.fixture(scope="module")
 def four():
-    with jax.numpy_dtype_promotion("standard"):
-        return trained([0, 1, 2, 3], **{"memorization.statistic": "probability"})
+    return trained([0, 1, 2, 3], **{"memorization.statistic": "probability"})
 
 
 def test_members_have_subsets_of_the_asked_size_and_each_its_own(four):

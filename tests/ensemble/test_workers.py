@@ -11,8 +11,6 @@ from bat_jax.errors import UserError
 from bat_jax.runtime.distributed import PeerError
 from tests.ensemble.members import experiment
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
-
 
 def test_members_are_what_they_are_in_one_process_and_a_killed_process_is_told():
     fields = {"memorization.statistic": "probability", "programs.members_at_once": 2}

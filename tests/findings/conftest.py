@@ -1,18 +1,11 @@
 """The findings of seconds: tiny runs on real digits, with made-up estimates."""
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
 from tests.estimates import write_digits_estimates
 from tests.training.conftest import tiny
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from bat_jax.training.experiment import build, planned
 from configs import digits_memorization, fashion_mnist_memorization
 from tests.memorization.brute_force import memorization_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = pytest.mark.slow
 
 
 def scores_of(experiment, members):

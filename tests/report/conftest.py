@@ -1,17 +1,10 @@
 """Two finished runs of seconds on real digits, with made-up estimates."""
 
-import jax
 import pytest
 
 from bat_jax.jobs import train_and_evaluate
 from tests.estimates import write_digits_estimates
 from tests.training.conftest import tiny
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _standard_promotion():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")

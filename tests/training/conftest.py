@@ -5,11 +5,6 @@ import pytest
 from bat_jax.config import default
 
 
-@pytest.fixture(autouse=True)
-def _standard_promotion(standard_promotion):
-    """Every test here trains."""
-
-
 @pytest.fixture
 def tiny_config():
     """Returns a function that makes the config of a run of seconds."""
