@@ -15,10 +15,12 @@ import pytest
 from bat_jax import pages
 
 ROOT = Path(__file__).parents[1]
-BUILD = """import sys
+BUILD = """
+import sys
 from setuptools import build_meta
-build_meta.build_sdist(sys.argv[1])
-build_meta.build_wheel(sys.argv[1])
+folder = sys.argv[1]  # setuptools changes the arguments.
+build_meta.build_sdist(folder)
+build_meta.build_wheel(folder)
 """
 NOT_SOURCE = (".*cache", ".git", ".hypothesis", ".venv*", "*.egg-info", "build", "dist", "runs")
 
