@@ -266,12 +266,12 @@ def _cost(arguments: "Arguments") -> str:
 
 def _results(arguments: "Arguments", workdir: "AnyPath") -> tuple[str, "AnyPath"]:
     """Runs the job; returns the table of its results and the folder they are in."""
-    from bat_jax.evaluation import results
+    from bat_jax.evaluation import records
     from bat_jax.jobs import evaluate_run, findings, memorize, train_and_evaluate
 
     config = arguments.config
     if config.job == "train":
-        return results.table(train_and_evaluate(config, workdir)), workdir
+        return records.table(train_and_evaluate(config, workdir)), workdir
     if config.job == "memorization":
         from bat_jax.memorization import aggregates
 
@@ -281,7 +281,7 @@ def _results(arguments: "Arguments", workdir: "AnyPath") -> tuple[str, "AnyPath"
 
         return table(findings(config, workdir, workers=True)), workdir
     found, workdir = evaluate_run(config, arguments.workdir)
-    return results.table(found), workdir
+    return records.table(found), workdir
 
 
 def _show(table: str, workdir: "AnyPath") -> None:

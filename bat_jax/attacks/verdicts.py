@@ -11,7 +11,8 @@ from numpy.lib.format import open_memmap
 
 from bat_jax.attacks.classifier import HostImages
 from bat_jax.errors import UserError
-from bat_jax.runtime.files import read_npz, write_npz, written_whole
+from bat_jax.runtime import arrays
+from bat_jax.runtime.files import write_npz, written_whole
 from bat_jax.runtime.storage import AnyPath, is_remote
 
 # Values of `Verdicts.broken_by` that are no attack's number.
@@ -109,7 +110,8 @@ class VerdictFile:
         )
 
     def _read(self, verdicts: Verdicts) -> None:
-        saved = read_npz(self._path, "a file of AutoAttack verdicts")
+        with arrays.opened(self._path, "a file of AutoAttack verdicts") as archive:
+            saved = archive.read_all()
         try:
             settings = json.loads(str(saved["settings"]))
         except (KeyError, ValueError, RecursionError):

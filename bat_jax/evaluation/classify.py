@@ -16,9 +16,11 @@ from bat_jax.attacks import PgdSettings, pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.attacks.inner_losses import Loss, LossName
 from bat_jax.data.device import DeviceSplit, to_unit
+from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.kernels.programs import Programs
 from bat_jax.parallel import AXIS
 
+# By the key of a measure.
 Verdicts = dict[str, Bool[np.ndarray, "images"]]
 
 
@@ -52,7 +54,7 @@ class Evaluator:
         """
         steps = config.evaluation.num_steps if num_steps is None else num_steps
         attacks = {
-            attack_name(loss, steps): evaluation_attack(config, programs, loss, num_steps=steps)
+            Measure.pgd(steps, loss).key: evaluation_attack(config, programs, loss, num_steps=steps)
             for loss in losses
         }
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
@@ -110,11 +112,11 @@ def _make_step(
         logits_fn = models.logits_fn(model, variables)
 
         with jax.default_matmul_precision("highest"):
-            verdicts = {"clean": correct(logits_fn(images), labels)}
+            verdicts = {CLEAN.key: correct(logits_fn(images), labels)}
             for name, settings in attacks.items():
                 attacked = pgd_trajectory(logits_fn, images, labels, image_keys, settings).images
                 # The image itself lies in the ball: what is wrong clean is broken.
-                verdicts[name] = verdicts["clean"] & correct(logits_fn(attacked), labels)
+                verdicts[name] = verdicts[CLEAN.key] & correct(logits_fn(attacked), labels)
         # Every process gets those of all devices.
         return {name: jax.lax.all_gather(v, AXIS, tiled=True) for name, v in verdicts.items()}
 
@@ -140,8 +142,3 @@ def evaluation_attack(
         loss=loss,
         unroll=programs.unroll,
     )
-
-
-def attack_name(loss: str, num_steps: int) -> str:
-    """Returns what an evaluation attack is called in results: `pgd20`, `pgd20_margin`."""
-    return f"pgd{num_steps}" + ("" if loss == "cross_entropy" else f"_{loss}")

@@ -1,7 +1,7 @@
 """What a finished run has left in its folder, as one record."""
 
 import dataclasses
-import json
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +9,60 @@ import numpy as np
 from jaxtyping import Shaped
 
 from bat_jax.errors import UserError
+from bat_jax.evaluation.records import GROUPS, STATES, Evaluation, Measure, evaluations, strongest
+from bat_jax.runtime import schema
+from bat_jax.runtime.schema import ListOf, Maybe, Number, Object, Place, ShapeError, Text
 from bat_jax.runtime.storage import AnyPath, as_path
 
-STATES = ("best", "last")
+_COUNT = Number(low=0, whole=True)
+_PART = Number(low=0, high=1)
+_ACCURACY = Object(
+    {"accuracy": _PART, "n": Number(low=1, whole=True), "interval": ListOf(_PART, length=2)}
+)
+_MEASURES = "a measure, as clean, pgd20, pgd20_margin or autoattack"
+_GROUP = Object({"clean": _ACCURACY}, {}, _ACCURACY, Measure.is_key, _MEASURES)
+_TEST = Object(
+    {"clean": _ACCURACY},
+    dict.fromkeys(GROUPS, _GROUP),
+    _ACCURACY,
+    Measure.is_key,
+    f"{_MEASURES}, or {' or '.join(GROUPS)}",
+)
+_STATE = Object({"test": _TEST}, {"broken_by": Object(others=_COUNT)})
+RESULTS = Object({"seconds": Number(low=0)}, dict.fromkeys(STATES, _STATE))
+
+_RECORD = Object({"step": _COUNT, "epoch": Number(low=0), "split": Text()}, {}, Number())
+
+# Of config.json, what its readers rely on: any job's, then a training's or an evaluation's.
+ABOUT = Object(
+    {
+        "config": Object({"job": Text(), "data": Object({"name": Text()})}),
+        "data": Object(others=Text()),
+        "versions": Object({"jax": Maybe(Text())}, {}, Maybe(Text())),
+        "git": Maybe(Text()),
+        "devices": ListOf(Text(), shortest=1),
+    }
+)
+_CONFIG = Object(
+    {
+        "job": Text(),
+        "seed": Number(whole=True),
+        "data": Object({"name": Text(), "subset": _COUNT, "validation": _COUNT}),
+        "model": Object({"name": Text(), "width": Maybe(_COUNT)}),
+        "objective": Object({"name": Text()}),
+        "attack": Object(
+            {
+                "norm": Text(),
+                "epsilon": Number(low=0),
+                "step_size": Number(low=0),
+                "num_steps": _COUNT,
+            }
+        ),
+        "train": Object({"steps": Maybe(_COUNT), "epochs": Number(low=0), "batch_size": _COUNT}),
+        "memorization": Object({"estimates": Maybe(Text()), "threshold": Number()}),
+    }
+)
+_FINISHED = "a finished run: run its command to the end"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +90,15 @@ class Run:
         """The folder's name."""
         return self.folder.resolve().name
 
+    @functools.cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """The states that were evaluated, `best` first, each with its accuracies."""
+        return evaluations(self.results)
+
     @property
-    def attack(self) -> str:
-        """The strongest attack it was evaluated with: AutoAttack, a PGD, or `clean` for none."""
-        test = self.results[self.states[0]]["test"]
-        if "autoattack" in test:
-            return "autoattack"
-        return next((name for name in test if name.startswith("pgd")), "clean")
+    def attack(self) -> Measure:
+        """The strongest attack it was evaluated with: AutoAttack, a PGD, or `CLEAN` for none."""
+        return strongest(tuple(self.evaluations[self.states[0]].all))
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -62,52 +115,117 @@ def read(folder: str | AnyPath) -> Run:
     """Reads a finished run.
 
     Raises:
-      UserError: it is no run, or not finished.
+      UserError: it is no run, it is not finished, or one of its files is damaged.
+      OSError: a file cannot be read for a reason of the system.
     """
     folder = as_path(folder)
-    if not (folder / "config.json").is_file():
+    about = dict(read_about(folder))
+    results = read_results(folder / "results.json")
+    config = _CONFIG.check(about.pop("config"), Place(str(folder / "config.json"), "config"))
+    metrics = folder / "metrics.jsonl"
+    records = tuple(record for _, record in read_records(metrics)) if metrics.exists() else ()
+    examples = _read_examples(folder / "examples.npz", evaluations(results))
+    return Run(folder, config, about, results, records, examples)
+
+
+def read_about(folder: AnyPath) -> Mapping[str, Any]:
+    """Reads config.json of a run of any job.
+
+    Raises:
+      UserError: the folder has none, or it is damaged.
+      OSError: it cannot be read for a reason of the system.
+    """
+    path = folder / "config.json"
+    if not path.exists():
         raise UserError(f"{folder}: has no config.json; expected the folder of a run")
-    if not (folder / "results.json").is_file():
-        raise UserError(
-            f"{folder}: has no results.json; expected a finished run: run its command to the end"
-        )
+    return schema.read(path, ABOUT, "the config of a run")
+
+
+def read_results(path: AnyPath) -> Mapping[str, Any]:
+    """Reads results.json of a finished training or evaluation.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+      OSError: it cannot be read for a reason of the system.
+    """
+    if not path.exists():
+        raise UserError(f"{path.parent}: has no results.json; expected {_FINISHED}")
+    results = schema.read(path, RESULTS, _FINISHED)
+    if not any(state in results for state in STATES):
+        raise ShapeError(f"{path}: has no {' or '.join(STATES)}; expected one of them")
+    return results
+
+
+def read_records(path: AnyPath) -> list[tuple[bytes, Mapping[str, Any]]]:
+    """Reads metrics.jsonl: each record as the bytes of its line and as its content.
+
+    A last line that is cut, as a killed run leaves it, is passed over.
+
+    Raises:
+      UserError: a line is damaged, or the path is no plain file.
+      OSError: the file cannot be read for a reason of the system.
+    """
+    found, damage = scan_records(path)
+    if damage:
+        raise damage[0]
+    return found
+
+
+def scan_records(
+    path: AnyPath,
+) -> tuple[list[tuple[bytes, Mapping[str, Any]]], list[ShapeError]]:
+    """Returns the whole records of metrics.jsonl, and an error for each damaged line.
+
+    Raises:
+      UserError: the path is no plain file.
+      OSError: the file cannot be read for a reason of the system.
+    """
+    found, damage = [], []
+    lines = schema.read_plain(path, "the records of a run").split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = schema.parse(line, _RECORD, Place(f"{path}: line {number}"))
+        except ShapeError as error:
+            # What follows the last line break is a line whose writer was killed.
+            if number < len(lines):
+                damage.append(error)
+            continue
+        found.append((line + b"\n", record))
+    return found, damage
+
+
+def _read_examples(
+    path: AnyPath, found: Mapping[str, Evaluation]
+) -> dict[str, Shaped[np.ndarray, "images"]]:
+    """Reads examples.npz, with verdicts of every accuracy that results.json holds."""
+    what = "the verdicts of a finished run"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; expected {what}: {_FINISHED}")
+    if not path.is_file():
+        raise UserError(f"{path}: is no plain file; expected {what}")
     try:
-        about = json.loads((folder / "config.json").read_bytes())
-        results = json.loads((folder / "results.json").read_bytes())
-        metrics = folder / "metrics.jsonl"
-        lines = metrics.read_text().splitlines() if metrics.is_file() else []
-        with (
-            (folder / "examples.npz").open("rb") as opened,
-            np.load(opened, allow_pickle=False) as file,
-        ):
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             examples = {name: file[name] for name in file.files}
-        config = about.pop("config")
-        if not any(state in results for state in STATES):
-            raise KeyError("best or last")
-        return Run(folder, config, about, results, tuple(map(json.loads, lines)), examples)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{folder}: not the files of a run ({error}); expected config.json, results.json and"
-            " examples.npz as a run leaves them"
+    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ShapeError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); expected a whole .npz file"
+            " of plain arrays"
         ) from None
-
-
-def title(attack: str) -> str:
-    """Returns how a page calls an attack of results.json: `pgd20_margin` is PGD-20 (margin)."""
-    if attack == "autoattack":
-        return "AutoAttack"
-    if attack.startswith("pgd"):
-        steps, _, loss = attack.removeprefix("pgd").partition("_")
-        return f"PGD-{steps}" + (f" ({loss})" if loss else "")
-    return attack
-
-
-def percent(value: float) -> str:
-    """Returns a part of 1 in percent, one place after the point."""
-    return f"{100 * value:.1f}"
-
-
-def with_interval(accuracy: Mapping[str, Any]) -> str:
-    """Returns an accuracy of results.json as `75.3 (71.1 to 79.0)`."""
-    low, high = accuracy["interval"]
-    return f"{percent(accuracy['accuracy'])} ({percent(low)} to {percent(high)})"
+    measures = {f"{state}_{m.key}": one.all[m].n for state, one in found.items() for m in one.all}
+    images = next(iter(measures.values()))
+    for name in ("ids", "labels", *measures):
+        if name not in examples:
+            raise ShapeError(f"{path}: has no {name}; expected {what}")
+        array = examples[name]
+        kinds, words = ("b", "booleans") if name in measures else ("iu", "integers")
+        if array.dtype.kind not in kinds or array.shape != (measures.get(name, images),):
+            raise ShapeError(
+                f"{path}: {name} is {array.dtype} of shape {array.shape}; expected {words} of shape"
+                f" ({measures.get(name, images)},), an image of results.json each"
+            )
+    return examples

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from bat_jax.evaluation.runs import title
+from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.methods import has_attack
 
 Verdict = Literal["supported", "refuted", "undecided"]
@@ -33,7 +33,7 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
         _regime(summary["regime"]),
         _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
         *(_b(row, summary["attacks"]["removal"][row["state"]]) for row in summary["removal"]),
-        *(_c(summary, state) for state in ("best", "last")),
+        *(_c(summary, state) for state in STATES),
     ]
 
 
@@ -72,7 +72,7 @@ def _in_percent(value: Mapping[str, Any], form: str) -> str:
 
 
 def _regime(regime: Mapping[str, Any]) -> Claim:
-    attack = title(regime["attack"])
+    attack = Measure.parse(regime["attack"]).title
     return Claim(
         "regime",
         "Adversarial training fits its training images here and leaves a gap to the test set, so"
@@ -100,6 +100,7 @@ def _a(gains: Mapping[str, Any], attack: str) -> Claim:
     atypical = gains.get("atypical")
     if atypical is None:
         return Claim("a", statement, rule, "undecided", "No atypical test images were followed.")
+    title = Measure.parse(attack).title
     clean, beyond = atypical["clean"], atypical["clean_minus_robust"]
     return Claim(
         "a",
@@ -107,12 +108,13 @@ def _a(gains: Mapping[str, Any], attack: str) -> Claim:
         rule,
         _verdict([sign(clean), sign(beyond)]),
         f"From epoch {gains['from_epoch']:g} to {gains['to_epoch']:g}: clean {points(clean)},"
-        f" {title(attack)} {points(atypical[attack])}, clean minus {title(attack)}"
+        f" {title} {points(atypical[attack])}, clean minus {title}"
         f" {points(beyond)} points.",
     )
 
 
 def _b(row: Mapping[str, Any], attack: str) -> Claim:
+    title = Measure.parse(attack).title
     part, state = f"{100 * row['part']:g} %", row["state"]
     name = f"b, {part} removed, {state}"
     statement = (
@@ -120,7 +122,7 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
         f" removed, {state} checkpoint)."
     )
     rule = (
-        f"Robust accuracy ({title(attack)}) on typical test images, without the atypical training"
+        f"Robust accuracy ({title}) on typical test images, without the atypical training"
         " images minus without as many random ones. Supported if its interval lies above 0, refuted"
         " if below, else undecided."
     )
@@ -132,13 +134,14 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
         statement,
         rule,
         _verdict([sign(robust)]),
-        f"{row['removed']} images removed: {title(attack)} {points(robust)}, clean"
+        f"{row['removed']} images removed: {title} {points(robust)}, clean"
         f" {points(row['typical']['clean'])} points on typical test images.",
     )
 
 
 def _c(summary: Mapping[str, Any], state: str) -> Claim:
     attack = summary["attacks"]["methods"][state]
+    title = Measure.parse(attack).title
     rows = [row for row in summary["methods"] if row["state"] == state]
     rows = [row for row in rows if has_attack(row["against"])]
     signs = {row["against"]: (sign(row["clean"]), sign(row[attack])) for row in rows}
@@ -162,16 +165,16 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         if names
     ]
     numbers = "; ".join(
-        f"{row['against']}: clean {points(row['clean'])}, {title(attack)} {points(row[attack])}"
+        f"{row['against']}: clean {points(row['clean'])}, {title} {points(row[attack])}"
         for row in rows
     )
-    caution = "" if attack == "autoattack" else " Without AutoAttack: no claim of robustness."
+    caution = "" if attack == AUTOATTACK.key else " Without AutoAttack: no claim of robustness."
     return Claim(
         f"c, {state}",
         "(c) BAT gives a better trade-off between clean and robust accuracy than every other"
         f" adversarial method ({state} checkpoint).",
         "BAT is better than a method if the interval of one paired difference over seeds, of clean"
-        f" or of robust accuracy ({title(attack)}), lies above 0 and the other's not below."
+        f" or of robust accuracy ({title}), lies above 0 and the other's not below."
         " Supported if it is better than each; refuted if it is worse than one; else undecided.",
         verdict,
         f"{'; '.join(told).capitalize()}. BAT minus {numbers} points.{caution}",

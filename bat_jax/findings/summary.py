@@ -8,9 +8,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bat_jax.config import PARTS
-from bat_jax.evaluation.classify import attack_name
-from bat_jax.evaluation.results import GROUPS
-from bat_jax.evaluation.runs import STATES, Run
+from bat_jax.evaluation.records import (
+    ALL,
+    AUTOATTACK,
+    CLEAN,
+    GROUPS,
+    STATES,
+    Accuracies,
+    Accuracy,
+    Measure,
+)
+from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.plan import removal_arm, variant_arm
@@ -28,10 +36,10 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     of the same seed.
     """
     settings = config.findings
-    robust = attack_name("cross_entropy", config.evaluation.num_steps)
+    robust = Measure.pgd(config.evaluation.num_steps).key
     strongest = {
         part: {
-            state: "autoattack"
+            state: AUTOATTACK.key
             if config.evaluation.attacks
             and part in settings.autoattack
             and state in config.evaluation.attacked
@@ -41,7 +49,7 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
         for part in PARTS
     }
     variants = [variant_arm(name) for name in settings.variants]
-    tracked = attack_name("cross_entropy", config.evaluation.track.num_steps)
+    tracked = Measure.pgd(config.evaluation.track.num_steps).key
     curves = {name: _curves(arms[name]) for name in settings.tracked}
     return {
         "attacks": {**strongest, "tracked": tracked},
@@ -80,29 +88,28 @@ def _is_at_chance(run: Run) -> bool:
     A small network may collapse to a constant early in adversarial training, and stay there.
     """
     classes = len(np.unique(run.examples["labels"]))
-    return bool(run.results["best"]["test"]["clean"]["accuracy"] < 2 / classes)
+    return bool(run.evaluations["best"].all[CLEAN].accuracy < 2 / classes)
 
 
 def _accuracies(runs: Sequence[Run]) -> dict[str, Any]:
     """Returns, by state, group (`all` too) and attack, the accuracy over seeds."""
     found: dict[str, Any] = {}
     for state in STATES:
-        tests = [run.results[state]["test"] for run in runs]
-        found[state] = {"all": _of_group(tests)}
+        tests = [run.evaluations[state] for run in runs]
+        found[state] = {"all": _of_group([test.all for test in tests])}
         for group in GROUPS:
-            if all(group in test for test in tests):
-                found[state][group] = _of_group([test[group] for test in tests])
+            if all(group in test.groups for test in tests):
+                found[state][group] = _of_group([test.groups[group] for test in tests])
     return found
 
 
-def _of_group(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _of_group(tests: Sequence[Accuracies]) -> dict[str, Any]:
     return {
-        attack: {
-            **_accuracy([test[attack]["accuracy"] for test in tests], images=value["n"]),
-            "images": value["n"],
+        measure.key: {
+            **_accuracy([test[measure].accuracy for test in tests], images=value.n),
+            "images": value.n,
         }
-        for attack, value in tests[0].items()
-        if attack not in GROUPS
+        for measure, value in tests[0].items()
     }
 
 
@@ -122,7 +129,7 @@ def _curves(runs: Sequence[Run]) -> dict[str, Any]:
         epochs, images = runs[0].series(name, "n")
         if not epochs:
             continue
-        attacks = [key for key in _names(runs[0], name) if key not in ("n", "of")]
+        attacks = [key for key in _names(runs[0], name) if Measure.is_key(key)]
         found[name] = {"epochs": epochs, "images": int(images[-1])}
         for attack in attacks:
             series = [run.series(name, attack)[1] for run in runs]
@@ -133,8 +140,7 @@ def _curves(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _names(run: Run, split: str) -> list[str]:
-    record = next(record for record in run.records if record["split"] == split)
-    return [name for name in record if name not in ("step", "epoch", "split")]
+    return list(next(record for record in run.records if record["split"] == split))
 
 
 def _regime(runs: Sequence[Run], attack: str, bound: float) -> dict[str, Any]:
@@ -242,18 +248,22 @@ def _differences(
     """Returns one difference of accuracies a seed; none where the group is not known."""
     values = []
     for one, other in zip(ours, theirs, strict=True):
-        tests = [run.results[state]["test"] for run in (one, other)]
-        if group != "all":
-            if not all(group in test for test in tests):
-                return []
-            tests = [test[group] for test in tests]
-        values.append(tests[0][measure]["accuracy"] - tests[1][measure]["accuracy"])
+        first, second = (_measured(run, state, group, measure) for run in (one, other))
+        if first is None or second is None:
+            return []
+        values.append(first.accuracy - second.accuracy)
     return values
 
 
 def _tested(run: Run, state: str, group: str, measure: str) -> int:
-    test = run.results[state]["test"]
-    return int((test if group == "all" else test[group])[measure]["n"])
+    found = _measured(run, state, group, measure)
+    return found.n if found else 0
+
+
+def _measured(run: Run, state: str, group: str, measure: str) -> Accuracy | None:
+    """Returns an accuracy of a group, or of `all` images; None where the group is not known."""
+    accuracies = run.evaluations[state].groups.get(ALL if group == "all" else group)
+    return None if accuracies is None else accuracies[Measure.parse(measure)]
 
 
 def _pairs(

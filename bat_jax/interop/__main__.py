@@ -12,6 +12,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from bat_jax.errors import UserError
+from bat_jax.evaluation.records import STATES
 from bat_jax.interop.weights import export_weights
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.checkpoints import CheckpointError
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="write a run's weights as a safetensors file")
     command.add_argument("--run", required=True, help="the run's folder")
-    command.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    command.add_argument("--checkpoint", choices=STATES, default="best")
     command.add_argument("--out", required=True, help="the safetensors file to write")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.

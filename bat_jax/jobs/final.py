@@ -15,8 +15,7 @@ from bat_jax.attacks import checks
 from bat_jax.attacks.auto_attack import autoattack
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
-from bat_jax.evaluation import results
-from bat_jax.evaluation.classify import attack_name
+from bat_jax.evaluation.records import AUTOATTACK, GROUPS, Measure, summarize
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import distributed
 from bat_jax.runtime.files import write_json, write_npz
@@ -64,11 +63,11 @@ def evaluate(
         if config.evaluation.attacks and name in config.evaluation.attacked:
             if step not in attacked_at:
                 attacked_at[step] = _autoattack(experiment, saved, test, workdir)
-                plain = attack_name("cross_entropy", config.evaluation.num_steps)
+                plain = Measure.pgd(config.evaluation.num_steps).key
                 if plain in verdicts and distributed.is_main():
                     checks.warn_if_pgd_misleads(verdicts[plain], attacked_at[step][0])
-            verdicts["autoattack"], broken = attacked_at[step]
-        found[name] = {"step": step, "test": results.summarize(verdicts, groups)}
+            verdicts[AUTOATTACK.key], broken = attacked_at[step]
+        found[name] = {"step": step, "test": summarize(verdicts, groups)}
         if broken:
             found[name]["broken_by"] = {attack: int(b.sum()) for attack, b in broken.items()}
         for attack, is_correct in verdicts.items():
@@ -119,7 +118,7 @@ def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, 
     if sets is None:
         return {}
     groups = {}
-    for name, ids in (("typical", sets.test_typical), ("atypical", sets.test_atypical)):
+    for name, ids in zip(GROUPS, (sets.test_typical, sets.test_atypical), strict=True):
         if ids is not None:
             rows = estimate_files.find(test, ids)
             groups[name] = rows[rows >= 0]

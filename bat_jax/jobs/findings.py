@@ -1,6 +1,5 @@
 """The findings, tried: estimates, every run, then what they show; each run made once."""
 
-import json
 import logging
 from typing import Any
 
@@ -14,7 +13,9 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import runs as finished
 from bat_jax.findings.claims import claims
 from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
+from bat_jax.findings.results import read_results
 from bat_jax.findings.summary import summarize
+from bat_jax.jobs.finished import finished_results
 from bat_jax.jobs.memorize import memorize
 from bat_jax.jobs.train import train_and_evaluate
 from bat_jax.runtime import distributed
@@ -57,9 +58,10 @@ def findings(
         with distributed.agreed():
             planned, removed = prepare(config, workdir)
         path = workdir / "results.json"
-        if distributed.anywhere(path.exists()):
+        results = finished_results(path, read_results)
+        if results is not None:
             log.info("%s: the findings are finished; nothing to run", workdir)
-            return json.loads(path.read_bytes())
+            return dict(results)
         for number, run in enumerate(planned, 1):
             log.info("run %d of %d: %s", number, len(planned), run.name)
             with distributed.agreed():

@@ -1,7 +1,6 @@
 """Memorization and influence estimates: trains the ensemble, and writes what it says."""
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -17,8 +16,10 @@ from bat_jax.config import defaults_of
 from bat_jax.ensemble.estimation import as_estimates, estimated
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.ensemble.workers import Workers
+from bat_jax.jobs.finished import finished_results
 from bat_jax.memorization import aggregates
 from bat_jax.memorization import estimates as estimate_files
+from bat_jax.memorization.results import read_results
 from bat_jax.memorization.store import Store
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
@@ -64,15 +65,15 @@ def memorize(
             )
         path = workdir / "results.json"
         missing = store.missing(settings.members)
-        is_finished = not len(missing) and path.exists()
-        if is_finished and json.loads(path.read_bytes())["members"] == settings.members:
+        results = finished_results(path, read_results)
+        if not len(missing) and results and results["members"] == settings.members:
             log.info("%s: this run is finished; nothing to train", workdir)
         else:
             _train_members(experiment, store, missing, workers=workers)
             with distributed.agreed():
                 if distributed.is_main():
                     _conclude(experiment, store, workdir)
-        return json.loads(path.read_bytes())
+        return dict(read_results(path))
 
 
 def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:

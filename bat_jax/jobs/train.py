@@ -1,6 +1,5 @@
 """A whole run: train or resume, then evaluate the best and the last state on the test set."""
 
-import json
 import logging
 from typing import Any
 
@@ -10,7 +9,9 @@ from ml_collections import ConfigDict
 
 from bat_jax.config import defaults_of
 from bat_jax.data import Dataset
+from bat_jax.evaluation.runs import read_results
 from bat_jax.jobs.final import evaluate
+from bat_jax.jobs.finished import finished_results
 from bat_jax.memorization import proxies
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
@@ -56,10 +57,10 @@ def train_and_evaluate(
     with workdirs.opened(workdir):
         dataset = experiment.dataset
         workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))
-        path = workdir / "results.json"
-        if distributed.anywhere(path.exists()):
+        results = finished_results(workdir / "results.json", read_results)
+        if results is not None:
             log.info("%s: this run is finished; nothing to train", workdir)
-            return json.loads(path.read_bytes())
+            return dict(results)
         log.info(
             "%s on %s (%d training, %d validation, %d test images), %s, %d device(s)",
             config.objective.name,

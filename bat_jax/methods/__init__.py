@@ -105,7 +105,7 @@ def create(objective: ConfigDict, setup: Setup) -> Method:
     method = find(objective.name)
     settings = objective.get(method.name, ConfigDict())
     fields.check(settings, method.fields, f"objective.{method.name}")
-    return method(settings, setup)
+    return method(settings.to_dict(), setup)
 
 
 def title(name: str) -> str:

@@ -1,10 +1,12 @@
 """Reports on finished runs: `python -m bat_jax.report RUN [RUN ...]`.
 
-One run: `report.html` and `figures/` in its own folder. Several: a comparison of them, in the
-folder that --output names. Exit status: 0 done, 2 a wrong input.
+One run: `report.html` and `figures/` in its own folder. Several: a comparison of them, in
+`comparison`. --output names another folder for either. Exit status: 0 done, 1 a file cannot be read
+or written, 2 a wrong input.
 """
 
 import argparse
+import errno
 import logging
 import sys
 
@@ -17,20 +19,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m bat_jax.report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
-        "--output", default="comparison", help="where a comparison goes (default: %(default)s)"
+        "--output", help="where the page goes (default: the run's folder; several: comparison)"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     try:
+        if options.output == "":
+            raise UserError("--output is empty; expected a folder")
         if len(options.runs) == 1:
-            path = report(options.runs[0])
+            path = report(options.runs[0], options.output)
         else:
-            path = compare(options.runs, options.output)
+            path = compare(options.runs, options.output or "comparison")
     except UserError as error:
         print(f"bat_jax.report: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        what = f"{error.filename or options.output or options.runs[0]}: {error.strerror or error}"
+        print(f"bat_jax.report: {what}{_advice(error)}", file=sys.stderr)
+        return 1
     print(f"report: {path}")
     return 0
+
+
+def _advice(error: OSError) -> str:
+    """Returns what to do, where the page could not be written."""
+    written = (
+        *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT),
+        *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
+    )
+    return "; name another folder with --output" if error.errno in written else ""
 
 
 if __name__ == "__main__":

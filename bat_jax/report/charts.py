@@ -3,37 +3,33 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 
-from bat_jax.evaluation.results import GROUPS
-from bat_jax.evaluation.runs import Run, percent, title, with_interval
+from bat_jax.evaluation.records import CLEAN, GROUPS, Accuracy, Measure, percent, strongest
+from bat_jax.evaluation.runs import Run
 from bat_jax.methods import WEIGHT_BINS, has_attack
-from bat_jax.report.style import DASHES, MARKERS, Chart, legend
+from bat_jax.report.drawing import Figure, LogNorm
+from bat_jax.report.style import Chart, fitted, legend, line, point
 
 
 def accuracy_curves(run: Run) -> Chart | None:
     """Returns accuracy by epoch, in training and on the validation images."""
     series = {f"training, {_trained_on(run)}": run.series("train", "accuracy")}
     for name in sorted({name for r in run.records if r["split"] == "validation" for name in r}):
-        if name not in ("step", "epoch", "split"):
-            series[f"validation, {title(name)}"] = run.series("validation", name)
+        if Measure.is_key(name):
+            measure = Measure.parse(name)
+            series[f"validation, {measure.title}"] = run.series("validation", name)
     series = {name: points for name, points in series.items() if points[0]}
     if not series:
         return None
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        entries = []
         for number, (name, (epochs, values)) in enumerate(series.items()):
-            axes.plot(
-                epochs,
-                100 * np.asarray(values),
-                color=f"C{number}",
-                linestyle=DASHES[number],
-                label=name,
-            )
+            (drawn,) = axes.plot(epochs, 100 * np.asarray(values), **line(number))
+            entries.append((drawn, name))
         axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
-        legend(figure, axes)
+        legend(figure, entries)
 
     ends = "; ".join(f"{name}: {percent(values[-1])} %" for name, (_, values) in series.items())
     return Chart(
@@ -56,11 +52,13 @@ def loss_curves(run: Run) -> Chart | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        entries = []
         for number, (name, points) in enumerate(series.items()):
-            axes.plot(*points, color=f"C{number}", linestyle=DASHES[number], label=name)
+            (drawn,) = axes.plot(*points, **line(number))
+            entries.append((drawn, name))
         axes.set(xlabel="epoch", ylabel="loss (nats)")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        legend(figure, axes)
+        legend(figure, entries)
 
     ends = "; ".join(
         f"{n}: {v[0]:.3g} at first, {v[-1]:.3g} at the end" for n, (_, v) in series.items()
@@ -78,36 +76,35 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
     """Returns clean against robust accuracy of the runs' states, each with its intervals."""
     attack = common_attack(runs)
     points = [
-        (run, name, state, run.results[state]["test"])
-        for run, name in zip(runs, names, strict=True)
-        for state in run.states
+        (number, name, state, test.all[CLEAN], test.all[attack])
+        for number, (run, name) in enumerate(zip(runs, names, strict=True))
+        for state, test in run.evaluations.items()
     ]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for run, name, state, test in points:
-            number = runs.index(run) % len(MARKERS)
-            x, y = test["clean"], test[attack]
-            axes.errorbar(
-                100 * x["accuracy"],
-                100 * y["accuracy"],
+        entries = []
+        for number, name, state, x, y in points:
+            look = point(number)
+            drawn = axes.errorbar(
+                100 * x.accuracy,
+                100 * y.accuracy,
                 xerr=_bars(x),
                 yerr=_bars(y),
-                color=f"C{number}",
-                marker=MARKERS[number],
-                markerfacecolor=f"C{number}" if state == "best" else "none",
+                **look,
+                markerfacecolor=look["color"] if state == "best" else "none",
                 capsize=2,
                 elinewidth=0.8,
                 linestyle="none",
-                label=f"{name}, {state}" if len(runs) == 1 or state == "best" else None,
             )
-        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {title(attack)} (%)")
-        legend(figure, axes)
+            # Of several runs each is named once; of a run that has no best, its last is.
+            if len(runs) == 1 or state == runs[number].states[0]:
+                entries.append((drawn, f"{name}, {state}"))
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {attack.title} (%)")
+        legend(figure, entries)
 
     told = "; ".join(
-        f"{name}, {state}: clean {with_interval(test['clean'])}, {title(attack)}"
-        f" {with_interval(test[attack])}"
-        for _, name, state, test in points
+        f"{name}, {state}: clean {x}, {attack.title} {y}" for _, name, state, x, y in points
     )
     return Chart(
         "trade_off",
@@ -125,34 +122,35 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
     attack = common_attack(runs)
     rows = []
     for run, name in zip(runs, names, strict=True):
-        test = run.results[run.states[0]]["test"]
-        for measure in ("clean", attack):
-            if all(group in test for group in GROUPS):
-                rows.append((f"{name}, {title(measure)}", [test[g][measure] for g in GROUPS]))
+        groups = run.evaluations[run.states[0]].groups
+        for measure in dict.fromkeys((CLEAN, attack)):
+            if all(measure in groups.get(group, {}) for group in GROUPS):
+                accuracies = [groups[group][measure] for group in GROUPS]
+                rows.append((f"{name}, {measure.title}", accuracies))
     if not rows:
         return None
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        entries = []
         for number, group in enumerate(GROUPS):
             values = [accuracies[number] for _, accuracies in rows]
-            axes.errorbar(
-                [100 * value["accuracy"] for value in values],
+            drawn = axes.errorbar(
+                [100 * value.accuracy for value in values],
                 np.arange(len(rows)) + 0.2 * (number - 0.5),
                 xerr=np.concatenate([_bars(value) for value in values], axis=1),
-                color=f"C{number}",
-                marker=MARKERS[number],
+                **point(number),
                 capsize=2,
                 linestyle="none",
-                label=f"{group} (n = {values[0]['n']})",
             )
-        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+            entries.append((drawn, f"{group} (n = {values[0].n})"))
+        ticks = [fitted(name, inches=1.5, size=9.0, lines=2) for name, _ in rows]
+        axes.set_yticks(range(len(rows)), ticks)
         axes.set(xlabel="accuracy (%)", xlim=(-1, 101), ylim=(len(rows) - 0.5, -0.5))
-        legend(figure, axes)
+        legend(figure, entries)
 
     told = "; ".join(
-        f"{name}: typical {with_interval(typical)}, atypical {with_interval(atypical)}"
-        for name, (typical, atypical) in rows
+        f"{name}: typical {typical}, atypical {atypical}" for name, (typical, atypical) in rows
     )
     return Chart(
         "typicality",
@@ -166,11 +164,11 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
 
 def weights(run: Run) -> Chart | None:
     """Returns the share of a method's weights in each bin, by epoch."""
-    series = [run.series("train", name) for name in WEIGHT_BINS]
-    epochs = series[0][0]
+    records = [r for r in run.records if r["split"] == "train" and all(b in r for b in WEIGHT_BINS)]
+    epochs = [float(record["epoch"]) for record in records]
     if len(epochs) < 2:
         return None
-    shares = 100 * np.asarray([values for _, values in series])
+    shares = 100 * np.asarray([[float(record[name]) for record in records] for name in WEIGHT_BINS])
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -189,27 +187,31 @@ def weights(run: Run) -> Chart | None:
         axes.set(xlabel="epoch", ylabel="weight", ylim=(0, 1))
 
     below = run.series("train", "weighted_down")[1]
+    down = (
+        f" Weighted down, below 1: {percent(below[0])} % of the images at first,"
+        f" {percent(below[-1])} % at the end."
+        if below
+        else ""
+    )
     return Chart(
         "weights_by_epoch",
         "Weights by epoch",
         "Heat map of the share of training images by weight, in ten bins from 0 to 1, and epoch."
-        f" Weighted down, below 1: {percent(below[0])} % of the images at first,"
-        f" {percent(below[-1])} % at the end.",
+        + down,
         "Averages over the steps between two records; empty where no image had such a weight. The"
         " weight is 1 for every image before its start epoch.",
         draw,
     )
 
 
-def common_attack(runs: Sequence[Run]) -> str:
+def common_attack(runs: Sequence[Run]) -> Measure:
     """Returns the strongest attack that every state of every run was evaluated with."""
-    tests = [run.results[state]["test"] for run in runs for state in run.states]
+    tests = [test.all for run in runs for test in run.evaluations.values()]
     for run in runs:
         if all(run.attack in test for test in tests):
             return run.attack
     # Of runs with unlike attacks: one they share, else what every evaluation has.
-    shared = [name for name in tests[0] if all(name in test for test in tests)]
-    return next((name for name in shared if name.startswith("pgd")), "clean")
+    return strongest([measure for measure in tests[0] if all(measure in test for test in tests)])
 
 
 def _trained_on(run: Run) -> str:
@@ -218,8 +220,7 @@ def _trained_on(run: Run) -> str:
     return f"attacked by {run.config['attack']['num_steps']} steps"
 
 
-def _bars(accuracy: dict) -> np.ndarray:
+def _bars(accuracy: Accuracy) -> np.ndarray:
     """Returns how far the interval reaches below and above, in percent, as errorbar takes it."""
-    low, high = accuracy["interval"]
-    value = accuracy["accuracy"]
+    value, _, (low, high) = accuracy
     return 100 * np.asarray([[max(value - low, 0)], [max(high - value, 0)]])

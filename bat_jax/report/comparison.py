@@ -7,8 +7,8 @@ import numpy as np
 
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.results import GROUPS
-from bat_jax.evaluation.runs import Run, title, with_interval
+from bat_jax.evaluation.records import ALL, AUTOATTACK, CLEAN, GROUPS, Measure
+from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import mcnemar
 from bat_jax.report import charts
 from bat_jax.report.page import Page, Section, Table, write
@@ -24,22 +24,26 @@ def compare(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
       output: the folder to write to.
 
     Raises:
-      UserError: one is no finished run, or fewer than two are given.
+      UserError: one is no finished run or is named twice, or fewer than two are given.
     """
     if len(folders) < 2:
         raise UserError(f"compare: got {len(folders)} run(s); expected two or more")
     found = [runs.read(folder) for folder in folders]
-    path = as_path(output) / "report.html"
-    write(_page(found, _names(found)), path, path.parent / "figures")
-    return path
+    places = [run.folder.resolve() for run in found]
+    for place in places:
+        if places.count(place) > 1:
+            raise UserError(f"{place}: is named twice; expected different runs to compare")
+    return write(_page(found, _names(found)), as_path(output))
 
 
 def _names(found: Sequence[Run]) -> list[str]:
-    """Returns the folders' names, with their parents' where those alone would not differ."""
-    names = [run.name for run in found]
-    if len(set(names)) == len(names):
-        return names
-    return ["/".join(run.folder.resolve().parts[-2:]) for run in found]
+    """Returns the folders' names, with as many of their parents' as make them differ."""
+    parts = [run.folder.resolve().parts for run in found]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(run.folder.resolve()) for run in found]
 
 
 def _page(found: Sequence[Run], names: Sequence[str]) -> Page:
@@ -51,10 +55,10 @@ def _page(found: Sequence[Run], names: Sequence[str]) -> Page:
     epsilons = {(run.config["attack"]["norm"], run.config["attack"]["epsilon"]) for run in found}
     if len(epsilons) > 1:
         text.append("These runs were attacked with different norms or epsilons.")
-    if attack != "autoattack":
+    if attack != AUTOATTACK:
         text.append(
             "Not every run was evaluated with AutoAttack: robust accuracy is"
-            f" {title(attack)} here, which is no claim of robustness."
+            f" {attack.title} here, which is no claim of robustness."
         )
     together = [charts.trade_off(found, names), charts.typicality(found, names)]
     return Page(
@@ -80,27 +84,27 @@ def _page(found: Sequence[Run], names: Sequence[str]) -> Page:
     )
 
 
-def _results(found: Sequence[Run], names: Sequence[str], attack: str) -> Table:
+def _results(found: Sequence[Run], names: Sequence[str], attack: Measure) -> Table:
     tests = [
-        (f"{name}, {state}", run.results[state]["test"])
+        (f"{name}, {state}", test)
         for run, name in zip(found, names, strict=True)
-        for state in run.states
+        for state, test in run.evaluations.items()
     ]
-    columns = [("", measure) for measure in dict.fromkeys(("clean", "pgd20", attack))]
-    columns += [(group, measure) for group in GROUPS for measure in ("clean", attack)]
+    columns = [(ALL, measure) for measure in dict.fromkeys((CLEAN, Measure.pgd(20), attack))]
+    columns += [(group, measure) for group in GROUPS for measure in dict.fromkeys((CLEAN, attack))]
     columns = [
         (group, measure)
         for group, measure in columns
-        if any(measure in (test.get(group, {}) if group else test) for _, test in tests)
+        if any(measure in test.groups.get(group, {}) for _, test in tests)
     ]
     rows = []
     for name, test in tests:
-        row = [name, f"{test['clean']['n']:,}"]
+        row = [name, f"{test.all[CLEAN].n:,}"]
         for group, measure in columns:
-            value = (test.get(group, {}) if group else test).get(measure)
-            row.append(with_interval(value) if value else "not measured")
+            value = test.groups.get(group, {}).get(measure)
+            row.append(str(value) if value else "not measured")
         rows.append(tuple(row))
-    header = [f"{title(measure)}" + (f", {group}" if group else "") for group, measure in columns]
+    header = [measure.title + (f", {group}" if group else "") for group, measure in columns]
     return Table(
         "Accuracy in percent on the test images; 95 % intervals by Wilson.",
         ("run, checkpoint", "n", *header),
@@ -108,7 +112,7 @@ def _results(found: Sequence[Run], names: Sequence[str], attack: str) -> Table:
     )
 
 
-def _pairs(found: Sequence[Run], names: Sequence[str], attack: str) -> list[Section]:
+def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[Section]:
     """Returns McNemar's test of the first run against each other, on the images both have seen."""
     rows = []
     first = found[0]
@@ -121,12 +125,12 @@ def _pairs(found: Sequence[Run], names: Sequence[str], attack: str) -> list[Sect
         _, ours, theirs = np.intersect1d(
             first.examples["ids"], run.examples["ids"], return_indices=True
         )
-        for measure in dict.fromkeys(("clean", attack)):
-            key = f"{state}_{measure}"
+        for measure in dict.fromkeys((CLEAN, attack)):
+            key = f"{state}_{measure.key}"
             test = mcnemar(first.examples[key][ours], run.examples[key][theirs])
             rows.append(
                 (
-                    f"{name}, {state}, {title(measure)}",
+                    f"{name}, {state}, {measure.title}",
                     f"{len(ours):,}",
                     str(test.only_first),
                     str(test.only_second),

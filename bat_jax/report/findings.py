@@ -5,35 +5,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bat_jax import methods
-from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.results import GROUPS
-from bat_jax.evaluation.runs import STATES, title
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, Measure
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
+from bat_jax.findings.results import read_results
 from bat_jax.report import findings_charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.single import facts
+from bat_jax.runtime.schema import ListOf, Number, Object, Place, Text
 from bat_jax.runtime.storage import AnyPath
 
 Summary = Mapping[str, Any]
 
+_FINDINGS = {
+    "seeds": ListOf(Number(whole=True), shortest=1),
+    "methods": ListOf(Text(), shortest=1),
+}
+_CONFIG = Object({"data": Object({"name": Text()}), "findings": Object(_FINDINGS)})
 
-def report(folder: AnyPath) -> AnyPath:
-    """Writes `report.html` and `figures/` of finished findings, and returns the page.
+
+def report(folder: AnyPath, output: AnyPath) -> AnyPath:
+    """Writes `report.html` and `figures/` of finished findings into a folder, returns the page.
 
     Raises:
       UserError: they are not finished, or not findings.
     """
-    try:
-        config = json.loads((folder / "config.json").read_bytes())["config"]
-        summary = json.loads((folder / "results.json").read_bytes())
-        page = _page(folder, config, summary)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder}: not finished findings ({error}); run their command to the end"
-        ) from None
-    write(page, folder / "report.html", folder / "figures")
-    return folder / "report.html"
+    about = runs.read_about(folder)
+    config = _CONFIG.check(about["config"], Place(str(folder / "config.json"), "config"))
+    return write(_page(folder, config, read_results(folder / "results.json")), output)
 
 
 def table(summary: Summary) -> str:
@@ -56,7 +55,7 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
     known["Method"] = ", ".join(methods.title(name) for name in config["findings"]["methods"])
     attacks = sorted(
         {
-            title(attack)
+            _title(attack)
             for part in ("methods", "removal")
             for attack in summary["attacks"][part].values()
         }
@@ -101,7 +100,7 @@ def _verdicts(summary: Summary) -> Section:
             f"Not trained: {', '.join(summary['at_chance'])} ended at chance. Means and intervals"
             " of such a method tell of that, not of what it does where it trains."
         )
-    if "autoattack" not in summary["attacks"]["methods"].values():
+    if AUTOATTACK.key not in summary["attacks"]["methods"].values():
         text.append("No run met AutoAttack: nothing here is a claim of robustness.")
     return Section("In short", tuple(text), (Table("Findings.", ("finding", "verdict"), rows),))
 
@@ -145,7 +144,7 @@ def _curves(summary: Summary) -> Section:
                 )
     gained = Table(
         "What test images gain while atypical training images are memorized, in points.",
-        ("method, test images", "epochs", "atypical training", "clean", title(attack)),
+        ("method, test images", "epochs", "atypical training", "clean", _title(attack)),
         tuple(rows),
     )
     return Section("(a) Memorization by epoch", _told(summary, "a"), (gained,), tuple(charts))
@@ -175,7 +174,8 @@ def _removal(summary: Summary) -> Section:
         findings_charts.by_typicality(
             summary, arms, measure, "last", f"removal_{name}", "Removal from PGD-AT"
         )
-        for name, measure in (("clean", "clean"), ("robust", attacks["last"]))
+        for name, measure in (("clean", CLEAN.key), ("robust", attacks["last"]))
+        if arms
     )
     return Section("(b) Removal", _told(summary, "b"), (differences,), charts)
 
@@ -239,7 +239,7 @@ def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:
                     )
     return Table(
         "Accuracy in percent, mean and 95 % interval over seeds; n test images a seed.",
-        ("run, checkpoint, test images", "n", *map(title, measures)),
+        ("run, checkpoint, test images", "n", *map(_title, measures)),
         tuple(rows),
     )
 
@@ -247,14 +247,14 @@ def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:
 def _pairs(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Table:
     cells = []
     for row in rows:
-        for measure in ("clean", attacks[row["state"]]):
+        for measure in (CLEAN.key, attacks[row["state"]]):
             test = row[measure]
             within = "; ".join(
                 f"{one['only_first']}:{one['only_second']}, p = {one['p_value']:.2g}"
                 for one in test["mcnemar"]
             )
             adjusted = f"{test['p_holm']:.2g}" if "p_holm" in test else "one seed"
-            name = f"{row['against']}, {row['state']}, {title(measure)}"
+            name = f"{row['against']}, {row['state']}, {_title(measure)}"
             cells.append((name, points(test), adjusted, within))
     return Table(
         "BAT minus each other, in points, and its tests. McNemar: images that BAT alone has right :"
@@ -264,9 +264,13 @@ def _pairs(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Tab
     )
 
 
+def _title(key: str) -> str:
+    return Measure.parse(key).title
+
+
 def _robust(attacks: Mapping[str, str]) -> str:
     """Returns what a column of robust accuracies is called: by its attack, or its attacks."""
-    names = {state: title(attack) for state, attack in attacks.items()}
+    names = {state: _title(attack) for state, attack in attacks.items()}
     if len(set(names.values())) == 1:
         return names["best"]
     return ", ".join(f"{name} ({state})" for state, name in names.items())

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from bat_jax.evaluation.results import GROUPS
-from bat_jax.evaluation.runs import title
+from bat_jax.evaluation.records import CLEAN, GROUPS, Measure
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.claims import over
-from bat_jax.report.style import DASHES, MARKERS, Chart, legend
+from bat_jax.report.drawing import Figure
+from bat_jax.report.style import Chart, fitted, legend, line, point
 
 
 def by_epoch(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Chart:
@@ -19,30 +18,30 @@ def by_epoch(method: str, part: str, curves: Mapping[str, Any], attack: str) -> 
     seeds = curves[sets[0]]["clean"][0]["n"]
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
+        axes, entries = figure.subplots(), []
         for number, name in enumerate(sets):
-            for dash, measure in enumerate(("clean", attack)):
+            for dash, measure in enumerate((CLEAN.key, attack)):
                 epochs, values = curves[name]["epochs"], curves[name][measure]
                 group = name.partition("_")[2]
-                axes.plot(
+                (drawn,) = axes.plot(
                     epochs,
                     [100 * value["mean"] for value in values],
-                    color=f"C{number}",
-                    linestyle=DASHES[dash],
-                    label=f"{group}, {title(measure)} (n = {curves[name]['images']})",
+                    **{**line(dash), "color": f"C{number}"},
                 )
+                text = f"{group}, {_title(measure)} (n = {curves[name]['images']})"
+                entries.append((drawn, text))
                 if seeds > 1:
                     low, high = np.transpose([value["interval"] for value in values])
                     axes.fill_between(
                         epochs, 100 * low, 100 * high, color=f"C{number}", alpha=0.15, linewidth=0
                     )
         axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
-        legend(figure, axes)
+        legend(figure, entries)
 
     ends = "; ".join(
-        f"{name.partition('_')[2]}, {title(measure)}: {over(curves[name][measure][-1])} %"
+        f"{name.partition('_')[2]}, {_title(measure)}: {over(curves[name][measure][-1])} %"
         for name in sets
-        for measure in ("clean", attack)
+        for measure in (CLEAN.key, attack)
     )
     where = {"train": "training", "test": "test"}[part]
     return Chart(
@@ -68,22 +67,23 @@ def by_typicality(
     groups = [group for group in GROUPS if group in accuracies[arms[0]][state]]
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
+        axes, entries = figure.subplots(), []
         for number, group in enumerate(groups):
             values = [accuracies[arm][state][group][measure] for arm in arms]
-            axes.errorbar(
+            drawn = axes.errorbar(
                 [100 * value["mean"] for value in values],
                 np.arange(len(arms)) + 0.2 * (number - 0.5),
                 xerr=_bars(values),
-                color=f"C{number}",
-                marker=MARKERS[number],
+                **point(number),
                 capsize=2,
                 linestyle="none",
-                label=f"{group} (n = {values[0]['images']})",
             )
-        axes.set_yticks(range(len(arms)), [arm.replace("-without-", "\nwithout ") for arm in arms])
-        axes.set(xlabel=f"accuracy, {title(measure)} (%)", ylim=(len(arms) - 0.5, -0.5))
-        legend(figure, axes)
+            entries.append((drawn, f"{group} (n = {values[0]['images']})"))
+        names = [arm.replace("-without-", " without ") for arm in arms]
+        ticks = [fitted(name, inches=1.4, size=9.0, lines=2) for name in names]
+        axes.set_yticks(range(len(arms)), ticks)
+        axes.set(xlabel=f"accuracy, {_title(measure)} (%)", ylim=(len(arms) - 0.5, -0.5))
+        legend(figure, entries)
 
     told = "; ".join(
         f"{arm}: " + ", ".join(f"{g} {over(accuracies[arm][state][g][measure])}" for g in groups)
@@ -91,7 +91,7 @@ def by_typicality(
     )
     return Chart(
         name,
-        f"{heading}: {title(measure)} accuracy by typicality",
+        f"{heading}: {_title(measure)} accuracy by typicality",
         f"Dot plot of accuracy in percent. {told}.",
         f"{state.capitalize()} checkpoint, mean and 95 % interval over seeds.",
         draw,
@@ -113,26 +113,24 @@ def trade_off(
     accuracies = [summary["accuracies"][arm][state]["all"] for arm in arms]
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
+        axes, entries = figure.subplots(), []
         for number, (arm, found) in enumerate(zip(arms, accuracies, strict=True)):
-            place = number % len(MARKERS)
-            axes.errorbar(
+            drawn = axes.errorbar(
                 100 * found["clean"]["mean"],
                 100 * found[attack]["mean"],
                 xerr=_bars([found["clean"]]),
                 yerr=_bars([found[attack]]),
-                color=f"C{place}",
-                marker=MARKERS[place],
+                **point(number),
                 capsize=2,
                 elinewidth=0.8,
                 linestyle="none",
-                label=arm,
             )
-        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {title(attack)} (%)")
-        legend(figure, axes)
+            entries.append((drawn, arm))
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {_title(attack)} (%)")
+        legend(figure, entries)
 
     told = "; ".join(
-        f"{arm}: clean {over(found['clean'])}, {title(attack)} {over(found[attack])}"
+        f"{arm}: clean {over(found['clean'])}, {_title(attack)} {over(found[attack])}"
         for arm, found in zip(arms, accuracies, strict=True)
     )
     return Chart(
@@ -144,6 +142,10 @@ def trade_off(
         draw,
         height=3.5,
     )
+
+
+def _title(key: str) -> str:
+    return Measure.parse(key).title
 
 
 def _bars(values: Sequence[Mapping[str, Any]]) -> np.ndarray | None:

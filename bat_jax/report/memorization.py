@@ -1,21 +1,21 @@
 """The report of a memorization run: how much is memorized, what, and how far to trust it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from bat_jax.ensemble.estimation import estimated
 from bat_jax.errors import UserError
 from bat_jax.memorization import Estimates
 from bat_jax.memorization.aggregates import Halves, strongest_pairs
+from bat_jax.memorization.results import read_results
 from bat_jax.memorization.store import Store
+from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
-from bat_jax.report.style import Chart
+from bat_jax.report.style import Chart, logarithmic
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run
@@ -23,18 +23,13 @@ from bat_jax.training.saved import read_run
 _PAIRS_SHOWN = 8
 
 
-def report(folder: AnyPath) -> AnyPath:
-    """Writes `report.html` and `figures/` into the folder of a memorization run.
+def report(folder: AnyPath, output: AnyPath) -> AnyPath:
+    """Writes `report.html` and `figures/` of a memorization run into a folder, returns the page.
 
     Raises:
       UserError: it is not finished, or its data are not found or have changed.
     """
-    path = folder / "results.json"
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: has no results.json; expected a finished run: run its command to the end"
-        )
-    results = json.loads(path.read_bytes())
+    results = read_results(folder / "results.json")
     experiment = read_run(
         folder,
         ConfigDict(
@@ -52,10 +47,14 @@ def report(folder: AnyPath) -> AnyPath:
         test=len(experiment.dataset.test),
         statistic=experiment.config.memorization.statistic,
     )
+    if len(store.missing(results["members"])):
+        raise UserError(
+            f"{folder}: results.json counts {results['members']:,} members, of which"
+            f" {len(store.missing(results['members'])):,} are missing in {folder / 'members'};"
+            " run its command to the end"
+        )
     _, halves = estimated(experiment, store, results["members"], influence="none")
-    page = folder / "report.html"
-    write(_page(experiment, halves[results["members"]], results), page, folder / "figures")
-    return page
+    return write(_page(experiment, halves[results["members"]], results), output)
 
 
 def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) -> Page:
@@ -116,7 +115,8 @@ def _histogram(estimates: Estimates, threshold: float) -> tuple[Chart, ...]:
         axes = figure.subplots()
         axes.hist(known, bins=45, range=(min(-0.1, known.min()), 1.0), color="C0")
         axes.axvline(threshold, color="C3", linestyle="--", label=f"threshold {threshold:g}")
-        axes.set(xlabel="memorization", ylabel="training images", yscale="log")
+        axes.set(xlabel="memorization", ylabel="training images")
+        logarithmic(axes)
         axes.legend()
 
     chart = Chart(

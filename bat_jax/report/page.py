@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import logging
 from collections.abc import Mapping
 
 import jinja2
@@ -9,6 +10,8 @@ import jinja2
 from bat_jax.report.style import DARK, LIGHT, Chart, render
 from bat_jax.runtime.files import written_whole
 from bat_jax.runtime.storage import AnyPath
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +52,23 @@ class Page:
     details: Mapping[str, str]
 
 
-def write(page: Page, path: AnyPath, figures: AnyPath) -> None:
-    """Writes the page, and every chart of it as an SVG and a PNG file into `figures`."""
+def write(page: Page, folder: AnyPath) -> AnyPath:
+    """Writes `report.html`, which it returns, and every chart as SVG and PNG into `figures/`."""
+    path, figures = folder / "report.html", folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    sources = {}
+    sources: dict[str, dict[str, str]] = {}
+    boxes: set[str] = set()
     for section in page.sections:
         for chart in section.charts:
-            light = render(chart, LIGHT, "svg")
+            light = render(chart, LIGHT, "svg", boxes)
             sources[chart.name] = {"light": _uri(light), "dark": _uri(render(chart, DARK, "svg"))}
             for kind, content in (("svg", light), ("png", render(chart, LIGHT, "png"))):
                 with written_whole(figures / f"{chart.name}.{kind}") as file:
                     file.write(content)
+    if boxes:
+        log.warning(
+            "figures: their font has no glyph for %s: drawn as boxes", " ".join(sorted(boxes)[:20])
+        )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bat_jax.report", "."),
         autoescape=True,
@@ -69,7 +78,9 @@ def write(page: Page, path: AnyPath, figures: AnyPath) -> None:
     )
     html = environment.get_template("page.html").render(page=page, sources=sources)
     with written_whole(path) as file:
-        file.write(html.encode())
+        # Names of files may hold what no encoding can print.
+        file.write(html.encode(errors="replace"))
+    return path
 
 
 def _uri(svg: bytes) -> str:

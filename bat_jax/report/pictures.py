@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bat_jax import keys, models
 from bat_jax.attacks import pgd_trajectory
@@ -19,7 +17,8 @@ from bat_jax.errors import UserError
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.methods import Attack, Batch
 from bat_jax.parallel import AXIS
-from bat_jax.report.style import Chart
+from bat_jax.report.drawing import Axes, Figure
+from bat_jax.report.style import Chart, fitted_lines
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.experiment import Experiment
@@ -33,6 +32,7 @@ _BATCH = 128
 _LOOKED_AT = 1024
 _TRIPLETS = 6
 _SHOWN = 12
+_TITLE_SIZE = 7.5
 
 Variables = Any
 
@@ -162,11 +162,13 @@ def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
         for number, (line, row) in enumerate(zip(grid, rows, strict=True)):
             clean = attacked.split.images[row].astype(np.float32) / 255
             moved = (attacked.adversarial[row] - clean) / (2 * config.attack.epsilon or 1) + 0.5
-            _show(line[0], clean, _said(attacked.clean_logits[row], labels[row], names))
-            _show(
-                line[1], attacked.adversarial[row], _said(attacked.logits[row], labels[row], names)
+            shown = (
+                (clean, _said(attacked.clean_logits[row], labels[row], names)),
+                (attacked.adversarial[row], _said(attacked.logits[row], labels[row], names)),
+                (moved, "perturbation" if number == 0 else ""),
             )
-            _show(line[2], moved, "perturbation" if number == 0 else "")
+            for axes, (image, text) in zip(line, shown, strict=True):
+                _show(axes, image, text, columns=3)
 
     told = "; ".join(
         f"{names[labels[row]]}: clean {_said(attacked.clean_logits[row], labels[row], names)},"
@@ -246,7 +248,7 @@ def grid(
     def draw(figure: Figure) -> None:
         cells = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, image, text in zip(cells, images, texts, strict=False):
-            _show(axes, image.astype(np.float32) / 255, text)
+            _show(axes, image.astype(np.float32) / 255, text, columns=columns)
         for axes in cells[len(images) :]:
             axes.set_axis_off()
 
@@ -254,7 +256,10 @@ def grid(
     return Chart(name, title, f"{len(images)} images. {told}.", caption, draw, height=1.45 * lines)
 
 
-def _show(axes: Axes, image: Float[np.ndarray, "height width channels"], text: str) -> None:
+def _show(
+    axes: Axes, image: Float[np.ndarray, "height width channels"], text: str, *, columns: int
+) -> None:
+    """Draws an image, one of so many side by side, with a text above it."""
     axes.imshow(
         np.clip(image.squeeze(-1) if image.shape[-1] == 1 else image, 0, 1),
         cmap="gray",
@@ -263,7 +268,8 @@ def _show(axes: Axes, image: Float[np.ndarray, "height width channels"], text: s
         interpolation="nearest",
     )
     axes.set_axis_off()
-    axes.set_title(text, fontsize=7.5)
+    title = fitted_lines(text, inches=3.7 / columns, size=_TITLE_SIZE)
+    axes.set_title(title, fontsize=_TITLE_SIZE)
 
 
 def _said(logits: Float[np.ndarray, "classes"], label: int, names: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 import logging
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from bat_jax import memorization
 from bat_jax.errors import UserError
@@ -11,6 +10,7 @@ from bat_jax.evaluation.runs import Run
 from bat_jax.memorization import proxies
 from bat_jax.memorization.proxies import Comparison
 from bat_jax.memorization.ranking import Measured
+from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Section, Table
 from bat_jax.report.style import Chart
 

@@ -5,23 +5,20 @@ import statistics
 
 from bat_jax import methods
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.results import GROUPS
-from bat_jax.evaluation.runs import Run, percent, title
+from bat_jax.evaluation.records import CLEAN
+from bat_jax.evaluation.runs import Run
 from bat_jax.report import charts, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.runtime.storage import AnyPath
 
 
-def report(folder: str | AnyPath) -> AnyPath:
-    """Writes `report.html` and `figures/` into a finished run's folder, and returns the page.
+def report(folder: AnyPath, output: AnyPath) -> AnyPath:
+    """Writes `report.html` and `figures/` of a finished run into a folder, and returns the page.
 
     Raises:
       UserError: it is no finished run.
     """
-    run = runs.read(folder)
-    path = run.folder / "report.html"
-    write(_page(run), path, run.folder / "figures")
-    return path
+    return write(_page(runs.read(folder)), output)
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -59,14 +56,14 @@ def _speed(run: Run) -> dict[str, str]:
 
 def robustness_note(run: Run) -> str:
     """Returns what may be concluded from the attacks that were run."""
-    if run.attack == "autoattack":
+    if run.attack.kind == "autoattack":
         return (
             "Robust accuracy is that under AutoAttack, the worst case over its attacks per image."
         )
-    if run.attack == "clean":
+    if not run.attack.is_attack:
         return "No attack was run: nothing here is said of robustness."
     return (
-        f"{title(run.attack)} alone says nothing firm of robustness: evaluate with AutoAttack"
+        f"{run.attack.title} alone says nothing firm of robustness: evaluate with AutoAttack"
         " (configs/evaluation.py) before comparing."
     )
 
@@ -74,15 +71,11 @@ def robustness_note(run: Run) -> str:
 def results_table(run: Run) -> Table:
     """Returns every accuracy of a run with its n and interval."""
     rows = []
-    for state in run.states:
-        test = run.results[state]["test"]
-        for group in ("", *GROUPS):
-            for name, value in (test.get(group, {}) if group else test).items():
-                if name not in GROUPS:
-                    low, high = value["interval"]
-                    what = f"{state}, {title(name)}" + (f", {group}" if group else "")
-                    interval = f"{percent(low)} to {percent(high)}"
-                    rows.append((what, f"{value['n']:,}", percent(value["accuracy"]), interval))
+    for state, test in run.evaluations.items():
+        for group, accuracies in test.groups.items():
+            for measure, found in accuracies.items():
+                what = f"{state}, {measure.title}" + (f", {group}" if group else "")
+                rows.append((what, f"{found.n:,}", found.percent, found.interval_in_percent))
     return Table(
         "Accuracy on the test images; 95 % intervals by Wilson.",
         ("checkpoint, attack", "n", "%", "95 % interval"),
@@ -92,14 +85,14 @@ def results_table(run: Run) -> Table:
 
 def _page(run: Run) -> Page:
     state = run.states[0]
-    test = run.results[state]["test"]
-    shown = dict.fromkeys(("clean", run.attack))
+    test = run.evaluations[state]
+    shown = {measure: test.all[measure] for measure in (CLEAN, run.attack)}
     summary = "; ".join(
-        f"{title(name)} {percent(test[name]['accuracy'])} % (n = {test[name]['n']:,}, 95 %"
-        f" interval {percent(test[name]['interval'][0])} to {percent(test[name]['interval'][1])})"
-        for name in shown
+        f"{measure.title} {found.percent} % (n = {found.n:,}, 95 % interval"
+        f" {found.interval_in_percent})"
+        for measure, found in shown.items()
     )
-    broken = run.results[state].get("broken_by", {})
+    broken = test.broken_by
     text = [robustness_note(run)]
     if broken:
         counts = ", ".join(f"{attack} {count}" for attack, count in broken.items())

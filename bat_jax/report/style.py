@@ -1,21 +1,43 @@
-"""How every figure looks: colours that colour-blind readers tell apart, on light and on dark."""
+"""How every figure looks: colours that colour-blind readers tell apart, on light and on dark.
+
+Names that users chose (of classes, runs, methods) are literal text in every figure: nothing is read
+as mathematics, and `fitted` keeps them within their place.
+"""
 
 import dataclasses
+import functools
 import io
-from collections.abc import Callable, Mapping
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import matplotlib
 from cycler import cycler
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from bat_jax.report.drawing import (
+    Axes,
+    Figure,
+    NullFormatter,
+    Text,
+    font_manager,
+    matplotlib,
+)
 
 # After Okabe & Ito, Color Universal Design, 2008. Charts name them C0, C1, ...
 _ON_LIGHT = ("#0072B2", "#D98E00", "#009E73", "#D55E00", "#3C9FD9", "#CC79A7", "#7F7F7F", "#9C9200")
 _ON_DARK = ("#4BA6E3", "#E69F00", "#1FC795", "#F2803A", "#8ED0F5", "#DE9CC0", "#A9A9A9", "#F0E442")
 # Beside its colour every series has a marker and a dash of its own.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+# Every figure is as wide as a phone shows it, in inches.
+_WIDTH = 4.0
+_LEGEND_SIZE = 8.0
+# Settings of a user's matplotlibrc that are not about figures.
+_NOT_OF_FIGURES = re.compile("backend|interactive|toolbar|webagg|tk|docstring|date.epoch|timezone")
+# Of what no font has a glyph, and halves of characters, which come from names of files.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +59,7 @@ class Theme:
             "axes.labelcolor": self.ink,
             "axes.titlecolor": self.ink,
             "axes.titlesize": 9,
+            "text.parse_math": False,
             "axes.grid": True,
             "axes.axisbelow": True,
             "axes.prop_cycle": cycler(color=self.colors),
@@ -49,7 +72,7 @@ class Theme:
             "ytick.color": self.ink,
             "font.size": 9,
             "legend.frameon": False,
-            "legend.fontsize": 8,
+            "legend.fontsize": _LEGEND_SIZE,
             "lines.linewidth": 1.6,
             "lines.markersize": 5,
             "svg.fonttype": "path",
@@ -72,7 +95,7 @@ class Chart:
       alt: what it shows, in words, for those who do not see it.
       caption: below it.
       draw: draws it into an empty figure.
-      height: in inches; every figure is four inches wide, as a phone shows it.
+      height: in inches, without what a long legend adds.
     """
 
     name: str
@@ -83,20 +106,134 @@ class Chart:
     height: float = 2.9
 
 
-def render(chart: Chart, theme: Theme, kind: Literal["svg", "png"]) -> bytes:
-    """Returns the chart as a file of that kind."""
+def render(
+    chart: Chart, theme: Theme, kind: Literal["svg", "png"], boxes: set[str] | None = None
+) -> bytes:
+    """Returns the chart as a file of that kind.
+
+    Args:
+      chart: what to draw.
+      theme: in which colours.
+      kind: of file.
+      boxes: receives the characters that the font lacks, which are drawn as boxes.
+    """
+    defaults = matplotlib.rcParamsDefault
+    ours = {name: defaults[name] for name in defaults if not _NOT_OF_FIGURES.match(name)}
     # The settings before come back after; a figure that no canvas of pyplot owns.
-    with matplotlib.rc_context(rc=theme.settings()):
-        figure = Figure(figsize=(4.0, chart.height), layout="constrained")
+    with matplotlib.rc_context(rc={**ours, **theme.settings()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+        figure = Figure(figsize=(_WIDTH, chart.height), layout="constrained")
         chart.draw(figure)
         buffer = io.BytesIO()
         metadata: Mapping[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+        if boxes is not None:
+            texts = "".join(text.get_text() for text in figure.findobj(Text))
+            boxes.update(c for c in texts if c.isprintable() and not _font().get_char_index(ord(c)))
     return buffer.getvalue()
 
 
-def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """Puts the axes' legend above them, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+def line(number: int) -> dict[str, Any]:
+    """Returns the colour and the dash of a chart's line of that number."""
+    size = len(_DASHES)
+    return {"color": f"C{number % size}", "linestyle": _DASHES[(number + number // size) % size]}
+
+
+def point(number: int) -> dict[str, Any]:
+    """Returns the colour and the marker of a chart's points of that number."""
+    size = len(_MARKERS)
+    return {"color": f"C{number % size}", "marker": _MARKERS[(number + number // size) % size]}
+
+
+def legend(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
+    """Puts a legend above the axes, where it hides nothing.
+
+    Args:
+      figure: whose legend it is; it grows by the lines that a long one takes.
+      entries: an artist of the axes, as Matplotlib returned it, and its name.
+    """
+    if not entries:
+        return
+    columns = 2 if all(_width(name, _LEGEND_SIZE) < 1.4 for _, name in entries) else 1
+    names = [fitted(name, inches=3.2 / columns, size=_LEGEND_SIZE, lines=2) for _, name in entries]
+    # Matplotlib leaves out names that begin with an underscore: they are set afterwards.
+    drawn = figure.legend(
+        [artist for artist, _ in entries],
+        [" "] * len(entries),
+        loc="outside upper center",
+        ncols=columns,
+    )
+    for text, name in zip(drawn.get_texts(), names, strict=True):
+        text.set_text(name)
+    lines = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.16 * max(0, lines - 3))
+
+
+def logarithmic(axes: Axes) -> None:
+    """Makes the y axis logarithmic, with powers of ten written out: no text is mathematics."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def fitted(text: str, *, inches: float, size: float, lines: int = 1) -> str:
+    """Returns a text that takes at most so many lines of a width; a longer one loses its middle.
+
+    Args:
+      text: literal text; control characters become spaces.
+      inches: the width of a line.
+      size: of the font, in points.
+      lines: at most.
+    """
+    text = _HALF.sub("\N{REPLACEMENT CHARACTER}", _CONTROL.sub(" ", text))
+    kept = min(len(text), 200 * lines)
+    short = text
+    while True:
+        if kept < len(text):
+            short = (
+                f"{text[: kept - kept // 2]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - kept // 2 :]}"
+            )
+        found = _wrapped(short, inches, size)
+        if len(found) <= lines or kept <= 2:
+            return "\n".join(found)
+        kept -= 1
+
+
+def fitted_lines(text: str, *, inches: float, size: float) -> str:
+    """Returns a text whose lines are each kept within a width."""
+    return "\n".join(fitted(line, inches=inches, size=size) for line in text.split("\n"))
+
+
+def _wrapped(text: str, inches: float, size: float) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if _width(joined, size) <= inches:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for character in word:
+            if lines[-1] and _width(lines[-1] + character, size) > inches:
+                lines.append("")
+            lines[-1] += character
+    return lines
+
+
+def _width(text: str, size: float) -> float:
+    """Returns how wide a text is, in inches."""
+    return sum(map(_advance, text)) * size / 72
+
+
+@functools.cache
+def _advance(character: str) -> float:
+    """Returns how wide a character is, in parts of the font's size."""
+    font = _font()
+    font.set_size(100, 72)
+    return font.load_glyph(font.get_char_index(ord(character))).linearHoriAdvance / 65536 / 100
+
+
+@functools.cache
+def _font() -> Any:
+    name = matplotlib.rcParamsDefault["font.sans-serif"][0]
+    return font_manager.get_font(font_manager.findfont(name))

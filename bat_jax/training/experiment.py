@@ -20,7 +20,8 @@ from bat_jax import keys, memorization, methods, models, parallel
 from bat_jax.data import Dataset, Split, load
 from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
-from bat_jax.evaluation.classify import Evaluator, attack_name
+from bat_jax.evaluation.classify import Evaluator
+from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.evaluation.tracking import Tracker
 from bat_jax.fields import LARGEST_INTEGER
 from bat_jax.kernels import programs
@@ -272,8 +273,8 @@ def check_batch(experiment: Experiment) -> None:
 def score_name(config: ConfigDict) -> str:
     """Returns the name of the validation accuracy that chooses the best checkpoint."""
     if config.evaluation.select_by == "clean":
-        return "clean"
-    return attack_name("cross_entropy", config.evaluation.num_steps)
+        return CLEAN.key
+    return Measure.pgd(config.evaluation.num_steps).key
 
 
 def _plan(config: ConfigDict, examples: int) -> tuple[int, int, optax.Schedule]:

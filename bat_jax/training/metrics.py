@@ -1,6 +1,7 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard."""
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -10,8 +11,12 @@ from typing import Protocol
 
 from tensorboardX import SummaryWriter
 
+from bat_jax.evaluation.runs import scan_records
 from bat_jax.runtime.files import naming, open_plain, written_whole
+from bat_jax.runtime.schema import name_aside
 from bat_jax.runtime.storage import AnyPath, put
+
+log = logging.getLogger(__name__)
 
 
 class Log(Protocol):
@@ -110,22 +115,25 @@ class UploadedLog:
             self._upload()
 
     def _upload(self) -> None:
-        for path in (self._folder / "metrics.jsonl", *(self._folder / "tensorboard").iterdir()):
+        # A damaged file is kept beside metrics.jsonl.
+        records = self._folder.glob("metrics.jsonl*")
+        for path in (*records, *(self._folder / "tensorboard").iterdir()):
             put(self._workdir / path.relative_to(self._folder), path.read_bytes())
 
 
 def _records_until(path: Path, step: int) -> list[bytes]:
     if not path.exists():
         return []
-    kept = []
     with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
-        lines = file.read().splitlines(keepends=True)
-    for line in lines:
-        # A kill or a full disk may leave a line incomplete.
-        try:
-            recorded = json.loads(line)["step"]
-        except ValueError:
-            continue
-        if line.endswith(b"\n") and recorded <= step:
-            kept.append(line)
-    return kept
+        content = file.read()
+    found, damage = scan_records(path)
+    if damage:
+        aside = name_aside(path)
+        aside.write_bytes(content)
+        log.warning(
+            "%s (%d such lines); the file is kept as %s, and the other records go on",
+            damage[0],
+            len(damage),
+            aside.name,
+        )
+    return [line for line, record in found if record["step"] <= step]

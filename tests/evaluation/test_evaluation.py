@@ -9,8 +9,8 @@ from bat_jax import models, parallel
 from bat_jax.config import default
 from bat_jax.data import load
 from bat_jax.data.device import to_devices
-from bat_jax.evaluation.classify import Evaluator, attack_name
-from bat_jax.evaluation.results import accuracy, summarize, table
+from bat_jax.evaluation.classify import Evaluator
+from bat_jax.evaluation.records import summarize, table
 
 LOSSES = ("cross_entropy", "margin")
 
@@ -85,28 +85,12 @@ def test_verdicts_do_not_depend_on_the_batch_size_or_the_devices(model, digits):
             assert np.mean(correct == other[name]) >= 0.998
 
 
-def test_wilson_intervals():
-    # 8 of 10: 0.4902 to 0.9433, as in Wilson (1927) computed by hand.
-    found = accuracy(np.array([True] * 8 + [False] * 2))
-    z, p, n = 1.959964, 0.8, 10
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    np.testing.assert_allclose(found["interval"], [centre - half, centre + half], atol=1e-6)
-    assert found["accuracy"] == 0.8
-    assert found["n"] == 10
-
-
 def test_groups_are_reported_beside_the_whole_and_empty_ones_left_out():
     verdicts = {"clean": np.array([True, True, False, True]), "pgd20": np.zeros(4, bool)}
     summary = summarize(verdicts, {"typical": np.array([0, 2]), "atypical": np.array([], int)})
     assert summary["clean"]["accuracy"] == 0.75
-    assert summary["typical"]["clean"] == accuracy(np.array([True, False]))
+    assert summary["typical"]["clean"]["n"] == 2
     assert "atypical" not in summary
     printed = table({name: {"test": summary} for name in ("best", "last")})
     assert "best clean, typical" in printed
     assert "75.00 %" in printed
-
-
-def test_attacks_are_named_by_steps_and_loss():
-    assert attack_name("cross_entropy", 20) == "pgd20"
-    assert attack_name("margin", 20) == "pgd20_margin"

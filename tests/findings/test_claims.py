@@ -116,6 +116,7 @@ def test_every_claim_tells_its_numbers_with_seeds():
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.11, True), (0.19, True), (0.21, False)])
 def test_a_run_is_at_chance_below_twice_what_guessing_gets_right(accuracy, expected):
-    results = {"best": {"test": {"clean": {"accuracy": accuracy}}}}
+    found = {"accuracy": accuracy, "n": 100, "interval": [0, 1]}
+    results = {"best": {"test": {"clean": found}}}
     run = Run(Path("run"), {}, {}, results, (), {"labels": np.arange(100) % 10})
     assert _is_at_chance(run) is expected

@@ -1,0 +1,223 @@
+"""What an evaluation measures, and the accuracies that it finds: the content of results.json."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from scipy import stats
+
+# The checkpoints that are evaluated: the best on the validation images, and the last.
+STATES = ("best", "last")
+# Test images by memorization; beside them, an accuracy on all images belongs to no group.
+GROUPS = ("typical", "atypical")
+ALL = ""
+
+_PGD = re.compile(r"pgd(0|[1-9]\d{0,9})(?:_(.+))?")
+
+
+class Measure(NamedTuple):
+    """A way to measure accuracy: on clean images or under an attack.
+
+    Attributes:
+      kind: without an attack, under PGD, or the worst case over AutoAttack's attacks.
+      steps: of PGD.
+      loss: that PGD maximises.
+    """
+
+    kind: Literal["clean", "pgd", "autoattack"]
+    steps: int = 0
+    loss: str = "cross_entropy"
+
+    @classmethod
+    def pgd(cls, steps: int, loss: str = "cross_entropy") -> "Measure":
+        """Returns the accuracy under PGD of so many steps that maximises a loss."""
+        return cls("pgd", steps, loss)
+
+    @classmethod
+    def parse(cls, key: str) -> "Measure":
+        """Returns the measure of a name in results.json.
+
+        Raises:
+          ValueError: it is the name of no measure.
+        """
+        for measure in (CLEAN, AUTOATTACK):
+            if key == measure.key:
+                return measure
+        found = _PGD.fullmatch(key)
+        if found is None or found[2] == "cross_entropy":
+            raise ValueError(
+                f"{key!r} is no measure; expected clean, autoattack, or PGD's steps and loss, as"
+                " pgd20 or pgd20_margin"
+            )
+        return cls.pgd(int(found[1]), found[2] or "cross_entropy")
+
+    @classmethod
+    def is_key(cls, key: str) -> bool:
+        """Returns whether `key` names a measure."""
+        try:
+            cls.parse(key)
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def key(self) -> str:
+        """The name in results.json, metrics.jsonl and examples.npz: `pgd20_margin`."""
+        if self.kind != "pgd":
+            return self.kind
+        return f"pgd{self.steps}" + ("" if self.loss == "cross_entropy" else f"_{self.loss}")
+
+    @property
+    def title(self) -> str:
+        """The name on a page: `PGD-20 (margin)`."""
+        if self.kind == "pgd":
+            loss = "" if self.loss == "cross_entropy" else f" ({self.loss})"
+            return f"PGD-{self.steps}{loss}"
+        return {"clean": "clean", "autoattack": "AutoAttack"}[self.kind]
+
+    @property
+    def is_attack(self) -> bool:
+        """Whether the images are attacked."""
+        return self.kind != "clean"
+
+
+CLEAN = Measure("clean")
+AUTOATTACK = Measure("autoattack")
+
+
+class Accuracy(NamedTuple):
+    """An accuracy with the number of images and Wilson's 95 % interval.
+
+    Attributes:
+      accuracy: from 0 to 1.
+      n: the number of images.
+      interval: its ends, from 0 to 1.
+    """
+
+    accuracy: float
+    n: int
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, correct: Bool[np.ndarray, "images"]) -> "Accuracy":
+        """Returns the accuracy of verdicts, whether each image is classified correctly."""
+        hits, n = int(np.sum(correct)), len(correct)
+        found = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+        return cls(hits / n, n, (round(float(found.low), 6), round(float(found.high), 6)))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Accuracy":
+        """Returns an accuracy as results.json holds it."""
+        low, high = content["interval"]
+        return cls(float(content["accuracy"]), int(content["n"]), (float(low), float(high)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the accuracy as results.json holds it."""
+        return {"accuracy": self.accuracy, "n": self.n, "interval": list(self.interval)}
+
+    @property
+    def percent(self) -> str:
+        """The accuracy in percent: `75.3`."""
+        return percent(self.accuracy)
+
+    @property
+    def interval_in_percent(self) -> str:
+        """The interval in percent: `71.1 to 79.0`."""
+        return " to ".join(map(percent, self.interval))
+
+    def __str__(self) -> str:
+        """The accuracy with its interval in percent: `75.3 (71.1 to 79.0)`."""
+        return f"{self.percent} ({self.interval_in_percent})"
+
+
+Accuracies = Mapping[Measure, Accuracy]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The accuracies of one state on the test set.
+
+    Attributes:
+      groups: by group of images, `ALL` first; a group without images is absent.
+      broken_by: the images that each attack of AutoAttack broke in turn, if it was run.
+    """
+
+    groups: Mapping[str, Accuracies]
+    broken_by: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def all(self) -> Accuracies:
+        """The accuracies on all test images."""
+        return self.groups[ALL]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Evaluation":
+        """Returns what results.json holds of one state."""
+        test = content["test"]
+        plain = {ALL: {name: test[name] for name in test if name not in GROUPS}}
+        plain |= {group: test[group] for group in GROUPS if group in test}
+        groups = {
+            group: {Measure.parse(key): Accuracy.from_json(value) for key, value in found.items()}
+            for group, found in plain.items()
+        }
+        return cls(groups, dict(content.get("broken_by", {})))
+
+
+def evaluations(results: Mapping[str, Any]) -> dict[str, Evaluation]:
+    """Returns the states that results.json holds, `best` first."""
+    return {state: Evaluation.from_json(results[state]) for state in STATES if state in results}
+
+
+def summarize(
+    verdicts: Mapping[str, Bool[np.ndarray, "images"]],
+    groups: Mapping[str, Int64[np.ndarray, "rows"]],
+) -> dict[str, Any]:
+    """Returns every accuracy on all images and on each group, as results.json holds them.
+
+    A group without images was not measured and is left out.
+
+    Args:
+      verdicts: by the key of a measure, whether each image is classified correctly.
+      groups: rows of, for instance, the typical and the atypical images.
+    """
+
+    def accuracies(rows: Any) -> dict[str, Any]:
+        return {key: Accuracy.of(correct[rows]).to_json() for key, correct in verdicts.items()}
+
+    found = {group: accuracies(rows) for group, rows in groups.items() if len(rows)}
+    return {**accuracies(slice(None)), **found}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Returns the content of results.json as a table to print."""
+    lines = [f"{'':<34}{'n':>7}  {'accuracy':>9}  95 % interval"]
+    for state, found in evaluations(results).items():
+        for group, accuracies in found.groups.items():
+            for measure, value in accuracies.items():
+                low, high = value.interval
+                title = f"{state} {measure.key}" + (f", {group}" if group else "")
+                lines.append(
+                    f"{title:<34}{value.n:>7}  {100 * value.accuracy:>7.2f} %  "
+                    f"{100 * low:.2f} to {100 * high:.2f}"
+                )
+        if found.broken_by:
+            counts = ", ".join(f"{attack} {count}" for attack, count in found.broken_by.items())
+            lines.append(f"{state}: images broken by {counts}")
+    return "\n".join(lines)
+
+
+def strongest(measures: Sequence[Measure]) -> Measure:
+    """Returns AutoAttack if it is among the measures, else the first PGD, else `CLEAN`."""
+    for kind in ("autoattack", "pgd"):
+        for measure in measures:
+            if measure.kind == kind:
+                return measure
+    return CLEAN
+
+
+def percent(value: float) -> str:
+    """Returns a part of 1 in percent, one place after the point."""
+    return f"{100 * value:.1f}"

@@ -1,0 +1,45 @@
+"""Whether a run is finished, by its results.json."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bat_jax.runtime import distributed
+from bat_jax.runtime.schema import ShapeError, name_aside
+from bat_jax.runtime.storage import AnyPath
+
+log = logging.getLogger(__name__)
+
+
+def finished_results(
+    path: AnyPath, read: Callable[[AnyPath], Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """Returns the content of results.json, or None for a run that is to be finished.
+
+    A damaged file is renamed, with a warning, so that the run makes its results anew.
+
+    Args:
+      path: of results.json.
+      read: reads it.
+
+    Raises:
+      UserError: it is no plain file.
+      OSError: it cannot be read for a reason of the system.
+    """
+    if not distributed.anywhere(path.exists()):
+        return None
+    results, damage = None, None
+    with distributed.agreed():
+        try:
+            results = read(path)
+        except ShapeError as error:
+            damage = error
+    # Every process has read the file before it is renamed.
+    if not distributed.anywhere(damage is not None):
+        return results
+    with distributed.agreed():
+        if distributed.is_main():
+            aside = name_aside(path)
+            path.rename(aside)
+            log.warning("%s; the file is kept as %s, and made anew", damage, aside.name)
+    return None

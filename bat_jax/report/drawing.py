@@ -1,0 +1,34 @@
+"""The parts of Matplotlib that figures use, imported whatever its back end is said to be.
+
+A notebook exports MPLBACKEND for itself. Matplotlib refuses to be imported where it names a back
+end that is not installed, and no figure here is shown by a back end.
+"""
+
+import os
+
+_BACKEND = os.environ.pop("MPLBACKEND", None)
+
+import matplotlib  # noqa: E402
+from matplotlib import font_manager  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.backends.registry import backend_registry  # noqa: E402
+from matplotlib.colors import LogNorm  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
+from matplotlib.ticker import NullFormatter  # noqa: E402
+
+if _BACKEND is not None:
+    os.environ["MPLBACKEND"] = _BACKEND
+    # The user's own figures keep it.
+    if backend_registry.is_valid_backend(_BACKEND):
+        matplotlib.rcParams["backend"] = _BACKEND
+
+__all__ = [
+    "Axes",
+    "Figure",
+    "LogNorm",
+    "NullFormatter",
+    "Text",
+    "font_manager",
+    "matplotlib",
+]
