@@ -8,7 +8,7 @@ import pytest
 from bat_jax.errors import UserError
 from bat_jax.training import accumulation
 from bat_jax.training.experiment import build, check_batch
-from tests.training.test_step import assert_close, history_of, run
+from tests.training.test_step import assert_close, history_of, run, smooth_attack
 
 
 @pytest.mark.parametrize("objective", ["bat", "trades", "mart", "gairat"])
@@ -17,6 +17,7 @@ def test_a_step_in_parts_is_the_step_of_the_large_batch(tiny_config, objective):
         "objective.bat.start_epoch": 0.0,
         "objective.gairat.start_epoch": 0.0,
         "parallel.devices": 2,
+        **smooth_attack(objective),
     }
     whole, metrics = run(tiny_config(objective, **fields))
     parts, in_parts = run(tiny_config(objective, **fields, **{"train.accumulation": 4}))
