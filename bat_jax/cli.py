@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,10 +131,12 @@ def _compiling_for_tpu() -> Iterator[None]:
 
 def _run(arguments: "Arguments", program: str) -> int:
     """Runs the job of a command line; what goes wrong is a line and a status."""
-    import jax
+    with _undisturbed():
+        import jax
 
-    from bat_jax.runtime import distributed
-    from bat_jax.runtime.storage import as_path
+        import bat_jax.jobs  # noqa: F401 (with Orbax and what else is large)
+        from bat_jax.runtime import distributed
+        from bat_jax.runtime.storage import as_path
 
     _prepare(arguments)
     workdir: AnyPath = Path("runs") / arguments.name
@@ -152,6 +155,22 @@ def _run(arguments: "Arguments", program: str) -> int:
             if jax.distributed.is_initialized():
                 distributed.leave(status)
             return status
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Holds Ctrl-C back until the block ends: it makes imports of C++ extensions abort."""
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Signals are for the main thread.
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _prepare(arguments: "Arguments") -> None:
@@ -298,7 +317,8 @@ def _show(table: str, workdir: "AnyPath") -> None:
     # are one process's work.
     if jax.process_count() == 1:
         if not (workdir / "report.html").exists():
-            from bat_jax.report import report
+            with _undisturbed():
+                from bat_jax.report import report
 
             report(workdir)
         print(f"report: {workdir / 'report.html'}")

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -274,6 +275,20 @@ def test_control_c_before_the_job_is_one_line(monkeypatch):
     ended = launch("--config=digits_bat")
     assert ended.returncode == 130
     assert ended.stderr == "launch.py: stopped before it began; run the same command\n"
+
+
+def test_control_c_while_jax_is_imported_waits_for_the_import():
+    seen = []
+
+    def interrupted():
+        with cli._undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("imported")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert seen == ["imported"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_call_leaves_the_process_as_it_was(failing):
