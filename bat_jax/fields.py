@@ -71,7 +71,7 @@ class Real(Field):
         if not self._contains(value):
             return self._range()
         try:
-            (rounded,) = struct.unpack("f", struct.pack("f", value))
+            (rounded,) = struct.unpack("<f", struct.pack("<f", value))
         except (OverflowError, struct.error):  # Of a float, of an int.
             return "a number that float32 can hold"
         if not self._contains(rounded):

@@ -225,6 +225,7 @@ def test_a_variant_that_cannot_name_a_folder_is_refused(name):
 def test_a_field_knows_its_values():
     assert Real(0.0).expected(True) == "a number"
     assert Real(0.0).expected(10**400) == "a number that float32 can hold"
+    assert Real(0.0).expected(1e308) == "a number that float32 can hold"
     assert Real(0.5, above=0).expected(1e-300).startswith("above 0, also in float32")
     assert Real(0.5, low=0, below=1).expected(0) is None
     assert Integer(1).expected(1.0) == "a whole number"
