@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bat_jax.errors import UserError
-from bat_jax.evaluation.runs import percent, read
+from bat_jax.evaluation.records import percent
+from bat_jax.evaluation.runs import read
 from bat_jax.methods import WEIGHT_BINS
 from bat_jax.report import compare, report
 from bat_jax.report.__main__ import main
@@ -132,8 +133,46 @@ def test_the_command_names_the_page_and_refuses_what_is_no_finished_run(runs, tm
     assert main([str(tmp_path / "run")]) == 2
     assert "expected a finished run" in capsys.readouterr().err
     (tmp_path / "run" / "results.json").write_text("{}")
-    with pytest.raises(UserError, match="not the files of a run"):
+    with pytest.raises(UserError, match="has no seconds; expected one"):
         report(tmp_path / "run")
+
+
+def test_a_run_is_not_compared_with_itself_and_equal_names_gain_their_parents(runs, tmp_path):
+    with pytest.raises(UserError, match="is named twice"):
+        compare([runs[0], runs[0].parent / "." / "bat"], tmp_path / "both")
+    ignore = shutil.ignore_patterns("checkpoints", "figures")
+    for parent in ("a", "b"):
+        shutil.copytree(runs[0], tmp_path / parent / "one" / "run", ignore=ignore)
+    text = compare([tmp_path / p / "one" / "run" for p in "ab"], tmp_path / "both").read_text()
+    assert "Comparison: a/one/run, b/one/run" in text
+
+
+def test_a_page_that_cannot_be_written_is_one_line_that_names_the_flag(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([str(runs[1]), f"--output={tmp_path / 'file'}"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].endswith("Not a directory; name another folder with --output")
+    assert main([str(runs[1]), "--output="]) == 2
+    assert capsys.readouterr().err == "bat_jax.report: --output is empty; expected a folder\n"
+
+
+def test_the_page_of_a_run_that_cannot_be_written_to_goes_elsewhere(runs, tmp_path):
+    ignore = shutil.ignore_patterns("checkpoints", "figures")
+    shutil.copytree(runs[1], tmp_path / "run", ignore=ignore)
+    (tmp_path / "run" / "report.html").unlink(missing_ok=True)
+    assert report(tmp_path / "run", tmp_path / "page") == tmp_path / "page" / "report.html"
+    assert (tmp_path / "page" / "figures" / "trade_off.png").exists()
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_method_that_is_not_known_here_is_shown_by_its_name(runs, tmp_path):
+    folder = tmp_path / "run"
+    ignore = shutil.ignore_patterns("checkpoints", "figures")
+    shutil.copytree(runs[1], folder, ignore=ignore)
+    about = json.loads((folder / "config.json").read_bytes())
+    about["config"]["objective"]["name"] = "my_lab.mail:Mail"
+    (folder / "config.json").write_text(json.dumps(about))
+    assert "my_lab.mail:Mail" in report(folder).read_text()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")
