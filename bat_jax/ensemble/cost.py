@@ -27,6 +27,7 @@ def describe_ensemble(config: ConfigDict) -> str:
         [
             json.dumps(plain(config), indent=2),
             f"parameters of a member: {number_of_parameters(state.variables):,}",
+            f"programs: {experiment.programs}",
             f"a member: {cost.steps:,} steps of {config.train.batch_size} images"
             f" ({cost.passes} forward passes each), {cost.training / 1e12:,.4g} TFLOP;"
             f" scoring {cost.images:,} images, {cost.scoring / 1e12:,.4g} TFLOP",

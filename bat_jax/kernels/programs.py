@@ -55,6 +55,16 @@ class Programs:
         """Returns the convolution of one of the uses."""
         return CONVOLUTIONS[getattr(self, use)]
 
+    def __str__(self) -> str:
+        """The choices on one line, for `--dry_run`."""
+        members = "as many as fit" if self.members_at_once is None else str(self.members_at_once)
+        return (
+            f"convolutions: training {self.training}, attack {self.attack}, evaluation"
+            f" {self.evaluation}, AutoAttack {self.autoattack}; PGD's steps"
+            f" {'written out' if self.unroll else 'in a loop'}; members of an ensemble by"
+            f" {self.execution}, {members} at a time"
+        )
+
     def scored_at_once(self, most: int, *, pixels: int) -> int:
         """Returns how many images an ensemble's member is scored on together.
 

@@ -37,7 +37,7 @@ def state(step, ema=False, width=3):
         variables={"params": params},
         opt_state=optimizer.init(params),
         ema={"params": params} if ema else None,
-        history=history.create(4),
+        memory={"history": history.create(4)},
     )
 
 
@@ -302,7 +302,7 @@ def test_a_name_that_is_taken_is_not_overwritten(run):
     [
         (state(0, ema=True), "ema/params/bias: absent, float32[3]; ema/params/kernel: absent,"),
         (state(0, width=5), "opt_state/0/trace/bias: float32[3], float32[5]; "),
-        (state(0).replace(history=None), "history/forgotten: int32[4], absent; "),
+        (state(0).replace(memory={}), "history/forgotten: int32[4], absent; "),
     ],
 )
 def test_a_state_of_another_structure_is_refused_by_its_version(run, keep, like, difference):
