@@ -10,7 +10,8 @@ from bat_jax.runtime.storage import AnyPath
 
 _COUNT = Number(low=0, whole=True)
 _MEMBERS = Number(low=1, high=10**7, whole=True)
-_CORRELATION = Number(low=-1, high=1)
+# Rounding may take it a little beyond 1.
+_CORRELATION = Number(low=-1.001, high=1.001)
 _COUNTS = Object(
     {
         **dict.fromkeys(("examples", "atypical", "typical", "unknown"), _COUNT),
