@@ -1,8 +1,8 @@
 """What `launch.py` can do with a config: train, evaluate again, memorize, or try the findings."""
 
 from bat_jax.jobs.evaluate import evaluate_run
-from bat_jax.jobs.findings import findings
-from bat_jax.jobs.memorize import memorize
+from bat_jax.jobs.memorization import memorize
 from bat_jax.jobs.train import train_and_evaluate
+from bat_jax.jobs.trial import findings
 
 __all__ = ["evaluate_run", "findings", "memorize", "train_and_evaluate"]

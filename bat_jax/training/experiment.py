@@ -235,7 +235,7 @@ def build(
         mesh=mesh,
         model=model,
         programs=programs.resolve(
-            config.programs,
+            config.programs.to_dict(),
             is_small=is_small,
             is_ensemble=config.job == "memorization",
             is_attacked=method.attack is not None,

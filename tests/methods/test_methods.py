@@ -14,8 +14,6 @@ from tests.methods import outside
 from tests.training.conftest import tiny
 from tests.training.test_step import assert_close, order_of, run
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
-
 
 def from_outside(name, **fields):
     config = tiny(f"tests.methods.outside:{name}")
@@ -125,8 +123,8 @@ def test_what_is_remembered_changes_the_loss_at_the_next_visit():
 
 
 def test_soft_targets_reach_the_attack_and_the_loss():
-    _, metrics = run(from_outside("Smoothed", **{"attack.num_steps": 0}), steps=1)
-    experiment = build(from_outside("Smoothed", **{"attack.num_steps": 0}))
+    _, metrics = run(from_outside("Smoothed", **{"attack.epsilon": 0.0}), steps=1)
+    experiment = build(from_outside("Smoothed", **{"attack.epsilon": 0.0}))
     images, labels = attacked(experiment, experiment.initial_state())
     logits = experiment.model.apply(experiment.initial_state().variables, images)
     target = 0.8 * jax.nn.one_hot(labels, 10) + 0.02

@@ -16,7 +16,7 @@ from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
 from bat_jax.findings.results import read_results
 from bat_jax.findings.summary import summarize
 from bat_jax.jobs.finished import finished_results
-from bat_jax.jobs.memorize import memorize
+from bat_jax.jobs.memorization import memorize
 from bat_jax.jobs.train import train_and_evaluate
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
