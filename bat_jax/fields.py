@@ -147,7 +147,9 @@ class Text(Field):
 
     def expected(self, value: object) -> str | None:
         """Returns what a text is for a value that is none."""
-        if not isinstance(value, str) or not value or not value.isprintable():
+        if value == "":
+            return "a text that is not empty"
+        if not isinstance(value, str) or not value.isprintable():
             return "a text of printable characters"
         if len(value.encode()) > _LONGEST_PATH:
             return f"at most {_LONGEST_PATH} bytes"
@@ -257,8 +259,8 @@ def check(config: Mapping[str, Any], schema: Schema, prefix: str = "") -> None:
         if name not in config:
             whole = f"config.{prefix}" if prefix else "the config"
             raise UserError(
-                f"config.{path} is missing; expected all fields of {whole}: change single fields,"
-                f" as --config.{path}=VALUE"
+                f"config.{path} is missing; expected all fields of {whole}: set single fields"
+                " in place of a whole section"
             )
         value = config[name]
         if not isinstance(field, Field):

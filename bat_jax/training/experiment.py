@@ -439,7 +439,9 @@ def _check_size(config: ConfigDict, model: nn.Module, dataset: Dataset) -> None:
     if config.model.width is None:
         return
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    # Models mix types where they compute in bfloat16.
+    with jax.numpy_dtype_promotion("standard"):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     parameters = state.number_of_parameters(shapes)
     if parameters > LARGEST_INTEGER:
         raise UserError(
