@@ -9,7 +9,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from bat_jax import overrides, pages
+from bat_jax import config as configs
+from bat_jax import fields, overrides, pages
 from bat_jax.errors import UserError
 from bat_jax.fields import Flag, Integer, Text, shown
 from bat_jax.overrides import Override
@@ -127,19 +128,27 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
         return None
     if page is None:
         raise UserError("--config is not set; expected a page, as --config=configs/digits_bat.py")
-    # Imported here: a config knows its methods, and they import JAX.
-    from bat_jax import config as configs
-    from bat_jax import methods
-
     path = _page(page)
+    _check_early(changes)
     config = overrides.load(path)
     overrides.apply(config, [change for change in changes if change.field == "objective.name"])
     if "objective" in config:
-        # The section of a method from outside, whose name the command line may set.
+        # The section of a method from outside, whose name the command line may set. Methods import
+        # JAX, and so are imported when everything before is right.
+        from bat_jax import methods
+
         methods.complete(config)
     overrides.apply(config, changes)
     configs.check(config)
     return Arguments(config=config, name=path.stem, **found)
+
+
+def _check_early(changes: Sequence[Override]) -> None:
+    """Refuses what is wrong whatever the page: a field or value that no job knows."""
+    config, schema = configs.known()
+    own = [change for change in changes if not change.field.startswith("objective.")]
+    overrides.apply(config, own)
+    fields.check(config, schema)
 
 
 def _split(arguments: Sequence[str]) -> tuple[str | None, list[Override], list[str]]:

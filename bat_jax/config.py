@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bat_jax import fields, methods
+from bat_jax import fields
 from bat_jax.errors import UserError
 from bat_jax.fields import Choice, Flag, Integer, Open, Real, Schema, Several, Text, optional
 
@@ -185,6 +185,8 @@ _PROGRAMS: Schema = {
     "members_at_once": Integer(None, low=1),
 }
 
+_OBJECTIVE: Schema = {"name": Text("bat")}
+
 _DEFAULT: Schema = {
     # What to do: train, memorization, evaluation (that of `evaluation()`), or findings (that of
     # `findings()`).
@@ -200,7 +202,7 @@ _DEFAULT: Schema = {
     "model": _MODEL,
     # The method: standard, pgd_at, trades, mart, gairat, bat, or package.module:Class; and for each
     # of them the fields that bat_jax/methods/<name>.py explains.
-    "objective": {"name": Text("bat"), **methods.sections()},
+    "objective": _OBJECTIVE,
     "attack": _ATTACK,
     "train": _TRAIN,
     "evaluation": {**_PGD, **_TEST, **_SCORES},
@@ -284,7 +286,7 @@ _FINDINGS: Schema = {
 
 def default() -> ConfigDict:
     """Returns the whole config, with the training defaults of the paper's benchmarks."""
-    return fields.section(_DEFAULT).lock()
+    return fields.section(_with_methods(_DEFAULT)).lock()
 
 
 def evaluation() -> ConfigDict:
@@ -301,7 +303,7 @@ def findings() -> ConfigDict:
     Every run has the fields of this config but for its seed, its method and, for some, the training
     images left out; its `best` is chosen and its test made as for any run.
     """
-    return fields.section(_FINDINGS).lock()
+    return fields.section(_with_methods(_FINDINGS)).lock()
 
 
 def check(config: ConfigDict) -> None:
@@ -318,10 +320,12 @@ def check(config: ConfigDict) -> None:
     _check_attacked(config)
     if schema is _EVALUATION:
         return
+    from bat_jax import methods
+
     methods.find(config.objective.name)
     _check_validation(config)
     _check_training_attack(config)
-    if schema is _FINDINGS:
+    if "findings" in config:
         for name in config.findings.variants:
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise UserError(
@@ -333,6 +337,8 @@ def check(config: ConfigDict) -> None:
 def defaults_of(config: ConfigDict) -> ConfigDict:
     """Returns the defaults of a config's fields, those of its method among them."""
     defaults = findings() if "findings" in config else default()
+    from bat_jax import methods
+
     defaults.objective.name = config.objective.name
     methods.complete(defaults)
     return defaults
@@ -342,7 +348,24 @@ def schema_of(config: Mapping[str, Any]) -> Schema:
     """Returns the schema of a config, known by its sections."""
     if "run" in config:
         return _EVALUATION
-    return _FINDINGS if "findings" in config else _DEFAULT
+    return _with_methods(_FINDINGS if "findings" in config else _DEFAULT)
+
+
+def known() -> tuple[ConfigDict, Schema]:
+    """Returns every field of every job but those of methods, and their schema.
+
+    It knows them without JAX, which methods import: so that a wrong field is refused at once.
+    """
+    schema = {**_EVALUATION, **_FINDINGS, "job": Text("train")}
+    return fields.section(schema).lock(), schema
+
+
+def _with_methods(schema: Schema) -> Schema:
+    """Returns a schema whose section `objective` has the sections of the methods."""
+    # Imported here: methods import JAX, and most wrong command lines are refused without it.
+    from bat_jax import methods
+
+    return {**schema, "objective": {**_OBJECTIVE, **methods.sections()}}
 
 
 def _check_validation(config: ConfigDict) -> None:
@@ -391,6 +414,8 @@ def _of_255(value: float) -> str:
 
 def _check_training_attack(config: ConfigDict) -> None:
     """Checks that a method which trains on attacked images attacks them."""
+    from bat_jax import methods
+
     if methods.find(config.objective.name).attack is None:
         return
     attack = config.attack

@@ -210,7 +210,8 @@ def test_an_answer_about_flags_imports_nothing_large():
     program = (
         "import sys; from bat_jax import cli;"
         " assert cli.main(['--help']) == 0;"
-        " assert cli.main(['--config=digits_bat', '--config.attack.epsilon=8']) == 2;"
+        " assert cli.main(['--config=digits_bat', '--config.attack.epsilon=-8']) == 2;"
+        " assert cli.main(['--config=digits_bat', '--config.attack.epsilom=1']) == 2;"
         " print([m for m in ('jax', 'numpy', 'orbax', 'scipy', 'matplotlib') if m in sys.modules])"
     )
     ended = subprocess.run(
