@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import fields, overrides, pages
+from bat_jax import environment, fields, overrides, pages
 from bat_jax.errors import UserError
 from bat_jax.fields import Flag, Integer, Text, shown
 from bat_jax.overrides import Override
@@ -130,6 +130,8 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
         raise UserError("--config is not set; expected a page, as --config=configs/digits_bat.py")
     path = _page(page)
     _check_early(changes)
+    # Before a page, whose methods import JAX.
+    environment.check()
     config = overrides.load(path)
     overrides.apply(config, [change for change in changes if change.field == "objective.name"])
     if "objective" in config:

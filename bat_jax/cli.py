@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bat_jax import environment
+
 if TYPE_CHECKING:
     from bat_jax.arguments import Arguments
     from bat_jax.runtime.storage import AnyPath
@@ -57,15 +59,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
     try:
         return _main(sys.argv[1:] if argv is None else argv, program)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "bat_jax"):
-            raise
-        return _fail(
-            f"the package {package} is not installed; install what bat_jax needs, as with"
-            " pip install -r requirements.txt",
-            1,
-            program,
-        )
+        return _fail(str(environment.missing(error)), 2, program)
     except BrokenPipeError:
         # What reads the output has ended, as `head` does; nothing else is to be written to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -135,15 +129,17 @@ def _run(arguments: "Arguments", program: str) -> int:
         import jax
 
         import bat_jax.jobs  # noqa: F401 (with Orbax and what else is large)
+        from bat_jax import backend
         from bat_jax.runtime import distributed
         from bat_jax.runtime.storage import as_path
 
-    _prepare(arguments)
     workdir: AnyPath = Path("runs") / arguments.name
     with _logging():
         try:
+            _prepare(arguments)
             workdir = as_path(arguments.workdir or workdir)
             _join(arguments, workdir)
+            backend.devices()
             return _run_job(arguments, workdir)
         # Of any class: what is not known below is raised again.
         except (Exception, KeyboardInterrupt) as error:

@@ -253,7 +253,11 @@ def full_disk():
         (MemoryError(), 1, "out of memory (MemoryError); lower config.train.batch_size"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "(RESOURCE_EXHAUSTED: Out of mem"),
         (KeyboardInterrupt(), 130, "stopped; run the same command to go on"),
-        (ModuleNotFoundError("No module", name="optax.x"), 1, "the package optax is not installed"),
+        (
+            ModuleNotFoundError("No module", name="optax.x"),
+            2,
+            "optax is not installed; pip install",
+        ),
     ],
 )
 def test_a_failure_is_one_line_and_a_status(failing, error, status, words):
