@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from bat_jax.errors import UserError
 from bat_jax.runtime import storage
 from bat_jax.runtime.storage import AnyPath
 

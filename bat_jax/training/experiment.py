@@ -24,7 +24,7 @@ from bat_jax.evaluation.classify import Evaluator
 from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.evaluation.tracking import Tracker
 from bat_jax.fields import LARGEST_INTEGER
-from bat_jax.kernels import programs
+from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
@@ -68,7 +68,7 @@ class Experiment:
     estimates: memorization.Estimates | None
     mesh: Mesh
     model: nn.Module
-    programs: programs.Programs
+    programs: kernel_programs.Programs
     method: methods.Method
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -139,7 +139,7 @@ class Experiment:
         """Returns what classifies a set, clean and under PGD with each loss."""
         return Evaluator(self.evaluated(), self.config, self.mesh, self.programs, losses=losses)
 
-    def evaluated(self, use: programs.Use = "evaluation") -> nn.Module:
+    def evaluated(self, use: kernel_programs.Use = "evaluation") -> nn.Module:
         """Returns the model as it is evaluated: in float32, whatever type it trains in."""
         return models.with_conv(models.in_float32(self.model), self.programs.convolution(use))
 
@@ -234,7 +234,7 @@ def build(
         estimates=estimates,
         mesh=mesh,
         model=model,
-        programs=programs.resolve(
+        programs=kernel_programs.resolve(
             config.programs.to_dict(),
             is_small=is_small,
             is_ensemble=config.job == "memorization",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bat_jax.kernels import convolution, winograd
+from bat_jax.models.resnet import PreActivationBlock
 
 
 def plain(images, kernel):

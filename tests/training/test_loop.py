@@ -16,6 +16,7 @@ from bat_jax.training.experiment import build
 from bat_jax.training.loop import Meter, NonFiniteError, fit
 from bat_jax.training.metrics import MetricsLog
 from tests.data import archives
+from tests.training.test_step import history_of
 
 
 class AfterSteps(Interruption):
