@@ -62,8 +62,8 @@ def typed(key: object) -> Key[Array, "..."]:
 
 
 def per_image(
-    key: GivenKey, positions: Int[Array, "batch"] | Int[np.ndarray, "batch"]
-) -> Key[Array, "batch"]:
+    key: GivenKey, positions: Int[Array, " batch"] | Int[np.ndarray, " batch"]
+) -> Key[Array, " batch"]:
     """Returns one key an image, so that its draws do not depend on the rest of its batch.
 
     Args:

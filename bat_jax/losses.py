@@ -25,8 +25,8 @@ Pooling = Literal["sum", "mean"]
 
 
 def weighted_mean(
-    values: Float[Array, "batch"],
-    weights: Float[Array, "batch"],
+    values: Float[Array, " batch"],
+    weights: Float[Array, " batch"],
     *,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -42,8 +42,8 @@ def weighted_mean(
 
 
 def wrong_class_confidence(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
-) -> Float[Array, "batch"]:
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
     """Returns q_i = max_{k != y_i} p_k, how strongly a wrong class is held (section 4).
 
     Args:
@@ -55,7 +55,7 @@ def wrong_class_confidence(
 
 def kl_divergence(
     logits: Float[Array, "batch classes"], other_logits: Float[Array, "batch classes"]
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """Returns KL(p || p'), in nats, of the softmax p of `logits` and p' of `other_logits`.
 
     Args:
@@ -70,10 +70,10 @@ def kl_divergence(
 def trades(
     clean_logits: Float[Array, "batch classes"],
     adversarial_logits: Float[Array, "batch classes"],
-    labels: Int[Array, "batch"],
+    labels: Int[Array, " batch"],
     *,
     beta: float,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """TRADES, per example: CE(z(x), y) + beta KL(p(x) || p(x')).
 
     Args:
@@ -93,10 +93,10 @@ def trades(
 def mart(
     clean_logits: Float[Array, "batch classes"],
     adversarial_logits: Float[Array, "batch classes"],
-    labels: Int[Array, "batch"],
+    labels: Int[Array, " batch"],
     *,
     beta: float,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """MART, per example.
 
         -log p_y(x') - log(1 - max_{k != y} p_k(x')) + beta KL(p(x) || p(x')) (1 - p_y(x))
@@ -124,12 +124,12 @@ def mart(
 
 
 def gairat_weights(
-    robust_steps: Int[Array, "batch"],
+    robust_steps: Int[Array, " batch"],
     *,
     num_steps: int,
     lam: float,
     axis_name: str | None = None,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """GAIRAT's weights, (1 + tanh(lam + 5 (1 - 2 kappa_i / K))) / 2, scaled to a mean of 1.
 
     Args:
@@ -150,14 +150,14 @@ def gairat_weights(
 
 def bat_weights(
     logits: Float[Array, "batch classes"],
-    labels: Int[Array, "batch"],
+    labels: Int[Array, " batch"],
     *,
     alpha: float,
     gate: Gate = "misclassified",
-    memorization: Float[Array, "batch"] | None = None,
+    memorization: Float[Array, " batch"] | None = None,
     threshold: float = 0.15,
     confidence_logits: Float[Array, "batch classes"] | None = None,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
     """BAT's weights (section 4, reconstructed): exp(-alpha q_i) where the gate is open, else 1.
 
     q_i = max_{k != y} p_k is the confidence in a wrong class. No gradient flows through a weight.
@@ -198,8 +198,8 @@ def bat_weights(
 
 
 def reweighted(
-    losses: Float[Array, "batch"],
-    weights: Float[Array, "batch"],
+    losses: Float[Array, " batch"],
+    weights: Float[Array, " batch"],
     *,
     normalize: Normalize = "sum",
     axis_name: str | None = None,
@@ -224,7 +224,7 @@ def reweighted(
 
 def discrimination(
     features: Float[Array, "batch features"],
-    labels: Int[Array, "batch"],
+    labels: Int[Array, " batch"],
     *,
     temperature: float,
     similarity: Similarity = "cosine",
@@ -302,13 +302,13 @@ def discrimination(
 def bat(
     adversarial_logits: Float[Array, "batch classes"],
     features: Float[Array, "batch features"],
-    labels: Int[Array, "batch"],
+    labels: Int[Array, " batch"],
     *,
     alpha: float,
     beta_dl: float,
     temperature: float,
     gate: Gate = "misclassified",
-    memorization: Float[Array, "batch"] | None = None,
+    memorization: Float[Array, " batch"] | None = None,
     threshold: float = 0.15,
     confidence_logits: Float[Array, "batch classes"] | None = None,
     normalize: Normalize = "sum",
@@ -364,14 +364,14 @@ def bat(
 
 
 def _is_label(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
 ) -> Bool[Array, "batch classes"]:
     return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
 
 
 def _at_label(
-    values: Float[Array, "batch classes"], labels: Int[Array, "batch"]
-) -> Float[Array, "batch"]:
+    values: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
     return jnp.take_along_axis(values, labels[:, None], axis=-1)[:, 0]
 
 

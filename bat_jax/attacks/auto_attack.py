@@ -53,10 +53,10 @@ class Result:
       is_nan: whether logits were NaN, clean or attacked; such images count as broken.
     """
 
-    robust: Bool[np.ndarray, "images"]
-    clean: Bool[np.ndarray, "images"]
-    by_attack: Mapping[str, Bool[np.ndarray, "images"]]
-    is_nan: Bool[np.ndarray, "images"]
+    robust: Bool[np.ndarray, " images"]
+    clean: Bool[np.ndarray, " images"]
+    by_attack: Mapping[str, Bool[np.ndarray, " images"]]
+    is_nan: Bool[np.ndarray, " images"]
     _adversarial: HostImages | None = dataclasses.field(repr=False)
 
     @property
@@ -171,9 +171,9 @@ def autoattack(
 def _judge(
     engine: Engine,
     attack: Attack,
-    rows: Int[np.ndarray, "batch"],
+    rows: Int[np.ndarray, " batch"],
     images: HostImages,
-    labels: Int[np.ndarray, "batch"],
+    labels: Int[np.ndarray, " batch"],
     outcome: Outcome,
     verdicts: Verdicts,
 ) -> None:

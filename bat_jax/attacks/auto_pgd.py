@@ -54,21 +54,21 @@ class ApgdState(NamedTuple):
     """
 
     adversarial: Images
-    found: Bool[Array, "batch"]
-    flat: Bool[Array, "batch"]
+    found: Bool[Array, " batch"]
+    flat: Bool[Array, " batch"]
     x: Images
     previous: Images
-    loss: Float[Array, "batch"]
+    loss: Float[Array, " batch"]
     best: Images
     best_gradient: Images
-    best_loss: Float[Array, "batch"]
-    step_size: Float[Array, "batch"]
-    rises: Int[Array, "batch"]
-    halved: Bool[Array, "batch"]
-    checkpoint_loss: Float[Array, "batch"]
+    best_loss: Float[Array, " batch"]
+    step_size: Float[Array, " batch"]
+    rises: Int[Array, " batch"]
+    halved: Bool[Array, " batch"]
+    checkpoint_loss: Float[Array, " batch"]
 
     @property
-    def done(self) -> Bool[Array, "batch"]:
+    def done(self) -> Bool[Array, " batch"]:
         """Whether there is nothing more to find."""
         return self.found
 
@@ -189,7 +189,7 @@ class Apgd:
         )
 
 
-def _intervals(num_iterations: int) -> Int[np.ndarray, "steps"]:
+def _intervals(num_iterations: int) -> Int[np.ndarray, " steps"]:
     """Returns, per number of iterations done, the interval a checkpoint there ends, else 0.
 
     Intervals begin at 22 % of all iterations and shrink by 3 % each, down to 6 %.

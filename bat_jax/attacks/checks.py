@@ -26,7 +26,7 @@ class RobustnessWarning(UserWarning):
 
 def inputs(
     given_images: GivenImages, given_labels: GivenLabels, batch_size: int
-) -> tuple[HostImages, Int[np.ndarray, "images"]]:
+) -> tuple[HostImages, Int[np.ndarray, " images"]]:
     """Returns images and labels on the host, once they are what an attack can take."""
     images, labels = np.asarray(given_images), np.asarray(given_labels)
     if images.dtype != np.float32:
@@ -96,8 +96,8 @@ def logits_of(logits_fn: LogitsFn, images: Images) -> Logits:
 
 
 def correct(
-    logits: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, "images"]
-) -> Bool[np.ndarray, "images"]:
+    logits: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"]
+) -> Bool[np.ndarray, " images"]:
     """Returns whether each image is classified correctly; logits with a NaN never are."""
     return (logits.argmax(axis=1) == labels) & ~np.isnan(logits).any(axis=1)
 
@@ -110,7 +110,7 @@ def enough_classes(attack: str, needed: int, found: int) -> None:
         )
 
 
-def labels_in_range(labels: Integer[np.ndarray, "images"], num_classes: int) -> None:
+def labels_in_range(labels: Integer[np.ndarray, " images"], num_classes: int) -> None:
     """Refuses labels that no logit belongs to."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
@@ -169,7 +169,7 @@ def warn_of_few_classes(name: str, needed: int, found: int, instead: str | None)
     )
 
 
-def warn_of_flat(name: str, flat: Bool[np.ndarray, "images"]) -> None:
+def warn_of_flat(name: str, flat: Bool[np.ndarray, " images"]) -> None:
     """Warns if an attack's gradient was zero in every pixel of some images."""
     if flat.any():
         _warn(
@@ -179,7 +179,7 @@ def warn_of_flat(name: str, flat: Bool[np.ndarray, "images"]) -> None:
         )
 
 
-def warn_of_nan(is_nan: Bool[np.ndarray, "images"]) -> None:
+def warn_of_nan(is_nan: Bool[np.ndarray, " images"]) -> None:
     """Warns if logits were NaN for some images."""
     if is_nan.any():
         _warn(
@@ -188,7 +188,7 @@ def warn_of_nan(is_nan: Bool[np.ndarray, "images"]) -> None:
         )
 
 
-def warn_of_lost_gradients(is_lost: Bool[np.ndarray, "images"]) -> None:
+def warn_of_lost_gradients(is_lost: Bool[np.ndarray, " images"]) -> None:
     """Warns if PGD met gradients that were not finite."""
     if is_lost.any():
         _warn(
@@ -209,7 +209,7 @@ def warn_if_square_wins(found: int, total: int) -> None:
 
 
 def warn_if_pgd_misleads(
-    pgd_robust: Bool[np.ndarray, "images"], robust: Bool[np.ndarray, "images"]
+    pgd_robust: Bool[np.ndarray, " images"], robust: Bool[np.ndarray, " images"]
 ) -> None:
     """Warns if PGD's robust accuracy is more than 10 points above AutoAttack's.
 

@@ -9,11 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 Images = Float[Array, "batch height width channels"]
 HostImages = Float[np.ndarray, "batch height width channels"]
 Logits = Float[Array, "batch classes"]
-Labels = Int[Array, "batch"]
+Labels = Int[Array, " batch"]
 LogitsFn = Callable[[Images], Logits]
 
 
-def correct(logits: Logits, labels: Labels) -> Bool[Array, "batch"]:
+def correct(logits: Logits, labels: Labels) -> Bool[Array, " batch"]:
     """Returns whether each image is classified correctly; logits with a NaN never are."""
     is_finite = ~jnp.any(jnp.isnan(logits), axis=-1)
     return (jnp.argmax(logits, axis=-1) == labels) & is_finite

@@ -51,17 +51,17 @@ class Problem(NamedTuple):
     """
 
     images: Images
-    labels: Int[Array, "batch"]
-    targets: Int[Array, "batch"]
-    keys: Key[Array, "batch"]
+    labels: Int[Array, " batch"]
+    targets: Int[Array, " batch"]
+    keys: Key[Array, " batch"]
 
 
 class HostProblem(NamedTuple):
     """The same of a whole batch, on the host."""
 
     images: HostImages
-    labels: Int[np.ndarray, "batch"]
-    targets: Int[np.ndarray, "batch"]
+    labels: Int[np.ndarray, " batch"]
+    targets: Int[np.ndarray, " batch"]
     key_data: UInt32[np.ndarray, "batch words"]
     key_impl: Any
 
@@ -75,15 +75,15 @@ class State(Protocol):
         """A misclassified image, else the best so far; always within the constraint."""
 
     @property
-    def found(self) -> Bool[Array, "batch"]:
+    def found(self) -> Bool[Array, " batch"]:
         """Whether `adversarial` is misclassified."""
 
     @property
-    def done(self) -> Bool[Array, "batch"]:
+    def done(self) -> Bool[Array, " batch"]:
         """Whether the attack has ended for the image: `found`, and whatever else ends it."""
 
     @property
-    def flat(self) -> Bool[Array, "batch"]:
+    def flat(self) -> Bool[Array, " batch"]:
         """Whether the first gradient was zero in every pixel."""
 
 
@@ -134,8 +134,8 @@ class Outcome(NamedTuple):
     """
 
     adversarial: HostImages
-    found: Bool[np.ndarray, "batch"]
-    flat: Bool[np.ndarray, "batch"]
+    found: Bool[np.ndarray, " batch"]
+    flat: Bool[np.ndarray, " batch"]
 
 
 class Engine:
@@ -193,9 +193,9 @@ class Engine:
         self,
         attack: Attack,
         images: HostImages,
-        labels: Int[np.ndarray, "batch"],
+        labels: Int[np.ndarray, " batch"],
         targets: Int[np.ndarray, "batch rounds"],
-        keys: Key[Array, "batch"],
+        keys: Key[Array, " batch"],
     ) -> Outcome:
         """Attacks one batch of at most `batch_size` images, a round a target.
 
@@ -224,7 +224,7 @@ class Engine:
         self,
         attack: Attack,
         whole: HostProblem,
-        rows: Int[np.ndarray, "standing"],
+        rows: Int[np.ndarray, " standing"],
         outcome: Outcome,
     ) -> None:
         problem = self._take(whole, rows)
@@ -312,7 +312,7 @@ class Engine:
 
         return call
 
-    def _take(self, whole: HostProblem, rows: Int[np.ndarray, "rows"]) -> Problem:
+    def _take(self, whole: HostProblem, rows: Int[np.ndarray, " rows"]) -> Problem:
         keys = jax.random.wrap_key_data(
             jnp.asarray(self._padded(whole.key_data[rows])), impl=whole.key_impl
         )
@@ -323,7 +323,7 @@ class Engine:
             jax.device_put(keys, self._shared),
         )
 
-    def _taken(self, state: Any, rows: Int[np.ndarray, "rows"]) -> Any:
+    def _taken(self, state: Any, rows: Int[np.ndarray, " rows"]) -> Any:
         return jax.tree.map(lambda leaf: self._put(np.asarray(leaf)[rows]), state)
 
     def _put(self, rows: np.ndarray) -> Array:
@@ -351,5 +351,5 @@ def _multiple(count: float, factor: int) -> int:
 
 
 @jax.jit
-def _folded(keys: Key[Array, "batch"], number: Int[Array, ""]) -> Key[Array, "batch"]:
+def _folded(keys: Key[Array, " batch"], number: Int[Array, ""]) -> Key[Array, " batch"]:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -35,13 +35,13 @@ class FabState(NamedTuple):
     """
 
     adversarial: Images
-    found: Bool[Array, "batch"]
-    flat: Bool[Array, "batch"]
+    found: Bool[Array, " batch"]
+    flat: Bool[Array, " batch"]
     x: Images
-    distance: Float[Array, "batch"]
+    distance: Float[Array, " batch"]
 
     @property
-    def done(self) -> Bool[Array, "batch"]:
+    def done(self) -> Bool[Array, " batch"]:
         """Whether there is nothing more to find."""
         return self.found
 
@@ -102,7 +102,7 @@ class FabTargeted:
         """Moves to the linearised boundary, and back if the image there is misclassified."""
         x0 = problem.images
 
-        def lead(x: Images) -> tuple[Float[Array, ""], Float[Array, "batch"]]:
+        def lead(x: Images) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
             logits = logits_fn(x)
             lead = inner_losses.logit_of(logits, problem.targets) - inner_losses.logit_of(
                 logits, problem.labels
@@ -133,7 +133,7 @@ class FabTargeted:
         )
 
 
-def shortest_steps(x: Images, w: Images, residuals: Float[Array, "batch"], norm: Norm) -> Images:
+def shortest_steps(x: Images, w: Images, residuals: Float[Array, " batch"], norm: Norm) -> Images:
     """Returns the shortest d with w.(x + d) = b and 0 <= x + d <= 1, an image.
 
     With w and r = w.x - b made such that r >= 0 by flipping both signs, and the room

@@ -14,7 +14,7 @@ Norm = Literal["linf", "l2"]
 _AXES = (1, 2, 3)
 
 
-def pixel_sum(values: Images) -> Float[Array, "batch"]:
+def pixel_sum(values: Images) -> Float[Array, " batch"]:
     """Returns the sum over pixels and channels, an image.
 
     As a matrix product, for the CPU back end adds one number at a time when it reduces rows.
@@ -23,14 +23,14 @@ def pixel_sum(values: Images) -> Float[Array, "batch"]:
     return jnp.matmul(rows, jnp.ones(rows.shape[1], rows.dtype), precision="highest")
 
 
-def length(offsets: Images, norm: Norm) -> Float[Array, "batch"]:
+def length(offsets: Images, norm: Norm) -> Float[Array, " batch"]:
     """Returns max|d| for Linf and ||d||_2 for L2, an image."""
     if norm == "linf":
         return jnp.max(jnp.abs(offsets), axis=_AXES)
     return jnp.sqrt(pixel_sum(offsets**2))
 
 
-def over_pixels(values: Shaped[Array, "batch"]) -> Shaped[Array, "batch 1 1 1"]:
+def over_pixels(values: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]:
     """Returns one value an image in the shape that combines with images."""
     return values[:, None, None, None]
 
@@ -49,7 +49,7 @@ def steepest(gradient: Images, norm: Norm) -> Images:
     return scaled_to(scaled_to(gradient, 1.0, "linf"), 1.0, "l2")
 
 
-def random_start(keys: Key[Array, "batch"], images: Images, epsilon: float, norm: Norm) -> Images:
+def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, norm: Norm) -> Images:
     """Returns x + epsilon t / ||t||, t ~ U(-1, 1) for Linf and N(0, 1) for L2, clipped to [0, 1].
 
     Every image has its own key, so that its start does not depend on the rest of its batch.
@@ -78,7 +78,7 @@ def project(x: Images, center: Images, epsilon: float, norm: Norm) -> Images:
 
 def within(
     adversarial: HostImages, images: HostImages, epsilon: float, norm: Norm
-) -> Bool[np.ndarray, "batch"]:
+) -> Bool[np.ndarray, " batch"]:
     """Returns whether ||x' - x|| <= epsilon up to float32 rounding, and x' in [0, 1].
 
     It is computed in float64 on the host, away from the arithmetic that made x'.

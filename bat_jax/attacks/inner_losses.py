@@ -17,7 +17,7 @@ from bat_jax import losses
 from bat_jax.attacks.classifier import Labels, Logits
 from bat_jax.errors import UserError
 
-PerImage = Float[Array, "batch"]
+PerImage = Float[Array, " batch"]
 # Class probabilities, where an image has more than one label.
 SoftLabels = Float[Array, "batch classes"]
 LossName = Literal["cross_entropy", "kl", "margin"]

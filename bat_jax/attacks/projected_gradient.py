@@ -84,8 +84,8 @@ class Trajectory(NamedTuple):
     """
 
     images: Images
-    robust_steps: Int[Array, "batch"]
-    lost_gradient: Bool[Array, "batch"]
+    robust_steps: Int[Array, " batch"]
+    lost_gradient: Bool[Array, " batch"]
 
 
 def pgd(
@@ -223,7 +223,7 @@ class _Problem(NamedTuple):
 
 
 # A trajectory, whether it ended misclassified, and its loss, an image.
-_Best = tuple[Trajectory, Bool[Array, "batch"], Float[Array, "batch"]]
+_Best = tuple[Trajectory, Bool[Array, " batch"], Float[Array, " batch"]]
 
 
 def _check(logits_fn: LogitsFn, given_images: GivenImages, given_labels: GivenLabels) -> None:
@@ -240,14 +240,14 @@ def _check(logits_fn: LogitsFn, given_images: GivenImages, given_labels: GivenLa
 
 
 def _attack(
-    problem: _Problem, image_keys: Key[Array, "batch"], settings: PgdSettings
+    problem: _Problem, image_keys: Key[Array, " batch"], settings: PgdSettings
 ) -> Trajectory:
     """Runs one attack."""
     logits_fn, images, labels, reference, _ = problem
     if reference is not None:
         problem = problem._replace(reference_logits=jax.lax.stop_gradient(reference))
 
-    def objective(x: Images) -> tuple[Float[Array, ""], Bool[Array, "batch"]]:
+    def objective(x: Images) -> tuple[Float[Array, ""], Bool[Array, " batch"]]:
         logits = logits_fn(x)
         return jnp.sum(problem.loss(settings.loss, logits)), correct(logits, labels)
 
@@ -280,11 +280,11 @@ def _attack(
 
 
 def _best_of_restarts(
-    problem: _Problem, first: Trajectory, image_keys: Key[Array, "batch"], settings: PgdSettings
+    problem: _Problem, first: Trajectory, image_keys: Key[Array, " batch"], settings: PgdSettings
 ) -> Trajectory:
     """Runs the restarts after the first, and returns each image's best attack."""
 
-    def judge(adversarial: Images) -> tuple[Bool[Array, "batch"], Float[Array, "batch"]]:
+    def judge(adversarial: Images) -> tuple[Bool[Array, " batch"], Float[Array, " batch"]]:
         logits = problem.logits_fn(adversarial)
         value = problem.loss(settings.loss, logits)
         # A non-finite loss is neither larger nor smaller than another: it is kept, not compared.
@@ -327,12 +327,12 @@ def _direction(gradient: Images, norm: Norm) -> Images:
     return scaled / jnp.maximum(length, 1.0)
 
 
-def _per_image_normal(image_keys: Key[Array, "batch"], images: Images) -> Images:
+def _per_image_normal(image_keys: Key[Array, " batch"], images: Images) -> Images:
     return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(image_keys)
 
 
 def _uniform_in_ball(
-    image_keys: Key[Array, "batch"], images: Images, epsilon: float, norm: Norm
+    image_keys: Key[Array, " batch"], images: Images, epsilon: float, norm: Norm
 ) -> Images:
     shape, dtype = images.shape[1:], images.dtype
     if norm == "linf":

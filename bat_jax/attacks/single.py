@@ -54,6 +54,6 @@ def strongest(
     return order[:, 1 : count + 1].astype(np.int32)
 
 
-def batches(rows: Int[np.ndarray, "rows"], batch_size: int) -> list[Int[np.ndarray, "batch"]]:
+def batches(rows: Int[np.ndarray, " rows"], batch_size: int) -> list[Int[np.ndarray, " batch"]]:
     """Cuts rows into batches, the last one smaller."""
     return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]

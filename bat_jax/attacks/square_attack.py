@@ -44,11 +44,11 @@ class SquareState(NamedTuple):
     """
 
     adversarial: Images
-    found: Bool[Array, "batch"]
-    flat: Bool[Array, "batch"]
-    margin: Float[Array, "batch"]
-    query: Int[Array, "batch"]
-    done: Bool[Array, "batch"]
+    found: Bool[Array, " batch"]
+    flat: Bool[Array, " batch"]
+    margin: Float[Array, " batch"]
+    query: Int[Array, " batch"]
+    done: Bool[Array, " batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Square:
             following = jnp.where(is_query, number + 1, following)
         return chosen, following
 
-    def _sides(self, height: int, width: int) -> Int[np.ndarray, "steps"]:
+    def _sides(self, height: int, width: int) -> Int[np.ndarray, " steps"]:
         """Returns the side of the window, per step; the first step has none."""
         sides = []
         for query in range(self.num_queries):
@@ -248,7 +248,7 @@ def _unit(values: Float[Array, "height width _"]) -> Float[Array, "height width 
 
 def _window(
     x: Pixels, draws: Float[Array, "2"], side: Int[Array, ""]
-) -> tuple[Int[Array, "height"], Int[Array, "width"], Bool[Array, "height width"]]:
+) -> tuple[Int[Array, " height"], Int[Array, " width"], Bool[Array, "height width"]]:
     """Returns a pixel's row and column in a random window, and whether it is inside."""
     height, width, _ = x.shape
     room = jnp.array([height, width]) - side
@@ -257,13 +257,13 @@ def _window(
     return rows, columns, _between(rows, side)[:, None] & _between(columns, side)[None, :]
 
 
-def _between(positions: Int[Array, "side"], end: Int[Array, ""] | int) -> Bool[Array, "side"]:
+def _between(positions: Int[Array, " side"], end: Int[Array, ""] | int) -> Bool[Array, " side"]:
     return (positions >= 0) & (positions < end)
 
 
 def _pyramids(
-    rows: Int[Array, "height"],
-    columns: Int[Array, "width"],
+    rows: Int[Array, " height"],
+    columns: Int[Array, " width"],
     side: Int[Array, ""],
     *,
     is_turned: bool,

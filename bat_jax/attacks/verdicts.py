@@ -35,7 +35,7 @@ class Verdicts:
     def __init__(
         self,
         clean_logits: Float[np.ndarray, "images classes"],
-        is_correct: Bool[np.ndarray, "images"],
+        is_correct: Bool[np.ndarray, " images"],
         num_attacks: int,
         adversarial: HostImages | None,
     ) -> None:
@@ -47,7 +47,7 @@ class Verdicts:
         self.attack = 0
         self.batches = 0
 
-    def left_for(self, attack: int) -> Int[np.ndarray, "rows"]:
+    def left_for(self, attack: int) -> Int[np.ndarray, " rows"]:
         """Returns the images that stood when an attack began, whatever it has found since."""
         return np.flatnonzero((self.broken_by == STANDING) | (self.broken_by >= attack))
 

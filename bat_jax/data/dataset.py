@@ -24,13 +24,13 @@ class Split:
     """
 
     images: UInt8[np.ndarray, "examples height width channels"]
-    labels: Int32[np.ndarray, "examples"]
-    ids: Int64[np.ndarray, "examples"]
+    labels: Int32[np.ndarray, " examples"]
+    ids: Int64[np.ndarray, " examples"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Int64[np.ndarray, "rows"]) -> "Split":
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "Split":
         """Returns the given rows, in the given order, with their ids."""
         return Split(self.images[rows], self.labels[rows], self.ids[rows])
 
@@ -142,7 +142,7 @@ def _check(what: str, split: Split, num_classes: int) -> None:
         raise UserError(f"{what}: some ids occur twice; expected each example once")
 
 
-def check_ids(what: str, ids: Int64[np.ndarray, "examples"]) -> None:
+def check_ids(what: str, ids: Int64[np.ndarray, " examples"]) -> None:
     """Raises the error that names the first id that a device cannot hold."""
     outside = np.flatnonzero((ids < IDS.min) | (ids > IDS.max))
     if len(outside):

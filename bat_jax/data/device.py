@@ -25,13 +25,13 @@ class DeviceSplit(NamedTuple):
     """
 
     images: UInt8[Array, "examples height width channels"]
-    labels: Int32[Array, "examples"]
-    ids: Int32[Array, "examples"]
-    memorization: Float[Array, "examples"]
+    labels: Int32[Array, " examples"]
+    ids: Int32[Array, " examples"]
+    memorization: Float[Array, " examples"]
 
 
 def to_devices(
-    split: Split, mesh: Mesh, memorization: Float[np.ndarray, "examples"] | None = None
+    split: Split, mesh: Mesh, memorization: Float[np.ndarray, " examples"] | None = None
 ) -> DeviceSplit:
     """Puts a split on every device of the mesh.
 
@@ -96,7 +96,7 @@ def to_unit(
 
 def augment(
     images: Float[Array, "batch height width channels"],
-    image_keys: Key[Array, "batch"],
+    image_keys: Key[Array, " batch"],
     *,
     crop_padding: int,
     flip: bool,

@@ -96,7 +96,7 @@ class Official:
 
 
 def check_labels(
-    labels: Integer[np.ndarray, "examples"], num_classes: int, *, where: str, remedy: str
+    labels: Integer[np.ndarray, " examples"], num_classes: int, *, where: str, remedy: str
 ) -> None:
     """Raises the error that names the first label outside [0, num_classes)."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))

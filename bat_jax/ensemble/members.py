@@ -42,7 +42,7 @@ _USABLE = 0.8
 
 def subset(
     seed: keys.Seed, member: int | Int[Array, ""], *, examples: int, size: int
-) -> Int32[Array, "size"]:
+) -> Int32[Array, " size"]:
     """Returns the rows that a member trains on, a uniformly random subset."""
     key = keys.derive(seed, Purpose.SUBSET, member)
     return jax.random.permutation(key, examples)[:size].astype(jnp.int32)
@@ -95,7 +95,7 @@ class Ensemble:
 
     def train(
         self,
-        members: Int[np.ndarray, "members"],
+        members: Int[np.ndarray, " members"],
         progress: Callable[[float], object] = lambda members: None,
     ) -> Scores:
         """Returns the scores of these members, a round or fewer.
@@ -139,7 +139,7 @@ class Ensemble:
     def _key(self, member: Int[Array, ""]) -> Key[Array, ""]:
         return keys.derive(self._experiment.config.seed, Purpose.MEMBER, member)
 
-    def _rows(self, member: Int[Array, ""]) -> Int32[Array, "size"]:
+    def _rows(self, member: Int[Array, ""]) -> Int32[Array, " size"]:
         return subset(
             self._experiment.config.seed,
             member,
@@ -219,7 +219,7 @@ class Ensemble:
 
     def _classify(
         self, variables: Variables, data: DeviceSplit, key: Key[Array, ""]
-    ) -> Shaped[Array, "examples"]:
+    ) -> Shaped[Array, " examples"]:
         """Returns a member's scores on every image of a set."""
         config = self._experiment.config
         examples = len(data.labels)
@@ -233,7 +233,7 @@ class Ensemble:
         attack_key = keys.derive(key, Purpose.EVALUATION)
         attack = evaluation_attack(config, self._programs, "cross_entropy")
 
-        def batch(rows: Int32[Array, "batch"]) -> Shaped[Array, "batch"]:
+        def batch(rows: Int32[Array, " batch"]) -> Shaped[Array, " batch"]:
             images, labels = to_unit(data.images[rows]), data.labels[rows]
             if settings.inputs == "adversarial":
                 image_keys = keys.per_image(attack_key, data.ids[rows])

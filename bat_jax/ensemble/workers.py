@@ -107,7 +107,7 @@ class Workers:
 
     def train(
         self,
-        members: Int[np.ndarray, "members"],
+        members: Int[np.ndarray, " members"],
         progress: Callable[[float], object] = lambda members: None,
     ) -> Scores:
         """Returns the scores of these members: `Ensemble.train`.
@@ -125,7 +125,7 @@ class Workers:
         return scores
 
     def _trained(
-        self, members: Int[np.ndarray, "members"], progress: Callable[[float], object]
+        self, members: Int[np.ndarray, " members"], progress: Callable[[float], object]
     ) -> Scores:
         parts = np.array_split(members, len(self._workers))
         found: dict[_Worker, Scores | None] = {}

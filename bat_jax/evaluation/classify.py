@@ -21,7 +21,7 @@ from bat_jax.kernels.programs import Programs
 from bat_jax.parallel import AXIS
 
 # By the key of a measure.
-Verdicts = dict[str, Bool[np.ndarray, "images"]]
+Verdicts = dict[str, Bool[np.ndarray, " images"]]
 
 
 class Evaluator:

@@ -102,7 +102,7 @@ class Accuracy(NamedTuple):
     interval: tuple[float, float]
 
     @classmethod
-    def of(cls, correct: Bool[np.ndarray, "images"]) -> "Accuracy":
+    def of(cls, correct: Bool[np.ndarray, " images"]) -> "Accuracy":
         """Returns the accuracy of verdicts, whether each image is classified correctly."""
         hits, n = int(np.sum(correct)), len(correct)
         found = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
@@ -172,8 +172,8 @@ def evaluations(results: Mapping[str, Any]) -> dict[str, Evaluation]:
 
 
 def summarize(
-    verdicts: Mapping[str, Bool[np.ndarray, "images"]],
-    groups: Mapping[str, Int64[np.ndarray, "rows"]],
+    verdicts: Mapping[str, Bool[np.ndarray, " images"]],
+    groups: Mapping[str, Int64[np.ndarray, " rows"]],
 ) -> dict[str, Any]:
     """Returns every accuracy on all images and on each group, as results.json holds them.
 

@@ -83,7 +83,7 @@ class Run:
     about: Mapping[str, Any]
     results: Mapping[str, Any]
     records: tuple[Mapping[str, Any], ...]
-    examples: Mapping[str, Shaped[np.ndarray, "images"]]
+    examples: Mapping[str, Shaped[np.ndarray, " images"]]
 
     @property
     def name(self) -> str:
@@ -198,7 +198,7 @@ def scan_records(
 
 def _read_examples(
     path: AnyPath, found: Mapping[str, Evaluation]
-) -> dict[str, Shaped[np.ndarray, "images"]]:
+) -> dict[str, Shaped[np.ndarray, " images"]]:
     """Reads examples.npz, with verdicts of every accuracy that results.json holds."""
     what = "the verdicts of a finished run"
     if not path.exists():

@@ -22,7 +22,7 @@ class McNemar(NamedTuple):
     p_value: float
 
 
-def mcnemar(first: Bool[np.ndarray, "images"], second: Bool[np.ndarray, "images"]) -> McNemar:
+def mcnemar(first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " images"]) -> McNemar:
     """Returns McNemar's exact test: of the images that one alone has right, which one's are they?
 
     It compares two trained models on images drawn from one source. It knows nothing of the chance

@@ -31,7 +31,7 @@ class Planned:
     arm: str
     seed: int
     config: ConfigDict
-    removed: Int64[np.ndarray, "ids"] | None = None
+    removed: Int64[np.ndarray, " ids"] | None = None
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class Planned:
 
 
 def plan(
-    config: ConfigDict, train: Split, atypical: Int64[np.ndarray, "ids"], folder: AnyPath
+    config: ConfigDict, train: Split, atypical: Int64[np.ndarray, " ids"], folder: AnyPath
 ) -> list[Planned]:
     """Returns every run, in the order in which they are made: seed after seed.
 
@@ -102,8 +102,8 @@ def variant_arm(name: str) -> str:
 
 
 def removed_ids(
-    kind: str, part: float, train: Split, atypical: Int64[np.ndarray, "ids"], *, seed: int
-) -> Int64[np.ndarray, "removed"]:
+    kind: str, part: float, train: Split, atypical: Int64[np.ndarray, " ids"], *, seed: int
+) -> Int64[np.ndarray, " removed"]:
     """Returns the ids to leave out, drawn by the seed, ascending.
 
     Args:

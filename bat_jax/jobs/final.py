@@ -85,7 +85,7 @@ def evaluate(
 
 def _autoattack(
     experiment: Experiment, saved: Saved, test: Split, workdir: AnyPath
-) -> tuple[Bool[np.ndarray, "images"], dict[str, Bool[np.ndarray, "images"]]]:
+) -> tuple[Bool[np.ndarray, " images"], dict[str, Bool[np.ndarray, " images"]]]:
     """Returns which images withstand AutoAttack, and which each of its attacks broke."""
     config, processes = experiment.config, jax.process_count()
     # AutoAttack shares images among devices in its own way, and places the variables for it.
@@ -112,7 +112,7 @@ def _autoattack(
     return distributed.concatenated(result.robust), by_attack
 
 
-def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, "rows"]]:
+def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, " rows"]]:
     """Returns the rows of the typical and of the atypical test images, where they are known."""
     sets = experiment.typicality()
     if sets is None:

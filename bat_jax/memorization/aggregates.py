@@ -12,7 +12,7 @@ from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, help
 from bat_jax.memorization.ranking import rank_correlation
 
 # Memorization estimated from the even members, and from the odd ones.
-Halves = tuple[Float[np.ndarray, "train"], Float[np.ndarray, "train"]]
+Halves = tuple[Float[np.ndarray, " train"], Float[np.ndarray, " train"]]
 
 # Thresholds to count at, besides the config's.
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
@@ -107,7 +107,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _agreement(
-    members: int, first: Float[np.ndarray, "train"], second: Float[np.ndarray, "train"]
+    members: int, first: Float[np.ndarray, " train"], second: Float[np.ndarray, " train"]
 ) -> dict[str, Any]:
     """Returns the rank correlation of two halves with its interval; empty if undefined."""
     known = np.isfinite(first) & np.isfinite(second)

@@ -20,10 +20,10 @@ class Agreement(NamedTuple):
 
 
 def of_halves(
-    first: Float[np.ndarray, "train"],
-    second: Float[np.ndarray, "train"],
+    first: Float[np.ndarray, " train"],
+    second: Float[np.ndarray, " train"],
     *,
-    standard_error: Float[np.ndarray, "train"],
+    standard_error: Float[np.ndarray, " train"],
 ) -> Agreement:
     """Compares the two halves of an ensemble.
 

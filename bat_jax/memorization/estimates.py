@@ -65,15 +65,15 @@ class Estimates:
     """
 
     source: str
-    memorization: Float[np.ndarray, "train"]
-    train_labels: Int[np.ndarray, "train"]
-    test_labels: Int[np.ndarray, "test"]
-    train_ids: Int64[np.ndarray, "train"]
-    test_ids: Int64[np.ndarray, "test"]
+    memorization: Float[np.ndarray, " train"]
+    train_labels: Int[np.ndarray, " train"]
+    test_labels: Int[np.ndarray, " test"]
+    train_ids: Int64[np.ndarray, " train"]
+    test_ids: Int64[np.ndarray, " test"]
     influence: tuple[Influence, ...]
-    memorization_se: Float[np.ndarray, "train"] | None = None
-    in_count: Int[np.ndarray, "train"] | None = None
-    out_count: Int[np.ndarray, "train"] | None = None
+    memorization_se: Float[np.ndarray, " train"] | None = None
+    in_count: Int[np.ndarray, " train"] | None = None
+    out_count: Int[np.ndarray, " train"] | None = None
     dataset: str | None = None
     statistic: str | None = None
     training: str | None = None
@@ -103,10 +103,10 @@ class Typicality(NamedTuple):
       test_atypical: those j for which some atypical i has infl(i, j) > t; None without influence.
     """
 
-    train_typical: Int64[np.ndarray, "train_typical"]
-    train_atypical: Int64[np.ndarray, "train_atypical"]
-    test_typical: Int64[np.ndarray, "test_typical"] | None
-    test_atypical: Int64[np.ndarray, "test_atypical"] | None
+    train_typical: Int64[np.ndarray, " train_typical"]
+    train_atypical: Int64[np.ndarray, " train_atypical"]
+    test_typical: Int64[np.ndarray, " test_typical"] | None
+    test_atypical: Int64[np.ndarray, " test_atypical"] | None
 
 
 def load(path: str | AnyPath) -> Estimates:
@@ -175,7 +175,7 @@ def split(
     estimates: Estimates,
     threshold: float = 0.15,
     *,
-    among: Int64[np.ndarray, "ids"] | None = None,
+    among: Int64[np.ndarray, " ids"] | None = None,
 ) -> Typicality:
     """Returns the ids of typical and atypical examples for a threshold t on both estimates.
 
@@ -214,8 +214,8 @@ def helped_by_chance(estimates: Estimates, threshold: float = 0.15) -> int:
 
 
 def _influenced(
-    estimates: Estimates, sources: Bool[np.ndarray, "train"], threshold: float, *, sign: int = 1
-) -> Bool[np.ndarray, "test"]:
+    estimates: Estimates, sources: Bool[np.ndarray, " train"], threshold: float, *, sign: int = 1
+) -> Bool[np.ndarray, " test"]:
     """Returns which test examples have sign * infl(i, j) > t for a source i."""
     found = np.zeros(len(estimates.test_ids), bool)
     for block in estimates.influence:
@@ -254,20 +254,20 @@ def check(estimates: Estimates, dataset: Dataset) -> None:
             )
 
 
-def of_examples(estimates: Estimates, images: Split) -> Float[np.ndarray, "examples"]:
+def of_examples(estimates: Estimates, images: Split) -> Float[np.ndarray, " examples"]:
     """Returns mem(i) of every image of a split, joined by id; NaN where there is no estimate."""
     rows = find_ids(estimates.train_ids, images.ids)
     return np.where(rows >= 0, estimates.memorization[rows], np.nan).astype(np.float32)
 
 
-def find(images: Split, ids: Int64[np.ndarray, "ids"]) -> Int64[np.ndarray, "ids"]:
+def find(images: Split, ids: Int64[np.ndarray, " ids"]) -> Int64[np.ndarray, " ids"]:
     """Returns the rows of these ids in a split, -1 for ids that it lacks."""
     return find_ids(images.ids, ids)
 
 
 def find_ids(
-    among: Int64[np.ndarray, "examples"], ids: Int64[np.ndarray, "ids"]
-) -> Int64[np.ndarray, "ids"]:
+    among: Int64[np.ndarray, " examples"], ids: Int64[np.ndarray, " ids"]
+) -> Int64[np.ndarray, " ids"]:
     """Returns the positions of these ids among others, -1 for ids that are not there."""
     order = np.argsort(among)
     place = np.searchsorted(among, ids, sorter=order)
@@ -301,7 +301,7 @@ def _block(
     archive: Archive,
     keys: tuple[str, str],
     axes: tuple[str, str],
-    places: tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "columns"]],
+    places: tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " columns"]],
 ) -> Influence:
     """Returns a block of influence, with its standard errors if the file has them."""
     key, error_key = keys

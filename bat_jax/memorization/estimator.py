@@ -33,8 +33,8 @@ class Influence(NamedTuple):
       standard_error: standard errors of the values, None if they are unknown.
     """
 
-    train: Int64[np.ndarray, "rows"]
-    test: Int64[np.ndarray, "columns"]
+    train: Int64[np.ndarray, " rows"]
+    test: Int64[np.ndarray, " columns"]
     values: Float[np.ndarray, "rows columns"]
     standard_error: Float[np.ndarray, "rows columns"] | None = None
 
@@ -50,10 +50,10 @@ class EstimatorOutput(NamedTuple):
       influence: blocks of infl(i, j): one for each class, one in all, or none.
     """
 
-    memorization: Float64[np.ndarray, "train"]
-    memorization_se: Float64[np.ndarray, "train"]
-    in_count: Int64[np.ndarray, "train"]
-    out_count: Int64[np.ndarray, "train"]
+    memorization: Float64[np.ndarray, " train"]
+    memorization_se: Float64[np.ndarray, " train"]
+    in_count: Int64[np.ndarray, " train"]
+    out_count: Int64[np.ndarray, " train"]
     influence: tuple[Influence, ...]
 
 
@@ -61,8 +61,8 @@ class EstimatorOutput(NamedTuple):
 class _Block:
     """The sums that the influence of some examples on some test examples needs."""
 
-    train: Int64[np.ndarray, "rows"]
-    test: Int64[np.ndarray, "columns"]
+    train: Int64[np.ndarray, " rows"]
+    test: Int64[np.ndarray, " columns"]
     sums: Float[np.ndarray, "rows columns"]
     squares: Float[np.ndarray, "rows columns"] | None
 
@@ -75,8 +75,8 @@ class Statistics:
 
     def __init__(
         self,
-        train_labels: Int[np.ndarray, "train"],
-        test_labels: Int[np.ndarray, "test"],
+        train_labels: Int[np.ndarray, " train"],
+        test_labels: Int[np.ndarray, " test"],
         *,
         influence: InfluenceKind = "class",
         binary: bool = True,
@@ -167,8 +167,8 @@ def estimate(
     test_correct: Shaped[np.ndarray, "models test"] | None = None,
     *,
     influence: InfluenceKind = "full",
-    train_labels: Int[np.ndarray, "train"] | None = None,
-    test_labels: Int[np.ndarray, "test"] | None = None,
+    train_labels: Int[np.ndarray, " train"] | None = None,
+    test_labels: Int[np.ndarray, " test"] | None = None,
 ) -> EstimatorOutput:
     """Returns memorization and influence estimates from the scores of models.
 

@@ -39,13 +39,13 @@ class History(flax.struct.PyTreeNode):
       is_correct: whether the last classification was correct.
     """
 
-    presented: Int32[Array, "examples"]
-    loss_sum: Float[Array, "examples"]
-    forgotten: Int32[Array, "examples"]
-    is_correct: Bool[Array, "examples"]
+    presented: Int32[Array, " examples"]
+    loss_sum: Float[Array, " examples"]
+    forgotten: Int32[Array, " examples"]
+    is_correct: Bool[Array, " examples"]
 
     @property
-    def ever_correct(self) -> Bool[Array, "examples"]:
+    def ever_correct(self) -> Bool[Array, " examples"]:
         """Whether the example was ever classified correctly: it still is, or it was forgotten."""
         return self.is_correct | (self.forgotten > 0)
 

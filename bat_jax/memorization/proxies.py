@@ -52,10 +52,10 @@ class Proxies:
     """
 
     source: str
-    ids: Int64[np.ndarray, "examples"]
-    labels: Int[np.ndarray, "examples"]
-    mean_loss: Float[np.ndarray, "examples"]
-    forgetting: Float[np.ndarray, "examples"]
+    ids: Int64[np.ndarray, " examples"]
+    labels: Int[np.ndarray, " examples"]
+    mean_loss: Float[np.ndarray, " examples"]
+    forgetting: Float[np.ndarray, " examples"]
 
 
 class Comparison(NamedTuple):
@@ -69,8 +69,8 @@ class Comparison(NamedTuple):
       atypical: number of atypical examples.
     """
 
-    proxy: Float[np.ndarray, "known"]
-    memorization: Float[np.ndarray, "known"]
+    proxy: Float[np.ndarray, " known"]
+    memorization: Float[np.ndarray, " known"]
     rank_correlation: Measured
     auroc: Measured
     atypical: int

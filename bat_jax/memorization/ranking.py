@@ -16,7 +16,7 @@ from bat_jax import keys
 
 _RESAMPLES = 1000
 
-Weights = Float[np.ndarray, "n"]
+Weights = Float[np.ndarray, " n"]
 
 
 class Measured(NamedTuple):
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 
 def rank_correlation(
-    first: Shaped[np.ndarray, "n"], second: Shaped[np.ndarray, "n"], *, seed: keys.Seed = 0
+    first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], *, seed: keys.Seed = 0
 ) -> Measured:
     """Returns Spearman's rank correlation; NaN if one of the two is constant.
 
@@ -55,7 +55,7 @@ def rank_correlation(
 
 
 def auroc(
-    scores: Shaped[np.ndarray, "n"], is_positive: Bool[np.ndarray, "n"], *, seed: keys.Seed = 0
+    scores: Shaped[np.ndarray, " n"], is_positive: Bool[np.ndarray, " n"], *, seed: keys.Seed = 0
 ) -> Measured:
     """Returns the probability that a positive example has a higher score than a negative one.
 
@@ -79,12 +79,12 @@ def auroc(
     return _measured(area, len(scores), seed)
 
 
-def _places(values: Shaped[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def _places(values: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Returns the index of every value among the sorted distinct values."""
     return np.unique(values, return_inverse=True)[1]
 
 
-def _midranks(places: Int[np.ndarray, "n"], weights: Weights) -> Float[np.ndarray, "n"]:
+def _midranks(places: Int[np.ndarray, " n"], weights: Weights) -> Float[np.ndarray, " n"]:
     """Returns the total weight below each example plus half the weight of its ties."""
     totals = np.bincount(places, weights)
     return (np.cumsum(totals) - totals / 2)[places]

@@ -37,10 +37,10 @@ class Pairs(NamedTuple):
       memorization: mem(i), 0.25 or more.
     """
 
-    train: Int64[np.ndarray, "pairs"]
-    test: Int64[np.ndarray, "pairs"]
-    influence: Float[np.ndarray, "pairs"]
-    memorization: Float[np.ndarray, "pairs"]
+    train: Int64[np.ndarray, " pairs"]
+    test: Int64[np.ndarray, " pairs"]
+    influence: Float[np.ndarray, " pairs"]
+    memorization: Float[np.ndarray, " pairs"]
 
 
 class CScores(NamedTuple):
@@ -54,8 +54,8 @@ class CScores(NamedTuple):
       scores: scores from 0 to 1.
     """
 
-    labels: Int[np.ndarray, "train"]
-    scores: Float[np.ndarray, "train"]
+    labels: Int[np.ndarray, " train"]
+    scores: Float[np.ndarray, " train"]
 
 
 def load_pairs(path: str | AnyPath) -> Pairs:

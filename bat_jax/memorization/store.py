@@ -29,7 +29,7 @@ class Scores(NamedTuple):
       test: the same for the test examples.
     """
 
-    members: Int[np.ndarray, "members"]
+    members: Int[np.ndarray, " members"]
     masks: Bool[np.ndarray, "members train"]
     train: Shaped[np.ndarray, "members train"]
     test: Shaped[np.ndarray, "members test"]
@@ -71,7 +71,7 @@ class Store:
                 )
             self._file_of |= dict.fromkeys(members, path)
 
-    def missing(self, members: int) -> Int[np.ndarray, "missing"]:
+    def missing(self, members: int) -> Int[np.ndarray, " missing"]:
         """Returns which of members 0 to `members` - 1 have no scores yet."""
         numbers = range(members)
         return np.array([m for m in numbers if m not in self._file_of], np.int64)

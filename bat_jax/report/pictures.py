@@ -272,14 +272,14 @@ def _show(
     axes.set_title(title, fontsize=_TITLE_SIZE)
 
 
-def _said(logits: Float[np.ndarray, "classes"], label: int, names: Sequence[str]) -> str:
+def _said(logits: Float[np.ndarray, " classes"], label: int, names: Sequence[str]) -> str:
     shifted = np.exp(logits - logits.max())
     said = int(np.argmax(logits))
     mark = " \N{CHECK MARK}" if said == label else ""
     return f"{names[said]}{mark}\n{100 * shifted[said] / shifted.sum():.0f} %"
 
 
-def _wrong(logits: Float[np.ndarray, "classes"], label: int) -> int:
+def _wrong(logits: Float[np.ndarray, " classes"], label: int) -> int:
     """Returns the class other than the label that the logits favour."""
     others = logits.copy()
     others[label] = -np.inf

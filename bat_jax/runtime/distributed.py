@@ -304,5 +304,5 @@ def _over(devices: tuple[jax.Device, ...]) -> tuple[NamedSharding, NamedSharding
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _largest(values: Int32[Array, "devices"], sharding: NamedSharding) -> Int32[Array, ""]:
+def _largest(values: Int32[Array, " devices"], sharding: NamedSharding) -> Int32[Array, ""]:
     return jax.lax.with_sharding_constraint(values.max(), sharding)

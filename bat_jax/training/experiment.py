@@ -64,7 +64,7 @@ class Experiment:
     dataset: Dataset
     train: Split
     validation: Split
-    excluded: Int64[np.ndarray, "ids"] | None
+    excluded: Int64[np.ndarray, " ids"] | None
     estimates: memorization.Estimates | None
     mesh: Mesh
     model: nn.Module
@@ -302,7 +302,7 @@ def data_seed(config: ConfigDict) -> int:
     return config.seed if config.data.seed is None else config.data.seed
 
 
-def _excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, "ids"] | None:
+def _excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] | None:
     """Returns the ids in the file that the config names, in ascending order."""
     path = config.data.exclude
     if path is None:
