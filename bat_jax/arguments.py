@@ -82,7 +82,7 @@ class Arguments:
       name: of the config's page.
       workdir: the run's folder, if it is named.
       dry_run: whether to print what the run would cost in place of running it.
-      compilation_cache: as for `bat_jax.backend.prepare`.
+      compilation_cache: as for `bat_jax.runtime.backend.prepare`.
       aot_topology: the TPU slice to compile for, if any.
       coordinator: as for `bat_jax.runtime.distributed.initialize`.
       num_processes: as there.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bat_jax.runtime.storage import AnyPath
 
 _STOPPED = 128 + signal.SIGINT
+_TOPOLOGY = ("--aot_topology", "-aot_topology")
 _LONGEST_REASON = 300
 # What to do about an error of the system, where running the command again is not enough.
 _REMEDIES = {
@@ -72,7 +73,11 @@ def _main(argv: Sequence[str], program: str) -> int:
     from bat_jax.arguments import help_text, parse
     from bat_jax.errors import UserError
 
-    with _importing_from_here():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_importing_from_here())
+        # Before the page, which imports JAX, which reads its variables.
+        if any(argument.startswith(_TOPOLOGY) for argument in argv):
+            stack.enter_context(_compiling_for_tpu())
         try:
             arguments = parse(argv)
             if arguments is None:
@@ -81,8 +86,7 @@ def _main(argv: Sequence[str], program: str) -> int:
             _check_job(arguments)
         except UserError as error:
             return _fail(str(error), 2, program)
-        with _compiling_for_tpu() if arguments.aot_topology else contextlib.nullcontext():
-            return _run(arguments, program)
+        return _run(arguments, program)
 
 
 @contextlib.contextmanager
@@ -129,8 +133,7 @@ def _run(arguments: "Arguments", program: str) -> int:
         import jax
 
         import bat_jax.jobs  # noqa: F401 (with Orbax and what else is large)
-        from bat_jax import backend
-        from bat_jax.runtime import distributed
+        from bat_jax.runtime import backend, distributed
         from bat_jax.runtime.storage import as_path
 
     workdir: AnyPath = Path("runs") / arguments.name
@@ -171,7 +174,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _prepare(arguments: "Arguments") -> None:
     """Sets what must be set before JAX looks for devices."""
-    from bat_jax import backend
+    from bat_jax.runtime import backend
 
     config = arguments.config
     backend.prepare(

@@ -24,7 +24,7 @@ SUBSET = round(RATIO * EXAMPLES)
 
 def prepare_jax() -> tuple[Callable[[], object], float]:
     """Returns a function that does one turn, and the FLOPs of the training in it."""
-    from bat_jax import backend
+    from bat_jax.runtime import backend
 
     backend.use_cores_as_devices()
 

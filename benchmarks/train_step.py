@@ -78,7 +78,7 @@ def make_experiment(case: Case) -> Any:
 
 def serve_jax(case: Case) -> None:
     """Takes steps of the trainer."""
-    from bat_jax import backend
+    from bat_jax.runtime import backend
 
     # As launch.py does.
     backend.prepare(compilation_cache="none")

@@ -232,7 +232,7 @@ def main() -> None:
 
     from absl import logging
 
-    from bat_jax import backend
+    from bat_jax.runtime import backend
 
     # As launch.py does: Orbax tells of every file.
     logging.set_verbosity(logging.FATAL)

@@ -10,7 +10,7 @@ ROOT = Path(bat_jax.__file__).parent
 LEVELS = (
     ("errors",),
     ("fields", "keys", "losses", "outside", "pages", "parallel"),
-    ("backend", "environment", "kernels", "overrides", "runtime"),
+    ("environment", "kernels", "overrides", "runtime"),
     ("attacks", "data", "memorization", "methods", "models"),
     ("config", "evaluation", "settings"),
     ("training",),

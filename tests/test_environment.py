@@ -15,7 +15,7 @@ from bat_jax import environment
 from bat_jax.errors import UserError
 try:
     environment.check()
-    from bat_jax import backend
+    from bat_jax.runtime import backend
     print(len(backend.devices()), "devices")
 except UserError as error:
     print(error)

@@ -1,8 +1,42 @@
 """The examples run, and show what they say."""
 
-import jax
+import json
+import shutil
+import sys
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bat_jax
+from bat_jax.errors import UserError
 from examples import outside_models
+from tests.command import launch
+
+OUTSIDE = Path(__file__).parents[1] / "examples" / "outside"
+SHORT = {"train.epochs": 2, "attack.num_steps": 2, "evaluation.num_steps": 2}
+MODULES = ("fit", "label_weighted", "mixer", "page", "shapes")
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A folder with the examples from outside, which is the current one."""
+    folder = shutil.copytree(OUTSIDE, tmp_path / "outside")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def short():
+    import page
+
+    config = page.get_config()
+    config.update_from_flattened_dict(SHORT)
+    return config
 
 
 def test_outside_models_are_attacked_by_the_same_call(capsys):
@@ -16,3 +50,68 @@ def test_outside_models_are_attacked_by_the_same_call(capsys):
     plain, robust = rows
     assert robust.after["apgd-ce"] > plain.after["apgd-ce"]
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_a_method_a_model_and_data_from_outside_make_a_run(outside):
+    fields = [f"--config.{name}={value}" for name, value in SHORT.items()]
+    command = ("--config=page.py", "--workdir=run", "--compilation_cache=none", *fields)
+    # The command promotes as JAX does by default.
+    with jax.numpy_rank_promotion("allow"):
+        ended = launch(*command, "--config.objective.label_weighted.factor=3")
+    assert ended.returncode == 0, ended.stderr
+    about = json.loads((outside / "run" / "config.json").read_text())
+    assert about["config"]["objective"]["label_weighted"] == {"classes": [0], "factor": 3.0}
+    results = json.loads((outside / "run" / "results.json").read_text())
+    assert results["best"]["test"]["clean"]["n"] == 200
+    page = (outside / "run" / "report.html").read_text()
+    assert "label-weighted PGD adversarial training" in page
+    assert "Most weighted down" not in page  # No weight is below 1.
+    again = launch(*command, "--config.objective.label_weighted.factor=2")
+    assert again.returncode == 2
+    assert "objective.label_weighted.factor: 3.0, 2.0" in again.stderr
+
+
+def test_fit_takes_a_model_and_arrays(outside):
+    import mixer
+    import shapes
+
+    dataset = shapes.load()
+    with jax.numpy_rank_promotion("allow"):
+        fitted = bat_jax.fit(short(), model=mixer.Mixer(4, width=8), dataset=dataset)
+        images = jnp.float32(dataset.test.images) / 255
+        logits = fitted.model.apply(fitted.best, images)
+    accuracy = np.mean(np.argmax(logits, axis=1) == dataset.test.labels)
+    assert fitted.results["best"]["test"]["clean"]["accuracy"] == accuracy
+    assert not list(outside.glob("run*"))
+
+
+def test_fit_goes_on_in_its_folder_and_knows_its_model(outside):
+    import mixer
+    import shapes
+
+    dataset = shapes.load()
+    with jax.numpy_rank_promotion("allow"):
+        first = bat_jax.fit(short(), model=mixer.Mixer(4), dataset=dataset, workdir="run")
+        again = bat_jax.fit(short(), model=mixer.Mixer(4), dataset=dataset, workdir="run")
+    assert again.results == first.results
+    jax.tree.map(np.testing.assert_array_equal, again.best, first.best)
+    about = json.loads((outside / "run" / "config.json").read_text())
+    assert about["config"]["model"]["name"] == "mixer:Mixer"
+    assert about["config"]["data"]["name"] == "shapes"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model.name": "mixer:Nothing"}, "mixer has no Nothing"),
+        ({"model.name": "shapes:load"}, "cannot be called with num_classes and image_shape"),
+        ({"data.name": "mixer:Mixer"}, "expected a bat_jax.data.Dataset"),
+        ({"data.name": "nowhere:load"}, "importing nowhere fails"),
+        ({"objective.name": "mixer:Mixer"}, "not a class derived from bat_jax.methods.Method"),
+    ],
+)
+def test_what_cannot_be_used_from_outside_is_named(outside, fields, words):
+    config = short()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=words):
+        bat_jax.fit(config)

@@ -1,5 +1,6 @@
 """What is built holds all it needs: the wheel runs anywhere, the sdist is the repository."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,15 @@ def test_the_installed_command_runs_in_an_empty_folder(installed, tmp_path):
     flags = ("--config=digits_bat", "--dry_run", f"--workdir={tmp_path / 'run'}")
     assert "parameters: " in run(installed / "bat-jax", *flags, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_examples_from_outside_run_with_the_wheel_alone(installed, tmp_path):
+    folder = shutil.copytree(ROOT / "examples" / "outside", tmp_path / "mine")
+    short = ("--config.train.epochs=1", "--config.attack.num_steps=1")
+    run(installed / "bat-jax", "--config=page.py", *short, cwd=folder)
+    results = json.loads((folder / "runs" / "page" / "results.json").read_text())
+    assert results["best"]["test"]["clean"]["n"] == 200
+    assert "clean: " in run(installed / "python", "fit.py", cwd=folder)
 
 
 def test_the_installed_package_has_its_pages_its_data_and_its_version(installed, tmp_path):

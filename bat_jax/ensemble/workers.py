@@ -24,11 +24,12 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from bat_jax import backend, parallel
+from bat_jax import parallel
 from bat_jax.data import Dataset
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.errors import UserError
 from bat_jax.memorization.store import Scores
+from bat_jax.runtime import backend
 from bat_jax.runtime.distributed import PeerError
 from bat_jax.training.experiment import Experiment, build
 from bat_jax.training.loop import NonFiniteError

@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from bat_jax import backend
 from bat_jax.config import defaults_of
 from bat_jax.ensemble.estimation import as_estimates, estimated
 from bat_jax.ensemble.members import Ensemble
@@ -21,7 +20,7 @@ from bat_jax.memorization import aggregates
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.memorization.results import read_results
 from bat_jax.memorization.store import Store
-from bat_jax.runtime import distributed
+from bat_jax.runtime import backend, distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json
 from bat_jax.runtime.interruption import Interruption

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from bat_jax import backend
 from bat_jax.data.device import to_devices
+from bat_jax.kernels import programs
 from bat_jax.training.experiment import build
 from bat_jax.training.flops import flops, forward_flops, lowered_step, program_flops, step_flops
 from tests.training.conftest import tiny
@@ -28,7 +28,7 @@ PINNED = {
 def _accelerator_style():
     """XLA counts its own convolutions alike on every back end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(backend.OVERRIDE, "accelerator")
+        patch.setenv(programs.OVERRIDE, "accelerator")
         yield
 
 

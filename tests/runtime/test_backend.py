@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from bat_jax import backend
 from bat_jax.errors import UserError
+from bat_jax.runtime import backend
 
 
 @pytest.fixture(autouse=True)
