@@ -62,7 +62,7 @@ def over_devices(
     in_specs: Any,
     out_specs: Any,
     donate: Sequence[int] = (),
-) -> Any:
+) -> jax.stages.Wrapped:
     """Returns the per-device `step` mapped over the mesh and jitted.
 
     `check_vma` is off: collectives then differentiate as they do under `jax.pmap`, so that one step

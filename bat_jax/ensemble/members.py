@@ -148,7 +148,7 @@ class Ensemble:
         )
 
     @functools.cached_property
-    def _created(self) -> Any:
+    def _created(self) -> jax.stages.Wrapped:
         experiment = self._experiment
 
         def create(member: Int[Array, ""]) -> TrainState:
@@ -164,7 +164,7 @@ class Ensemble:
         return self._over_members(create, members=1)
 
     @functools.cached_property
-    def _epoch(self) -> Any:
+    def _epoch(self) -> jax.stages.Wrapped:
         experiment = self._experiment
         steps, total = experiment.steps_per_epoch, experiment.total_steps
         step = TrainStep(
@@ -205,7 +205,7 @@ class Ensemble:
         return self._over_members(train, members=2, donate=(0,), gather=(False, True))
 
     @functools.cached_property
-    def _scored(self) -> Any:
+    def _scored(self) -> jax.stages.Wrapped:
         examples = len(self._experiment.train)
 
         def score(
@@ -254,7 +254,7 @@ class Ensemble:
         members: int,
         donate: tuple[int, ...] = (),
         gather: bool | tuple[bool, ...] = False,
-    ) -> Any:
+    ) -> jax.stages.Wrapped:
         """Returns a function of one member as one of a round.
 
         Args:
@@ -313,7 +313,7 @@ class Ensemble:
         found = 1 + int((free - one) // max(each, 1))
         return min(found, _MOST_MAPPED) if self._programs.execution == "map" else found
 
-    def _states(self, members: int) -> Any:
+    def _states(self, members: int) -> TrainState:
         """Returns the shapes of the states of this many members a device."""
         ids = jax.ShapeDtypeStruct((members * self._mesh.shape[_MEMBER],), jnp.int32)
         return jax.eval_shape(self._created, ids)
@@ -324,7 +324,7 @@ class Ensemble:
         ids = jax.ShapeDtypeStruct(states.step.shape, jnp.int32)
         epoch = jax.ShapeDtypeStruct((), jnp.int32)
         data = shapes(self._experiment.train)
-        memory = self._epoch.lower(states, ids, epoch, data).compile().memory_analysis()
+        memory: Any = self._epoch.lower(states, ids, epoch, data).compile().memory_analysis()
         # The result takes the place of the state that was given.
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 

@@ -23,6 +23,7 @@ from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run, read_states
+from bat_jax.training.state import Variables
 from bat_jax.training.step import training_attack
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,6 @@ _LOOKED_AT = 1024
 _TRIPLETS = 6
 _SHOWN = 12
 _TITLE_SIZE = 7.5
-
-Variables = Any
 
 
 class _Attacked(NamedTuple):

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import logging
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,8 +16,9 @@ from ml_collections import ConfigDict
 
 from bat_jax import config as configs
 from bat_jax import keys, memorization, methods, models, parallel
+from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, load
-from bat_jax.data.device import to_devices
+from bat_jax.data.device import DeviceSplit, to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator
 from bat_jax.evaluation.records import CLEAN, Measure
@@ -28,8 +28,9 @@ from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
-from bat_jax.runtime.storage import as_path
 from bat_jax.training import state
+from bat_jax.training.images import data_seed, hold_out, normalization
+from bat_jax.training.images import excluded as excluded_ids
 from bat_jax.training.step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Experiment:
         replicated = NamedSharding(self.mesh, parallel.REPLICATED)
         return jax.jit(create, out_shardings=replicated)(self.root())
 
-    def train_step(self) -> Any:
+    def train_step(self) -> jax.stages.Wrapped:
         """Returns the jitted `TrainStep` over all devices."""
         return parallel.over_devices(
             TrainStep(self.model, self.method, self.optimizer, self.config, self.programs),
@@ -128,14 +129,14 @@ class Experiment:
         rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
         return test.take(np.sort(rows))
 
-    def train_data(self) -> Any:
+    def train_data(self) -> DeviceSplit:
         """Returns the training images on every device, with their memorization if known."""
         known = None
         if self.estimates is not None:
             known = estimate_files.of_examples(self.estimates, self.train)
         return to_devices(self.train, self.mesh, known)
 
-    def evaluator(self, losses: tuple[Any, ...]) -> Evaluator:
+    def evaluator(self, losses: tuple[LossName, ...]) -> Evaluator:
         """Returns what classifies a set, clean and under PGD with each loss."""
         return Evaluator(self.evaluated(), self.config, self.mesh, self.programs, losses=losses)
 
@@ -202,8 +203,8 @@ def build(
 
     dataset = dataset or load(config.data.name, path=config.data.path)
     _check_images(config, dataset)
-    validation, train = _hold_out(dataset, config)
-    excluded = _excluded(config, dataset)
+    validation, train = hold_out(dataset, config)
+    excluded = excluded_ids(config, dataset)
     if excluded is not None:
         train = train.take(np.flatnonzero(~np.isin(train.ids, excluded)))
     estimates = _estimates(config, dataset)
@@ -297,51 +298,6 @@ def _plan(config: ConfigDict, examples: int) -> tuple[int, int, optax.Schedule]:
     return steps_per_epoch, total_steps, learning_rate
 
 
-def data_seed(config: ConfigDict) -> int:
-    """Returns the seed that draws which images are held out, trained on and tested on."""
-    return config.seed if config.data.seed is None else config.data.seed
-
-
-def _excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] | None:
-    """Returns the ids in the file that the config names, in ascending order."""
-    path = config.data.exclude
-    if path is None:
-        return None
-    try:
-        lines = as_path(path).read_text().split()
-        ids = np.unique(np.asarray([int(line) for line in lines], np.int64))
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"config.data.exclude {path}: cannot be read ({error}); expected a file of ids, one a"
-            " line"
-        ) from None
-    unknown = np.setdiff1d(ids, dataset.train.ids)
-    if len(unknown):
-        raise UserError(
-            f"config.data.exclude {path}: training example {unknown[0]} is not in {dataset.name};"
-            " expected ids of its training images"
-        )
-    return ids
-
-
-def _hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
-    """Returns the validation images and those to train on, both drawn by the seed."""
-    examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
-    if held_out + max(subset, 1) > examples:
-        raise UserError(
-            f"config.data.validation is {held_out} and config.data.subset {subset}; expected"
-            f" together at most the {examples} training images of {dataset.name}"
-        )
-    key = keys.derive(data_seed(config), keys.Purpose.VALIDATION_SPLIT)
-    order = np.asarray(jax.random.permutation(key, examples), np.int64)
-    end = held_out + subset if subset else examples
-    # In the source's order again: which rows they are is drawn, not how they lie.
-    return (
-        dataset.train.take(np.sort(order[:held_out])),
-        dataset.train.take(np.sort(order[held_out:end])),
-    )
-
-
 def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates | None:
     """Returns the estimates that the config names, checked against the data set."""
     if config.memorization.estimates is None:
@@ -372,7 +328,7 @@ def _check_estimates(
 
 def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
     """Returns the model that the config names, normalising as the config or the images say."""
-    mean, std = _normalization(config, train)
+    mean, std = normalization(config, train)
     return models.create(
         config.model.name,
         dataset.num_classes,
@@ -448,38 +404,3 @@ def _check_size(config: ConfigDict, model: nn.Module, dataset: Dataset) -> None:
             f"config.model.width is {config.model.width}, which gives {config.model.name}"
             f" {parameters:.2g} parameters; expected at most {LARGEST_INTEGER:.2g}: lower it"
         )
-
-
-def _normalization(
-    config: ConfigDict, images: Split
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the config's mean and standard deviation, or those of the training images."""
-    channels = images.images.shape[-1]
-    found = list(_statistics(images))
-    for number, field in enumerate(("mean", "std")):
-        value = config.model[field]
-        if value is None:
-            continue
-        if len(value) != channels or not all(isinstance(v, int | float) for v in value):
-            raise UserError(
-                f"config.model.{field} is {value!r}; expected {channels} number(s), one a channel"
-            )
-        if field == "std" and not min(value) > 0:
-            raise UserError(f"config.model.std is {value!r}; expected numbers above 0")
-        found[number] = tuple(float(v) for v in value)
-    return found[0], found[1]
-
-
-def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the mean and standard deviation of every channel, in [0, 1]."""
-    channels = images.images.reshape(-1, images.images.shape[-1])
-    # From the histogram: exact, and without a float copy of the set.
-    levels = np.arange(256) / 255
-    means, stds = [], []
-    for channel in range(channels.shape[1]):
-        weights = np.bincount(channels[:, channel], minlength=256) / len(channels)
-        mean = float(weights @ levels)
-        means.append(mean)
-        # A constant channel is shifted, not divided by 0.
-        stds.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
-    return tuple(means), tuple(stds)

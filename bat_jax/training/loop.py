@@ -148,6 +148,7 @@ def fit(
         return step % steps_per_epoch == 0 or step == total_steps
 
     latest: dict[str, float] = {}
+    warned: list[int] = []
 
     def record(step: int, means: dict[str, float]) -> None:
         rate = means.pop("steps_per_second") * config.train.batch_size
@@ -159,6 +160,16 @@ def fit(
         if peak is not None:
             latest["utilisation"] = rate * image_flops / peak
         records.write(step, step / steps_per_epoch, "train", latest)
+        lost = means.get("lost_gradient", 0.0)
+        if lost > 0 and not warned:
+            warned.append(step)
+            log.warning(
+                "step %d: the attack's gradient was not finite for %.2g %% of the images since the"
+                " last record, and their pixels stayed as they were (lost_gradient in the records):"
+                " look for a division or a root of 0 in the model",
+                step,
+                100 * lost,
+            )
 
     def save_and_end(step: int) -> NoReturn:
         records.flush()

@@ -14,7 +14,7 @@ from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.kernels.programs import Programs
-from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics
+from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics, mean
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation
 from bat_jax.training.state import TrainState, Variables
@@ -114,16 +114,24 @@ class TrainStep:
           data: the training split.
           order: rows of the epoch's batches, from `epoch_order`.
           root: the key that all draws follow from, `bat_jax.parallel.root` of the seed.
+
+        Returns:
+          The state, and metrics over the global batch: `loss`, `accuracy`, `gradient_norm`, under
+          attack `lost_gradient`, the share of images with a gradient that was not finite, and the
+          method's own.
         """
         share = self._share(state, data, order, root)
         attacked = self._attack(state, share, root)
         found = self._gradient(state, data, share, attacked)
-        return self._updated(state, share, found), {
+        metrics = {
             "loss": found.loss,
             "accuracy": found.aux.accuracy,
             "gradient_norm": optax.tree.norm(found.params),
             **found.aux.metrics,
         }
+        if self._settings is not None:
+            metrics["lost_gradient"] = mean(attacked.lost_gradient.astype(jnp.float32))
+        return self._updated(state, share, found), metrics
 
     def _share(
         self,

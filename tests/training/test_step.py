@@ -331,3 +331,23 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
     assert not np.array_equal(order(0, 1), order(1, 1))
     assert order(0, 1).shape == (3, 32)
     assert len(np.unique(order(0, 1))) == 96
+
+
+class RootedNet(nn.Module):
+    """A network whose gradient with respect to a black pixel is infinite."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False, features=False):
+        x = jnp.sqrt(x).reshape(len(x), -1)
+        logits = nn.Dense(10)(x)
+        return (logits, x) if features else logits
+
+
+def test_images_whose_gradient_is_not_finite_are_counted_and_trained_on(tiny_config):
+    state, metrics = run(tiny_config("pgd_at"), steps=1, model=RootedNet())
+    assert metrics["lost_gradient"] == 1.0
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+    _, metrics = run(tiny_config("pgd_at"), steps=1)
+    assert metrics["lost_gradient"] == 0.0
+    _, metrics = run(tiny_config("standard"), steps=1)
+    assert "lost_gradient" not in metrics

@@ -1,0 +1,89 @@
+"""Which images a run trains on and holds out, and what they are normalised by."""
+
+import jax
+import numpy as np
+from jaxtyping import Int64
+from ml_collections import ConfigDict
+
+from bat_jax import keys
+from bat_jax.data import Dataset, Split
+from bat_jax.errors import UserError
+from bat_jax.runtime.storage import as_path
+
+
+def data_seed(config: ConfigDict) -> int:
+    """Returns the seed that draws which images are held out, trained on and tested on."""
+    return config.seed if config.data.seed is None else config.data.seed
+
+
+def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] | None:
+    """Returns the ids in the file that the config names, in ascending order."""
+    path = config.data.exclude
+    if path is None:
+        return None
+    try:
+        lines = as_path(path).read_text().split()
+        ids = np.unique(np.asarray([int(line) for line in lines], np.int64))
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"config.data.exclude {path}: cannot be read ({error}); expected a file of ids, one a"
+            " line"
+        ) from None
+    unknown = np.setdiff1d(ids, dataset.train.ids)
+    if len(unknown):
+        raise UserError(
+            f"config.data.exclude {path}: training example {unknown[0]} is not in {dataset.name};"
+            " expected ids of its training images"
+        )
+    return ids
+
+
+def hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
+    """Returns the validation images and those to train on, both drawn by the seed."""
+    examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
+    if held_out + max(subset, 1) > examples:
+        raise UserError(
+            f"config.data.validation is {held_out} and config.data.subset {subset}; expected"
+            f" together at most the {examples} training images of {dataset.name}"
+        )
+    key = keys.derive(data_seed(config), keys.Purpose.VALIDATION_SPLIT)
+    order = np.asarray(jax.random.permutation(key, examples), np.int64)
+    end = held_out + subset if subset else examples
+    # In the source's order again: which rows they are is drawn, not how they lie.
+    return (
+        dataset.train.take(np.sort(order[:held_out])),
+        dataset.train.take(np.sort(order[held_out:end])),
+    )
+
+
+def normalization(config: ConfigDict, images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the config's mean and standard deviation, or those of the training images."""
+    channels = images.images.shape[-1]
+    found = list(_statistics(images))
+    for number, field in enumerate(("mean", "std")):
+        value = config.model[field]
+        if value is None:
+            continue
+        if len(value) != channels or not all(isinstance(v, int | float) for v in value):
+            raise UserError(
+                f"config.model.{field} is {value!r}; expected {channels} number(s), one a channel"
+            )
+        if field == "std" and not min(value) > 0:
+            raise UserError(f"config.model.std is {value!r}; expected numbers above 0")
+        found[number] = tuple(float(v) for v in value)
+    return found[0], found[1]
+
+
+def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and standard deviation of every channel, in [0, 1]."""
+    channels = images.images.reshape(-1, images.images.shape[-1])
+    # From the histogram: exact, and without a float copy of the set.
+    levels = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(channels.shape[1]):
+        weights = np.bincount(channels[:, channel], minlength=256) / len(channels)
+        mean = float(weights @ levels)
+        means.append(mean)
+        # A constant channel is shifted, not divided by 0.
+        stds.append(float(np.sqrt(weights @ (levels - mean) ** 2)) or 1.0)
+    return tuple(means), tuple(stds)
