@@ -162,10 +162,10 @@ def test_the_defaults_are_legal_and_can_be_written_as_json(kind):
         ({"model.mean": (math.nan,)}, r"model\.mean is \(nan,\); expected each .* a finite number"),
         ({"memorization.threshold": 5.0}, r"threshold is 5\.0; expected -1 or more and at most 1"),
         ({"memorization.members": 10**9}, r"members is 1000000000; expected at most 1000000"),
-        ({"memorization.members_at_once": -1}, r"members_at_once is -1; expected 1 or more"),
+        ({"programs.members_at_once": -1}, r"members_at_once is -1; expected 1 or more"),
         (
             {"objective.name": "madry"},
-            r"objective\.name is 'madry'; expected one of standard, pgd_",
+            r"objective\.name is 'madry'; expected one of bat, gairat, mart, pgd_",
         ),
         ({"data.path": "x" * 5000}, r"data\.path is 'x{59}\.\.\.; expected at most 4095 bytes"),
         ({"data.path": "x" * 300}, r"data\.path is .*; expected at most 255 bytes between slashes"),

@@ -15,6 +15,7 @@ import bat_jax.models
 ARRAYS = {
     "adversarial_logits",
     "clean_logits",
+    "conv",
     "estimates",
     "features",
     "images",
@@ -24,6 +25,7 @@ ARRAYS = {
     "logits_fn",
     "losses",
     "masks",
+    "model",
     "name",
     "num_classes",
     "other_logits",
@@ -31,9 +33,14 @@ ARRAYS = {
     "robust_steps",
     "settings",
     "test_correct",
+    "test_images",
+    "test_labels",
     "threshold",
     "train_correct",
+    "train_images",
+    "train_labels",
     "values",
+    "variables",
     "weights",
 }
 

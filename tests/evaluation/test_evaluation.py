@@ -11,6 +11,7 @@ from bat_jax.data import load
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation.classify import Evaluator
 from bat_jax.evaluation.records import summarize, table
+from bat_jax.kernels import programs
 
 LOSSES = ("cross_entropy", "margin")
 
@@ -39,13 +40,18 @@ def model(digits):
 def evaluate(model, digits, *, devices=1, batch_size=128, epsilon=0.1):
     config = default()
     config.attack.epsilon = epsilon
-    config.programs.unroll = False
+    chosen = programs.resolve(
+        {**config.programs.to_dict(), "unroll": False},
+        is_small=True,
+        is_ensemble=False,
+        is_attacked=True,
+    )
     config.evaluation.num_steps = 5
     config.evaluation.step_size = epsilon / 2
     config.evaluation.batch_size = batch_size
     mesh = parallel.make_mesh(devices)
     counted = []
-    evaluator = Evaluator(model[0], config, mesh, losses=LOSSES)
+    evaluator = Evaluator(model[0], config, mesh, chosen, losses=LOSSES)
     verdicts = evaluator(model[1], to_devices(digits.test, mesh), counted.append)
     assert sum(counted) == len(digits.test)
     assert evaluator._step._cache_size() == 1

@@ -92,6 +92,17 @@ def test_a_folder_named_for_programs_is_made_or_refused(monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir == "gs://bucket/kept"
 
 
+@pytest.fixture
+def updated(monkeypatch, tmp_path):
+    """A machine of four cores without limits; returns what JAX's config is updated with."""
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(backend, "_CGROUP", tmp_path)
+    found = {}
+    monkeypatch.setattr(backend.jax.config, "update", found.__setitem__)
+    return found
+
+
 @pytest.mark.parametrize(
     ("cores", "sharing", "devices"),
     [(4, (), 4), (4, (64, 1000), 4), (3, (64, 1000), 2), (7, (9,), 3)],

@@ -72,19 +72,19 @@ def test_a_link_or_fifo_as_the_lock_is_refused_and_its_target_left_alone(tmp_pat
 
 
 def test_a_config_says_its_format(folder):
-    assert json.loads((folder / "config.json").read_text())["format"] == 1
+    assert json.loads((folder / "config.json").read_text())["format"] == workdirs.FORMAT
     edit(folder, lambda content: content.pop("format"))
     claim(folder)
 
 
 def test_a_newer_format_is_refused_with_both_versions(folder):
     def change(content):
-        content["format"] = 2
+        content["format"] = workdirs.FORMAT + 1
         content["versions"]["bat_jax"] = "7.5"
         content["git"] = "abc"
 
     edit(folder, change)
-    with pytest.raises(UserError, match=r"of format 2, begun by bat_jax 7.5 \(abc\); bat_jax .* 1"):
+    with pytest.raises(UserError, match=r"of format 3, begun by bat_jax 7.5 \(abc\); bat_jax .* 2"):
         claim(folder)
 
 
