@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS := requirements$(if $(filter newest,$(PINS)),-newest).txt
 
 # The programs of fast tests run for milliseconds: most of their time is compilation.
-COMPILE_FAST := --xla_backend_optimization_level=1
+COMPILE_FAST := --xla_backend_optimization_level=0
 # What meets the packages most, in about a minute: losses, attacks, models, a step of every method, and
 # a run with its checkpoints.
 SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.py tests/models \

@@ -125,7 +125,7 @@ def print_epoch(epochs: int, batches: int) -> None:
     data, root = experiment.train_data(), experiment.root()
     order = epoch_order(0, 0, examples=len(rows), batch_size=case["batch"])
     order = parallel.replicate(order, experiment.mesh)
-    step = experiment.train_step()
+    step = experiment.train_step
 
     def bare() -> list[float]:
         state, seconds = experiment.initial_state(), []
@@ -183,7 +183,7 @@ def print_checkpoint(width: int, times: int) -> None:
     data, root = experiment.train_data(), experiment.root()
     order = epoch_order(0, 0, examples=len(experiment.train), batch_size=case["batch"])
     order = parallel.replicate(order, experiment.mesh)
-    step, state = experiment.train_step(), experiment.initial_state()
+    step, state = experiment.train_step, experiment.initial_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
 
     def take() -> float:

@@ -1,6 +1,7 @@
 """From a config to everything a training run is made of, each input checked on the way."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
@@ -92,7 +93,10 @@ class Experiment:
 
     def initial_state(self) -> state.TrainState:
         """Returns the state of step 0, on every device, with the history of its examples."""
+        return self._created(self.root())
 
+    @functools.cached_property
+    def _created(self) -> jax.stages.Wrapped:
         def create(root: Key[Array, ""]) -> state.TrainState:
             return state.create(
                 self.model,
@@ -108,10 +112,11 @@ class Experiment:
 
         # Computed on every device, of every process, rather than sent there.
         replicated = NamedSharding(self.mesh, parallel.REPLICATED)
-        return jax.jit(create, out_shardings=replicated)(self.root())
+        return jax.jit(create, out_shardings=replicated)
 
+    @functools.cached_property
     def train_step(self) -> jax.stages.Wrapped:
-        """Returns the jitted `TrainStep` over all devices."""
+        """The jitted `TrainStep` over all devices, compiled once."""
         return parallel.over_devices(
             TrainStep(self.model, self.method, self.optimizer, self.config, self.programs),
             self.mesh,
@@ -137,8 +142,16 @@ class Experiment:
         return to_devices(self.train, self.mesh, known)
 
     def evaluator(self, losses: tuple[LossName, ...]) -> Evaluator:
-        """Returns what classifies a set, clean and under PGD with each loss."""
-        return Evaluator(self.evaluated(), self.config, self.mesh, self.programs, losses=losses)
+        """Returns the evaluation of a set, clean and under PGD with each loss, compiled once."""
+        if losses not in self._evaluators:
+            self._evaluators[losses] = Evaluator(
+                self.evaluated(), self.config, self.mesh, self.programs, losses=losses
+            )
+        return self._evaluators[losses]
+
+    @functools.cached_property
+    def _evaluators(self) -> dict[tuple[LossName, ...], Evaluator]:
+        return {}
 
     def evaluated(self, use: kernel_programs.Use = "evaluation") -> nn.Module:
         """Returns the model as it is evaluated: in float32, whatever type it trains in."""

@@ -120,7 +120,7 @@ def fit(
     if step >= total_steps:
         return start
 
-    train_step = experiment.train_step()
+    train_step = experiment.train_step
     data, root = experiment.train_data(), experiment.root()
     validation = to_devices(experiment.validation, experiment.mesh)
     evaluator = experiment.evaluator(("cross_entropy",))

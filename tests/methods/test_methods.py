@@ -115,7 +115,7 @@ def test_what_is_remembered_changes_the_loss_at_the_next_visit():
     config = from_outside("Remembering")
     experiment = build(config)
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
-    order, step = order_of(experiment)[:1], experiment.train_step()
+    order, step = order_of(experiment)[:1], experiment.train_step
     state, first = step(state, data, order, root)
     _, second = step(state, data, order, root)
     assert float(first["pull"]) == 0.0
@@ -187,7 +187,7 @@ def test_the_first_steps_are_what_they_were(name):
     experiment = build(tiny(name, **start))
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     before = jax.device_get(state.variables)
-    order, step = order_of(experiment), experiment.train_step()
+    order, step = order_of(experiment), experiment.train_step
     found = []
     for _ in range(3):
         state, metrics = step(state, data, order, root)

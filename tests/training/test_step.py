@@ -20,14 +20,27 @@ from bat_jax.training.step import TrainStep
 OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
 
 
+_RUNS = {}
+
+
 def run(config, steps=3, model=None):
-    """Returns the state after some steps, of another model if given, and the last metrics."""
+    """Returns the state after some steps, of another model if given, and the last metrics.
+
+    Several tests look at the same run, which is made once.
+    """
+    made = (config.to_json_best_effort(sort_keys=True), steps, model)
+    if made not in _RUNS:
+        _RUNS[made] = _run(config, steps, model)
+    return _RUNS[made]
+
+
+def _run(config, steps, model):
     experiment = build(config)
     if model is not None:
         experiment = dataclasses.replace(experiment, model=model)
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     order = parallel.replicate(order_of(experiment), experiment.mesh)
-    train_step = experiment.train_step()
+    train_step = experiment.train_step
     for _ in range(steps):
         state, metrics = train_step(state, data, order, root)
     return jax.device_get(state), jax.device_get(metrics)
@@ -265,7 +278,7 @@ def test_the_step_transfers_nothing_and_compiles_once(tiny_config):
     experiment = build(tiny_config())
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     order = parallel.replicate(order_of(experiment), experiment.mesh)
-    train_step = experiment.train_step()
+    train_step = experiment.train_step
     state, _ = train_step(state, data, order, root)
     with jax.transfer_guard("disallow"):
         for _ in range(3):
