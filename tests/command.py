@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import logging
 from pathlib import Path
 from typing import NamedTuple
+
+import absl.logging
 
 from bat_jax import cli
 
@@ -18,6 +21,8 @@ class Ended(NamedTuple):
 
 def launch(*arguments):
     """Returns how a command line ends."""
+    # absl's handler writes to the stream that a test had when absl was imported.
+    logging.root.removeHandler(absl.logging.get_absl_handler())
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = cli.main([str(argument) for argument in arguments], program="launch.py")
