@@ -1,13 +1,13 @@
 """Benign Adversarial Training: harmful atypical images are weighted down, benign ones kept."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import jax
 from jaxtyping import Array, Float
 
 from bat_jax import losses
-from bat_jax.fields import Choice, Real, Schema
+from bat_jax.fields import Choice, Real
 from bat_jax.methods.base import (
     Batch,
     Method,
@@ -29,7 +29,7 @@ class Bat(Method):
     name = "bat"
     title = "BAT (its weight and discrimination loss are reconstructed)"
     reference = "Xu et al., arXiv:2106.04794"
-    fields: ClassVar[Schema] = {
+    fields = {
         # The weight, section 4 of docs/method.md.
         "alpha": Real(1.0, low=0),
         # memorized goes by the file memorization.estimates.

@@ -1,12 +1,10 @@
 """GAIRAT: images near the decision boundary count more."""
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bat_jax import losses
-from bat_jax.fields import Real, Schema
+from bat_jax.fields import Real
 from bat_jax.methods.base import Batch, Method, Metrics, mean
 from bat_jax.parallel import AXIS
 
@@ -17,7 +15,7 @@ class Gairat(Method):
     name = "gairat"
     title = "GAIRAT"
     reference = "Zhang et al., arXiv:2010.01736"
-    fields: ClassVar[Schema] = {
+    fields = {
         # lambda of the weight (1 + tanh(lambda + 5 (1 - 2 kappa / K))) / 2.
         "lam": Real(-1.0),
         # Epoch from which weights apply; by default the first decay of the learning rate, or half

@@ -1,11 +1,9 @@
 """MART: misclassification-aware adversarial training."""
 
-from typing import ClassVar
-
 from jaxtyping import Array, Float
 
 from bat_jax import losses
-from bat_jax.fields import Real, Schema
+from bat_jax.fields import Real
 from bat_jax.methods.base import Batch, Method, Metrics, mean
 
 
@@ -16,7 +14,7 @@ class Mart(Method):
     title = "MART"
     reference = "Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified \
 Examples, ICLR 2020"
-    fields: ClassVar[Schema] = {"beta": Real(5.0, low=0)}
+    fields = {"beta": Real(5.0, low=0)}
     clean = "trained"
 
     def loss(self, batch: Batch) -> tuple[Float[Array, ""], Metrics]:

@@ -1,11 +1,9 @@
 """TRADES: clean accuracy, and predictions that an attack does not change."""
 
-from typing import ClassVar
-
 from jaxtyping import Array, Float
 
 from bat_jax import losses
-from bat_jax.fields import Real, Schema
+from bat_jax.fields import Real
 from bat_jax.methods.base import Attack, Batch, Method, Metrics, mean
 
 
@@ -15,7 +13,7 @@ class Trades(Method):
     name = "trades"
     title = "TRADES"
     reference = "Zhang et al., arXiv:1901.08573"
-    fields: ClassVar[Schema] = {"beta": Real(6.0, low=0)}
+    fields = {"beta": Real(6.0, low=0)}
     attack = Attack("kl", gaussian_start=0.001)
     clean = "trained"
 

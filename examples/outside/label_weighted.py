@@ -18,7 +18,7 @@ class LabelWeighted(Method):
     name = "label_weighted"
     title = "label-weighted PGD adversarial training"
     reference = "an example of bat_jax"
-    fields = {  # noqa: RUF012
+    fields = {
         "classes": Several((0,), Integer(0)),
         "factor": Real(2.0, above=0),
     }

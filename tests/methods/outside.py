@@ -13,7 +13,7 @@ class Perturbed(Method):
     """Updates by the gradient at weights moved a little along the gradient: two passes."""
 
     name, title, reference = "perturbed", "Perturbed weights", "tests"
-    fields = {"gamma": Real(0.01, low=0)}  # noqa: RUF012
+    fields = {"gamma": Real(0.01, low=0)}
 
     def gradient(self, value_and_grad, variables, *, epoch):
         del epoch
@@ -65,7 +65,7 @@ class Smoothed(Method):
     """Label smoothing, in the attack and in the loss."""
 
     name, title, reference = "smoothed", "Label smoothing", "tests"
-    fields = {"amount": Real(0.2, low=0, below=1)}  # noqa: RUF012
+    fields = {"amount": Real(0.2, low=0, below=1)}
 
     def targets(self, labels):
         classes = self.setup.num_classes
