@@ -96,8 +96,9 @@ def test_fit_goes_on_in_its_folder_and_knows_its_model(outside):
     assert again.results == first.results
     jax.tree.map(np.testing.assert_array_equal, again.best, first.best)
     about = json.loads((outside / "run" / "config.json").read_text())
-    assert about["config"]["model"]["name"] == "mixer:Mixer"
-    assert about["config"]["data"]["name"] == "shapes"
+    # As the page names them: the command finds them again.
+    assert about["config"]["model"]["name"] == "mixer:create"
+    assert about["config"]["data"]["name"] == "shapes:load"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax import outside
 from bat_jax.data import Dataset
 from bat_jax.errors import UserError
 from bat_jax.jobs.train import train_and_evaluate
@@ -58,10 +59,10 @@ def fit(
         raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        # The run says what it was made with.
-        if model is not None:
+        # The run says what it was made with, if the config does not: a name from outside is kept.
+        if model is not None and not outside.is_outside(config.model.name):
             config.model.name = f"{type(model).__module__}:{type(model).__qualname__}"
-        if dataset is not None:
+        if dataset is not None and not outside.is_outside(config.data.name):
             config.data.name = dataset.name
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="bat_jax-") as temporary:

@@ -104,15 +104,23 @@ class Experiment:
                 self.dataset.image_shape,
                 seed=root,
                 ema=self.config.train.ema > 0,
-                memory={
-                    "history": history.create(len(self.train)),
-                    **self.method.memory(len(self.train)),
-                },
+                memory={"history": history.create(len(self.train)), **self._memory()},
             )
 
         # Computed on every device, of every process, rather than sent there.
         replicated = NamedSharding(self.mesh, parallel.REPLICATED)
         return jax.jit(create, out_shardings=replicated)
+
+    def _memory(self) -> dict[str, methods.Memory]:
+        """Returns what the method remembers, under names that the state has for nothing else."""
+        memory = self.method.memory(len(self.train))
+        taken = {"history", "step", "variables", "opt_state", "ema"} & set(memory)
+        if taken:
+            raise UserError(
+                f"method {self.method.name}: its memory has {', '.join(sorted(taken))}; expected"
+                " names that the train state does not have"
+            )
+        return memory
 
     @functools.cached_property
     def train_step(self) -> jax.stages.Wrapped:

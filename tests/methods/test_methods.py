@@ -122,6 +122,12 @@ def test_what_is_remembered_changes_the_loss_at_the_next_visit():
     assert float(second["pull"]) > 0.0
 
 
+def test_a_memory_has_a_name_of_its_own(monkeypatch):
+    monkeypatch.setattr(outside.Remembering, "memory", lambda self, examples: {"ema": None})
+    with pytest.raises(UserError, match="its memory has ema; expected names"):
+        build(from_outside("Remembering")).initial_state()
+
+
 def test_soft_targets_reach_the_attack_and_the_loss():
     _, metrics = run(from_outside("Smoothed", **{"attack.epsilon": 0.0}), steps=1)
     experiment = build(from_outside("Smoothed", **{"attack.epsilon": 0.0}))
