@@ -1,0 +1,103 @@
+"""What README.md and the guides say is there: snippets run, and links, pages and names resolve."""
+
+import contextlib
+import importlib
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import jax
+import pytest
+
+from bat_jax import arguments, pages
+
+ROOT = Path(__file__).parents[1]
+TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+EXTENDING = ROOT / "docs" / "extending.md"
+
+_SNIPPET = re.compile(r"(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)```", re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+_PAGE = re.compile(r"--config=([\w./-]+)(?![\w./<-])")
+_NAME = re.compile(r"`(bat_jax(?:\.\w+)+)")
+_COMMAND = re.compile(r"^[ $]*(?:srun )?(?:\S*/)?(?:python launch\.py|bat-jax) (.+)$", re.MULTILINE)
+
+# Pages that lie beside the example that a text is about.
+_EXAMPLES = ROOT / "examples" / "outside"
+
+
+def _by_text(found):
+    return [
+        pytest.param(text, value, id=f"{text.name}-{value}"[:80])
+        for text in TEXTS
+        for value in sorted(found(text.read_text()))
+    ]
+
+
+def _resolves(name):
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(".".join(parts[:count]))
+            for part in parts[count:]:
+                if not hasattr(found, part):
+                    return False
+                found = getattr(found, part)
+            return True
+    return False
+
+
+def _commands(text):
+    """Returns the arguments of each command line, with its continued lines."""
+    return {found.split("  #")[0].strip() for found in _COMMAND.findall(text.replace("\\\n", " "))}
+
+
+@pytest.mark.parametrize("text", [ROOT / "README.md", EXTENDING], ids=lambda text: text.name)
+def test_snippets_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("snippets")
+    monkeypatch.setitem(sys.modules, "snippets", module)
+    snippets = _SNIPPET.findall(text.read_text())
+    assert any(not skipped for skipped, _ in snippets)
+    # A reader's program promotes as JAX does by default.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        for number, (skipped, source) in enumerate(snippets, 1):
+            code = compile(source, f"{text.name}, snippet {number}", "exec")
+            if not skipped:
+                exec(code, module.__dict__)
+
+
+@pytest.mark.parametrize(("text", "link"), _by_text(lambda text: set(_LINK.findall(text))))
+def test_relative_links_lead_to_files(text, link):
+    if "://" not in link:
+        assert (text.parent / link).exists()
+
+
+@pytest.mark.parametrize(("text", "page"), _by_text(lambda text: set(_PAGE.findall(text))))
+def test_pages_exist(text, page):
+    if page.endswith(".py"):
+        assert (ROOT / page).is_file() or (_EXAMPLES / page).is_file()
+    else:
+        assert page in pages.names()
+
+
+@pytest.mark.parametrize(("text", "name"), _by_text(lambda text: set(_NAME.findall(text))))
+def test_names_of_the_package_resolve(text, name):
+    del text
+    assert _resolves(name) or name == "bat_jax.configs"
+
+
+@pytest.mark.parametrize(("text", "command"), _by_text(_commands))
+def test_command_lines_parse(text, command, monkeypatch):
+    del text
+    monkeypatch.chdir(_EXAMPLES if "=page.py" in command else ROOT)
+    monkeypatch.syspath_prepend(str(_EXAMPLES))
+    assert arguments.parse(shlex.split(command)) is not None
+
+
+def test_lines_end_at_100_characters():
+    is_free = re.compile(r"\||.*\]\(|.*https?://|    F\.\.\. ")  # Tables, links, messages.
+    for text in TEXTS:
+        for number, line in enumerate(text.read_text().splitlines(), 1):
+            assert len(line) <= 100 or is_free.match(line), f"{text.name}:{number}"
