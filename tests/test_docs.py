@@ -14,7 +14,7 @@ import pytest
 from bat_jax import arguments, pages
 
 ROOT = Path(__file__).parents[1]
-TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 EXTENDING = ROOT / "docs" / "extending.md"
 
 _SNIPPET = re.compile(r"(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)```", re.DOTALL)
@@ -98,6 +98,6 @@ def test_command_lines_parse(text, command, monkeypatch):
 
 def test_lines_end_at_100_characters():
     is_free = re.compile(r"\||.*\]\(|.*https?://|    F\.\.\. ")  # Tables, links, messages.
-    for text in TEXTS:
+    for text in (text for text in TEXTS if text.parent.name != "results"):
         for number, line in enumerate(text.read_text().splitlines(), 1):
             assert len(line) <= 100 or is_free.match(line), f"{text.name}:{number}"
