@@ -111,12 +111,18 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
 
     Whatever goes wrong in the block (a full disk, a signal), `path` keeps its former content, or
     its absence, and the file beside it is removed.
+
+    Raises:
+      UserError: `path` is a folder, a FIFO or a device, such as /dev/null, which must not be
+        replaced.
     """
     if storage.is_remote(path):
         content = io.BytesIO()
         yield content
         storage.put(path, content.getvalue())
         return
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no plain file; expected one to write: name another")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with naming(path):

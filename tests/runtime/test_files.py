@@ -103,3 +103,20 @@ def test_a_lock_is_free_held_or_not_to_be_had(tmp_path, monkeypatch):
 )
 def test_a_reason_is_the_systems_own(error, words):
     assert files.reason(error) == words
+
+
+def test_what_is_no_plain_file_is_never_replaced(tmp_path):
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for path in (pipe, folder, link):
+        with (
+            pytest.raises(UserError, match="is no plain file; expected one to write: name another"),
+            files.written_whole(path) as file,
+        ):
+            file.write(b"content")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
