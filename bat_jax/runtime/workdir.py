@@ -19,6 +19,7 @@ from bat_jax.errors import UserError
 from bat_jax.runtime import distributed, files
 from bat_jax.runtime.files import write_json
 from bat_jax.runtime.plain import differences, plain
+from bat_jax.runtime.schema import read_plain
 from bat_jax.runtime.storage import AnyPath, check_writable, is_remote
 
 log = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ def _are_sections(field: str, value: object, other: object) -> bool:
 def begun_by(folder: AnyPath) -> str:
     """Returns the version that began the run of a folder, for messages."""
     try:
-        content = json.loads((folder / "config.json").read_bytes())
+        content = json.loads(read_plain(folder / "config.json", "the config of a run"))
         return _described(content["versions"]["bat_jax"], content["git"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "an unknown version"
@@ -265,7 +266,9 @@ def _described(version: str | None, commit: str | None) -> str:
 
 def _read(path: AnyPath) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_plain(path, "the config of a run"))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror or error}; expected the config of a run"

@@ -21,7 +21,7 @@ from bat_jax.parallel import REPLICATED
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import reason
-from bat_jax.runtime.storage import AnyPath, absolute
+from bat_jax.runtime.storage import AnyPath, absolute, is_remote
 from bat_jax.training.state import TrainState, fingerprint
 
 log = logging.getLogger(__name__)
@@ -237,6 +237,8 @@ class Checkpoints:
     def _score_of(self, step: int) -> float | None:
         """Returns the score of a checkpoint: None if it was not scored, NaN if that is damaged."""
         item = self._folder / str(step) / "metrics"
+        if self._special(step):
+            return math.nan
         try:
             content = _persistently(lambda: (item / "metrics").read_bytes(), item)
         except _MISSING:
@@ -247,6 +249,16 @@ class Checkpoints:
         except (ValueError, AttributeError, RecursionError):
             return math.nan
         return score if score is None or _is_number(score) else math.nan
+
+    def _special(self, step: int) -> AnyPath | None:
+        """Returns a part of a checkpoint that is no file, such as a FIFO: reading it may hang."""
+        if is_remote(self._folder):
+            return None
+        parts = (self._folder / str(step)).rglob("*")
+        try:
+            return next((p for p in parts if p.exists() and not (p.is_file() or p.is_dir())), None)
+        except OSError:  # As of a checkpoint that a training removes meanwhile.
+            return None
 
     def _first_whole(
         self, like: TrainState, ranked: Callable[[list[int]], list[int]]
@@ -302,6 +314,9 @@ class Checkpoints:
 
     def _compared(self, step: int, like: TrainState) -> _Trouble | None:
         """Returns how the structure of a stored state differs from the one to expect."""
+        special = self._special(step)
+        if special:
+            return _Trouble(_DAMAGED, f"{special} is no plain file")
         with_metadata = ocp.StandardCheckpointHandler()
         try:
             stored = with_metadata.metadata(epath.Path(self._folder) / str(step) / "state")

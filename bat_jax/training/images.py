@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from bat_jax import keys
 from bat_jax.data import Dataset, Split
 from bat_jax.errors import UserError
+from bat_jax.runtime.schema import read_plain
 from bat_jax.runtime.storage import as_path
 
 
@@ -21,13 +22,15 @@ def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] 
     path = config.data.exclude
     if path is None:
         return None
+    what = "a file of ids, one a line"
     try:
-        lines = as_path(path).read_text().split()
+        lines = read_plain(as_path(path), what).decode().split()
         ids = np.unique(np.asarray([int(line) for line in lines], np.int64))
+    except UserError as error:
+        raise UserError(f"config.data.exclude {error}") from None
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(
-            f"config.data.exclude {path}: cannot be read ({error}); expected a file of ids, one a"
-            " line"
+            f"config.data.exclude {path}: cannot be read ({error}); expected {what}"
         ) from None
     unknown = np.setdiff1d(ids, dataset.train.ids)
     if len(unknown):

@@ -136,3 +136,11 @@ def test_mappings_that_users_fill_are_compared_as_they_are(tmp_path):
     claim(tmp_path, config, configs.findings())
     with pytest.raises(UserError, match="another config"):
         claim(tmp_path, configs.findings(), configs.findings())
+
+
+def test_a_pipe_in_place_of_a_config_is_refused_and_not_waited_for(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(UserError, match="is no plain file; expected the config of a run"):
+        claim(folder)
+    assert workdirs.begun_by(folder) == "an unknown version"

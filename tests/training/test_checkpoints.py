@@ -430,3 +430,12 @@ def test_a_write_that_fails_gives_its_reason(run, monkeypatch, error, words):
     with pytest.raises(CheckpointError, match=words):
         checkpoints.save(state(4), seconds=1.0)
     checkpoints.close()
+
+
+@pytest.mark.parametrize("part", ["metrics/metrics", "check/metadata", "state/manifest.ocdbt"])
+def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(run, part):
+    path = run / "checkpoints/3" / part
+    path.unlink()
+    os.mkfifo(path)
+    assert last_and_best(run) == (2, 1)
+    assert aside(run) == ["damaged-3"]

@@ -230,3 +230,9 @@ def test_runs_of_two_seeds_see_the_same_images_where_the_config_says_so(tiny_con
 def test_accuracy_by_typicality_needs_estimates(tiny_config):
     with pytest.raises(UserError, match=r"evaluation\.track\.images is 5"):
         build(tiny_config(**{"evaluation.track.images": 5}))
+
+
+def test_ids_to_leave_out_are_read_of_a_plain_file_alone(tiny_config):
+    config = tiny_config(**{"data.exclude": "/dev/zero"})
+    with pytest.raises(UserError, match=r"data\.exclude /dev/zero: is no plain file; expected a"):
+        build(config)
