@@ -1,6 +1,9 @@
 """Objects from outside the package, named in a config as `package.module:Name`."""
 
 import importlib
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bat_jax.errors import UserError
@@ -26,15 +29,61 @@ def load(name: str, field: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         found = importlib.import_module(module)
-    # The module is a user's own: importing it may raise anything.
-    except Exception as error:
+    # The module is a user's own: importing it may raise anything, or end the program.
+    except (Exception, SystemExit) as error:
         raise UserError(
-            f"config.{field} is {name!r}; importing {module} fails"
-            f" ({type(error).__name__}: {error}); expected a module that Python finds: install it,"
-            " or run where it lies"
+            f"config.{field} is {name!r}; importing {module} fails ({raised(error)}); expected a"
+            " module that Python finds: install it, or run where it lies"
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise UserError(f"config.{field} is {name!r}; {module} has no {attribute}")
         found = getattr(found, part)
     return found
+
+
+def call(
+    made: Callable[..., Any], name: str, field: str, expected: str, *values: Any, **named: Any
+) -> Any:
+    """Calls an object from outside, which may raise anything.
+
+    Args:
+      made: the object.
+      name: what the config calls it.
+      field: the field of the config, for messages.
+      expected: what the object should be, for messages.
+      *values: its arguments.
+      **named: its arguments by name.
+
+    Raises:
+      UserError: it cannot be called so, or it raises something.
+    """
+    try:
+        return made(*values, **named)
+    # Of those that the object raises, these have an end of their own.
+    except (UserError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"config.{field} is {name!r}; calling it fails ({raised(error)}); expected {expected}"
+        ) from error
+
+
+def raised(error: BaseException) -> str:
+    """Returns what an object from outside raised and where, for messages."""
+    words = str(error) or "without a message"
+    frames = traceback.extract_tb(error.__traceback__)
+    # The innermost line that belongs neither to this package nor to one that is installed.
+    own = [frame for frame in frames if not _is_installed(frame.filename)]
+    where = f" at {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+    return f"{type(error).__name__}{where}: {words}"
+
+
+def _is_installed(filename: str) -> bool:
+    place = Path(filename)
+    return (
+        filename.startswith("<")
+        or "site-packages" in place.parts
+        or Path(__file__).parent in place.parents
+        or Path(traceback.__file__).parent in place.parents
+    )

@@ -105,7 +105,7 @@ def test_fit_goes_on_in_its_folder_and_knows_its_model(outside):
     ("fields", "words"),
     [
         ({"model.name": "mixer:Nothing"}, "mixer has no Nothing"),
-        ({"model.name": "shapes:load"}, "cannot be called with num_classes and image_shape"),
+        ({"model.name": "shapes:load"}, "calling it fails"),
         ({"data.name": "mixer:Mixer"}, "expected a bat_jax.data.Dataset"),
         ({"data.name": "nowhere:load"}, "importing nowhere fails"),
         ({"objective.name": "mixer:Mixer"}, "not a class derived from bat_jax.methods.Method"),

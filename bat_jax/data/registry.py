@@ -69,13 +69,8 @@ def _read(name: str, place: Path | None) -> Dataset:
 def _from_outside(name: str, place: Path | None) -> Dataset:
     """Returns what a function from outside makes of the path, None where the config has none."""
     read = outside.load(name, "data.name")
-    try:
-        found = read(place)
-    except TypeError as error:
-        raise UserError(
-            f"config.data.name is {name!r}, which cannot be called with a path ({error}); expected"
-            " a function of one"
-        ) from error
+    expected = "a function of a path, or of None"
+    found = outside.call(read, name, "data.name", expected, place)
     if not isinstance(found, Dataset):
         raise UserError(
             f"config.data.name is {name!r}, which gives a {type(found).__name__}; expected a"

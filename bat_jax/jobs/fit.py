@@ -44,8 +44,8 @@ def fit(
     Args:
       config: from a config file's `get_config()`, or `bat_jax.config.default()`.
       model: in place of the one that the config names: any Flax module with
-        `__call__(images, *, train, features)`, from images in [0, 1] to float32 logits, and to
-        `(logits, features)` where `features` is true.
+        `__call__(images, train=False, features=False)`, from images in [0, 1] to float32 logits,
+        and to `(logits, features)` where `features` is true.
       dataset: in place of the one that the config names, as `bat_jax.data.from_arrays` makes it.
       workdir: the folder of the run, which goes on where it was stopped; by default nothing is
         kept but what is returned.

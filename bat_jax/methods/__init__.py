@@ -33,13 +33,14 @@ from bat_jax.methods.base import (
     mean,
     weight_metrics,
 )
+from bat_jax.methods.checks import check_class, check_parts
 
 
 def _discovered() -> dict[str, type[Method]]:
     """Returns the methods that the modules of this package define, by name."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
-        if module.name != "base":
+        if module.name not in ("base", "checks"):
             members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
             for member in members:
                 is_method = inspect.isclass(member) and issubclass(member, Method)
@@ -56,7 +57,7 @@ def find(name: str, field: str = "objective.name") -> type[Method]:
     """Returns a method by its name, or a class from outside by `package.module:Class`.
 
     Raises:
-      UserError: there is no such method, or the class does not derive from `Method`.
+      UserError: there is no such method, or the class is no method.
     """
     if name in METHODS:
         return METHODS[name]
@@ -71,11 +72,7 @@ def find(name: str, field: str = "objective.name") -> type[Method]:
             f"config.{field} is {name!r}, which is not a class derived from"
             " bat_jax.methods.Method; expected one"
         )
-    missing = [part for part in ("name", "title", "reference") if not hasattr(found, part)]
-    if missing:
-        raise UserError(
-            f"config.{field}: {name} has no {', '.join(missing)}; expected each of them"
-        )
+    check_class(found, name, field, taken=METHODS)
     return found
 
 
@@ -100,12 +97,20 @@ def create(objective: ConfigDict, setup: Setup) -> Method:
     """Returns the method that `config.objective` names, its fields checked.
 
     Raises:
-      UserError: there is no such method, or a field of it is not legal.
+      UserError: there is no such method, a field of it is not legal, or one from outside is no
+        method.
     """
     method = find(objective.name)
     settings = objective.get(method.name, ConfigDict())
     fields.check(settings, method.fields, f"objective.{method.name}")
-    return method(settings.to_dict(), setup)
+    if objective.name in METHODS:
+        return method(settings.to_dict(), setup)
+    expected = "a class derived from bat_jax.methods.Method that takes its settings and a Setup"
+    made: Method = outside.call(
+        method, objective.name, "objective.name", expected, settings.to_dict(), setup
+    )
+    check_parts(made, objective.name)
+    return made
 
 
 def title(name: str) -> str:

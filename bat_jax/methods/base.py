@@ -19,6 +19,8 @@ from bat_jax.parallel import AXIS
 
 Metrics = dict[str, Float[Array, ""]]
 Variables = dict[str, Any]
+Clean = Literal["trained", "read"]
+SelectBy = Literal["pgd", "clean"]
 
 # The metrics of a histogram of weights.
 WEIGHT_BINS = tuple(f"weight_from_{tenth / 10}" for tenth in range(10))
@@ -136,8 +138,8 @@ class Method:
     reference: ClassVar[str]
     fields: ClassVar[Schema] = {}
     attack: Attack | None = Attack()
-    clean: Literal["trained", "read"] | None = None
-    select_by: ClassVar[Literal["pgd", "clean"]] = "pgd"
+    clean: Clean | None = None
+    select_by: ClassVar[SelectBy] = "pgd"
 
     def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
         """Takes the values of the method's fields and what it knows of the run."""

@@ -122,13 +122,14 @@ def _from_outside(
 ) -> nn.Module:
     """Returns what a function from outside makes of the number of classes and the image shape."""
     create = outside.load(name, "model.name")
-    try:
-        found = create(num_classes=num_classes, image_shape=image_shape)
-    except TypeError as error:
-        raise UserError(
-            f"config.model.name is {name!r}, which cannot be called with num_classes and"
-            f" image_shape ({error}); expected a function of both"
-        ) from error
+    found = outside.call(
+        create,
+        name,
+        "model.name",
+        "a function of num_classes and image_shape",
+        num_classes=num_classes,
+        image_shape=image_shape,
+    )
     if not isinstance(found, nn.Module):
         raise UserError(
             f"config.model.name is {name!r}, which gives a {type(found).__name__}; expected a"
@@ -153,7 +154,7 @@ def logits_fn(
     """Returns the function from images to logits that an attack sees.
 
     Args:
-      model: any Flax module with `__call__(images, train, features)`.
+      model: any Flax module with `__call__(images, train=False, features=False)`.
       variables: of the model.
       batch_norm: normalise by the `running` statistics, or by those of the `batch`, which are
         computed and thrown away: an attack leaves the model as it was.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int64, Key
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import keys, memorization, methods, models, parallel
+from bat_jax import keys, memorization, methods, models, outside, parallel
 from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, load
 from bat_jax.data.device import DeviceSplit, to_devices
@@ -30,6 +30,7 @@ from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
 from bat_jax.training import state
+from bat_jax.training.accepted import check_memory, check_model
 from bat_jax.training.images import data_seed, hold_out, normalization
 from bat_jax.training.images import excluded as excluded_ids
 from bat_jax.training.step import TrainStep
@@ -104,23 +105,15 @@ class Experiment:
                 self.dataset.image_shape,
                 seed=root,
                 ema=self.config.train.ema > 0,
-                memory={"history": history.create(len(self.train)), **self._memory()},
+                memory={
+                    "history": history.create(len(self.train)),
+                    **check_memory(self.method, len(self.train)),
+                },
             )
 
         # Computed on every device, of every process, rather than sent there.
         replicated = NamedSharding(self.mesh, parallel.REPLICATED)
         return jax.jit(create, out_shardings=replicated)
-
-    def _memory(self) -> dict[str, methods.Memory]:
-        """Returns what the method remembers, under names that the state has for nothing else."""
-        memory = self.method.memory(len(self.train))
-        taken = {"history", "step", "variables", "opt_state", "ema"} & set(memory)
-        if taken:
-            raise UserError(
-                f"method {self.method.name}: its memory has {', '.join(sorted(taken))}; expected"
-                " names that the train state does not have"
-            )
-        return memory
 
     @functools.cached_property
     def train_step(self) -> jax.stages.Wrapped:
@@ -205,8 +198,8 @@ def build(
     Args:
       config: the whole config; where it names a method from outside, it gets the method's section.
       model: in place of the one that the config names: any Flax module with
-        `__call__(images, train, features)`, from [0, 1] images to float32 logits, and to
-        `(logits, features)` where `features` is true.
+        `__call__(images, train=False, features=False)`, from [0, 1] images to float32 logits, and
+        to `(logits, features)` where `features` is true.
       dataset: in place of the one that the config names.
       mesh: in place of the devices of this machine.
 
@@ -245,7 +238,10 @@ def build(
     _warn_of_late_starts(method, epochs)
     _warn_of_learning_rate(config, epochs, total_steps)
     is_small = model is None and config.model.name in models.SMALL
+    is_outside = model is not None or outside.is_outside(config.model.name)
     model = model or _model(config, dataset, train)
+    if is_outside:
+        check_model(model, dataset, mesh)
     _check_size(config, model, dataset)
     return Experiment(
         config=config,

@@ -17,6 +17,7 @@ from bat_jax.kernels.programs import Programs
 from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics, mean
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation
+from bat_jax.training.accepted import check_loss
 from bat_jax.training.state import TrainState, Variables
 
 Images = Float[Array, "batch height width channels"]
@@ -200,7 +201,7 @@ class TrainStep:
                 targets=share.targets,
                 memory=jax.tree.map(lambda leaf: leaf[share.rows], state.memory),
             )
-            value, metrics = self._method.loss(batch)
+            value, metrics = check_loss(self._method, self._method.loss(batch))
             observed = {name: memory.observed(batch) for name, memory in state.memory.items()}
             accuracy = jax.lax.pmean(jnp.mean(is_correct.astype(jnp.float32)), AXIS)
             return value, Seen(metrics, accuracy, observed)

@@ -9,6 +9,8 @@ import pytest
 from bat_jax import methods
 from bat_jax.attacks import PgdSettings, pgd_trajectory
 from bat_jax.errors import UserError
+from bat_jax.fields import Real
+from bat_jax.methods import mean
 from bat_jax.training.experiment import build
 from tests.methods import outside
 from tests.training.conftest import tiny
@@ -42,6 +44,71 @@ def test_every_method_says_what_it_is():
 def test_what_is_no_method_is_refused(name, words):
     with pytest.raises(UserError, match=words):
         methods.find(name)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"name": "trades"}, "has the name 'trades'; expected letters, digits and _, not 'name'"),
+        ({"name": "name"}, "has the name 'name'"),
+        ({"name": "a.b"}, r"has the name 'a\.b'"),
+        ({"name": 5}, "has the name 5; expected a text"),
+        ({"title": None}, "has the title None; expected a text"),
+        ({"select_by": "loss"}, "has select_by 'loss'; expected pgd or clean"),
+        ({"fields": [1]}, "has fields of type list; expected a dict"),
+        ({"fields": {"gamma": 1.0}}, r"has 1\.0 as fields\.gamma; expected a field"),
+        ({"fields": {"gamma": Real}}, r"as fields\.gamma; expected a field"),
+        (
+            {"fields": {"part": {"gamma": Real(-1.0, low=0)}}},
+            r"fields\.part\.gamma with the default",
+        ),
+        ({"fields": {"a.b": Real(1.0)}}, r"has 'a\.b' in fields; expected names"),
+        ({"attack": "kl"}, "has the attack 'kl'; expected a bat_jax.methods.Attack"),
+        ({"attack": methods.Attack("fast")}, "an attack on the loss 'fast'; expected one of"),
+        ({"clean": "maybe"}, "has clean 'maybe'; expected trained, read or None"),
+        ({"__init__": lambda self: None}, "calling it fails"),
+    ],
+)
+def test_a_class_from_outside_that_is_no_whole_method_is_refused(monkeypatch, attributes, words):
+    monkeypatch.setattr(outside, "Odd", type("Odd", (outside.Smoothed,), attributes), raising=False)
+    with pytest.raises(UserError, match=words):
+        build(from_outside("Odd"))
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        ([1], "returns a value of type list"),
+        # It would take the place of the trainer's own.
+        ({"history": None}, "has the name 'history'"),
+        ({"variables": None}, "has the name 'variables'; expected memories by name, none of them"),
+        ({"seen": np.zeros(3, np.float32)}, r"float32 of shape \(3,\) as seen; expected an object"),
+    ],
+)
+def test_a_memory_that_is_none_is_refused(monkeypatch, memory, words):
+    monkeypatch.setattr(outside.Remembering, "memory", lambda self, examples: memory)
+    with pytest.raises(UserError, match=words):
+        build(from_outside("Remembering")).initial_state()
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            lambda batch: mean(batch.logits[:, 0]),
+            r"returns float32 of shape \(\); expected a number",
+        ),
+        (
+            lambda batch: (batch.logits, {}),
+            r"\(float32 of shape \(64, 10\), a value of type dict\)",
+        ),
+        (lambda batch: (mean(batch.logits[:, 0]), {"x": batch.labels}), "int32 of .* the metric x"),
+    ],
+)
+def test_a_loss_that_is_no_number_is_refused(monkeypatch, found, words):
+    monkeypatch.setattr(outside.Doubting, "loss", lambda self, batch: found(batch))
+    with pytest.raises(UserError, match=words):
+        run(from_outside("Doubting"), steps=1)
 
 
 def test_a_method_from_outside_brings_its_section_and_its_ranges():
@@ -124,7 +191,7 @@ def test_what_is_remembered_changes_the_loss_at_the_next_visit():
 
 def test_a_memory_has_a_name_of_its_own(monkeypatch):
     monkeypatch.setattr(outside.Remembering, "memory", lambda self, examples: {"ema": None})
-    with pytest.raises(UserError, match="its memory has ema; expected names"):
+    with pytest.raises(UserError, match=r"memory\(\) has the name .ema."):
         build(from_outside("Remembering")).initial_state()
 
 
