@@ -1,6 +1,6 @@
-"""The methods of training, a module each; one from outside is named `package.module:Class`.
+"""Training methods, one module each; `package.module:Class` names one outside this package.
 
-A method from outside derives from `Method`:
+An outside method derives from `Method`:
 
     class Focal(bat_jax.methods.Method):
         name, title, reference = "focal", "Focal loss", "Lin et al., arXiv:1708.02002"
@@ -49,12 +49,12 @@ def _discovered() -> dict[str, type[Method]]:
     return found
 
 
-# Those of the package, by name: a new module is found without being listed anywhere.
+# The package's methods by name: a new module needs no registration.
 METHODS: Mapping[str, type[Method]] = MappingProxyType(_discovered())
 
 
 def find(name: str, field: str = "objective.name") -> type[Method]:
-    """Returns a method by its name, or a class from outside by `package.module:Class`.
+    """Returns a method by its name, or an outside class by `package.module:Class`.
 
     Raises:
       UserError: there is no such method, or the class is no method.
@@ -77,12 +77,12 @@ def find(name: str, field: str = "objective.name") -> type[Method]:
 
 
 def sections() -> dict[str, fields.Schema]:
-    """Returns the sections of `config.objective` by method, of those that have fields."""
+    """Returns the section of `config.objective` for each method that has fields."""
     return {name: method.fields for name, method in METHODS.items() if method.fields}
 
 
 def complete(config: ConfigDict) -> None:
-    """Gives `config.objective` the section of the method that it names, at its defaults.
+    """Adds the named method's section to `config.objective`, with default values.
 
     Raises:
       UserError: there is no such method.
@@ -94,11 +94,11 @@ def complete(config: ConfigDict) -> None:
 
 
 def create(objective: ConfigDict, setup: Setup) -> Method:
-    """Returns the method that `config.objective` names, its fields checked.
+    """Checks the fields of the method that `config.objective` names, and returns the method.
 
     Raises:
-      UserError: there is no such method, a field of it is not legal, or one from outside is no
-        method.
+      UserError: there is no such method, one of its fields is invalid, or a class from outside is
+        no method.
     """
     method = find(objective.name)
     settings = objective.get(method.name, ConfigDict())
@@ -114,7 +114,7 @@ def create(objective: ConfigDict, setup: Setup) -> Method:
 
 
 def title(name: str) -> str:
-    """Returns what reports call a method: its name, where the method itself is not at hand."""
+    """Returns a method's title for reports, or its name if the method cannot be imported."""
     try:
         return find(name).title
     except UserError:
@@ -122,7 +122,7 @@ def title(name: str) -> str:
 
 
 def has_attack(name: str) -> bool:
-    """Returns whether a method trains on adversarial images; one that is not at hand does."""
+    """Returns whether a method trains on adversarial images; assumes so if it is unavailable."""
     try:
         return find(name).attack is not None
     except UserError:

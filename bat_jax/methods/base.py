@@ -1,7 +1,7 @@
-"""What a method of training is: one class that owns its loss, its attack, its fields and its name.
+"""The base class of training methods, which own their loss, attack, config fields and name.
 
-The trainer is the same for all of them. It forwards a batch, asks the method for the loss, and
-updates the model; a method overrides what it does differently.
+All methods share one trainer, which forwards a batch, calls the method's loss and updates the
+model; a method overrides only the parts that differ.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,23 +22,23 @@ Variables = dict[str, Any]
 Clean = Literal["trained", "read"]
 SelectBy = Literal["pgd", "clean"]
 
-# The metrics of a histogram of weights.
+# Metric names of the weight histogram.
 WEIGHT_BINS = tuple(f"weight_from_{tenth / 10}" for tenth in range(10))
 
 
 class Batch(NamedTuple):
-    """What a step knows of one device's share of a batch when it asks for the loss.
+    """The inputs of the loss: one device's share of a batch.
 
     Attributes:
       labels: class indices.
-      logits: of the images trained on: adversarial, or clean for a method without an attack.
+      logits: of the training images: adversarial, or clean for a method without an attack.
       features: penultimate features of the same images.
-      clean_logits: of the clean images, where the method's `clean` asks for them, else None.
+      clean_logits: of the clean images, or None if the method's `clean` is None.
       robust_steps: kappa, the number of attack steps that each image withstood.
       memorization: mem(i), NaN where unknown.
-      epoch: epochs completed before this step, with their fraction.
-      targets: class probabilities in place of the labels, where the method has soft targets.
-      memory: the rows of the method's memory that belong to these images, by name.
+      epoch: epochs completed before this step, including the fraction.
+      targets: class probabilities that replace the labels, if the method has soft targets.
+      memory: the rows of the method's memory for these images, by name.
     """
 
     labels: Int[Array, " batch"]
@@ -53,14 +53,14 @@ class Batch(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What a method knows of the run that it is made for.
+    """The properties of a run that a method may depend on.
 
     Attributes:
       num_steps: of the training attack, K.
       num_classes: of the data set.
       threshold: memorization above which an example is atypical.
-      first_decay: epoch of the first decay of the learning rate; half the training where the
-        schedule has no steps.
+      first_decay: epoch of the first learning rate decay; half the training for schedules without
+        discrete decays.
     """
 
     num_steps: int
@@ -73,8 +73,8 @@ class Attack(NamedTuple):
     """The inner maximisation of adversarial training.
 
     Attributes:
-      loss: `cross_entropy`, `margin`, `kl`, or any function of logits and labels (of logits and
-        targets, where the method has soft ones) that gives a loss per image.
+      loss: `cross_entropy`, `margin`, `kl`, or any function from logits and labels (or soft
+        targets, if the method has them) to a loss per image.
       gaussian_start: if above 0, the attack starts from x + gaussian_start * N(0, 1) instead of a
         uniform draw from the ball.
     """
@@ -85,16 +85,16 @@ class Attack(NamedTuple):
 
 @runtime_checkable
 class Memory(Protocol):
-    """Arrays with a row for every training example, part of the train state.
+    """Arrays with one row per training example, stored in the train state.
 
-    A pytree, replicated over the devices. After each step it is updated with what the step saw.
+    A pytree, replicated over the devices and updated after each step.
     """
 
     def observed(self, batch: Batch) -> Any:
-        """Returns what to remember of one device's share: arrays with the examples first."""
+        """Returns the values to store for one device's share: arrays with leading example axis."""
 
     def after(self, rows: Int32[Array, " batch"], observed: Any) -> "Memory":
-        """Returns the memory after a global batch of these rows, each of them there once."""
+        """Returns the memory updated with a global batch of distinct rows."""
 
 
 class Gradient(NamedTuple):
@@ -102,8 +102,8 @@ class Gradient(NamedTuple):
 
     Attributes:
       loss: its value.
-      aux: what else the loss returned.
-      variables: the variables with the batch statistics that the forward pass left.
+      aux: the loss's auxiliary output.
+      variables: the variables with the batch statistics updated by the forward pass.
       params: the gradient with respect to the parameters, averaged over the devices.
     """
 
@@ -114,23 +114,23 @@ class Gradient(NamedTuple):
 
 
 class Method:
-    """A method of training, and the base class of all: adversarial training with weights of 1.
+    """The base class of training methods: adversarial training with weights of 1.
 
         minimise over theta  sum_i w_i L(x'_i, y_i) / sum_i w_i,   x' = attack(x)
 
     A subclass is found by its name or as `package.module:Class` (`config.objective.name`).
 
     Attributes:
-      name: the method's name, and that of its section in `config.objective`.
-      title: what reports call it.
-      reference: where it is from.
-      fields: its section of the config: the default and the legal values of each field.
+      name: the name of the method and of its section in `config.objective`.
+      title: its name in reports.
+      reference: the publication.
+      fields: its config section: the default and the legal values of each field.
       attack: what the attack maximises and where it starts; None trains on clean images.
-      clean: whether clean images are forwarded too: `trained`, with gradient and batch statistics;
-        `read`, their logits alone, in evaluation mode; or None.
+      clean: how clean images are forwarded too: `trained`, with gradient and batch statistics;
+        `read`, for logits only, in evaluation mode; or None.
       select_by: the validation accuracy that should choose the best checkpoint, `pgd` or `clean`.
       settings: the values of its fields.
-      setup: what it knows of the run.
+      setup: the properties of the run.
     """
 
     name: ClassVar[str]
@@ -142,15 +142,15 @@ class Method:
     select_by: ClassVar[SelectBy] = "pgd"
 
     def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
-        """Takes the values of the method's fields and what it knows of the run."""
+        """Stores the values of the method's fields and the properties of the run."""
         self.settings, self.setup = settings, setup
 
     @property
     def begins(self) -> float | None:
-        """The epoch from which `weights` apply; None for a method that has no start.
+        """The epoch from which `weights` apply; None for a method without a start epoch.
 
-        By default the field `start_epoch`, where the method has one, and where that is not set the
-        first decay of the learning rate.
+        Defaults to the field `start_epoch` if the method has it, or the first learning rate decay
+        if that field is None.
         """
         if "start_epoch" not in self.fields:
             return None
@@ -159,16 +159,16 @@ class Method:
 
     @property
     def is_weighted(self) -> bool:
-        """Whether images have weights of the method's own."""
+        """Whether the method overrides the image weights."""
         return type(self).weights is not Method.weights
 
     @property
     def estimates_for(self) -> str | None:
-        """What the method needs memorization estimates for, as `the gate 'memorized'`; or None."""
+        """The feature that needs memorization estimates, as `the gate 'memorized'`; or None."""
         return None
 
     def memory(self, examples: int) -> dict[str, Memory]:
-        """Returns what to remember of every training example, by name, before training."""
+        """Returns the initial memories of the training examples, by name."""
         del examples
         return {}
 
@@ -178,11 +178,11 @@ class Method:
         return None
 
     def weights(self, batch: Batch) -> Float[Array, " batch"]:
-        """Returns the weight of each image, whether or not weights apply yet."""
+        """Returns the weight of each image, regardless of the start epoch."""
         return jnp.ones(batch.labels.shape)
 
     def loss(self, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        """Returns the loss over the global batch, and metrics of the method's own."""
+        """Returns the loss over the global batch and the method's own metrics."""
         return losses.weighted_mean(cross_entropy(batch), self.applied(batch), axis_name=AXIS), {}
 
     def gradient(
@@ -194,12 +194,12 @@ class Method:
     ) -> Gradient:
         """Returns the gradient that updates the parameters.
 
-        By default that of the loss at the parameters. A method of two passes calls `value_and_grad`
-        at other variables too; the update applies to the parameters as they were.
+        By default, the gradient of the loss at the parameters. A two-pass method also calls
+        `value_and_grad` at other variables; the update still applies to the original parameters.
 
         Args:
-          value_and_grad: from variables to the loss of the batch and its gradient. It may be
-            called any number of times.
+          value_and_grad: maps variables to the batch's loss and gradient. It may be called any
+            number of times.
           variables: the model's.
           epoch: epochs completed before this step.
         """
@@ -207,22 +207,22 @@ class Method:
         return value_and_grad(variables)
 
     def forward_passes(self, num_steps: int) -> int:
-        """Returns the cost of a step in forward passes of the batch; a backward pass counts 2.
+        """Returns the cost of a step in forward passes of the batch; a backward pass counts as 2.
 
-        An attack step differentiates with respect to the images alone: forward, and as much again.
+        An attack step differentiates with respect to the images only, which costs 2 in total.
         """
         attack = 0 if self.attack is None else 2 * num_steps + (self.attack.loss == "kl")
         clean = {"trained": 3, "read": 1, None: 0}[self.clean]
         return attack + clean + 3
 
     def applied(self, batch: Batch) -> Float[Array, " batch"]:
-        """Returns the weights once their epoch has come, and 1 before."""
+        """Returns the weights from their start epoch on, and 1 before it."""
         weights, start = self.weights(batch), self.begins
         return weights if start is None else jnp.where(batch.epoch >= start, weights, 1.0)
 
 
 def cross_entropy(batch: Batch) -> Float[Array, " batch"]:
-    """Returns the cross-entropy of the images trained on, with soft targets where there are any."""
+    """Returns the cross-entropy of the training images, against soft targets if present."""
     if batch.targets is not None:
         return optax.softmax_cross_entropy(batch.logits, batch.targets)
     return optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
@@ -236,8 +236,8 @@ def mean(values: Float[Array, " batch"]) -> Float[Array, ""]:
 def weight_metrics(weights: Float[Array, " batch"]) -> Metrics:
     """Returns the mean weight of the global batch, the share below 1, and the histogram.
 
-    The histogram is the share of images in each tenth of [0, 1], by the names `WEIGHT_BINS`; a
-    weight of 1 or more belongs to the last.
+    The histogram is the share of images in each tenth of [0, 1], named by `WEIGHT_BINS`; weights
+    of 1 or more count in the last bin.
     """
     count = len(WEIGHT_BINS)
     bins = jnp.minimum(jnp.floor(weights * count).astype(jnp.int32), count - 1)

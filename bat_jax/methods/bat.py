@@ -32,14 +32,14 @@ class Bat(Method):
     fields = {
         # The weight, section 4 of docs/method.md.
         "alpha": Real(1.0, low=0),
-        # memorized goes by the file memorization.estimates.
+        # memorized reads the file memorization.estimates.
         "gate": Choice("misclassified", ("misclassified", "all", "memorized")),
-        # The images on which a wrong class's confidence is read.
+        # The images whose confidence in a wrong class is used.
         "confidence": Choice("adversarial", ("adversarial", "clean")),
         "normalize": Choice("sum", ("sum", "none")),
-        # As for gairat; it concerns the weight alone.
+        # As for gairat; affects the weight only.
         "start_epoch": Real(None, low=0),
-        # The discrimination loss, section 5: its weight, and its form.
+        # The discrimination loss, section 5.
         "beta_dl": Real(0.2, low=0),
         "temperature": Real(0.1, above=0),
         "similarity": Choice("cosine", ("cosine", "dot")),
@@ -48,13 +48,13 @@ class Bat(Method):
     }
 
     def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
-        """Reads clean images where the confidence is to be theirs."""
+        """Requests clean logits if the confidence is that of clean images."""
         super().__init__(settings, setup)
         self.clean: Literal["read"] | None = "read" if settings["confidence"] == "clean" else None
 
     @property
     def estimates_for(self) -> str | None:
-        """The gate `memorized` needs them."""
+        """The gate `memorized` needs estimates."""
         return "the gate 'memorized'" if self.settings["gate"] == "memorized" else None
 
     def weights(self, batch: Batch) -> Float[Array, " batch"]:
@@ -70,13 +70,13 @@ class Bat(Method):
         )
 
     def loss(self, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        """Returns the loss, and how the weights are distributed."""
+        """Returns the loss and the distribution of the weights."""
         settings, weights = self.settings, self.applied(batch)
         total = losses.reweighted(
             cross_entropy(batch), weights, normalize=settings["normalize"], axis_name=AXIS
         )
         metrics = weight_metrics(weights)
-        # Left out rather than multiplied by 0: then it is PGD-AT to the last bit.
+        # Skipped rather than multiplied by 0, so that the loss equals PGD-AT's bit for bit.
         if settings["beta_dl"] > 0:
             discrimination = losses.discrimination(
                 batch.features,

@@ -10,7 +10,7 @@ from bat_jax.parallel import AXIS
 
 
 class Gairat(Method):
-    """Weights an image by how few attack steps it withstood."""
+    """Gives larger weights to images that withstood fewer attack steps."""
 
     name = "gairat"
     title = "GAIRAT"
@@ -18,8 +18,8 @@ class Gairat(Method):
     fields = {
         # lambda of the weight (1 + tanh(lambda + 5 (1 - 2 kappa / K))) / 2.
         "lam": Real(-1.0),
-        # Epoch from which weights apply; by default the first decay of the learning rate, or half
-        # the training where the schedule has no steps.
+        # Epoch from which weights apply; by default the first learning rate decay, or half the
+        # training for schedules without discrete decays.
         "start_epoch": Real(None, low=0),
     }
 

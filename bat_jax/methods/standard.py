@@ -10,5 +10,5 @@ class Standard(Method):
     title = "standard training"
     reference = "Cross-entropy on clean images"
     attack = None
-    # Without an attack there is no robust accuracy to choose a checkpoint by.
+    # Without adversarial training, robust accuracy cannot rank checkpoints.
     select_by = "clean"
