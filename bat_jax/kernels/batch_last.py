@@ -1,12 +1,12 @@
-"""Convolutions of images whose batch is their last dimension, for the CPU back end.
+"""Convolutions with the batch as the last dimension, for the CPU back end.
 
-A processor copies and adds neighbouring numbers together. With the channels last those are the 16
-of a small network; with the batch last they are its images, 64 or more: patches take less than half
-the time. And the product for the kernel's gradient sums along the rows of both its operands, which
-this back end is faster at than along their columns.
+SIMD instructions act on contiguous numbers: with channels last, the 16 channels of a small network;
+with the batch last, 64 or more images, which more than halves the time of patches. The matrix
+product for the kernel's gradient then sums along the rows of both operands, which is faster on this
+back end than along columns.
 
-It pays where that gradient is taken. In an attack, where it is not, the compiler joins the gradient
-of the images with what flattens it for the next product, and is slow at that.
+This layout pays off only where the kernel's gradient is computed. In an attack, the compiler fuses
+the gradient of the images with the reshape for the next product, and the fused loop is slow.
 """
 
 import functools
@@ -40,7 +40,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images) -> Map:
-        """Returns the convolution plus a bias a channel."""
+        """Returns the convolution plus a bias per channel."""
         shape = (3, 3, len(images), self.channels)
         kernel = self.param("kernel", jax.nn.initializers.he_normal(), shape)
         bias = self.param("bias", jax.nn.initializers.zeros, (self.channels,))
@@ -66,7 +66,7 @@ def convolution(images: Images, kernel: Kernel, stride: int) -> Map:
 def _forward(
     images: Images, kernel: Kernel, stride: int
 ) -> tuple[Map, tuple[Images, Patches, Kernel]]:
-    # In bfloat16 the sums would lose what a product keeps by adding up in float32.
+    # In bfloat16 the sums would lose precision: products accumulate in float32.
     if len(images) == 1 and images.dtype == jnp.float32:
         return _of_gray(images, kernel, stride)
     patches = _patches(images, kernel, stride)
@@ -77,8 +77,8 @@ def _forward(
 def _of_gray(
     images: Images, kernel: Kernel, stride: int
 ) -> tuple[Map, tuple[Images, Patches, Kernel]]:
-    """Returns the same by sums, faster than a product of nine terms."""
-    # The barriers keep the images, and the sums, from being computed anew where they are read.
+    """Returns the same result by sums, which are faster than a product of nine terms."""
+    # The barriers prevent recomputing the images and the sums wherever they are read.
     images = jax.lax.optimization_barrier(images)
     seen = taps.views(images, kernel, stride)
     sums = taps.weighted_sum(seen, kernel.reshape(len(seen), -1, 1, 1, 1))
@@ -90,7 +90,7 @@ def _backward(
 ) -> tuple[Images, Kernel]:
     images, patches, kernel = saved
     flat = cotangent.reshape(kernel.shape[-1], -1)
-    # Per output place, what each tap hands back to the input place it saw.
+    # Per output pixel, each tap's contribution to the gradient of the input pixel it read.
     returned = (kernel.reshape(len(patches), -1) @ flat).reshape(patches.shape)
     handed_back = jax.linear_transpose(lambda seen: _patches(seen, kernel, stride), images)
     (of_images,) = handed_back(returned)
@@ -102,5 +102,5 @@ convolution.defvjp(_forward, _backward)
 
 
 def _patches(images: Images, kernel: Kernel, stride: int) -> Patches:
-    """Returns, per tap of the kernel and channel, the input place that each output place sees."""
+    """Returns, per tap and channel, the input pixel that each output pixel reads."""
     return jnp.concatenate(taps.views(images, kernel, stride))

@@ -1,11 +1,11 @@
-"""How a convolution is computed: by XLA's own operation, or as the CPU back end runs it faster.
+"""Implementations of convolution: XLA's own operation, and faster forms for the CPU back end.
 
-All are the same sums in another order. XLA's CPU back end runs its convolutions many times slower
-inside a loop than outside of one, and those of several models at once as one grouped convolution;
-matrix products keep their speed in either place. On GPU and TPU XLA's own convolutions are right.
+All compute the same sums in a different order. XLA's CPU back end runs convolutions many times
+slower inside a loop than outside, and those of several models at once as one grouped convolution;
+matrix products keep their speed in both cases. On GPU and TPU, XLA's own convolutions are best.
 
-Each function here takes what `jax.lax.conv_general_dilated` takes for NHWC images and an HWIO
-kernel, neither dilated nor grouped: `flax.linen.Conv` accepts it as `conv_general_dilated`.
+Each function has the signature of `jax.lax.conv_general_dilated` for NHWC images and an HWIO
+kernel, neither dilated nor grouped; `flax.linen.Conv` accepts it as `conv_general_dilated`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ Kernel = Float[Array, "rows columns channels out_channels"]
 Map = Float[Array, "batch out_height out_width out_channels"]
 Convolution = Callable[..., Map]
 
-_WINOGRAD_CHANNELS = 32  # Measured; fewer were not.
+_WINOGRAD_CHANNELS = 32  # The smallest width measured.
 
 xla: Convolution = jax.lax.conv_general_dilated
 
@@ -35,16 +35,16 @@ def cpu(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> Map:
-    """Returns XLA's convolution, or a faster form for CPU where one applies.
+    """Returns XLA's convolution, or a faster form for CPU if one applies.
 
-    Those are shifts and sums for images of one channel, and Winograd's products for wide 3x3
-    kernels.
+    The faster forms are shifts and sums for single-channel images, and Winograd's products for wide
+    3x3 kernels.
     """
     if _is_gray(images, window_strides):
         return _shifts(images, kernel, padding)
     is_3x3 = kernel.shape[:2] == (3, 3) and set(window_strides) == {1} and set(padding) == {(1, 1)}
-    # With fewer channels the products are too small to be worth their preparation; in bfloat16 the
-    # sums before them would lose what XLA keeps by adding up in float32.
+    # With fewer channels the products are too small to repay their preparation; in bfloat16 the
+    # preceding sums would lose precision: XLA accumulates in float32.
     is_wide = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and images.dtype == jnp.float32
     if is_3x3 and is_wide and images.shape[1] % winograd.OUTPUTS == 0:
         return winograd.convolution(images, kernel)
@@ -60,12 +60,12 @@ def patches(
     precision: Any = None,
     **layout: Any,
 ) -> Map:
-    """Returns the convolution as patches and matrix products; of one channel, as shifts and sums.
+    """Returns the convolution by patches and matrix products; by shifts and sums for one channel.
 
-    A product for every row of the kernel, rather than one for all: a third of the patches to write
-    and to read again, for sums that stay in the cache.
+    One product per kernel row, rather than one in total, writes and reads a third of the patches
+    at a time; the partial sums stay in the cache.
     """
-    del layout  # Flax names its own, which is this one.
+    del layout  # Flax passes its own, which is NHWC as here.
     if _is_gray(images, window_strides):
         return _shifts(images, kernel, padding)
     rows, columns, _, out_channels = kernel.shape
@@ -78,7 +78,7 @@ def patches(
         seen = padded[:, row : row + (height - 1) * down + 1 : down]
         starts = range(columns)
         views = [seen[:, :, start : start + (width - 1) * right + 1 : right] for start in starts]
-        # Two dimensions, not four: the CPU back end has its fastest product for them.
+        # The CPU back end's matrix product is fastest for two dimensions.
         taken = jnp.concatenate(views, axis=-1).reshape(-1, columns * images.shape[-1])
         return jnp.dot(taken, kernel[row].reshape(-1, out_channels), precision=precision)
 
@@ -95,20 +95,20 @@ def batch_last(
 ) -> Map:
     """Returns the convolution by patches.
 
-    It stands for `bat_jax.kernels.batch_last`: a network that can keep the batch as its last
-    dimension does so where it is given this function. Others have patches.
+    This function selects `bat_jax.kernels.batch_last`: a network that supports the batch as its
+    last dimension uses that layout when given this function. Other networks use patches.
     """
     return patches(images, kernel, window_strides, padding, **options)
 
 
-# By the names that a config has for them.
+# By their names in configs.
 CONVOLUTIONS: Mapping[str, Convolution] = MappingProxyType(
     {"xla": xla, "cpu": cpu, "patches": patches, "batch_last": batch_last}
 )
 
 
 def _is_gray(images: Images, window_strides: Sequence[int]) -> bool:
-    # In bfloat16 the sums would lose what XLA keeps by adding up in float32.
+    # In bfloat16 the sums would lose precision: XLA accumulates in float32.
     return images.shape[-1] == 1 and images.dtype == jnp.float32 and set(window_strides) == {1}
 
 

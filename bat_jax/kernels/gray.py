@@ -1,7 +1,7 @@
 """The convolution of one-channel images, for the CPU back end.
 
-A library for convolutions prepares for many input channels. With one there is so little to compute
-that shifting the image and adding it up is faster than that: 2.5 times, with the gradient twice.
+Convolution libraries are designed for many input channels. For a single channel, a sum of shifted
+images is 2.5 times as fast, and twice as fast including the gradient.
 """
 
 import jax
@@ -25,7 +25,7 @@ def convolution(images: Gray, kernel: Kernel) -> Map:
       images: x, shape `[batch, height, width, 1]`.
       kernel: k, shape `[kernel_height, kernel_width, 1, channels]`.
     """
-    # The barrier keeps what made the image from being computed anew for every tap and channel.
+    # The barrier prevents recomputing the image for every tap and channel.
     seen = taps.views(jax.lax.optimization_barrier(images), kernel)
     return taps.weighted_sum(seen, kernel.reshape(-1, 1, 1, 1, kernel.shape[-1]))
 
@@ -39,8 +39,8 @@ def _backward(saved: tuple[Gray, Kernel], cotangent: Map) -> tuple[Gray, Kernel]
     height, width, _, channels = kernel.shape
     flat = cotangent.reshape(-1, channels)
 
-    # Per output pixel, what each tap hands back to the input pixel it saw. The barrier keeps the
-    # matrix product from being computed anew for every shift.
+    # Per output pixel, each tap's contribution to the gradient of the input pixel it read. The
+    # barrier prevents recomputing the matrix product for every shift.
     returned = jax.lax.optimization_barrier(flat @ kernel.reshape(-1, channels).T)
     returned = returned.reshape(*cotangent.shape[:3], -1)
     edges = ((0, 0), (height - 1, height - 1), (width - 1, width - 1), (0, 0))

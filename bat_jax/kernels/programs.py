@@ -1,10 +1,9 @@
-"""How the programs of a run are written for its back end: one record, resolved once.
+"""The back-end-dependent choices of a run's programs: one record, resolved once.
 
-XLA's CPU back end runs convolutions inside a loop on a single thread, and those of few channels
-slowly wherever they are. Programs for it are therefore written differently: small networks as
-patches and matrix products; large ones with the attack's steps one after another instead of a loop,
-and half the products for wide 3x3 convolutions. On GPU and TPU the plain forms are right. What is
-computed is the same up to float rounding.
+XLA's CPU back end runs convolutions inside a loop on a single thread, and convolutions of few
+channels slowly everywhere. Programs for CPU therefore compute small networks by patches and matrix
+products; for large networks they unroll the attack's steps and use Winograd's products for wide 3x3
+convolutions. On GPU and TPU the plain forms are best. Results agree up to float rounding.
 """
 
 import dataclasses
@@ -17,13 +16,13 @@ import jax
 from bat_jax.errors import UserError
 from bat_jax.kernels.convolution import CONVOLUTIONS, Convolution
 
-# Members of a device one after another, or all at once.
+# A device's members in sequence, or all at once.
 Execution = Literal["map", "vmap"]
 Use = Literal["training", "attack", "evaluation", "autoattack"]
 
 OVERRIDE = "BAT_JAX_PROGRAMS"
 
-# Of the images whose patches a core's cache of a megabyte keeps: 16 of 28x28.
+# Pixels of the images whose patches fit in a core's 1 MB cache: 16 images of 28x28.
 _PIXELS_IN_CACHE = 16 * 28 * 28
 
 
@@ -31,16 +30,16 @@ _PIXELS_IN_CACHE = 16 * 28 * 28
 class Programs:
     """The choices that depend on the back end, the model and the job.
 
-    Convolutions have the names of `bat_jax.kernels.convolution.CONVOLUTIONS`.
+    Convolutions are named as in `bat_jax.kernels.convolution.CONVOLUTIONS`.
 
     Attributes:
       training: convolution of the pass that is differentiated with respect to parameters.
       attack: convolution of attacks in training.
       evaluation: convolution of evaluation, its PGD and the scoring of ensembles.
-      autoattack: convolution of AutoAttack, whose steps are programs of their own.
-      unroll: write the steps of PGD out instead of looping.
-      execution: train the members of a device one after another (`map`) or at once (`vmap`).
-      members_at_once: how many members a device trains at a time; None is as many as fit.
+      autoattack: convolution of AutoAttack, whose steps are separate programs.
+      unroll: whether to unroll the steps of PGD instead of looping.
+      execution: train a device's members in sequence (`map`) or at once (`vmap`).
+      members_at_once: how many members a device trains at a time; None means as many as fit.
     """
 
     training: str
@@ -52,7 +51,7 @@ class Programs:
     members_at_once: int | None = None
 
     def convolution(self, use: Use) -> Convolution:
-        """Returns the convolution of one of the uses."""
+        """Returns the convolution for a use."""
         return CONVOLUTIONS[getattr(self, use)]
 
     def __str__(self) -> str:
@@ -66,13 +65,12 @@ class Programs:
         )
 
     def scored_at_once(self, most: int, *, pixels: int) -> int:
-        """Returns how many images an ensemble's member is scored on together.
+        """Returns the batch size for scoring a member of an ensemble.
 
-        Where convolutions are patches, only as many as a core's cache keeps until the product has
-        read them.
+        If convolutions are patches, the patches of a batch must fit in a core's cache.
 
         Args:
-          most: how many may be.
+          most: the upper limit.
           pixels: of an image.
         """
         is_products = self.evaluation == "patches"
@@ -82,16 +80,16 @@ class Programs:
 def resolve(
     overrides: Mapping[str, Any], *, is_small: bool, is_ensemble: bool, is_attacked: bool
 ) -> Programs:
-    """Returns the programs that suit the default back end, or what a config asks for.
+    """Returns the programs that suit the default back end, with a config's overrides.
 
-    On CPU a small network and the members of an ensemble compute convolutions as patches: those
-    are faster than XLA's own of few channels and keep their threads in a loop. Trained without an
-    attack they keep the batch last, which speeds the parameters' gradient up; an attack's gradient
-    takes twice as long with it. PGD's steps are written out where convolutions are not products,
-    which lose nothing in a loop.
+    On CPU, small networks and ensembles compute convolutions by patches, which are faster than
+    XLA's own for few channels and stay multi-threaded in a loop. Without an attack they keep the
+    batch last, which speeds up the gradient of the parameters but doubles the time of an attack's
+    gradient. PGD's steps are unrolled unless convolutions are matrix products, which are equally
+    fast in a loop.
 
     Args:
-      overrides: `config.programs`; a field that is None is chosen here.
+      overrides: `config.programs`; a field that is None is resolved here.
       is_small: whether the model has few channels.
       is_ensemble: whether the members of an ensemble are trained.
       is_attacked: whether training has an attack.
@@ -117,13 +115,13 @@ def resolve(
 
 
 def is_cpu_style() -> bool:
-    """Returns whether programs are to be written the way that suits the CPU back end.
+    """Returns whether programs should take the forms that suit the CPU back end.
 
-    They are where CPU is the default back end. The environment variable BAT_JAX_PROGRAMS overrides
-    it: `cpu` or `accelerator`, as in compiling on one machine for another.
+    By default, whether CPU is the default back end. The environment variable BAT_JAX_PROGRAMS
+    overrides this with `cpu` or `accelerator`, to compile on one machine for another.
 
     Raises:
-      UserError: the variable is something else.
+      UserError: the variable has another value.
     """
     chosen = os.environ.get(OVERRIDE)
     if chosen is None:

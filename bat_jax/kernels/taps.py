@@ -1,7 +1,6 @@
-"""What the taps of a kernel see of images, and the convolution of one channel as their sum.
+"""The shifted views of images that a kernel's taps read, and their weighted sum.
 
-Height and width are the second and third dimension; what the first and the last are is the
-caller's.
+Height and width are the second and third dimensions; the first and last are arbitrary.
 """
 
 import functools
@@ -16,7 +15,7 @@ View = Float[Array, "first out_height out_width last"]
 
 
 def views(images: Images, kernel: Kernel, stride: int = 1) -> list[View]:
-    """Returns, per tap, the input place that each output place sees, without padding."""
+    """Returns, per tap, the input pixel that each output pixel reads, without padding."""
     rows, columns = kernel.shape[:2]
     height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
     return [
@@ -29,6 +28,6 @@ def views(images: Images, kernel: Kernel, stride: int = 1) -> list[View]:
 def weighted_sum(
     seen: Sequence[View], weights: Float[Array, "taps _ 1 1 _"]
 ) -> Float[Array, "_ out_height out_width _"]:
-    """Returns sum_t seen[t] weights[t], either's dimensions of one repeated as the other has."""
+    """Returns sum_t seen[t] weights[t], with broadcasting."""
     terms = (view * weight for view, weight in zip(seen, weights, strict=True))
     return functools.reduce(jnp.add, terms)

@@ -1,10 +1,10 @@
 """3x3 convolutions with half the multiplications, for the CPU back end.
 
-Winograd's F(4, 3): four outputs of a 3-tap filter from six products instead of twelve. It is taken
-along the height alone; along the width, and over the channels, each of the six products is an
-ordinary convolution of 1x3. (Taken in both directions it would save more products, and lose on the
-additions and the memory they pass through.) It is exact in real numbers; in float32 its error is
-about three times that of the plain sums.
+Winograd's F(4, 3) computes four outputs of a 3-tap filter with six products instead of twelve. It
+is applied along the height only; along the width and the channels, each of the six products is an
+ordinary 1x3 convolution. (In both directions it would save more products, but the extra additions
+and memory traffic cost more than that.) It is exact in real numbers; in float32 its error is about
+three times that of the plain sums.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308.
 """
@@ -18,7 +18,7 @@ Images = Float[Array, "batch height width channels"]
 Kernel = Float[Array, "3 3 channels out_channels"]
 Map = Float[Array, "batch height width out_channels"]
 
-OUTPUTS = 4  # Of a tile, from OUTPUTS + 2 inputs; the height is a multiple of it.
+OUTPUTS = 4  # Per tile, from OUTPUTS + 2 inputs; must divide the height.
 # y = A ((G g) * (B d)), for inputs d, taps g and outputs y.
 _B = np.asarray(
     [
@@ -61,7 +61,7 @@ def convolution(images: Images, kernel: Kernel) -> Map:
     """
     batch, height, width, _ = images.shape
     padded = jnp.pad(images, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    # The barrier keeps what made the images from being computed anew for every product.
+    # The barrier prevents recomputing the images for every product.
     padded = jax.lax.optimization_barrier(padded)
     rows = [padded[:, tap : tap + height - OUTPUTS + 1 : OUTPUTS] for tap in range(OUTPUTS + 2)]
     products = [
@@ -98,7 +98,7 @@ convolution.defvjp(_forward, _backward)
 
 
 def _combined(weights: np.ndarray, parts: list[Array]) -> Array:
-    """Returns the sum of parts times weights, those of weight 0 left out."""
+    """Returns the weighted sum of the parts, skipping those of weight 0."""
     terms = [
         part if weight == 1 else part * weight
         for weight, part in zip(weights, parts, strict=True)
