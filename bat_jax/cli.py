@@ -221,7 +221,8 @@ def _logging() -> Iterator[None]:
     handler.addFilter(_once())
     level = log.level
     log.setLevel(logging.INFO)
-    logging.root.addHandler(handler)
+    # First, as tqdm takes the form of the records from the first handler of a terminal.
+    logging.root.handlers.insert(0, handler)
     try:
         with quiet(), logging_redirect_tqdm():
             yield

@@ -322,6 +322,10 @@ def test_a_warning_is_shown_once(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bat_jax.jobs.train_and_evaluate", job)
+    # Orbax configures the root logger as it is imported, with names and levels in every line.
+    others = logging.StreamHandler(sys.stderr)
+    others.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    monkeypatch.setattr(logging.root, "handlers", [others])
     lines = launch("--config=digits_bat", "--workdir=run").stderr.splitlines()
     assert lines[:-1] == ["the learning rate never decays", "something else"]
 
