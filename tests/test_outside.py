@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from bat_jax import data, models, outside
+import bat_jax
+from bat_jax import config, data, models, outside
 from bat_jax.errors import UserError
 
 
@@ -64,3 +65,18 @@ def test_memory_that_is_used_up_is_no_fault_of_the_function(tmp_path, monkeypatc
     module(tmp_path, monkeypatch, "of_memory", "def read(path):\n    raise MemoryError\n")
     with pytest.raises(MemoryError):
         data.load("of_memory:read")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"config": {"job": "train"}}, "config is a value of type dict; expected a ConfigDict"),
+        ({"model": 5}, "model is a value of type int; expected a Module"),
+        ({"model": models.create}, "model is a value of type function; expected a Module"),
+        ({"dataset": "digits"}, "dataset is a value of type str; expected a Dataset"),
+        ({"config": config.evaluation()}, "config.job is 'evaluation'; expected 'train'"),
+    ],
+)
+def test_fit_says_which_argument_is_wrong(arguments, words):
+    with pytest.raises(UserError, match=words):
+        bat_jax.fit(**{"config": config.default(), **arguments})

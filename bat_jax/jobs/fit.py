@@ -55,6 +55,15 @@ def fit(
       NonFiniteError: training met a number that is not finite.
       Interrupted: SIGTERM or SIGINT; with a workdir the state is saved.
     """
+    for name, value, kind in (
+        ("config", config, ConfigDict),
+        ("model", model, nn.Module),
+        ("dataset", dataset, Dataset),
+    ):
+        if not (isinstance(value, kind) or (value is None and name != "config")):
+            raise UserError(
+                f"fit: {name} is a value of type {type(value).__name__}; expected a {kind.__name__}"
+            )
     if config.job != "train":
         raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
     config = config.copy_and_resolve_references()
