@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import STATES
 from bat_jax.interop.weights import export_weights
+from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.saved import read_run, read_states
@@ -40,7 +41,8 @@ def main(arguments: list[str]) -> None:
     if not options.run or str(options.out) in ("", "."):
         parser.error("--run and --out: expected a folder and a file, found an empty one")
     try:
-        export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
+        with quiet():
+            export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
     except UserError as error:
         _fail(str(error))
     except CheckpointError as error:

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from bat_jax import models
 from bat_jax.errors import UserError
+from bat_jax.fields import Integer
 from bat_jax.interop import layout
 from bat_jax.models.resnet import Stem
 from bat_jax.runtime.files import written_whole
@@ -138,8 +139,9 @@ def import_weights(
         the caller gives the normalisation.
     """
     path = Path(path)
-    if num_classes < 1:
-        raise UserError(f"num_classes is {num_classes}; expected 1 or more")
+    legal = Integer(None, low=1).expected(num_classes)
+    if legal is not None:
+        raise UserError(f"num_classes is {num_classes}; expected {legal}")
     models.create(model_name, num_classes)  # Refuses an unknown name before anything is read.
     tensors, metadata = _read(path)
     network, others, buffers = _take_apart(path, tensors, model_name)

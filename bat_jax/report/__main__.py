@@ -12,6 +12,7 @@ import sys
 
 from bat_jax.errors import UserError
 from bat_jax.report import compare, report
+from bat_jax.runtime.quiet import quiet
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,10 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.output == "":
             raise UserError("--output is empty; expected a folder")
-        if len(options.runs) == 1:
-            path = report(options.runs[0], options.output)
-        else:
-            path = compare(options.runs, options.output or "comparison")
+        with quiet():
+            if len(options.runs) == 1:
+                path = report(options.runs[0], options.output)
+            else:
+                path = compare(options.runs, options.output or "comparison")
     except UserError as error:
         print(f"bat_jax.report: {error}", file=sys.stderr)
         return 2

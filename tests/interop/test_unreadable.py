@@ -188,11 +188,13 @@ def test_a_missing_tensor_is_named(missing, exported, tmp_path):
     assert f"lacks {missing}" in refused(tmp_path, save(tensors))
 
 
-@pytest.mark.parametrize("num_classes", [0, -1])
-def test_a_network_without_classes(num_classes, exported, tmp_path):
+@pytest.mark.parametrize(
+    ("num_classes", "expected"), [(0, "1 or more"), (-1, "1 or more"), (1.5, "a whole number")]
+)
+def test_a_network_without_classes(num_classes, expected, exported, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(exported[1])
-    with pytest.raises(UserError, match=f"num_classes is {num_classes}; expected 1 or more"):
+    with pytest.raises(UserError, match=f"num_classes is {num_classes}; expected {expected}"):
         import_weights(path, "small_cnn", num_classes)
 
 

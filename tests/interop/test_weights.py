@@ -256,7 +256,9 @@ def test_a_run_is_exported_from_the_command_line(run, checkpoint, value, tmp_pat
     """What evaluation uses is exported: here, the moving averages."""
     out = tmp_path / "weights.safetensors"
     main(["export", f"--run={run}", f"--checkpoint={checkpoint}", f"--out={out}"])
-    assert capsys.readouterr().out == f"weights: {out}\n"
+    captured = capsys.readouterr()
+    assert captured.out == f"weights: {out}\n"
+    assert not captured.err
     model, variables = import_weights(out, "small_cnn", 10)
     assert {float(number) for leaf in jax.tree.leaves(variables) for number in leaf.ravel()} == {
         value
