@@ -196,6 +196,13 @@ class Checkpoints:
 
         found = self._first_whole(like, best_first)
         if found is None:
+            damaged = [step for step in self._steps() if _is_damaged(self._score_of(step))]
+            if damaged:
+                raise UserError(
+                    f"{self._folder}: the score of every scored checkpoint is damaged"
+                    f" ({len(damaged)} found); restore {damaged[-1]}/metrics/metrics, or begin anew"
+                    " in another folder"
+                )
             raise UserError(
                 f"{self._folder}: no checkpoint was scored by {self._score}; expected one that"
                 " was, at the end of an epoch: train the run further"

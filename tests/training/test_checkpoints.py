@@ -439,3 +439,14 @@ def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(run, part):
     os.mkfifo(path)
     assert last_and_best(run) == (2, 1)
     assert aside(run) == ["damaged-3"]
+
+
+def test_scores_that_are_all_damaged_are_named(run):
+    for step in SCORES:
+        (run / f"checkpoints/{step}/metrics/metrics").write_bytes(b"")
+    checkpoints = opened(run, keep=None)
+    with pytest.raises(
+        UserError, match=r"every scored checkpoint is damaged \(3 found\); restore 3"
+    ):
+        checkpoints.best(LIKE)
+    checkpoints.close()
