@@ -1,4 +1,4 @@
-"""The trainer: state, one step, one loop, checkpoints."""
+"""The trainer: state, step, loop and checkpoints."""
 
 from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.loop import NonFiniteError

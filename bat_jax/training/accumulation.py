@@ -1,13 +1,13 @@
-"""Gradients of a batch that does not fit the device at once, as of one that does.
+"""Exact gradients of a batch too large for the device, by gradient accumulation.
 
-A loss over a batch, with weights and similarities among all of its examples, is not a sum of losses
-of its parts. So the parts are forwarded first, the loss is differentiated with respect to what came
-out of all of them, and each part is forwarded again to carry its share of that back: exactly the
-chain rule, for one more forward pass. (Gao et al., arXiv:2101.06983, do so for contrastive losses.)
+A loss with weights and similarities across a batch is not a sum of losses over its parts. So all
+parts are forwarded first, the loss is differentiated with respect to their outputs, and each part
+is forwarded again to backpropagate its cotangents. This is exactly the chain rule, at the cost of
+one more forward pass. (Gao et al., arXiv:2101.06983, do the same for contrastive losses.)
 
-Batch norm normalises each part by the part's own statistics, as in a small batch, and moves its
-running statistics once, by their mean over the parts: a model with it is not trained quite
-as by the large batch, one without it is.
+Batch norm normalises each part by the part's own statistics and updates the running statistics
+once, by their mean over the parts. Results therefore equal those of the large batch only for models
+without batch norm.
 """
 
 from collections.abc import Callable
@@ -21,17 +21,17 @@ from bat_jax.training.state import Variables
 
 
 def split(tree: Any, parts: int) -> Any:
-    """Returns arrays `[parts, batch / parts, ...]` for those of `[batch, ...]`."""
+    """Reshapes arrays from `[batch, ...]` to `[parts, batch / parts, ...]`."""
     return jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), tree)
 
 
 def merge(tree: Any) -> Any:
-    """Returns what was split in one piece."""
+    """Inverts `split`."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)
 
 
 def mapped(function: Callable[[Any], Any], batch: Any, *, parts: int) -> Any:
-    """Returns a function of a batch that treats each example on its own, computed part by part."""
+    """Applies a function that treats each example independently, part by part."""
     if parts == 1:
         return function(batch)
     return merge(jax.lax.map(function, split(batch, parts)))
@@ -48,12 +48,12 @@ def value_and_grad(
     """Returns the loss of a batch and its gradient, computed part by part.
 
     Args:
-      forward: from variables and a part of the batch to the outputs, arrays with the examples
-        first, and the variables with new statistics.
-      loss: from the outputs of the whole batch to `(value, aux)`.
-      variables: the model's; the gradient is with respect to its `params`.
-      batch: arrays with the examples first.
-      parts: how many, of equal size.
+      forward: maps variables and a part of the batch to the outputs, arrays with leading example
+        axis, and the variables with new statistics.
+      loss: maps the outputs of the whole batch to `(value, aux)`.
+      variables: the model's; the gradient is with respect to `params`.
+      batch: arrays with leading example axis.
+      parts: the number of parts, of equal size.
 
     Returns:
       The gradient on this device, and the variables with their new statistics.

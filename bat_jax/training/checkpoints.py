@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: written while training goes on, last and best kept, checked when read."""
+"""Orbax checkpoints: written asynchronously, last and best kept, verified when read."""
 
 import contextlib
 import json
@@ -26,13 +26,13 @@ from bat_jax.training.state import TrainState, fingerprint
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait before a read that failed is tried again.
+# Seconds to wait before retrying a failed read.
 _PAUSES = (0.1, 1.0)
-# The ends of an attempt to read a checkpoint, the gravest last.
+# Outcomes of reading a checkpoint, in order of severity.
 _WHOLE, _DAMAGED, _FOREIGN, _FAILED = range(4)
-# These say that files are not as they were written; every other OSError is the system's.
+# These mean that the checkpoint's files were changed; every other OSError is the system's.
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-# How TensorStore's messages begin when the system, not the content, is at fault.
+# Prefixes of TensorStore's messages when the system, not the content, is at fault.
 _STATUS = re.compile(
     "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED"
     "|UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): "
@@ -41,11 +41,11 @@ _LISTED_DIFFERENCES = 3
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or not be read for a reason of the system."""
+    """A checkpoint could not be written, or a system error prevented reading it."""
 
 
 class Saved(NamedTuple):
-    """What a checkpoint gives back: the state, and the seconds of training that led to it."""
+    """The content of a checkpoint: the state, and the seconds of training up to it."""
 
     state: TrainState
     seconds: float
@@ -56,7 +56,7 @@ class _Trouble(NamedTuple):
 
     Attributes:
       kind: `_DAMAGED`, `_FOREIGN` or `_FAILED`.
-      reason: for messages.
+      reason: the text for messages.
     """
 
     kind: int
@@ -65,8 +65,8 @@ class _Trouble(NamedTuple):
 
 def check_folder(folder: AnyPath) -> None:
     """Raises a UserError if Orbax cannot write checkpoints below this folder."""
-    # Orbax finds the files to merge by globbing the unescaped path, and merges nothing if it
-    # finds none: such a checkpoint could never be read.
+    # Orbax globs the unescaped path for files to merge and ignores an empty result: the checkpoint
+    # could never be read.
     special = sorted({*"[*"} & {*str(absolute(folder))})
     if special:
         raise UserError(
@@ -78,24 +78,23 @@ def check_folder(folder: AnyPath) -> None:
 class Checkpoints:
     """The checkpoints of one run.
 
-    A checkpoint holds the state and, as separate items, its fingerprint and the validation metrics
-    it was scored with, if it was. One whose content is wrong is damaged: another takes its place,
-    and a run that is resumed renames it to `damaged-<step>` in its own folder. Nothing that cannot
-    be read is ever removed.
+    A checkpoint holds the state, its fingerprint and, if it was scored, its validation metrics.
+    Readers skip checkpoints with invalid content; a resumed run renames them to `damaged-<step>` in
+    its own folder. Unreadable checkpoints are never removed.
     """
 
     def __init__(self, folder: AnyPath, *, keep: int | None, score: str, mesh: Mesh):
-        """Opens the folder; makes it if checkpoints are to be written.
+        """Opens the folder; creates it for writing.
 
         Args:
-          folder: where checkpoints are.
-          keep: how many of the last to keep, beside the best; None to read only. A reader changes
-            nothing in the folder, which may be that of a training in progress.
-          score: the validation metric that the best has most of.
-          mesh: the devices that a state is restored to, a whole copy on each.
+          folder: of the checkpoints.
+          keep: how many recent checkpoints to keep, besides the best; None opens the folder
+            read-only, which is safe while a training writes to it.
+          score: the validation metric that ranks checkpoints, larger is better.
+          mesh: the devices that states are restored to, replicated.
 
         Raises:
-          UserError: checkpoints are to be written to a folder that Orbax cannot write them to.
+          UserError: Orbax cannot write checkpoints to the folder.
         """
         self._score = score
         self._sharding = NamedSharding(mesh, REPLICATED)
@@ -116,10 +115,10 @@ class Checkpoints:
         else:
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=_Kept(self._keep, lambda step: self._scores.get(step)),
-                # Without it Orbax does not write the metrics.
+                # Without `best_fn` Orbax does not write the metrics.
                 best_fn=lambda metrics: metrics[self._score],
                 cleanup_tmp_directories=True,
-                # Orbax fails if it reads metrics that are damaged: `_score_of` reads them.
+                # Orbax fails on damaged metrics, so `_score_of` reads them instead.
                 lightweight_initialize=True,
             )
         return ocp.CheckpointManager(
@@ -129,7 +128,7 @@ class Checkpoints:
     def save(
         self, state: TrainState, *, seconds: float, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Begins to write the state, with the metrics it was scored with; training may go on."""
+        """Starts writing the state and its validation metrics asynchronously."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -147,19 +146,18 @@ class Checkpoints:
             )
 
     def latest(self, like: TrainState) -> Saved | None:
-        """Returns the newest state that is whole, or None where there is no checkpoint.
+        """Returns the newest intact state, or None if there is no checkpoint.
 
-        If checkpoints are to be written, damaged ones after the state returned are renamed, so that
-        training can write theirs again. One with a damaged score is among them if an older one is
-        whole: training scores it again.
+        When opened for writing, renames the damaged checkpoints after that state, so that training
+        can write them again. A checkpoint with a damaged score counts as damaged if an older one is
+        intact: training scores it again.
 
         Args:
-          like: a state with the shapes to expect.
+          like: a state with the expected shapes.
 
         Raises:
-          UserError: there are checkpoints, and all of them are damaged, or one has another
-            structure.
-          CheckpointError: one cannot be read for a reason of the system.
+          UserError: every checkpoint is damaged, or one has another structure.
+          CheckpointError: a system error prevented reading one.
         """
 
         def newest_first(steps: list[int]) -> list[int]:
@@ -174,14 +172,14 @@ class Checkpoints:
         return found
 
     def best(self, like: TrainState) -> Saved:
-        """Returns the whole state of the best score; of equal ones the newest.
+        """Returns the intact state with the best score; among equal scores, the newest.
 
         Args:
-          like: a state with the shapes to expect.
+          like: a state with the expected shapes.
 
         Raises:
-          UserError: no checkpoint was scored, or none that was is whole.
-          CheckpointError: one cannot be read for a reason of the system.
+          UserError: no checkpoint was scored, or no scored checkpoint is intact.
+          CheckpointError: a system error prevented reading one.
         """
 
         def best_first(steps: list[int]) -> list[int]:
@@ -210,18 +208,18 @@ class Checkpoints:
         return found
 
     def wait(self) -> None:
-        """Returns when what is being written is complete under its final name."""
+        """Blocks until pending writes are complete under their final names."""
         with self._writing():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the writing threads."""
+        """Waits for pending writes and stops the writing threads."""
         with self._writing():
             self._manager.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Gives what Orbax and TensorStore raise, of no common class, one name and one line."""
+        """Converts errors of Orbax and TensorStore, which share no class, to `CheckpointError`."""
         try:
             yield
         except Exception as error:
@@ -237,12 +235,12 @@ class Checkpoints:
         self.wait()
         if self._keep is not None:
             return list(self._manager.all_steps())
-        # A training in progress adds and removes some.
+        # A training in progress adds and removes checkpoints.
         found = ocp.path.step.standard_name_format().find_all(epath.Path(self._folder))
         return sorted(metadata.step for metadata in found)
 
     def _score_of(self, step: int) -> float | None:
-        """Returns the score of a checkpoint: None if it was not scored, NaN if that is damaged."""
+        """Returns the score of a checkpoint: None if not scored, NaN if the score is damaged."""
         item = self._folder / str(step) / "metrics"
         if self._special(step):
             return math.nan
@@ -270,7 +268,7 @@ class Checkpoints:
     def _first_whole(
         self, like: TrainState, ranked: Callable[[list[int]], list[int]]
     ) -> Saved | None:
-        """Returns the first whole state of the ranked steps, or None where there are none."""
+        """Returns the first intact state of the ranked steps, or None if there are no steps."""
         steps = ranked(self._steps())
         left = list(steps)
         while left:
@@ -279,7 +277,7 @@ class Checkpoints:
             if saved is not None:
                 return saved
             if self._keep is None and distributed.anywhere(step not in self._steps()):
-                # Removed by the training that this reader runs beside.
+                # Removed by a concurrent training.
                 steps = ranked(self._steps())
                 left = list(steps)
                 continue
@@ -292,9 +290,9 @@ class Checkpoints:
         )
 
     def _read(self, step: int, like: TrainState) -> Saved | None:
-        """Returns the state of a step, or None where a process finds it damaged.
+        """Returns the state of a step, or None if any process finds it damaged.
 
-        What one process cannot read, none takes: they go on from the same step.
+        If one process cannot read a step, none uses it: all continue from the same step.
         """
         for pause in (*_PAUSES, None):
             found: Saved | _Trouble | None = self._compared(step, like)
@@ -320,7 +318,7 @@ class Checkpoints:
         )
 
     def _compared(self, step: int, like: TrainState) -> _Trouble | None:
-        """Returns how the structure of a stored state differs from the one to expect."""
+        """Returns how the structure of a stored state differs from the expected one."""
         special = self._special(step)
         if special:
             return _Trouble(_DAMAGED, f"{special} is no plain file")
@@ -364,10 +362,10 @@ class Checkpoints:
         return Saved(state, seconds)
 
     def _set_aside(self, steps: Sequence[int]) -> None:
-        """Renames damaged checkpoints, so that others can be written in their place."""
+        """Renames damaged checkpoints, so that new ones can be written in their place."""
         if not steps:
             return
-        # Orbax does not notice otherwise.
+        # Reopened below, because Orbax caches the steps.
         self._manager.close()
         with distributed.agreed():
             if distributed.is_main():
@@ -387,7 +385,7 @@ class _Kept:
         self._newest, self._score_of = newest, score_of
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns which checkpoints to keep; they come in the order of their steps."""
+        """Returns which checkpoints, given in order of their steps, to keep."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         scores = {step: self._score_of(step) for step in steps}
@@ -403,7 +401,7 @@ class _Kept:
 
 
 def _as_saved(state: TrainState) -> dict[str, Any]:
-    """Returns the state as checkpoints hold it, by the names they have for its parts."""
+    """Returns the state as stored in checkpoints, by item name."""
     return {
         "step": state.step,
         "variables": state.variables,
@@ -414,7 +412,7 @@ def _as_saved(state: TrainState) -> dict[str, Any]:
 
 
 def _from_saved(tree: Mapping[str, Any], like: TrainState) -> TrainState:
-    """Returns the state that `_as_saved` made the tree of, in the structure of `like`."""
+    """Inverts `_as_saved`, with the structure of `like`."""
     fields = {name: value for name, value in tree.items() if name not in like.memory}
     return like.replace(**fields, memory={name: tree[name] for name in like.memory})
 
@@ -438,12 +436,12 @@ def _is_damaged(score: float | None) -> bool:
 
 
 def _agreed(found: Saved | _Trouble | None) -> int:
-    """Returns the gravest end that any process met."""
+    """Returns the most severe outcome among all processes."""
     return distributed.anywhere(found.kind if isinstance(found, _Trouble) else _WHOLE)
 
 
 def _trouble(error: Exception, step: int) -> _Trouble:
-    """Returns what an error while reading means; memory and devices are not the checkpoint's."""
+    """Classifies a read error; re-raises errors of memory and devices."""
     if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
         raise error
     log.debug("checkpoint %d: %s", step, error)
@@ -461,10 +459,10 @@ def _is_of_the_system(error: BaseException | None) -> bool:
 
 
 def _persistently(read: Callable[[], bytes], path: AnyPath) -> bytes:
-    """Returns what `read` does, tried again after errors of the system.
+    """Returns the result of `read`, retried after system errors.
 
     Raises:
-      CheckpointError: it failed every time.
+      CheckpointError: every attempt failed.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -486,7 +484,7 @@ def _unreadable(path: AnyPath, why: str) -> CheckpointError:
 
 
 def _free_name(folder: Path | epath.Path, name: str) -> AnyPath:
-    """Returns `name` in the folder, or `name-2` and so on where it is taken."""
+    """Returns `name` in the folder, or `name-2` and so on if it exists."""
     path, number = folder / name, 1
     while path.exists():
         number += 1

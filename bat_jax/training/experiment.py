@@ -1,4 +1,4 @@
-"""From a config to everything a training run is made of, each input checked on the way."""
+"""Builds the components of a training run from a config, and validates the inputs."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ from bat_jax.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
-# Of a training so short that a step without effect matters.
+# Below this many steps, a first step without effect matters.
 _FEW_STEPS = 20
 
 
@@ -47,18 +47,18 @@ class Experiment:
 
     Attributes:
       config: the whole config.
-      dataset: as it was loaded.
-      train: the images trained on.
-      validation: the images held out, which choose the best checkpoint.
-      excluded: ids of the training images that were left out, if the config names some.
-      estimates: memorization estimates of the data set, likewise.
+      dataset: the full data set.
+      train: the training images.
+      validation: the held-out images, which choose the best checkpoint.
+      excluded: ids of the training images left out, if the config names any.
+      estimates: memorization estimates of the data set, if the config names any.
       mesh: the devices.
       model: with batch norm synchronised over the mesh's axis, if the config says so.
       programs: the forms of its convolutions and loops that suit the back end.
-      method: the method of training.
+      method: the training method.
       optimizer: of the parameters.
       learning_rate: by step.
-      steps_per_epoch: whole batches of `train`.
+      steps_per_epoch: the number of whole batches in `train`.
       total_steps: of the training.
       score: the validation accuracy that chooses the best checkpoint, `clean` or `pgd<steps>`.
     """
@@ -80,7 +80,7 @@ class Experiment:
     score: str
 
     def digests(self) -> dict[str, str]:
-        """Returns what tells the data set, and the estimates if there are any, from any other."""
+        """Returns content hashes of the data set, the excluded ids and the estimates."""
         digests = {"train": self.dataset.train.digest(), "test": self.dataset.test.digest()}
         if self.excluded is not None:
             digests["exclude"] = hashlib.sha256(self.excluded.tobytes()).hexdigest()[:16]
@@ -89,11 +89,11 @@ class Experiment:
         return digests
 
     def root(self) -> Key[Array, ""]:
-        """Returns the key that all draws of the training follow from, on every device."""
+        """Returns the root key of all random draws of the training, on every device."""
         return parallel.root(self.config.seed, self.mesh)
 
     def initial_state(self) -> state.TrainState:
-        """Returns the state of step 0, on every device, with the history of its examples."""
+        """Returns the state of step 0, on every device, with an empty example history."""
         return self._created(self.root())
 
     @functools.cached_property
@@ -111,7 +111,7 @@ class Experiment:
                 },
             )
 
-        # Computed on every device, of every process, rather than sent there.
+        # Computed on every device of every process rather than transferred.
         replicated = NamedSharding(self.mesh, parallel.REPLICATED)
         return jax.jit(create, out_shardings=replicated)
 
@@ -127,7 +127,7 @@ class Experiment:
         )
 
     def test_images(self) -> Split:
-        """Returns the test set, or as many of its images as the config says, drawn by the seed."""
+        """Returns the test set, or a random subset of the configured size."""
         test, size = self.dataset.test, self.config.evaluation.subset
         if not size or size >= len(test):
             return test
@@ -136,7 +136,7 @@ class Experiment:
         return test.take(np.sort(rows))
 
     def train_data(self) -> DeviceSplit:
-        """Returns the training images on every device, with their memorization if known."""
+        """Returns the training images on every device, with their memorization where known."""
         known = None
         if self.estimates is not None:
             known = estimate_files.of_examples(self.estimates, self.train)
@@ -155,15 +155,15 @@ class Experiment:
         return {}
 
     def evaluated(self, use: kernel_programs.Use = "evaluation") -> nn.Module:
-        """Returns the model as it is evaluated: in float32, whatever type it trains in."""
+        """Returns the model for evaluation: in float32, regardless of its training type."""
         return models.with_conv(models.in_float32(self.model), self.programs.convolution(use))
 
     def tracker(self) -> Tracker | None:
-        """Returns what follows accuracy by typicality, if the config asks for it."""
+        """Returns the tracker of accuracy by typicality, if the config enables it."""
         if not self.config.evaluation.track.images:
             return None
         groups = self.typicality()
-        assert groups is not None  # `build` has seen to it.
+        assert groups is not None  # Checked by `build`.
         return Tracker(
             self.evaluated(),
             self.config,
@@ -175,10 +175,10 @@ class Experiment:
         )
 
     def typicality(self) -> Typicality | None:
-        """Returns which images are typical and which are not, where there are estimates.
+        """Returns the typical and atypical images, or None without estimates.
 
-        A test image is atypical for training images of this experiment, those that are left out
-        among them: a run without them is compared on the same test images.
+        Whether a test image is atypical depends on the training images, including the excluded
+        ones: a run without them is compared on the same test images.
         """
         if self.estimates is None:
             return None
@@ -209,10 +209,10 @@ def build(
     methods.complete(config)
     configs.check(config)
     mesh = mesh or parallel.make_mesh(config.parallel.devices)
-    if config.job != "memorization":  # Whose members score images each by itself.
+    if config.job != "memorization":  # A member scores images on one device.
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
     if model is None:
-        # An unknown name is refused before any data is read.
+        # Reject an unknown name before reading any data.
         models.check_name(config.model.name)
 
     dataset = dataset or load(config.data.name, path=config.data.path)
@@ -268,7 +268,7 @@ def build(
 
 
 def planned(experiment: Experiment, *, examples: int) -> Experiment:
-    """Returns the experiment with an epoch of so many examples: its steps and learning rate."""
+    """Returns the experiment with steps and learning rate for epochs of `examples` examples."""
     config = experiment.config
     steps_per_epoch, total_steps, learning_rate = _plan(config, examples)
     return dataclasses.replace(
@@ -296,7 +296,7 @@ def score_name(config: ConfigDict) -> str:
 
 
 def _plan(config: ConfigDict, examples: int) -> tuple[int, int, optax.Schedule]:
-    """Returns steps an epoch, steps in all, and the learning rate by step."""
+    """Returns the steps per epoch, the total steps and the learning rate by step."""
     steps_per_epoch = examples // config.train.batch_size
     if not steps_per_epoch:
         raise UserError(
@@ -327,7 +327,7 @@ def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates |
 def _check_estimates(
     config: ConfigDict, method: methods.Method, estimates: memorization.Estimates | None
 ) -> None:
-    """Raises a UserError where something needs estimates and there are none."""
+    """Raises a UserError if a feature needs estimates and there are none."""
     if estimates is not None:
         return
     if config.evaluation.track.images:
@@ -344,7 +344,7 @@ def _check_estimates(
 
 
 def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
-    """Returns the model that the config names, normalising as the config or the images say."""
+    """Returns the model that the config names, with normalisation from the config or images."""
     mean, std = normalization(config, train)
     return models.create(
         config.model.name,
@@ -360,7 +360,7 @@ def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
 
 
 def _warn_of_late_starts(method: methods.Method, epochs: float) -> None:
-    """Warns of weights that would never apply, as in a trial run of a few epochs."""
+    """Warns if weights would never apply, as in a trial run of a few epochs."""
     start = method.begins
     if start is not None and start >= epochs:
         log.warning(
@@ -374,7 +374,7 @@ def _warn_of_late_starts(method: methods.Method, epochs: float) -> None:
 
 
 def _warn_of_learning_rate(config: ConfigDict, epochs: float, total_steps: int) -> None:
-    """Says when a trial run of a few epochs meets little of the schedule of a long one."""
+    """Warns if a short trial run covers little of a long run's schedule."""
     schedule = config.train.schedule
     if schedule.name == "piecewise" and schedule.boundaries and min(schedule.boundaries) >= epochs:
         log.warning(
@@ -392,7 +392,7 @@ def _warn_of_learning_rate(config: ConfigDict, epochs: float, total_steps: int) 
 
 
 def _check_images(config: ConfigDict, dataset: Dataset) -> None:
-    """Checks what depends on the size of the images."""
+    """Checks the fields that depend on the image size."""
     side = min(dataset.image_shape[:2])
     if config.data.crop_padding >= side:
         raise UserError(
@@ -408,7 +408,7 @@ def _check_images(config: ConfigDict, dataset: Dataset) -> None:
 
 
 def _check_size(config: ConfigDict, model: nn.Module, dataset: Dataset) -> None:
-    """Refuses a width that makes more parameters than an int32 counts."""
+    """Rejects a width whose parameter count exceeds an int32."""
     if config.model.width is None:
         return
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)

@@ -1,4 +1,4 @@
-"""What a training step costs in floating-point operations: its model's, and its program's."""
+"""FLOPs of a training step: of the model, and of the compiled program."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ from bat_jax.training.experiment import Experiment
 
 
 def forward_flops(experiment: Experiment) -> float:
-    """Returns the FLOPs of one image's forward pass, as XLA counts those of eight.
+    """Returns the FLOPs of one image's forward pass, from XLA's count for eight images.
 
-    Of plain convolutions, whichever form the back end computes them in.
+    Counts plain convolutions, regardless of the form that the back end computes.
     """
     images = jax.ShapeDtypeStruct((8, *experiment.dataset.image_shape), jnp.float32)
     variables = jax.eval_shape(experiment.initial_state).variables
@@ -24,14 +24,14 @@ def forward_flops(experiment: Experiment) -> float:
 
 
 def step_flops(experiment: Experiment) -> float:
-    """Returns the FLOPs that a step of the method takes at least, over all devices."""
+    """Returns the minimum FLOPs of a step of the method, over all devices."""
     config = experiment.config
     passes = experiment.method.forward_passes(config.attack.num_steps)
     return forward_flops(experiment) * config.train.batch_size * passes
 
 
 def lowered_step(experiment: Experiment) -> jax.stages.Lowered:
-    """Returns the training step of the config, ready to be compiled; nothing is computed."""
+    """Returns the config's training step, lowered but not compiled."""
     batch_size = experiment.config.train.batch_size
     order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, batch_size), jnp.int32)
     state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
@@ -39,11 +39,11 @@ def lowered_step(experiment: Experiment) -> jax.stages.Lowered:
 
 
 def program_flops(experiment: Experiment) -> float:
-    """Returns the FLOPs that the compiled step does on a device, by XLA's count.
+    """Returns the FLOPs of the compiled step on one device, by XLA's count.
 
-    XLA counts the body of a loop once, however often it runs. So the attack is counted as K - 1
-    times the difference that a second step makes to one, both written out; parts of a batch
-    (`train.accumulation`) as that many programs.
+    XLA counts the body of a loop once. So the attack is counted as the program with one step plus
+    K - 1 times the difference that a second step makes, both unrolled; the parts of a batch
+    (`train.accumulation`) count as separate programs.
     """
     num_steps = experiment.config.attack.num_steps
     counted = [
@@ -55,7 +55,7 @@ def program_flops(experiment: Experiment) -> float:
 
 
 def flops(program: jax.stages.Lowered | jax.stages.Compiled) -> float:
-    """Returns XLA's count, the bodies of loops counted once; NaN where it does not count."""
+    """Returns XLA's count, with loop bodies counted once; NaN if XLA gives none."""
     return (program.cost_analysis() or {}).get("flops", float("nan"))
 
 

@@ -1,4 +1,4 @@
-"""Which images a run trains on and holds out, and what they are normalised by."""
+"""Selects the training and validation images of a run, and their normalisation."""
 
 import jax
 import numpy as np
@@ -13,12 +13,12 @@ from bat_jax.runtime.storage import as_path
 
 
 def data_seed(config: ConfigDict) -> int:
-    """Returns the seed that draws which images are held out, trained on and tested on."""
+    """Returns the seed that selects validation, training and test images."""
     return config.seed if config.data.seed is None else config.data.seed
 
 
 def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] | None:
-    """Returns the ids in the file that the config names, in ascending order."""
+    """Returns the excluded ids from the file that the config names, in ascending order."""
     path = config.data.exclude
     if path is None:
         return None
@@ -42,7 +42,7 @@ def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] 
 
 
 def hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
-    """Returns the validation images and those to train on, both drawn by the seed."""
+    """Returns random validation and training images."""
     examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
     if held_out + max(subset, 1) > examples:
         raise UserError(
@@ -52,7 +52,7 @@ def hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
     key = keys.derive(data_seed(config), keys.Purpose.VALIDATION_SPLIT)
     order = np.asarray(jax.random.permutation(key, examples), np.int64)
     end = held_out + subset if subset else examples
-    # In the source's order again: which rows they are is drawn, not how they lie.
+    # Sorted back into the source's order: the draw selects rows, not their order.
     return (
         dataset.train.take(np.sort(order[:held_out])),
         dataset.train.take(np.sort(order[held_out:end])),
@@ -80,7 +80,7 @@ def normalization(config: ConfigDict, images: Split) -> tuple[tuple[float, ...],
 def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the mean and standard deviation of every channel, in [0, 1]."""
     channels = images.images.reshape(-1, images.images.shape[-1])
-    # From the histogram: exact, and without a float copy of the set.
+    # Computed from the histogram: exact, and without a float copy of the set.
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(channels.shape[1]):

@@ -26,41 +26,41 @@ _DAY = 24 * 3600
 
 
 class NonFiniteError(RuntimeError):
-    """Training met a number that is not finite, and stopped."""
+    """Training stopped at a non-finite number."""
 
 
 class Meter:
-    """Averages the metrics of steps, and reads each from the device one step late.
+    """Averages the metrics of steps, and reads them from the device one step late.
 
-    While the device computes a step, the host waits for the step before: the device always has
-    work, and a loss that is not finite is found one step after it arose.
+    While the device computes a step, the host waits for the previous one: the device is never idle,
+    and a non-finite loss is detected one step after it occurs.
     """
 
     def __init__(
         self, is_due: Callable[[int], bool], write: Callable[[int, dict[str, float]], None]
     ) -> None:
-        """Begins an average.
+        """Starts an average.
 
         Args:
           is_due: whether an average ends with this step.
-          write: takes the step and the averages, `steps_per_second` among them.
+          write: called with the step and the averages, including `steps_per_second`.
         """
         self._is_due, self._write = is_due, write
         self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self._begin()
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of the step just dispatched; reads those of the one before.
+        """Stores the metrics of the step just dispatched and reads those of the previous step.
 
         Raises:
-          NonFiniteError: one of those is not finite.
+          NonFiniteError: a metric of the previous step is not finite.
         """
         previous, self._pending = self._pending, (step, metrics)
         if previous is not None:
             self._read(*previous)
 
     def flush(self) -> None:
-        """Reads what is pending, waiting for its step.
+        """Waits for the pending step and reads its metrics.
 
         Raises:
           NonFiniteError: a metric is not finite.
@@ -70,7 +70,7 @@ class Meter:
             self._pending = None
 
     def restart_clock(self) -> None:
-        """Leaves what took place since the last average out of the next one's rate."""
+        """Excludes the time since the last average from the next rate."""
         self._since = time.monotonic()
 
     def _begin(self) -> None:
@@ -103,15 +103,15 @@ def fit(
     start: Saved,
     interruption: Interruption,
 ) -> Saved:
-    """Trains from `start` to the end of the config, and returns the last state.
+    """Trains from `start` for the configured number of steps, and returns the last state.
 
     Every `checkpoint.every_epochs` epochs, and at the end, the state is scored on the validation
-    images and saved with its score. A run that resumes from any checkpoint ends with the same
-    parameters, to the last bit: a step is a function of the state and the config.
+    images and saved with its score. A run resumed from any checkpoint ends with bitwise identical
+    parameters: a step is a function of the state and the config.
 
     Raises:
       NonFiniteError: a metric is not finite.
-      Interrupted: a signal asked to stop; the state is saved.
+      Interrupted: a signal arrived; the state is saved.
     """
     config = experiment.config
     steps_per_epoch, total_steps = experiment.steps_per_epoch, experiment.total_steps
@@ -125,7 +125,7 @@ def fit(
     validation = to_devices(experiment.validation, experiment.mesh)
     evaluator = experiment.evaluator(("cross_entropy",))
     tracker = experiment.tracker()
-    # A CPU's is measured, before it is busy.
+    # A CPU's peak is measured, which needs idle cores.
     peak = together(list(experiment.mesh.devices.flat), config.model.dtype)
     image_flops = step_flops(experiment) / config.train.batch_size
     if peak is not None:
@@ -196,7 +196,7 @@ def fit(
                 if ends_epoch(step):
                     break
                 if interruption.poll():
-                    # What was not yet read may be what must not be saved.
+                    # The pending metrics may be non-finite; such a state must not be saved.
                     meter.flush()
                     save_and_end(step)
             meter.flush()
@@ -218,7 +218,7 @@ def fit(
 
 
 def _warn_of_length(seconds: float) -> None:
-    """Says when training cannot end within a day, however well the devices are used."""
+    """Warns if training takes more than a day even at peak utilisation."""
     if seconds > _DAY:
         log.warning(
             "training takes %.3g days at the devices' peak rate, and longer in fact", seconds / _DAY

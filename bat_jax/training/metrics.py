@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl and TensorBoard."""
+"""Logs a run's metrics to metrics.jsonl and TensorBoard."""
 
 import json
 import logging
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 
 class Log(Protocol):
-    """Takes the records of a run."""
+    """Writes the records of a run."""
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Records values under their names."""
 
     def flush(self) -> None:
-        """Makes safe what was recorded: before a checkpoint, which a run goes on from."""
+        """Persists all records; called before a checkpoint."""
 
     def close(self) -> None:
-        """Ends the log."""
+        """Closes the log."""
 
 
 class NoLog:
-    """Records nothing: for the processes beside the one that does."""
+    """Records nothing: for all processes but the main one."""
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Does nothing."""
@@ -46,14 +46,14 @@ class NoLog:
 
 
 class MetricsLog:
-    """Appends records, a line each: step, epoch, split, and name -> value.
+    """Appends records, one line each: step, epoch, split, and name -> value.
 
-    Opened at a step to resume from, it first drops what was recorded beyond that step: no step is
-    recorded twice. (The first average after resuming may cover fewer steps than the others.)
+    When resuming, drops the records after the resumed step first, so that no step is recorded
+    twice. (The first average after resuming may cover fewer steps than the others.)
     """
 
     def __init__(self, workdir: Path, *, resumed_step: int):
-        """Opens or makes `metrics.jsonl` and `tensorboard/` in the workdir."""
+        """Opens or creates `metrics.jsonl` and `tensorboard/` in the workdir."""
         self._path = path = workdir / "metrics.jsonl"
         kept = _records_until(path, resumed_step)
         with written_whole(path) as file:
@@ -63,7 +63,7 @@ class MetricsLog:
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Records values under their names; a value that is not finite is left out."""
+        """Records the finite values under their names."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         record = {"step": step, "epoch": round(epoch, 4), "split": split, **finite}
         with naming(self._path):
@@ -73,24 +73,24 @@ class MetricsLog:
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
 
     def flush(self) -> None:
-        """Writes out what TensorBoard's files buffer; a line is written at once."""
+        """Flushes TensorBoard's buffers; lines are written immediately."""
         self._tensorboard.flush()
 
     def close(self) -> None:
-        """Writes out what is buffered."""
+        """Flushes and closes the files."""
         self._file.close()
         self._tensorboard.close()
 
 
 class UploadedLog:
-    """A `MetricsLog` of a bucket, where nothing can be appended.
+    """A `MetricsLog` for buckets, whose objects cannot be appended to.
 
-    Its files grow in a temporary folder, and are uploaded whole when the log is flushed or closed.
-    A killed run has lost what was recorded since its last checkpoint, and records that again.
+    Its files grow in a temporary folder and are uploaded when the log is flushed or closed. A
+    killed run loses the records since its last checkpoint, and records them again.
     """
 
     def __init__(self, workdir: AnyPath, *, resumed_step: int):
-        """Takes up `metrics.jsonl` of the workdir, if there is one."""
+        """Downloads `metrics.jsonl` from the workdir, if it exists."""
         self._workdir = workdir
         self._temporary = tempfile.TemporaryDirectory(prefix="bat_jax-")
         self._folder = Path(self._temporary.name)
@@ -100,16 +100,16 @@ class UploadedLog:
         self._log = MetricsLog(self._folder, resumed_step=resumed_step)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Records values under their names; a value that is not finite is left out."""
+        """Records the finite values under their names."""
         self._log.write(step, epoch, split, values)
 
     def flush(self) -> None:
-        """Uploads what was recorded."""
+        """Uploads all records."""
         self._log.flush()
         self._upload()
 
     def close(self) -> None:
-        """Uploads what was recorded, and removes the temporary folder."""
+        """Uploads all records and removes the temporary folder."""
         with self._temporary:
             self._log.close()
             self._upload()

@@ -1,4 +1,4 @@
-"""A run as it was left: its experiment, from its config.json, and its checkpointed states."""
+"""Reads an existing run: its experiment, from config.json, and its checkpointed states."""
 
 import dataclasses
 from typing import Any
@@ -17,18 +17,18 @@ from bat_jax.training.experiment import Experiment, build, score_name
 
 
 def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
-    """Returns a run's experiment, its data checked against what it was trained on.
+    """Returns a run's experiment, after checking that its data have not changed.
 
     Args:
-      run: its folder.
-      changes: sections of a config whose fields replace the run's own where they are set.
+      run: the run's folder.
+      changes: config sections; fields that are not None replace the run's own.
 
     Raises:
-      UserError: there is no such run, or its data are not found or have changed.
+      UserError: there is no such run, or its data are missing or have changed.
     """
     path = run / "config.json"
     config, digests = _config(path)
-    # Its checkpoints were scored by its own attack, whatever attacks them now.
+    # The checkpoints were scored under the run's own attack, before any changes.
     score = score_name(config)
     for section in ("attack", "evaluation", "memorization", "parallel", "data"):
         for field, value in (changes.get(section) or {}).items() if changes else ():
@@ -36,7 +36,7 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
                 config[section][field] = value
     experiment = dataclasses.replace(build(config), score=score)
     found = experiment.digests()
-    # A model's normalisation may come from its training images, without those left out.
+    # The model's normalisation may depend on the training images, without the excluded ones.
     for part, what, field in (
         ("train", f"on other train data than {experiment.dataset.name} holds", "data.path"),
         ("test", f"on other test data than {experiment.dataset.name} holds", "data.path"),
@@ -50,11 +50,11 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
 
 
 def read_states(experiment: Experiment, run: AnyPath) -> dict[str, Saved]:
-    """Returns the `best` and the `last` state of a run, whose folder is left as it is.
+    """Returns the `best` and the `last` state of a run, without changing its folder.
 
     Raises:
-      UserError: it has no whole checkpoint, or one of another structure.
-      CheckpointError: one cannot be read for a reason of the system.
+      UserError: the run has no intact checkpoint, or one with another structure.
+      CheckpointError: a system error prevented reading one.
     """
     folder = run / "checkpoints"
     if not folder.is_dir():
@@ -76,10 +76,10 @@ def read_states(experiment: Experiment, run: AnyPath) -> dict[str, Saved]:
 
 
 def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
-    """Returns the config of a run from its config.json, and the digests of its data.
+    """Returns the config and the data digests from a run's config.json.
 
     Raises:
-      UserError: it is not there, or not the config of a run of this version.
+      UserError: the file is missing, or not a config of this version.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; expected the folder of a run")
@@ -107,7 +107,7 @@ def _method(path: AnyPath, plain: dict[str, Any]) -> str:
 
 
 def _with_tuples(plain: Any) -> Any:
-    """Returns what JSON held with tuples for its lists, as configs have them."""
+    """Converts lists, as JSON stores them, to tuples, as configs hold them."""
     if isinstance(plain, dict):
         return {name: _with_tuples(value) for name, value in plain.items()}
     return tuple(plain) if isinstance(plain, list) else plain

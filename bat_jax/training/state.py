@@ -1,4 +1,4 @@
-"""The train state, and what is made from a config to update it."""
+"""The train state, and the optimizer and schedule that update it."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ Variables = dict[str, Any]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that changes in training, as one value.
+    """Everything that changes during training.
 
     Attributes:
-      step: how many updates were made.
-      variables: the model's `params` and, where it has them, `batch_stats`.
+      step: the number of updates so far.
+      variables: the model's `params` and, if any, `batch_stats`.
       opt_state: of the optax optimiser.
       ema: the moving average of `variables`, or None.
-      memory: by name, arrays with a row for every training example.
+      memory: by name, arrays with one row per training example.
     """
 
     step: Int32[Array, ""]
@@ -36,7 +36,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def evaluated(self) -> Variables:
-        """The variables that evaluation uses: the moving average where there is one."""
+        """The variables for evaluation: the moving average if there is one."""
         return self.variables if self.ema is None else self.ema
 
 
@@ -55,9 +55,9 @@ def create(
       model: from `bat_jax.models.create`.
       optimizer: of its parameters.
       image_shape: height, width, channels.
-      seed: what the initialisation follows from.
+      seed: determines the initialisation.
       ema: whether to keep a moving average.
-      memory: what to remember of every training example, before training.
+      memory: the initial memories of the training examples.
     """
     key = keys.derive(seed, keys.Purpose.INITIALIZATION)
     variables = dict(model.init(key, jnp.zeros((1, *image_shape))))
@@ -65,7 +65,7 @@ def create(
         step=jnp.zeros((), jnp.int32),
         variables=variables,
         opt_state=optimizer.init(variables["params"]),
-        # A copy: the step donates its state, and no buffer can be given away twice.
+        # A copy: the step donates its state, and a buffer can be donated only once.
         ema=jax.tree.map(jnp.copy, variables) if ema else None,
         memory=memory,
     )
@@ -74,8 +74,8 @@ def create(
 def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
     """Returns the learning rate by step, from `config.train`.
 
-    `one_cycle` begins at 0: its first step moves batch statistics and momentum, but no weight.
-    Boundaries of `piecewise` that round to one step all count.
+    `one_cycle` begins at 0: its first step updates batch statistics and momentum, but no weights.
+    Boundaries of `piecewise` that round to the same step all apply.
     """
     rate = _schedule(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
 
@@ -103,16 +103,16 @@ def _schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> 
     factors: dict[int, float] = {}
     for epoch in settings.boundaries:
         step = round(epoch * steps_per_epoch)
-        # No training reaches a step beyond, and no device counts as far.
+        # Later steps overflow an int32 and are never reached.
         if step <= LARGEST_INTEGER:
             factors[step] = factors.get(step, 1.0) * settings.factor
     return optax.piecewise_constant_schedule(peak, factors)
 
 
 def first_decay(config: ConfigDict, epochs: float) -> float:
-    """Returns the epoch of the first decay of the learning rate, from `config.train`.
+    """Returns the epoch of the first learning rate decay, from `config.train`.
 
-    A schedule without steps has none: then it is half the training of so many epochs.
+    Schedules without discrete decays return `epochs / 2`.
     """
     if config.schedule.name == "piecewise" and config.schedule.boundaries:
         return min(config.schedule.boundaries)
@@ -137,13 +137,13 @@ def sgd(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTran
 
 @jax.jit
 def fingerprint(state: TrainState) -> UInt32[Array, ""]:
-    """Returns a checksum of every bit of the state, by which a damaged copy is known."""
+    """Returns a checksum over every bit of the state, to detect damaged copies."""
 
     def of_leaf(leaf: Array) -> UInt32[Array, ""]:
         words = leaf.astype(jnp.uint32) if leaf.dtype == jnp.bool_ else leaf
         bits = jax.lax.bitcast_convert_type(words, jnp.uint32).reshape(-1)
         places = jnp.arange(bits.size, dtype=jnp.uint32)
-        # Odd factors keep every single changed bit visible; places tell exchanged values apart.
+        # Odd factors detect every single-bit change; the positions detect exchanged values.
         return jnp.sum((bits + places) * (places * 2 + 1), dtype=jnp.uint32)
 
     total = jnp.zeros((), jnp.uint32)
@@ -153,5 +153,5 @@ def fingerprint(state: TrainState) -> UInt32[Array, ""]:
 
 
 def number_of_parameters(variables: Variables) -> int:
-    """Returns how many trained numbers a model has."""
+    """Returns the number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

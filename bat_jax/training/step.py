@@ -28,13 +28,13 @@ class Share(NamedTuple):
     """One device's share of the batch that a step trains on.
 
     Attributes:
-      places: of its images in the global batch.
-      batch_rows: rows of the training split, of the whole batch.
-      rows: of this share.
+      places: positions of its images in the global batch.
+      batch_rows: rows of the whole batch in the training split.
+      rows: rows of this share in the training split.
       images: augmented, in [0, 1].
       labels: class indices.
-      targets: soft targets in their place, where the method has them.
-      epoch: epochs completed before this step, with their fraction.
+      targets: soft targets that replace the labels, if the method has them.
+      epoch: epochs completed before this step, including the fraction.
     """
 
     places: Int[Array, " batch"]
@@ -47,7 +47,7 @@ class Share(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the model gives for a batch; clean logits where the method asks for them."""
+    """The model's outputs for a batch; clean logits if the method requests them."""
 
     logits: Float[Array, "batch classes"]
     features: Float[Array, "batch features"]
@@ -55,12 +55,12 @@ class Outputs(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the loss leaves beside its value.
+    """The auxiliary outputs of the loss.
 
     Attributes:
       metrics: the method's own, of the global batch.
-      accuracy: of the images trained on, over the global batch.
-      observed: per memory of the method, what it remembers of this share.
+      accuracy: of the training images, over the global batch.
+      observed: per memory, the values to store for this share.
     """
 
     metrics: Metrics
@@ -72,9 +72,9 @@ class TrainStep:
     """A step from one state to the next, for one device of `AXIS`.
 
     Every device holds the same state, data, order and root, takes its share of the batch that
-    `state.step` points at, and returns the same new state and metrics. Draws belong to an image's
-    place in the global batch and sums run over the axis, so that the result does not depend on the
-    number of devices, up to the order of float additions.
+    `state.step` selects, and returns the same new state and metrics. Random draws depend on an
+    image's position in the global batch and sums run over the axis, so that the result does not
+    depend on the number of devices, up to the order of float additions.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class TrainStep:
         """Prepares a step.
 
         Args:
-          model: its batch norm synchronised over `AXIS` or not.
-          method: the method of training.
+          model: with or without batch norm synchronised over `AXIS`.
+          method: the training method.
           optimizer: an optax transformation of the parameters.
           config: the whole config; `attack`, `data` and `train` are read.
           programs: the forms that suit the back end.
@@ -114,12 +114,12 @@ class TrainStep:
           state: the state.
           data: the training split.
           order: rows of the epoch's batches, from `epoch_order`.
-          root: the key that all draws follow from, `bat_jax.parallel.root` of the seed.
+          root: the root key of all random draws, `bat_jax.parallel.root` of the seed.
 
         Returns:
-          The state, and metrics over the global batch: `loss`, `accuracy`, `gradient_norm`, under
-          attack `lost_gradient`, the share of images with a gradient that was not finite, and the
-          method's own.
+          The state, and metrics over the global batch: `loss`, `accuracy`, `gradient_norm`, the
+          method's own and, with an attack, `lost_gradient`, the share of images with a non-finite
+          gradient.
         """
         share = self._share(state, data, order, root)
         attacked = self._attack(state, share, root)
@@ -141,7 +141,7 @@ class TrainStep:
         order: Int32[Array, "steps batch_size"],
         root: Key[Array, ""],
     ) -> Share:
-        """Returns this device's images, augmented."""
+        """Returns this device's augmented images."""
         steps_per_epoch, batch_size = order.shape
         size = batch_size // jax.lax.axis_size(AXIS)
         places = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
@@ -159,7 +159,7 @@ class TrainStep:
         return Share(places, batch_rows, rows, images, labels, targets, epoch)
 
     def _attack(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Trajectory:
-        """Returns the adversarial images of the share, or its clean ones without an attack."""
+        """Returns the adversarial images of the share, or the clean ones without an attack."""
         settings = self._settings
         if settings is None:
             none = jnp.zeros(share.labels.shape, jnp.int32)
@@ -186,7 +186,7 @@ class TrainStep:
     def _gradient(
         self, state: TrainState, data: DeviceSplit, share: Share, attacked: Trajectory
     ) -> Gradient:
-        """Returns the loss over the global batch and the gradient that updates the parameters."""
+        """Returns the loss over the global batch and its gradient."""
 
         def loss(outputs: Outputs) -> tuple[Float[Array, ""], Seen]:
             is_correct = correct(outputs.logits, share.labels)
@@ -214,7 +214,7 @@ class TrainStep:
                 (share.images, attacked.images),
                 parts=self._config.train.accumulation,
             )
-            # The loss is the global one on every device: its gradient is the mean of the devices'.
+            # Every device computes the global loss, so its gradient is the mean over devices.
             return found._replace(params=jax.lax.pmean(found.params, AXIS))
 
         return self._method.gradient(value_and_grad, state.variables, epoch=share.epoch)
@@ -222,7 +222,7 @@ class TrainStep:
     def _forward(
         self, variables: Variables, pair: tuple[Images, Images]
     ) -> tuple[Outputs, Variables]:
-        """Returns the outputs for images and their adversarial ones, and the new statistics."""
+        """Returns the outputs for clean and adversarial images, and the updated variables."""
         images, adversarial = pair
         clean_logits = None
         if self._method.clean == "trained":
@@ -245,7 +245,7 @@ class TrainStep:
         updates, opt_state = self._optimizer.update(found.params, state.opt_state, params)
         variables = {**found.variables, "params": optax.apply_updates(params, updates)}
         if "batch_stats" in variables:
-            # Equal already where batch norm is synchronised.
+            # Already equal if batch norm is synchronised.
             variables["batch_stats"] = jax.lax.pmean(variables["batch_stats"], AXIS)
         ema = state.ema
         if ema is not None:
@@ -259,7 +259,7 @@ class TrainStep:
 
 
 def training_attack(config: ConfigDict, attack: Attack, programs: Programs) -> PgdSettings:
-    """Returns the attack of a method's training.
+    """Returns the settings of a method's training attack.
 
     Args:
       config: the whole config; `attack` is read.
