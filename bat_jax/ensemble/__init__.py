@@ -1,1 +1,1 @@
-"""Ensembles trained on random subsets, which memorization is estimated from."""
+"""Ensembles trained on random subsets, for memorization estimates."""

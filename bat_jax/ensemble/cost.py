@@ -1,4 +1,4 @@
-"""What an ensemble would cost, without training it."""
+"""Predicts the cost of an ensemble without training it."""
 
 import json
 from typing import NamedTuple
@@ -38,14 +38,14 @@ def describe_ensemble(config: ConfigDict) -> str:
 
 
 class MemberCost(NamedTuple):
-    """What one member of an ensemble takes.
+    """The cost of one member of an ensemble.
 
     Attributes:
       steps: of its training.
       passes: the cost of a step in forward passes of the batch.
       training: FLOPs of all steps.
-      images: how many it is scored on.
-      scoring: FLOPs of that.
+      images: how many images it is scored on.
+      scoring: FLOPs of scoring those images.
     """
 
     steps: int
@@ -56,7 +56,7 @@ class MemberCost(NamedTuple):
 
 
 def member_cost(experiment: Experiment) -> MemberCost:
-    """Returns what training one member of an ensemble and scoring it takes."""
+    """Returns the cost of training and scoring one member of an ensemble."""
     config, forward = experiment.config, forward_flops(experiment)
     size = round(config.memorization.ratio * len(experiment.train))
     steps = planned(experiment, examples=size).total_steps

@@ -10,9 +10,10 @@ from bat_jax.training.experiment import Experiment
 def estimated(
     experiment: Experiment, store: Store, members: int, *, influence: InfluenceKind
 ) -> tuple[EstimatorOutput, dict[int, aggregates.Halves]]:
-    """Returns the estimates of the first so many members, and memorization by halves of fewer.
+    """Returns estimates from the first `members` members, and memorization from their halves.
 
-    The halves, even members and odd ones, are those of the first `aggregates.sizes(members)`.
+    The halves are the even and the odd members among the first n, for each n of
+    `aggregates.sizes(members)`.
     """
     labels = experiment.train.labels, experiment.dataset.test.labels
     binary = experiment.config.memorization.statistic == "correct"
@@ -35,7 +36,7 @@ def estimated(
 
 
 def as_estimates(experiment: Experiment, found: EstimatorOutput) -> Estimates:
-    """Returns the record of a file from what was estimated."""
+    """Returns estimates in the form of an estimates file."""
     train, test = experiment.train, experiment.dataset.test
     settings = experiment.config.memorization
     return Estimates(

@@ -1,9 +1,9 @@
-"""An ensemble whose members train together, each on a random subset of its own.
+"""An ensemble whose members train together, each on its own random subset.
 
-A member is the trainer's own step with a key of its own in the seed's place: its subset, its
-initialisation, its order, its augmentation and its attacks follow from (seed, member). Members are
-shared between the devices; those of one device train one after another in one program (`map`, for
-CPU) or all at once (`vmap`, for GPU and TPU). What a member becomes does not depend on its company.
+Members use the trainer's step with their own key in place of the seed: the subset, initialisation,
+order, augmentation and attacks follow from (seed, member). Members are divided among the devices;
+those of one device train sequentially in one program (`map`, for CPU) or all at once (`vmap`, for
+GPU and TPU). A member's result does not depend on the other members.
 """
 
 import functools
@@ -34,7 +34,7 @@ from bat_jax.training.state import TrainState, Variables
 from bat_jax.training.step import TrainStep
 
 _MEMBER = "member"
-# One after another, more members at a time bring nothing but fewer returns to the host.
+# With sequential members, larger rounds only save returns to the host.
 _MOST_MAPPED = 16
 # Of a device's free memory.
 _USABLE = 0.8
@@ -49,16 +49,16 @@ def subset(
 
 
 class Ensemble:
-    """Trains members, a round of them at a time."""
+    """Trains members in rounds."""
 
     def __init__(self, experiment: Experiment, *, members: int, sharing: int = 1):
-        """Prepares the programs and finds how many members a round takes.
+        """Prepares the programs and computes the round size.
 
         Args:
-          experiment: what a member is; its training images are what subsets are drawn from. Its
-            `config.memorization` says how large they are and how members are scored.
-          members: how many there are to be, so that rounds come out even.
-          sharing: how many processes train members with the memory of these devices.
+          experiment: the experiment of each member; subsets are drawn from its training images. Its
+            `config.memorization` sets the subset size and how members are scored.
+          members: the total number of members, to balance the rounds.
+          sharing: how many processes share the memory of these devices.
 
         Raises:
           UserError: a subset has no whole batch, or not even one member fits a device.
@@ -79,7 +79,7 @@ class Ensemble:
         self._programs = experiment.programs
         self._experiment = planned(experiment, examples=self._subset_size)
         devices = experiment.mesh.devices
-        # The trainer's own axis is there, of one device: a member's batch is not shared.
+        # The trainer's axis has size 1: a member's batch is not divided.
         self._mesh = Mesh(
             devices[:, None], (_MEMBER, AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
         )
@@ -90,7 +90,7 @@ class Ensemble:
 
     @property
     def epochs(self) -> int:
-        """How many epochs a member trains, the last one perhaps not to its end."""
+        """How many epochs a member trains; the last one may be partial."""
         return -(-self._experiment.total_steps // self._experiment.steps_per_epoch)
 
     def train(
@@ -98,16 +98,16 @@ class Ensemble:
         members: Int[np.ndarray, " members"],
         progress: Callable[[float], object] = lambda members: None,
     ) -> Scores:
-        """Returns the scores of these members, a round or fewer.
+        """Returns the scores of at most one round of members.
 
         Args:
-          members: their numbers.
-          progress: called after every epoch with the members' worth of work done since.
+          members: their indices.
+          progress: called after every epoch with the work done since, in units of members.
 
         Raises:
           NonFiniteError: a member's loss is not finite.
         """
-        # A round has one shape: what is missing is filled up, and dropped.
+        # A round has a fixed shape: missing members are padded and dropped.
         filled = np.resize(np.asarray(members, np.int32), self.round_size)
         states = self._created(filled)
         for epoch in range(self.epochs):
@@ -132,7 +132,7 @@ class Ensemble:
         return to_devices(self._experiment.dataset.test, self._mesh)
 
     def _free_bytes(self) -> int:
-        """Returns what the data, once there, leave of the memory of the fullest device."""
+        """Returns the free memory of the fullest device, with the data in place."""
         jax.block_until_ready((self._train, self._test))
         return min(free_bytes(device) for device in self._mesh.local_devices)
 
@@ -198,7 +198,7 @@ class Ensemble:
                 after, metrics = step(now, data, order, key)
                 return after, metrics["loss"]
 
-            # Only a training that ends within an epoch pays for the question whether it is over.
+            # Only a training that ends within an epoch needs to check whether it is over.
             end, losses = jax.lax.scan(one if total % steps else whole, start, length=steps)
             return end, jnp.sum(losses)
 
@@ -228,7 +228,7 @@ class Ensemble:
         )
         settings = config.memorization
         logits_of = models.logits_fn(self._experiment.evaluated(), variables)
-        # The last batch is filled up with the last image.
+        # The last batch is padded with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
         attack_key = keys.derive(key, Purpose.EVALUATION)
         attack = evaluation_attack(config, self._programs, "cross_entropy")
@@ -255,14 +255,14 @@ class Ensemble:
         donate: tuple[int, ...] = (),
         gather: bool | tuple[bool, ...] = False,
     ) -> jax.stages.Wrapped:
-        """Returns a function of one member as one of a round.
+        """Maps a function of one member over a round.
 
         Args:
-          function: takes what belongs to its member first, then what all share.
+          function: takes its member's arguments first, then the shared ones.
           members: how many of its arguments belong to a member.
-          donate: arguments whose buffers the result may take over.
-          gather: whether every process is to have the results of all members; of several results,
-            for each.
+          donate: arguments whose buffers the result may reuse.
+          gather: whether every process receives the results of all members; one flag per result if
+            there are several.
         """
 
         def of_share(*arguments: Any) -> Any:
@@ -289,13 +289,13 @@ class Ensemble:
         return jax.jit(mapped, donate_argnums=donate)
 
     def fitting(self, free: float) -> int:
-        """Returns how many members a device with so many bytes takes at a time.
+        """Returns how many members fit at a time in `free` bytes of a device.
 
-        The compiler tells what a round of one takes and, where members train all at once, one of
-        two: what every further one adds. One after another, it adds its state.
+        The compiler reports the memory of a round of one member. Under `vmap`, each further member
+        adds the difference between rounds of two and one; under `map`, the size of its state.
 
         Raises:
-          UserError: not even one fits.
+          UserError: not even one member fits.
         """
         one = self._bytes(1)
         if self._programs.execution == "map":
@@ -314,28 +314,28 @@ class Ensemble:
         return min(found, _MOST_MAPPED) if self._programs.execution == "map" else found
 
     def _states(self, members: int) -> TrainState:
-        """Returns the shapes of the states of this many members a device."""
+        """Returns the state shapes for this many members per device."""
         ids = jax.ShapeDtypeStruct((members * self._mesh.shape[_MEMBER],), jnp.int32)
         return jax.eval_shape(self._created, ids)
 
     def _bytes(self, members: int) -> int:
-        """Returns what an epoch of so many members a device takes of its memory, without data."""
+        """Returns the device memory of an epoch with `members` per device, without the data."""
         states = self._states(members)
         ids = jax.ShapeDtypeStruct(states.step.shape, jnp.int32)
         epoch = jax.ShapeDtypeStruct((), jnp.int32)
         data = shapes(self._experiment.train)
         memory: Any = self._epoch.lower(states, ids, epoch, data).compile().memory_analysis()
-        # The result takes the place of the state that was given.
+        # The result reuses the donated state.
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
 def even_rounds(members: int, *, fitting: int, devices: int) -> int:
-    """Returns how many members a round takes, so that the last one has the fewest places empty.
+    """Returns the round size that leaves the fewest empty places in the last round.
 
     Args:
-      members: how many there are.
-      fitting: how many a device can take.
-      devices: how many devices there are.
+      members: the number of members.
+      fitting: how many members fit on a device.
+      devices: the number of devices.
     """
     most = min(fitting, -(-members // devices))
     sizes = [devices * share for share in range(max(1, most // 2), most + 1)]

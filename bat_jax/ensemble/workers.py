@@ -1,8 +1,8 @@
-"""An ensemble on the cores of one machine, a process each.
+"""An ensemble on the CPU cores of one machine, in one process per device.
 
-For CPU. There XLA shares every operation of a device out over the threads of all devices of its
-process, so that members who train on two devices of one process wait for one another. Processes
-with cores of their own do not. What a member becomes is the same.
+On CPU, XLA distributes every operation over the threads of all devices in the process, so that
+members on two devices of one process wait for each other. Processes with separate cores do not. The
+results are the same.
 """
 
 import atexit
@@ -36,15 +36,15 @@ from bat_jax.training.loop import NonFiniteError
 
 
 class _Task(NamedTuple):
-    """What a worker is, all that it is told before its members.
+    """The setup of a worker, sent before its members.
 
     Attributes:
-      config: the experiment's.
-      dataset: likewise.
-      members: how many are to be its own.
-      workers: how many share the machine.
-      cores: those it runs on.
-      options: JAX's, as the main process has them but for its devices.
+      config: the experiment's config.
+      dataset: the experiment's data set.
+      members: how many members the worker trains.
+      workers: how many workers share the machine.
+      cores: the cores that the worker runs on.
+      options: JAX's options, as in the main process except for its devices.
     """
 
     config: ConfigDict
@@ -56,21 +56,21 @@ class _Task(NamedTuple):
 
 
 class Workers:
-    """Trains members as `Ensemble` does, each device's in a process of its own.
+    """Trains members as `Ensemble` does, in a separate process for each device.
 
-    A context: the processes end with it, and with this process however it ends. They are started
-    anew rather than forked, so the main module must be one that can be imported.
+    A context manager: the processes end with the context, or when this process ends. They are
+    spawned rather than forked, so the main module must be importable.
 
     Attributes:
-      round_size: how many members are trained at a time.
+      round_size: how many members train at a time.
     """
 
     def __init__(self, experiment: Experiment, *, members: int):
         """Starts a process for every device of the experiment.
 
         Args:
-          experiment: as for `Ensemble`; `build` makes the same from its config and data set.
-          members: how many there are to be, so that rounds come out even.
+          experiment: as for `Ensemble`; `build` must recreate it from its config and data set.
+          members: the total number of members, to balance the rounds.
 
         Raises:
           UserError: as by `Ensemble`.
@@ -78,12 +78,12 @@ class Workers:
         """
         count = min(experiment.mesh.size, members)
         cores = backend.cores()
-        # A default device would be one of this process.
+        # A default device would belong to this process.
         options = {**jax.config.values, "jax_num_cpu_devices": 1, "jax_default_device": None}
         with contextlib.ExitStack() as stack:
             self._workers = [stack.enter_context(_Worker()) for _ in range(count)]
             for index, worker in enumerate(self._workers):
-                worker.tell(
+                worker.send(
                     _Task(
                         experiment.config,
                         experiment.dataset,
@@ -93,10 +93,10 @@ class Workers:
                         options=options,
                     )
                 )
-            # They look at what memory is free at different moments, and take the least.
-            size = min(worker.hear() for worker in self._workers)
+            # Workers measure free memory at different times: use the smallest size.
+            size = min(worker.receive() for worker in self._workers)
             for worker in self._workers:
-                worker.tell(size)
+                worker.send(size)
             self.round_size: int = count * size
             self._stack = stack.pop_all()
 
@@ -113,7 +113,7 @@ class Workers:
     ) -> Scores:
         """Returns the scores of these members: `Ensemble.train`.
 
-        An error ends all processes: what the others had to say would be taken for later answers.
+        An error ends all processes: pending answers would be mistaken for later ones.
 
         Raises:
           NonFiniteError: a member's loss is not finite.
@@ -132,43 +132,43 @@ class Workers:
         found: dict[_Worker, Scores | None] = {}
         for worker, part in zip(self._workers, parts, strict=True):
             if len(part):
-                worker.tell(part)
+                worker.send(part)
                 found[worker] = None
         while waited := [worker for worker, scores in found.items() if scores is None]:
             ready = multiprocessing.connection.wait([worker.connection for worker in waited])
             for worker in waited:
                 if worker.connection in ready:
-                    told = worker.hear()
-                    if isinstance(told, Scores):
-                        found[worker] = told
+                    message = worker.receive()
+                    if isinstance(message, Scores):
+                        found[worker] = message
                     else:
-                        progress(told)
+                        progress(message)
         return Scores(*map(np.concatenate, zip(*filter(None, found.values()), strict=True)))
 
 
 class _Worker:
-    """A process that trains members, from this side.
+    """The parent's handle of a process that trains members.
 
     Attributes:
-      connection: to it.
+      connection: the pipe to the process.
     """
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-        # A signal at the terminal is for this process, which ends the other when a round is done.
-        # What is blocked when a process starts stays blocked in it; multiprocessing's own helper
-        # would unblock it, if it were not there yet.
+        # Terminal signals are for this process, which ends the worker after a round. A process
+        # inherits blocked signals; starting multiprocessing's resource tracker unblocks them, so
+        # start it first.
         resource_tracker.ensure_running()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             self._process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        # Where only the process itself has the other end, its end is the pipe's.
+        # With the other end open in the worker only, the pipe closes when the worker ends.
         theirs.close()
-        # Before multiprocessing's own SIGTERM, which is blocked there, and wait for it.
+        # Runs before multiprocessing sends SIGTERM, which the worker blocks, and joins.
         atexit.register(self._process.kill)
 
     def __enter__(self) -> "_Worker":
@@ -180,24 +180,24 @@ class _Worker:
         self.connection.close()
         atexit.unregister(self._process.kill)
 
-    def tell(self, what: Any) -> None:
-        """Gives it its task, the size of a round, or members to train."""
+    def send(self, message: Any) -> None:
+        """Sends the task, the round size, or members to train."""
         try:
-            self.connection.send(what)
+            self.connection.send(message)
         except OSError:
-            self._tell_of_its_end()
+            self._raise_ended()
 
-    def hear(self) -> Any:
-        """Returns what it says next; an error it met is raised."""
+    def receive(self) -> Any:
+        """Returns the next message, or raises the worker's error."""
         try:
-            told = self.connection.recv()
+            message = self.connection.recv()
         except (EOFError, OSError):
-            self._tell_of_its_end()
-        if isinstance(told, Exception):
-            raise told
-        return told
+            self._raise_ended()
+        if isinstance(message, Exception):
+            raise message
+        return message
 
-    def _tell_of_its_end(self) -> NoReturn:
+    def _raise_ended(self) -> NoReturn:
         self._process.join()
         code = self._process.exitcode
         assert code is not None  # It has ended.
@@ -209,13 +209,13 @@ class _Worker:
 
 
 def _work(connection: Connection) -> None:
-    """Trains the members that come through the pipe, after a task, until it is closed."""
+    """Receives a task, then trains the members received, until the pipe is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # What there is to warn of, the process that started this one has said.
+    # The parent process has already logged any warnings.
     logging.getLogger("bat_jax").setLevel(logging.ERROR)
     try:
         task: _Task = connection.recv()
-        # Before JAX starts: it makes as many threads as there are cores to run on.
+        # Before JAX starts, which creates one thread per available core.
         backend.run_on(task.cores)
         for name, value in task.options.items():
             if jax.config.values[name] != value:
@@ -234,7 +234,7 @@ def _work(connection: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone, whatever it is doing."""
+    """Ends this process as soon as its parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
