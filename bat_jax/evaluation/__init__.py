@@ -1,1 +1,1 @@
-"""Evaluation of a model on a whole set, each accuracy with its n and its interval."""
+"""Evaluation of a model on a whole set: accuracies with sample sizes and intervals."""

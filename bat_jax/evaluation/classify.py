@@ -1,4 +1,4 @@
-"""Which images of a whole set a model classifies correctly, clean and under PGD."""
+"""Classifies whole sets of images, clean and under PGD."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,11 +25,11 @@ Verdicts = dict[str, Bool[np.ndarray, " images"]]
 
 
 class Evaluator:
-    """Classifies sets of images, every one of them, in batches of one static shape.
+    """Classifies all images of a set, in batches of one static shape.
 
-    The last batch is filled up with copies of the last image, whose verdicts are dropped. The model
-    computes in float32 with the highest precision of products. An image's random draws follow from
-    the seed and its id, so that a verdict depends neither on the batch size nor on the devices.
+    The last batch is padded with copies of the last image, whose verdicts are dropped. The model
+    computes in float32 with the highest matrix precision. An image's random draws follow from the
+    seed and its id, so that verdicts depend neither on the batch size nor on the devices.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Evaluator:
         """Prepares the evaluation; it compiles at the first set of a new shape.
 
         Args:
-          model: computing in float32.
+          model: a model that computes in float32.
           config: the whole config; `attack` (norm, epsilon), `evaluation` and `seed` are read.
           mesh: the devices that share a batch.
           programs: the forms that suit the back end.
-          losses: what PGD maximises, an attack each.
-          num_steps: of PGD, if not `evaluation.num_steps`.
+          losses: the losses that PGD maximises, one attack each.
+          num_steps: of PGD; defaults to `evaluation.num_steps`.
         """
         steps = config.evaluation.num_steps if num_steps is None else num_steps
         attacks = {
@@ -84,7 +84,7 @@ class Evaluator:
         parts = []
         for start in range(0, examples, self._batch_size):
             parts.append(self._step(variables, data, np.int32(start), self._root))
-            # Wait for the batch before: the device always has one to go on with.
+            # Wait for the previous batch only, so that the device is never idle.
             if len(parts) > 1:
                 jax.block_until_ready(parts[-2])
             progress(min(self._batch_size, examples - start))
@@ -115,7 +115,7 @@ def _make_step(
             verdicts = {CLEAN.key: correct(logits_fn(images), labels)}
             for name, settings in attacks.items():
                 attacked = pgd_trajectory(logits_fn, images, labels, image_keys, settings).images
-                # The image itself lies in the ball: what is wrong clean is broken.
+                # The ball contains the clean image: if that is misclassified, the attack succeeds.
                 verdicts[name] = verdicts[CLEAN.key] & correct(logits_fn(attacked), labels)
         # Every process gets those of all devices.
         return {name: jax.lax.all_gather(v, AXIS, tiled=True) for name, v in verdicts.items()}
@@ -132,7 +132,7 @@ def evaluation_attack(
       config: the whole config; `attack` (norm, epsilon) and `evaluation` are read.
       programs: the forms that suit the back end.
       loss: what the attack maximises.
-      num_steps: if not `evaluation.num_steps`.
+      num_steps: defaults to `evaluation.num_steps`.
     """
     return PgdSettings(
         epsilon=config.attack.epsilon,

@@ -1,4 +1,4 @@
-"""What an evaluation measures, and the accuracies that it finds: the content of results.json."""
+"""Measures and accuracies of an evaluation: the content of results.json."""
 
 import dataclasses
 import re
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from scipy import stats
 
-# The checkpoints that are evaluated: the best on the validation images, and the last.
+# The evaluated checkpoints: the best on the validation images, and the last.
 STATES = ("best", "last")
-# Test images by memorization; beside them, an accuracy on all images belongs to no group.
+# Test images by memorization, besides `ALL`.
 GROUPS = ("typical", "atypical")
 ALL = ""
 
@@ -24,7 +24,7 @@ class Measure(NamedTuple):
     Attributes:
       kind: without an attack, under PGD, or the worst case over AutoAttack's attacks.
       steps: of PGD.
-      loss: that PGD maximises.
+      loss: the loss that PGD maximises.
     """
 
     kind: Literal["clean", "pgd", "autoattack"]
@@ -33,15 +33,15 @@ class Measure(NamedTuple):
 
     @classmethod
     def pgd(cls, steps: int, loss: str = "cross_entropy") -> "Measure":
-        """Returns the accuracy under PGD of so many steps that maximises a loss."""
+        """Returns the measure of accuracy under PGD with the given steps and loss."""
         return cls("pgd", steps, loss)
 
     @classmethod
     def parse(cls, key: str) -> "Measure":
-        """Returns the measure of a name in results.json.
+        """Parses the name of a measure in results.json.
 
         Raises:
-          ValueError: it is the name of no measure.
+          ValueError: the key names no measure.
         """
         for measure in (CLEAN, AUTOATTACK):
             if key == measure.key:
@@ -110,12 +110,12 @@ class Accuracy(NamedTuple):
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Accuracy":
-        """Returns an accuracy as results.json holds it."""
+        """Reads an accuracy in the format of results.json."""
         low, high = content["interval"]
         return cls(float(content["accuracy"]), int(content["n"]), (float(low), float(high)))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the accuracy as results.json holds it."""
+        """Returns the accuracy in the format of results.json."""
         return {"accuracy": self.accuracy, "n": self.n, "interval": list(self.interval)}
 
     @property
@@ -141,8 +141,8 @@ class Evaluation:
     """The accuracies of one state on the test set.
 
     Attributes:
-      groups: by group of images, `ALL` first; a group without images is absent.
-      broken_by: the images that each attack of AutoAttack broke in turn, if it was run.
+      groups: by group of images, `ALL` first; empty groups are absent.
+      broken_by: how many images each attack of AutoAttack broke in turn, if it was run.
     """
 
     groups: Mapping[str, Accuracies]
@@ -155,7 +155,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Evaluation":
-        """Returns what results.json holds of one state."""
+        """Reads the evaluation of one state in the format of results.json."""
         test = content["test"]
         plain = {ALL: {name: test[name] for name in test if name not in GROUPS}}
         plain |= {group: test[group] for group in GROUPS if group in test}
@@ -167,7 +167,7 @@ class Evaluation:
 
 
 def evaluations(results: Mapping[str, Any]) -> dict[str, Evaluation]:
-    """Returns the states that results.json holds, `best` first."""
+    """Returns the evaluations in results.json by state, `best` first."""
     return {state: Evaluation.from_json(results[state]) for state in STATES if state in results}
 
 
@@ -175,13 +175,11 @@ def summarize(
     verdicts: Mapping[str, Bool[np.ndarray, " images"]],
     groups: Mapping[str, Int64[np.ndarray, " rows"]],
 ) -> dict[str, Any]:
-    """Returns every accuracy on all images and on each group, as results.json holds them.
-
-    A group without images was not measured and is left out.
+    """Returns accuracies on all images and on each non-empty group, in results.json's format.
 
     Args:
-      verdicts: by the key of a measure, whether each image is classified correctly.
-      groups: rows of, for instance, the typical and the atypical images.
+      verdicts: by measure key, whether each image is classified correctly.
+      groups: rows by group, such as the typical and the atypical images.
     """
 
     def accuracies(rows: Any) -> dict[str, Any]:
@@ -192,7 +190,7 @@ def summarize(
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Returns the content of results.json as a table to print."""
+    """Formats the content of results.json as a table."""
     lines = [f"{'':<34}{'n':>7}  {'accuracy':>9}  95 % interval"]
     for state, found in evaluations(results).items():
         for group, accuracies in found.groups.items():
@@ -219,5 +217,5 @@ def strongest(measures: Sequence[Measure]) -> Measure:
 
 
 def percent(value: float) -> str:
-    """Returns a part of 1 in percent, one place after the point."""
+    """Formats a fraction in percent with one decimal."""
     return f"{100 * value:.1f}"

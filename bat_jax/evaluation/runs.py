@@ -1,4 +1,4 @@
-"""What a finished run has left in its folder, as one record."""
+"""Reads a finished run from its folder."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ RESULTS = Object({"seconds": Number(low=0)}, dict.fromkeys(STATES, _STATE))
 
 _RECORD = Object({"step": _COUNT, "epoch": Number(low=0), "split": Text()}, {}, Number())
 
-# Of config.json, what its readers rely on: any job's, then a training's or an evaluation's.
+# The fields of config.json that readers rely on, for any job; then for trainings and evaluations.
 ABOUT = Object(
     {
         "config": Object({"job": Text(), "data": Object({"name": Text()})}),
@@ -70,9 +70,9 @@ class Run:
     """A finished run, or a finished evaluation of one.
 
     Attributes:
-      folder: where it is.
+      folder: its folder.
       config: the plain config.
-      about: what else config.json holds: versions, commit, devices, digests of the data.
+      about: the rest of config.json: versions, commit, devices, data digests.
       results: results.json.
       records: the lines of metrics.jsonl; none for an evaluation.
       examples: examples.npz: per test image its id, label and verdicts.
@@ -97,16 +97,16 @@ class Run:
 
     @property
     def attack(self) -> Measure:
-        """The strongest attack it was evaluated with: AutoAttack, a PGD, or `CLEAN` for none."""
+        """The strongest attack evaluated: AutoAttack, a PGD, or `CLEAN` for none."""
         return strongest(tuple(self.evaluations[self.states[0]].all))
 
     @property
     def states(self) -> tuple[str, ...]:
-        """Those of `best` and `last` that were evaluated."""
+        """The evaluated states, among `best` and `last`."""
         return tuple(state for state in STATES if state in self.results)
 
     def series(self, split: str, name: str) -> tuple[list[float], list[float]]:
-        """Returns the epochs and the values of a metric that was recorded for a split."""
+        """Returns the epochs and values of a metric recorded for a split."""
         rows = [r for r in self.records if r["split"] == split and name in r]
         return [float(r["epoch"]) for r in rows], [float(r[name]) for r in rows]
 
@@ -115,8 +115,8 @@ def read(folder: str | AnyPath) -> Run:
     """Reads a finished run.
 
     Raises:
-      UserError: it is no run, it is not finished, or one of its files is damaged.
-      OSError: a file cannot be read for a reason of the system.
+      UserError: the folder is no run, the run is not finished, or one of its files is damaged.
+      OSError: a system error prevented reading a file.
     """
     folder = as_path(folder)
     about = dict(read_about(folder))
@@ -132,8 +132,8 @@ def read_about(folder: AnyPath) -> Mapping[str, Any]:
     """Reads config.json of a run of any job.
 
     Raises:
-      UserError: the folder has none, or it is damaged.
-      OSError: it cannot be read for a reason of the system.
+      UserError: the file is missing or damaged.
+      OSError: a system error prevented reading it.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -145,8 +145,8 @@ def read_results(path: AnyPath) -> Mapping[str, Any]:
     """Reads results.json of a finished training or evaluation.
 
     Raises:
-      UserError: there is none, or it is damaged.
-      OSError: it cannot be read for a reason of the system.
+      UserError: the file is missing or damaged.
+      OSError: a system error prevented reading it.
     """
     if not path.exists():
         raise UserError(f"{path.parent}: has no results.json; expected {_FINISHED}")
@@ -159,11 +159,11 @@ def read_results(path: AnyPath) -> Mapping[str, Any]:
 def read_records(path: AnyPath) -> list[tuple[bytes, Mapping[str, Any]]]:
     """Reads metrics.jsonl: each record as the bytes of its line and as its content.
 
-    A last line that is cut, as a killed run leaves it, is passed over.
+    Ignores an incomplete last line, as a killed run leaves it.
 
     Raises:
-      UserError: a line is damaged, or the path is no plain file.
-      OSError: the file cannot be read for a reason of the system.
+      UserError: a line is damaged, or the path is not a regular file.
+      OSError: a system error prevented reading the file.
     """
     found, damage = scan_records(path)
     if damage:
@@ -174,11 +174,11 @@ def read_records(path: AnyPath) -> list[tuple[bytes, Mapping[str, Any]]]:
 def scan_records(
     path: AnyPath,
 ) -> tuple[list[tuple[bytes, Mapping[str, Any]]], list[ShapeError]]:
-    """Returns the whole records of metrics.jsonl, and an error for each damaged line.
+    """Returns the intact records of metrics.jsonl, and an error for each damaged line.
 
     Raises:
-      UserError: the path is no plain file.
-      OSError: the file cannot be read for a reason of the system.
+      UserError: the path is not a regular file.
+      OSError: a system error prevented reading the file.
     """
     found, damage = [], []
     lines = schema.read_plain(path, "the records of a run").split(b"\n")
@@ -188,7 +188,7 @@ def scan_records(
         try:
             record = schema.parse(line, _RECORD, Place(f"{path}: line {number}"))
         except ShapeError as error:
-            # What follows the last line break is a line whose writer was killed.
+            # Text after the last line break is a line whose writer was killed.
             if number < len(lines):
                 damage.append(error)
             continue
@@ -199,7 +199,7 @@ def scan_records(
 def _read_examples(
     path: AnyPath, found: Mapping[str, Evaluation]
 ) -> dict[str, Shaped[np.ndarray, " images"]]:
-    """Reads examples.npz, with verdicts of every accuracy that results.json holds."""
+    """Reads examples.npz, with the verdicts behind every accuracy in results.json."""
     what = "the verdicts of a finished run"
     if not path.exists():
         raise UserError(f"{path}: no such file; expected {what}: {_FINISHED}")
@@ -208,7 +208,7 @@ def _read_examples(
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             examples = {name: file[name] for name in file.files}
-    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
+    # For invalid files, zipfile, zlib and NumPy raise errors without a common class.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -1,4 +1,4 @@
-"""What numbers over images and over seeds can show: intervals and paired tests."""
+"""Intervals and paired tests over images and over seeds."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,12 +9,12 @@ from scipy import stats
 
 
 class McNemar(NamedTuple):
-    """Two models' verdicts on the same images, compared.
+    """A comparison of two models' verdicts on the same images.
 
     Attributes:
-      only_first: how many images the first alone has right.
-      only_second: how many the second alone.
-      p_value: two-sided, of the exact test that neither is more likely.
+      only_first: how many images only the first model classifies correctly.
+      only_second: how many images only the second model classifies correctly.
+      p_value: of the exact two-sided test that both are equally likely.
     """
 
     only_first: int
@@ -23,10 +23,10 @@ class McNemar(NamedTuple):
 
 
 def mcnemar(first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " images"]) -> McNemar:
-    """Returns McNemar's exact test: of the images that one alone has right, which one's are they?
+    """Returns McNemar's exact test of two models' verdicts on the same images.
 
-    It compares two trained models on images drawn from one source. It knows nothing of the chance
-    in their training.
+    The test compares two trained models on images from one distribution. It does not account for
+    the randomness of their training.
 
     References:
       McNemar, Note on the sampling error of the difference between correlated proportions or
@@ -40,15 +40,14 @@ def mcnemar(first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " image
 
 
 def over_seeds(values: Sequence[float], *, images: int | None = None) -> dict[str, Any]:
-    """Returns the mean of one value a seed and its 95 % interval by Student's t.
+    """Returns the mean over seeds and its 95 % interval by Student's t.
 
-    One seed has a mean and no interval: nothing is known of what another would bring. Accuracies of
-    a few seeds may agree by chance to the last image: their standard deviation is taken to be one
-    image at least.
+    A single seed has no interval, because the variance over seeds is unknown. Accuracies of a few
+    seeds may coincide by chance, so their standard deviation is taken to be at least one image.
 
     Args:
-      values: one a seed; for a paired test, the difference of two runs of the same seed.
-      images: how many images a value was measured on.
+      values: one per seed; for a paired test, the difference of two runs with the same seed.
+      images: how many images each value was measured on.
     """
     mean, n = float(np.mean(values)), len(values)
     found: dict[str, Any] = {"mean": mean, "n": n, "values": [float(value) for value in values]}
@@ -57,7 +56,7 @@ def over_seeds(values: Sequence[float], *, images: int | None = None) -> dict[st
         error = deviation / float(np.sqrt(n))
         reach = float(stats.t.ppf(0.975, n - 1)) * error
         found["interval"] = [mean - reach, mean + reach]
-        # Equal values leave no doubt of their sign, or no difference at all.
+        # Equal values: the sign is certain, or there is no difference.
         if error > 0:
             found["p_value"] = float(2 * stats.t.sf(abs(mean) / error, n - 1))
         else:

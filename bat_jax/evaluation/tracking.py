@@ -25,7 +25,7 @@ SETS = ("train_typical", "train_atypical", "test_typical", "test_atypical")
 
 
 class Tracker:
-    """Measures a model on up to so many images of each of `SETS`, always the same ones."""
+    """Measures a model on a fixed sample of each of `SETS`."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Tracker:
         """Draws the images.
 
         Args:
-          model: computing in float32.
+          model: a model that computes in float32.
           config: the whole config; `attack`, `evaluation` and `seed` are read.
           mesh: the devices that share a batch.
           programs: the forms that suit the back end.
@@ -50,7 +50,7 @@ class Tracker:
           seed: draws the images.
 
         Raises:
-          UserError: `groups` say nothing of any image.
+          UserError: `groups` contain none of the images.
         """
         train, test = sets
         key = keys.derive(seed, keys.Purpose.SUBSET)
@@ -58,7 +58,7 @@ class Tracker:
         self._rows: dict[str, slice] = {}
         self._sizes: dict[str, int] = {}
         for name, images, ids in zip(SETS, (train, train, test, test), groups, strict=True):
-            # Without influence nothing is known of the test images.
+            # Without influence estimates, the groups of the test images are unknown.
             rows = estimate_files.find(images, np.zeros(0, np.int64) if ids is None else ids)
             rows = np.asarray(jax.random.permutation(key, rows[rows >= 0]), np.int64)
             self._sizes[name] = len(rows)
@@ -73,7 +73,7 @@ class Tracker:
                 " config.evaluation.track asks for accuracy by typicality; expected estimates of"
                 " these images"
             )
-        # One set: the evaluation compiles once.
+        # A single set, so that the evaluation compiles once.
         whole = Split(
             np.concatenate([part.images for part in parts]),
             np.concatenate([part.labels for part in parts]),
@@ -90,7 +90,7 @@ class Tracker:
         )
 
     def __call__(self, variables: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-        """Returns, for each set that has images, accuracies by attack, on `n` images `of` all."""
+        """Returns accuracies by attack for each non-empty set, on `n` images `of` all."""
         verdicts = self._evaluator(variables, self._data)
         return {
             name: {
