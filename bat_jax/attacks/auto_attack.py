@@ -1,4 +1,4 @@
-"""AutoAttack: the worst case of four attacks, image by image.
+"""AutoAttack: the per-image worst case of four attacks.
 
 Source: Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
 Parameter-free Attacks, arXiv:2003.01690.
@@ -48,8 +48,8 @@ class Result:
     Attributes:
       robust: whether the image is classified correctly and no attack broke it.
       clean: whether it is classified correctly before any attack.
-      by_attack: per attack, in the order they ran, which images it broke; an image that one attack
-        has broken is not given to the next.
+      by_attack: per attack, in the order they ran, which images it broke; a broken image is not
+        attacked again.
       is_nan: whether logits were NaN, clean or attacked; such images count as broken.
     """
 
@@ -61,7 +61,7 @@ class Result:
 
     @property
     def adversarial(self) -> HostImages:
-        """The image that broke it where one did, else the clean image."""
+        """The adversarial images for broken images, the clean images otherwise."""
         if self._adversarial is None:
             raise UserError("autoattack: adversarial images were not kept; pass keep_adversarial")
         return self._adversarial
@@ -83,34 +83,33 @@ def autoattack(
     loop: Loop | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Result:
-    """Attacks every image with one attack after another, each on those that still stand.
+    """Runs a sequence of attacks, each on the images not yet broken.
 
-    An image is broken when the model, looked at again, misclassifies x', ||x' - x|| <= epsilon and
-    x' is in [0, 1]. Images that are misclassified without any attack count as broken, and so do
-    those whose logits are NaN. Everything is computed in float32 at the highest matrix precision,
-    so give a logits function that computes in float32 too.
+    An image is broken if the model, in a separate evaluation, misclassifies x', where
+    ||x' - x|| <= epsilon and x' is in [0, 1]. Images misclassified without any attack count as
+    broken, as do images whose logits are NaN. Everything is computed in float32 at the highest
+    matrix precision; the logits function should compute in float32 too.
 
-    The same key gives the same draws whatever the batch size and the number of devices, for they
-    belong to the images; verdicts then agree up to float rounding.
+    Random draws belong to the images, so the same key gives the same draws for any batch size and
+    number of devices; verdicts then agree up to float rounding.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function, closed over its parameters. It
-        must be deterministic and treat every image on its own.
+        must be deterministic and treat images independently.
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
-      key: one key, or one an image when the draws are to belong to the image rather than to its
-        place among `images`.
+      key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale, such as 8 / 255.
       norm: `linf` or `l2`.
       attacks: which to run, in order; the default is the published standard version.
       batch_size: how many images to attack at a time, over all local devices together.
-      path: an .npz file that the verdicts are written to after every batch. If it holds the
-        beginning of the same evaluation, that is taken up where it ended.
-      keep_adversarial: whether the result holds x', which takes as much memory as `images` and,
+      path: an .npz file that the verdicts are written to after every batch. If it exists, the
+        evaluation resumes from it.
+      keep_adversarial: whether the result contains x', which takes as much memory as `images` and,
         with a path, a file beside it.
-      progress: whether to show a bar an attack, with the number of images still standing.
+      progress: whether to show a progress bar per attack, with the number of robust images.
       loop: see `bat_jax.attacks.engine.Engine`.
-      devices: to share each batch among; by default all local ones.
+      devices: the devices that share each batch; defaults to all local ones.
 
     Returns:
       The verdicts, as NumPy arrays in the order of `images`.
@@ -177,7 +176,7 @@ def _judge(
     outcome: Outcome,
     verdicts: Verdicts,
 ) -> None:
-    """Believes nothing an attack says: looks at its images again, and measures them."""
+    """Verifies an attack's images: re-evaluates the model and checks the constraint."""
     verdicts.flat[verdicts.attack, rows] = outcome.flat
     verdicts.batches += 1
     claimed = np.flatnonzero(outcome.found)
@@ -228,7 +227,7 @@ def _check_names(attacks: Sequence[str]) -> None:
 
 
 def _possible(attacks: Sequence[str], num_classes: int, epsilon: float, norm: Norm) -> list[str]:
-    """Returns the attacks that so many classes allow, apgd-dlr in the place of apgd-t."""
+    """Returns the attacks that `num_classes` allows; apgd-dlr may replace apgd-t."""
     names = []
     for name in attacks:
         needed = _attack(name, epsilon, norm).min_classes

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient descent with momentum whose step size finds itself.
+"""Auto-PGD: projected gradient descent with momentum and an adaptive step size.
 
 Source: Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
 Parameter-free Attacks, arXiv:2003.01690, section 4.
@@ -37,18 +37,18 @@ _MOMENTUM = 0.75
 
 
 class ApgdState(NamedTuple):
-    """Where Auto-PGD stands.
+    """The state of Auto-PGD.
 
     Attributes:
-      adversarial: the last misclassified iterate, else the one of the largest loss.
+      adversarial: the last misclassified iterate, else the one with the largest loss.
       found: whether an iterate was misclassified.
       flat: whether the first gradient was zero in every pixel.
-      x: the iterate to look at next.
-      previous: the iterate that x was reached from.
+      x: the iterate to evaluate next.
+      previous: the iterate before x.
       loss: of the iterate before x.
-      best: the iterate of the largest loss, `best_loss`, with its gradient, `best_gradient`.
+      best: the iterate with the largest loss, `best_loss`, and the gradient `best_gradient`.
       step_size: eta.
-      rises: how often the loss has risen since the last checkpoint.
+      rises: how often the loss increased since the last checkpoint.
       halved: whether eta was halved at the last checkpoint.
       checkpoint_loss: `best_loss` at the last checkpoint.
     """
@@ -69,13 +69,13 @@ class ApgdState(NamedTuple):
 
     @property
     def done(self) -> Bool[Array, " batch"]:
-        """Whether there is nothing more to find."""
+        """Whether the attack has ended for the image."""
         return self.found
 
 
 @dataclasses.dataclass(frozen=True)
 class Apgd:
-    """Auto-PGD as the engine runs it: one start, `num_iterations` iterations.
+    """Auto-PGD for the engine: one start, `num_iterations` iterations.
 
         z_i     = P(x_i + eta steepest(g_i))
         x_{i+1} = P(x_i + a (z_i - x_i) + (1 - a) (x_i - x_{i-1})),   a = 1 for i = 0, then 0.75
@@ -87,8 +87,8 @@ class Apgd:
     Attributes:
       epsilon: radius of the ball.
       norm: `linf` or `l2`.
-      loss: what is maximised.
-      num_iterations: number of moves.
+      loss: the loss to maximise.
+      num_iterations: number of iterations.
       rho: fraction of rising iterations below which eta is halved.
     """
 
@@ -101,21 +101,21 @@ class Apgd:
 
     @property
     def purpose(self) -> Purpose:
-        """Whose draws these are."""
+        """The purpose of the random draws."""
         return _PURPOSES[self.loss]
 
     @property
     def min_classes(self) -> int:
-        """How many the denominator of a DLR loss takes."""
+        """The number of classes that the denominator of a DLR loss needs."""
         return _MIN_CLASSES[self.loss]
 
     @property
     def num_steps(self) -> int:
-        """One more than the moves: the model looks at the start too."""
+        """One more than the iterations: the start is evaluated too."""
         return self.num_iterations + 1
 
     def begin(self, problem: Problem) -> ApgdState:
-        """Returns a random start, at which nothing is known yet."""
+        """Returns the state at a random start, before any evaluation."""
         start = geometry.random_start(problem.keys, problem.images, self.epsilon, self.norm)
         count = len(start)
         no, worst = jnp.zeros(count, bool), jnp.full(count, -jnp.inf)
@@ -138,7 +138,7 @@ class Apgd:
     def step(
         self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: ApgdState
     ) -> ApgdState:
-        """Looks at the iterate x_number, then moves to the next."""
+        """Evaluates the iterate x_number, then moves to the next."""
 
         def objective(x: Images) -> tuple[Float[Array, ""], tuple[Array, Array]]:
             logits = logits_fn(x)
@@ -146,7 +146,7 @@ class Apgd:
             return jnp.sum(loss), (loss, correct(logits, problem.labels))
 
         gradient, (loss, is_correct) = jax.grad(objective, has_aux=True)(state.x)
-        # A model that is not finite here may be so elsewhere: stay in place, keep the rest.
+        # The model may be finite elsewhere: leave non-finite pixels in place, move the others.
         gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
 
         found = state.found | ~is_correct
@@ -190,9 +190,9 @@ class Apgd:
 
 
 def _intervals(num_iterations: int) -> Int[np.ndarray, " steps"]:
-    """Returns, per number of iterations done, the interval a checkpoint there ends, else 0.
+    """Returns, per iteration count, the length of the interval that ends there, else 0.
 
-    Intervals begin at 22 % of all iterations and shrink by 3 % each, down to 6 %.
+    Intervals start at 22 % of all iterations and shrink by 3 % each, down to 6 %.
     """
     shortest, shrink, interval = (max(num_iterations * p // 100, 1) for p in (6, 3, 22))
     intervals = np.zeros(num_iterations + 1, np.int32)
@@ -218,18 +218,17 @@ def apgd(
     batch_size: int = 256,
     loop: Loop | None = None,
 ) -> Images:
-    """Returns adversarial images of Auto-PGD: misclassified ones, else those of the largest loss.
+    """Returns adversarial images of Auto-PGD: misclassified, else with the largest loss.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function.
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
-      key: one key, or one an image when the draws are to belong to the image rather than to its
-        place among `images`.
+      key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
       norm: `linf` or `l2`.
       loss: `cross_entropy`, or `dlr`, which needs three classes.
-      num_iterations: number of moves.
+      num_iterations: number of iterations.
       rho: fraction of rising iterations below which the step size is halved.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.
@@ -257,18 +256,18 @@ def apgd_targeted(
     batch_size: int = 256,
     loop: Loop | None = None,
 ) -> Images:
-    """Returns adversarial images of Auto-PGD on the targeted DLR loss, one target after another.
+    """Returns adversarial images of Auto-PGD on the targeted DLR loss, for a sequence of targets.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits of four classes or more; any JAX function.
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
-      key: one key, or one an image.
+      key: a single key, or one key per image.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
       norm: `linf` or `l2`.
-      num_iterations: moves a target.
-      num_targets: how many classes to try, from the second largest clean logit down; fewer when
-        there are fewer classes. An image misclassified as any class is done.
+      num_iterations: iterations per target.
+      num_targets: how many classes to try, from the second largest clean logit down, at most all
+        wrong classes. An image misclassified as any class is done.
       rho: fraction of rising iterations below which the step size is halved.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.

@@ -1,8 +1,8 @@
-"""What attacks refuse, and what they warn of.
+"""Input checks and warnings of attacks.
 
 The warnings are those of Croce & Hein's implementation, for defences that its attacks do not
-measure well, and four more: NaN logits, gradients that are not finite, a ball wider than the box,
-and a PGD evaluation that AutoAttack contradicts.
+measure well, plus four: NaN logits, non-finite gradients, a ball larger than the box, and a PGD
+evaluation that AutoAttack contradicts.
 """
 
 import warnings
@@ -15,19 +15,19 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 from bat_jax.attacks.classifier import HostImages, Images, Logits, LogitsFn
 from bat_jax.errors import UserError
 
-# What users give: anything, for the checks say in words what is wrong with it.
+# Inputs from users: anything, because the checks report what is wrong.
 GivenImages = Shaped[Array | np.ndarray, "..."]
 GivenLabels = Shaped[Array | np.ndarray, "..."]
 
 
 class RobustnessWarning(UserWarning):
-    """The robust accuracy may not mean what it seems to mean."""
+    """The robust accuracy may be misleading."""
 
 
 def inputs(
     given_images: GivenImages, given_labels: GivenLabels, batch_size: int
 ) -> tuple[HostImages, Int[np.ndarray, " images"]]:
-    """Returns images and labels on the host, once they are what an attack can take."""
+    """Validates images and labels, and returns them on the host."""
     images, labels = np.asarray(given_images), np.asarray(given_labels)
     if images.dtype != np.float32:
         raise UserError(
@@ -43,7 +43,7 @@ def inputs(
 
 
 def if_concrete(array: Shaped[Array | np.ndarray, "..."]) -> np.ndarray | None:
-    """Returns the values of an array, or None where a trace or another process hides them."""
+    """Returns the values of an array, or None if it is traced or not fully addressable."""
     if isinstance(array, jax.core.Tracer):
         return None
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
@@ -52,7 +52,7 @@ def if_concrete(array: Shaped[Array | np.ndarray, "..."]) -> np.ndarray | None:
 
 
 def image_values(images: Shaped[np.ndarray, "..."]) -> None:
-    """Refuses all but floating-point NHWC images in [0, 1]."""
+    """Rejects everything but floating-point NHWC images in [0, 1]."""
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
             f"images: {images.dtype}; expected floating-point values in [0, 1]: divide integers by"
@@ -72,7 +72,7 @@ def image_values(images: Shaped[np.ndarray, "..."]) -> None:
 
 
 def label_values(labels: Shaped[np.ndarray, "..."], num_images: int) -> None:
-    """Refuses all but one integer an image."""
+    """Rejects everything but one integer per image."""
     if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"labels: {labels.dtype} of shape {labels.shape}; expected one integer an image,"
@@ -81,7 +81,7 @@ def label_values(labels: Shaped[np.ndarray, "..."], num_images: int) -> None:
 
 
 def logits_of(logits_fn: LogitsFn, images: Images) -> Logits:
-    """Returns the logits of images; a function that gives anything else is refused."""
+    """Returns the logits of images; rejects functions that return anything else."""
     logits = logits_fn(images)
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
@@ -103,7 +103,7 @@ def correct(
 
 
 def enough_classes(attack: str, needed: int, found: int) -> None:
-    """Refuses an attack whose loss needs more classes than there are."""
+    """Rejects an attack whose loss needs more classes than there are."""
     if found < needed:
         raise UserError(
             f"{attack}: its loss needs {needed} classes or more, and logits_fn has {found}"
@@ -111,7 +111,7 @@ def enough_classes(attack: str, needed: int, found: int) -> None:
 
 
 def labels_in_range(labels: Integer[np.ndarray, " images"], num_classes: int) -> None:
-    """Refuses labels that no logit belongs to."""
+    """Rejects labels without a logit."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         raise UserError(
@@ -121,7 +121,7 @@ def labels_in_range(labels: Integer[np.ndarray, " images"], num_classes: int) ->
 
 
 def radius(epsilon: float, norm: str, *, allow_zero: bool = False) -> None:
-    """Refuses a ball that does not exist, and warns of one that holds the whole box."""
+    """Rejects an invalid ball, and warns if it contains the whole box."""
     if norm not in ("linf", "l2"):
         raise UserError(f"norm: {norm!r}; expected linf or l2")
     if not (0 < epsilon < np.inf or (allow_zero and epsilon == 0)):
@@ -135,10 +135,10 @@ def radius(epsilon: float, norm: str, *, allow_zero: bool = False) -> None:
 
 
 def warn_if_random(logits_fn: LogitsFn, images: HostImages) -> None:
-    """Warns if equal forward passes differ, of one program or of the function traced again."""
+    """Warns if repeated forward passes differ, with the same or a retraced program."""
 
     def forwards() -> list[np.ndarray]:
-        # A new function each time: compiled, a function is not traced again.
+        # A new function each time, because jit would not retrace the same function.
         program = jax.jit(lambda x: logits_fn(x))
         return [np.asarray(program(jnp.asarray(images)), np.float32) for _ in range(2)]
 
@@ -162,7 +162,7 @@ def warn_if_probabilities(logits: Float[np.ndarray, "images classes"]) -> None:
 
 
 def warn_of_few_classes(name: str, needed: int, found: int, instead: str | None) -> None:
-    """Warns that an attack is left out, the model having too few classes for its loss."""
+    """Warns that an attack is skipped because the model has too few classes for its loss."""
     _warn(
         f"{name} needs at least {needed} classes and the model has {found}, too few for its loss:"
         f" {f'{instead} runs instead' if instead else 'it is left out'}"
@@ -189,7 +189,7 @@ def warn_of_nan(is_nan: Bool[np.ndarray, " images"]) -> None:
 
 
 def warn_of_lost_gradients(is_lost: Bool[np.ndarray, " images"]) -> None:
-    """Warns if PGD met gradients that were not finite."""
+    """Warns if PGD encountered non-finite gradients."""
     if is_lost.any():
         _warn(
             f"pgd: the gradient is not finite for {int(is_lost.sum())} of {len(is_lost)} images."
@@ -199,7 +199,7 @@ def warn_of_lost_gradients(is_lost: Bool[np.ndarray, " images"]) -> None:
 
 
 def warn_if_square_wins(found: int, total: int) -> None:
-    """Warns if Square took more than 0.2 points after the white-box attacks."""
+    """Warns if Square lowered accuracy by over 0.2 points after the white-box attacks."""
     if found > 0.002 * total:
         _warn(
             f"square lowered robust accuracy by {100 * found / total:.2f} points after the"
@@ -214,8 +214,8 @@ def warn_if_pgd_misleads(
     """Warns if PGD's robust accuracy is more than 10 points above AutoAttack's.
 
     Args:
-      pgd_robust: which images PGD-20 left standing.
-      robust: which AutoAttack did, of the same images.
+      pgd_robust: which images withstood PGD-20.
+      robust: which of the same images withstood AutoAttack.
     """
     gap = int(np.sum(pgd_robust)) - int(np.sum(robust))
     if gap > 0.1 * len(robust):

@@ -1,4 +1,4 @@
-"""What an attack knows of a model: a function from images to logits."""
+"""The model as attacks see it: a function from images to logits."""
 
 from collections.abc import Callable
 

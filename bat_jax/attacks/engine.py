@@ -1,9 +1,9 @@
-"""Runs iterative attacks on batches of static shape, on one device or on all of them.
+"""Runs iterative attacks on batches of static shape, on one or more devices.
 
-An attack is two functions of a batch: `begin` gives a state without looking at the model, `step`
-looks at it and moves. Everything in a state belongs to one image, so the engine may leave out
-images that are done, go on with a smaller batch, or share the batch among devices, and an image's
-draws and moves stay what they were.
+An attack consists of two functions of a batch: `begin` returns a state without evaluating the
+model, `step` evaluates the model and updates the state. All state is per image, so the engine may
+drop images that are done, continue with a smaller batch, or share the batch among devices, without
+changing the draws and iterates of the other images.
 """
 
 import enum
@@ -26,7 +26,7 @@ Loop = Literal["host", "device"]
 
 
 class Purpose(enum.IntEnum):
-    """Whose draws a key is for. A number, once used, keeps its meaning: verdicts depend on it."""
+    """The purpose of a key. Never reuse or change a number: verdicts depend on it."""
 
     APGD_CROSS_ENTROPY = 0
     APGD_DLR = 1
@@ -35,19 +35,19 @@ class Purpose(enum.IntEnum):
     SQUARE = 4
 
 
-# A batch is padded to a whole number of these parts of the batch size. Each shape that occurs costs
-# a compilation; most attacks see two, the full batch and the last one.
+# Batches are padded to a multiple of 1 / _PARTS of the batch size. Each distinct shape costs a
+# compilation; most attacks see two, the full batch and the last one.
 _PARTS = 8
 
 
 class Problem(NamedTuple):
-    """What an attack is given, and never changes.
+    """The constant inputs of an attack.
 
     Attributes:
       images: x in [0, 1].
       labels: y.
-      targets: the class to reach, for targeted attacks; else anything.
-      keys: one key an image, for this attack and this target.
+      targets: the target class, for targeted attacks; else ignored.
+      keys: one key per image, for this attack and this target.
     """
 
     images: Images
@@ -57,7 +57,7 @@ class Problem(NamedTuple):
 
 
 class HostProblem(NamedTuple):
-    """The same of a whole batch, on the host."""
+    """The `Problem` of a whole batch, on the host."""
 
     images: HostImages
     labels: Int[np.ndarray, " batch"]
@@ -68,7 +68,7 @@ class HostProblem(NamedTuple):
 
 @runtime_checkable
 class State(Protocol):
-    """What every attack's state, a NamedTuple of arrays with the images first, tells the engine."""
+    """The engine's view of an attack's state, a NamedTuple of arrays with leading image axis."""
 
     @property
     def adversarial(self) -> Images:
@@ -80,7 +80,7 @@ class State(Protocol):
 
     @property
     def done(self) -> Bool[Array, " batch"]:
-        """Whether the attack has ended for the image: `found`, and whatever else ends it."""
+        """Whether the attack has ended for the image: `found`, or another reason."""
 
     @property
     def flat(self) -> Bool[Array, " batch"]:
@@ -89,7 +89,7 @@ class State(Protocol):
 
 @runtime_checkable
 class Attack(Protocol):
-    """One iterative attack; hashable, for its fields are constants to the compiler."""
+    """An iterative attack; hashable, because its fields are compile-time constants."""
 
     @property
     def epsilon(self) -> float:
@@ -97,15 +97,15 @@ class Attack(Protocol):
 
     @property
     def norm(self) -> Norm:
-        """In which the ball is one."""
+        """The norm of the ball."""
 
     @property
     def purpose(self) -> Purpose:
-        """Whose draws these are."""
+        """The purpose of the random draws."""
 
     @property
     def min_classes(self) -> int:
-        """How many classes its loss needs."""
+        """How many classes the loss needs."""
 
     @property
     def num_steps(self) -> int:
@@ -113,10 +113,10 @@ class Attack(Protocol):
 
     @property
     def segment(self) -> int:
-        """After how many steps the host looks for images that are done."""
+        """The number of steps between checks for images that are done."""
 
     def begin(self, problem: Problem) -> Any:
-        """Returns the first state, without looking at the model."""
+        """Returns the initial state, without evaluating the model."""
 
     def step(
         self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: Any
@@ -125,12 +125,12 @@ class Attack(Protocol):
 
 
 class Outcome(NamedTuple):
-    """What an attack found, an image.
+    """The per-image results of an attack.
 
     Attributes:
       adversarial: x', misclassified where `found`, else the attack's best.
-      found: whether the attack met a misclassified image within the constraint.
-      flat: whether a gradient it began with was zero in every pixel.
+      found: whether the attack found a misclassified image within the constraint.
+      flat: whether an initial gradient was zero in every pixel.
     """
 
     adversarial: HostImages
@@ -144,9 +144,9 @@ class Engine:
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function, closed over its parameters.
       batch_size: how many images to attack at a time, over all devices together.
-      loop: `host` calls a compiled step again and again, `device` compiles the loop. By default
-        `host` on CPU, whose back end runs convolutions inside a loop on a single thread.
-      devices: to share each batch among; by default all local ones.
+      loop: `host` calls a compiled step repeatedly, `device` compiles the loop. Defaults to `host`
+        on CPU, whose back end runs convolutions inside a loop on a single thread.
+      devices: the devices that share each batch; defaults to all local ones.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Engine:
         self.batch_size = batch_size
 
     def logits(self, images: HostImages) -> Float[np.ndarray, "images classes"]:
-        """Returns float32 logits, whatever the number of images."""
+        """Returns float32 logits for any number of images."""
         parts = []
         for first in range(0, len(images), self.batch_size):
             part = images[first : first + self.batch_size]
@@ -197,17 +197,16 @@ class Engine:
         targets: Int[np.ndarray, "batch rounds"],
         keys: Key[Array, " batch"],
     ) -> Outcome:
-        """Attacks one batch of at most `batch_size` images, a round a target.
+        """Attacks one batch of at most `batch_size` images, with one round per target.
 
-        Each round starts afresh, on the images that still stand.
+        Each round restarts the attack on the images not yet broken.
 
         Args:
-          attack: what to run.
+          attack: the attack to run.
           images: x in [0, 1].
           labels: y.
-          targets: the classes to reach, one after another; a single column for attacks that are
-            not targeted.
-          keys: one key an image.
+          targets: the target classes in order; a single column for untargeted attacks.
+          keys: one key per image.
         """
         count = len(images)
         outcome = Outcome(images.copy(), np.zeros(count, bool), np.zeros(count, bool))
@@ -236,8 +235,8 @@ class Engine:
             state = self._advance(attack, problem, state, first, last)
             if first == 0:
                 outcome.flat[rows] |= np.asarray(state.flat)[: len(rows)]
-            # Images that have ended may still be in the batch, moving on. What was recorded of
-            # them stays, for it must not depend on who else was in the batch.
+            # Finished images may stay in the batch and keep changing. Record an image only once,
+            # so that its result does not depend on the rest of the batch.
             is_done = np.asarray(state.done)[: len(rows)] | (last == attack.num_steps)
             is_new = is_done & is_left
             if is_new.any():
@@ -295,7 +294,7 @@ class Engine:
         shared: tuple[bool, ...],
         donate: tuple[int, ...] = (),
     ) -> Callable[..., Any]:
-        """Compiles a function of a batch for all devices, each with its share of the images."""
+        """Compiles a function of a batch, with the images sharded over all devices."""
         specs = tuple(PartitionSpec("images") if split else PartitionSpec() for split in shared)
         mapped = jax.shard_map(
             function,
@@ -330,7 +329,7 @@ class Engine:
         return jax.device_put(self._padded(rows), self._shared)
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
-        """Repeats the first row up to the next batch size; the copies are never looked at."""
+        """Pads to the next batch size with copies of the first row, which are ignored."""
         padding = np.repeat(rows[:1], self._size(len(rows)) - len(rows), axis=0)
         return np.concatenate([rows, padding])
 

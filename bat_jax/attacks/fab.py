@@ -19,16 +19,16 @@ from bat_jax.attacks.geometry import Norm, over_pixels
 from bat_jax.keys import GivenKey
 
 _PIXELS = (1, 2, 3)
-# Newton's method below takes two to five steps; this only bounds what rounding could do.
+# Newton's method below takes two to five steps; this is only a guard against rounding.
 _MOST_NEWTON_STEPS = 100
 
 
 class FabState(NamedTuple):
-    """Where FAB stands.
+    """The state of FAB.
 
     Attributes:
-      adversarial: the misclassified image nearest to x0 met within epsilon, else x0.
-      found: whether there is one.
+      adversarial: the nearest misclassified image to x0 found within epsilon, else x0.
+      found: whether such an image was found.
       flat: whether the first gradient was zero in every pixel.
       x: the iterate.
       distance: of `adversarial` to x0, infinite unless found.
@@ -42,13 +42,13 @@ class FabState(NamedTuple):
 
     @property
     def done(self) -> Bool[Array, " batch"]:
-        """Whether there is nothing more to find."""
+        """Whether the attack has ended for the image."""
         return self.found
 
 
 @dataclasses.dataclass(frozen=True)
 class FabTargeted:
-    """FAB-T as the engine runs it, for one target class t an image.
+    """FAB-T for the engine, with one target class t per image.
 
     With w = grad(z_t - z_y) at x and b = w.x - (z_t - z_y), the linearised boundary is
     {v : w.v = b}; d and d0 are the shortest steps to it in [0, 1] from x and from the original x0.
@@ -56,15 +56,15 @@ class FabTargeted:
         alpha = min(||d|| / (||d|| + ||d0||), alpha_max)
         x <- clip((1 - alpha) (x + eta d) + alpha (x0 + eta d0))
 
-    and where that is misclassified x <- x0 + beta (x - x0), to look closer to x0.
+    and where that is misclassified x <- x0 + beta (x - x0), to search closer to x0.
 
     Attributes:
       epsilon: radius within which a misclassified image counts.
       norm: `linf` or `l2`; of the ball and of the steps.
-      num_iterations: number of moves.
+      num_iterations: number of iterations.
       alpha_max: largest bias towards x0.
-      eta: by how much to overshoot the boundary.
-      beta: how far to go back.
+      eta: overshoot factor beyond the boundary.
+      beta: factor of the step back towards x0.
     """
 
     epsilon: float
@@ -77,17 +77,17 @@ class FabTargeted:
 
     @property
     def purpose(self) -> Purpose:
-        """Whose draws these are; FAB-T draws nothing."""
+        """The purpose of the random draws; FAB-T draws nothing."""
         return Purpose.FAB_TARGETED
 
     @property
     def min_classes(self) -> int:
-        """Any model has enough."""
+        """Two: every model has enough classes."""
         return 2
 
     @property
     def num_steps(self) -> int:
-        """A step an iteration."""
+        """One step per iteration."""
         return self.num_iterations
 
     def begin(self, problem: Problem) -> FabState:
@@ -134,22 +134,22 @@ class FabTargeted:
 
 
 def shortest_steps(x: Images, w: Images, residuals: Float[Array, " batch"], norm: Norm) -> Images:
-    """Returns the shortest d with w.(x + d) = b and 0 <= x + d <= 1, an image.
+    """Returns the shortest d with w.(x + d) = b and 0 <= x + d <= 1, per image.
 
-    With w and r = w.x - b made such that r >= 0 by flipping both signs, and the room
+    With the signs of w and r = w.x - b flipped such that r >= 0, and the room
     c_i = x_i where w_i > 0, else 1 - x_i,
 
         d_i = -sign(w_i) min(lambda s_i, c_i),   s_i = 1 for Linf, |w_i| for L2,
 
-    where lambda solves sum_i |w_i| min(lambda s_i, c_i) = r; if none does, d_i takes all its room.
-    The sum is concave and piecewise linear in lambda, so Newton's method from 0 climbs to the
-    root without passing it, and is there once it has reached the root's piece.
+    where lambda solves sum_i |w_i| min(lambda s_i, c_i) = r; without a solution, d_i uses all room.
+    The sum is concave and piecewise linear in lambda, so Newton's method from 0 approaches the root
+    without overshooting, and is exact once it reaches the root's piece.
 
     Args:
       x: points of [0, 1], shape `[batch, height, width, channels]`.
       w: normals, same shape.
       residuals: r = w.x - b, shape `[batch]`.
-      norm: in which d is shortest, `linf` or `l2`.
+      norm: the norm of d, `linf` or `l2`.
     """
     w = w * over_pixels(jnp.where(residuals < 0, -1.0, 1.0))
     r = jnp.abs(residuals)
@@ -164,7 +164,7 @@ def shortest_steps(x: Images, w: Images, residuals: Float[Array, " batch"], norm
         value = geometry.pixel_sum(weight * jnp.minimum(taken, room))
         slope = geometry.pixel_sum(jnp.where(is_free, weight * speed, 0.0))
         rise = jnp.where(slope > 0, (r - value) / jnp.where(slope > 0, slope, 1.0), 0.0)
-        # A rise that rounding makes negative, or too small to matter, is the end.
+        # Stop at a rise that is negative by rounding, or negligible.
         has_moved = rise > 1e-6 * root
         return jnp.where(has_moved, root + rise, root), has_moved, count + 1
 
@@ -189,18 +189,18 @@ def fab_targeted(
     batch_size: int = 256,
     loop: Loop | None = None,
 ) -> Images:
-    """Returns misclassified images within epsilon found by FAB-T, the original where it finds none.
+    """Returns the misclassified images within epsilon that FAB-T finds, else the originals.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function.
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
-      key: one key, or one an image; the attack draws nothing, so any will do.
+      key: a single key, or one key per image; unused, because the attack draws nothing.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
       norm: `linf` or `l2`.
-      num_iterations: moves a target.
-      num_targets: how many classes to try, from the second largest clean logit down; fewer when
-        there are fewer classes.
+      num_iterations: iterations per target.
+      num_targets: how many classes to try, from the second largest clean logit down, at most all
+        wrong classes.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.
 

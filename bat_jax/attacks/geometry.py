@@ -15,23 +15,23 @@ _AXES = (1, 2, 3)
 
 
 def pixel_sum(values: Images) -> Float[Array, " batch"]:
-    """Returns the sum over pixels and channels, an image.
+    """Returns the sum over pixels and channels, per image.
 
-    As a matrix product, for the CPU back end adds one number at a time when it reduces rows.
+    Computed as a matrix product: the CPU back end's row reductions are not vectorised.
     """
     rows = values.reshape(len(values), -1)
     return jnp.matmul(rows, jnp.ones(rows.shape[1], rows.dtype), precision="highest")
 
 
 def length(offsets: Images, norm: Norm) -> Float[Array, " batch"]:
-    """Returns max|d| for Linf and ||d||_2 for L2, an image."""
+    """Returns max|d| for Linf and ||d||_2 for L2, per image."""
     if norm == "linf":
         return jnp.max(jnp.abs(offsets), axis=_AXES)
     return jnp.sqrt(pixel_sum(offsets**2))
 
 
 def over_pixels(values: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]:
-    """Returns one value an image in the shape that combines with images."""
+    """Reshapes per-image values to broadcast over pixels."""
     return values[:, None, None, None]
 
 
@@ -45,14 +45,14 @@ def steepest(gradient: Images, norm: Norm) -> Images:
     """Returns the ascent direction of length 1: sign(g) for Linf, g / ||g||_2 for L2."""
     if norm == "linf":
         return jnp.sign(gradient)
-    # Squares of small gradients underflow in float32: scale the largest entry to 1 before.
+    # Squares of small gradients underflow in float32: first scale the largest entry to 1.
     return scaled_to(scaled_to(gradient, 1.0, "linf"), 1.0, "l2")
 
 
 def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, norm: Norm) -> Images:
     """Returns x + epsilon t / ||t||, t ~ U(-1, 1) for Linf and N(0, 1) for L2, clipped to [0, 1].
 
-    Every image has its own key, so that its start does not depend on the rest of its batch.
+    Every image has its own key, so that its start does not depend on the rest of the batch.
     """
     shape = images.shape[1:]
     if norm == "linf":
@@ -63,9 +63,9 @@ def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, nor
 
 
 def project(x: Images, center: Images, epsilon: float, norm: Norm) -> Images:
-    """Returns the point of the epsilon-ball around `center`, then of [0, 1], nearest to x.
+    """Projects x onto the epsilon-ball around `center`, then onto [0, 1].
 
-    The center lies in [0, 1], so clipping to the box moves no point away from it.
+    The center is in [0, 1], so clipping to the box moves no point out of the ball.
     """
     if norm == "linf":
         x = jnp.clip(x, center - epsilon, center + epsilon)
@@ -81,7 +81,7 @@ def within(
 ) -> Bool[np.ndarray, " batch"]:
     """Returns whether ||x' - x|| <= epsilon up to float32 rounding, and x' in [0, 1].
 
-    It is computed in float64 on the host, away from the arithmetic that made x'.
+    Computed in float64 on the host, independently of the arithmetic that produced x'.
     """
     offsets = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
     order = np.inf if norm == "linf" else 2

@@ -1,4 +1,4 @@
-"""What attacks maximise, or bring below zero, an image.
+"""Per-image losses that attacks maximise, and margins that they drive below zero.
 
 Source: Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
 Parameter-free Attacks, arXiv:2003.01690 (DLR); Andriushchenko et al., arXiv:1912.00049 (margin).
@@ -18,10 +18,10 @@ from bat_jax.attacks.classifier import Labels, Logits
 from bat_jax.errors import UserError
 
 PerImage = Float[Array, " batch"]
-# Class probabilities, where an image has more than one label.
+# Class probabilities, for images with more than one label.
 SoftLabels = Float[Array, "batch classes"]
 LossName = Literal["cross_entropy", "kl", "margin"]
-# A callable takes logits and labels, or logits and soft labels where the attack is given some.
+# A callable takes logits and labels, or logits and soft labels if the attack receives them.
 Loss = LossName | Callable[..., PerImage]
 NAMES: tuple[LossName, ...] = get_args(LossName)
 
@@ -34,18 +34,18 @@ def value(
     soft_labels: SoftLabels | None,
     reference_logits: Logits | None,
 ) -> PerImage:
-    """Returns what PGD maximises, for a loss given by name or as a function.
+    """Returns the loss that PGD maximises, given by name or as a function.
 
     Args:
       loss: `cross_entropy`; `margin`, max_{k != y} z_k - z_y; `kl`, KL(p(x) || p(x')); or any
-        function of logits and labels to one value an image.
+        function from logits and labels to one value per image.
       logits: z(x').
       labels: y.
-      soft_labels: class probabilities that take the place of y in `cross_entropy` and functions.
+      soft_labels: class probabilities that replace y in `cross_entropy` and functions.
       reference_logits: z(x), for `kl`.
 
     Raises:
-      UserError: a function returns anything but one value an image.
+      UserError: a function returns anything but one value per image.
     """
     if loss == "kl":
         assert reference_logits is not None
@@ -73,7 +73,7 @@ def margin(logits: Logits, labels: Labels) -> PerImage:
 
 
 def cross_entropy(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
-    """Returns -log p_y; the targets play no part."""
+    """Returns -log p_y; ignores the targets."""
     del targets
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
@@ -81,8 +81,8 @@ def cross_entropy(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
 def dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
     """Returns the difference-of-logits ratio, -(z_y - max_{k != y} z_k) / (z_(1) - z_(3)).
 
-    It is invariant to shifts and rescalings of the logits. It needs three classes; the targets
-    play no part.
+    It is invariant to shifts and rescalings of the logits, and needs three classes. It ignores the
+    targets.
     """
     del targets
     largest = jax.lax.top_k(logits, 3)[0]
@@ -98,7 +98,7 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
 
 
 def logit_of(logits: Logits, classes: Labels) -> PerImage:
-    """Returns one logit an image."""
+    """Returns one logit per image."""
     return jnp.sum(jnp.where(_is_class(logits, classes), logits, 0.0), axis=-1)
 
 
@@ -107,5 +107,5 @@ def _strongest_other(logits: Logits, labels: Labels) -> PerImage:
 
 
 def _is_class(logits: Logits, classes: Labels) -> Array:
-    # A comparison rather than an index: no gather whose gradient would be a scatter.
+    # A comparison rather than an index, which avoids a gather and, in the gradient, a scatter.
     return jnp.arange(logits.shape[-1])[None, :] == classes[:, None]

@@ -26,7 +26,7 @@ from bat_jax.keys import GivenKey
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PgdSettings:
-    """What PGD does, whatever the model and the images.
+    """The settings of PGD, independent of the model and the images.
 
     Attributes:
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
@@ -37,9 +37,9 @@ class PgdSettings:
         function `(logits, labels) -> loss per image`, which the attack maximises.
       random_start: start from a uniformly random point of the ball rather than from x.
       gaussian_start: if above 0, start from x + gaussian_start * N(0, 1) instead, as TRADES does.
-      restarts: how many attacks to run. More than one costs a forward pass each beside its steps.
-      unroll: whether to write the steps out instead of looping; None is as suits the default back
-        end: only on CPU, which runs convolutions inside a loop on a single thread.
+      restarts: how many attacks to run. With more than one, each costs an extra forward pass.
+      unroll: whether to unroll the steps instead of looping; None unrolls only on CPU, whose back
+        end runs convolutions inside a loop on a single thread.
 
     Raises:
       UserError: an unknown norm or loss, or a number out of range.
@@ -72,15 +72,15 @@ class PgdSettings:
 
 
 class Trajectory(NamedTuple):
-    """Where an attack ended and what it met on the way.
+    """The result of an attack, with statistics of its iterates.
 
     Attributes:
       images: the adversarial images x'_K.
       robust_steps: per image, after how many of the first K - 1 steps it was classified correctly.
-        Whether x'_K is, the attack has not looked: who forwards x'_K to train on it knows, and
-        adds it, at no cost.
-      lost_gradient: per image, whether a gradient was not finite in some pixel, which then stayed
-        as it was.
+        The attack does not evaluate x'_K; a caller that forwards x'_K for training can add that
+        step at no cost.
+      lost_gradient: per image, whether a gradient was non-finite in some pixel, which was then left
+        unchanged.
     """
 
     images: Images
@@ -110,17 +110,16 @@ def pgd(
 
         x' <- clip(project(x' + step_size * direction(grad_x' L)), 0, 1),   K = num_steps times
 
-    The direction is sign(g) for Linf and g / ||g||_2 for L2. Pixels whose gradient is not finite
-    stay as they are. Of several restarts each image keeps its own best: a misclassified one before
-    any other, then the one of the largest loss.
+    The direction is sign(g) for Linf and g / ||g||_2 for L2. Pixels with a non-finite gradient are
+    left unchanged. With several restarts, each image keeps its best result: misclassified results
+    first, then the largest loss.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits `[batch, classes]`; any JAX function. The gradient
-        is taken with respect to the images alone.
+        is taken with respect to the images only.
       images: x, shape `[batch, height, width, channels]`, in [0, 1].
       labels: class indices, shape `[batch]`.
-      key: one key, or one an image when the draws are to belong to the image rather than to its
-        place in the batch.
+      key: a single key, or one key per image to make draws independent of the batch position.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
       step_size: length of a step, same units.
       num_steps: K.
@@ -129,12 +128,12 @@ def pgd(
         function `(logits, labels) -> loss per image`.
       random_start: start from a uniformly random point of the ball rather than from x.
       gaussian_start: if above 0, start from x + gaussian_start * N(0, 1) instead, as TRADES does.
-      restarts: how many attacks to run. More than one costs a forward pass each beside its steps.
+      restarts: how many attacks to run. With more than one, each costs an extra forward pass.
       reference_logits: z(x) for the loss `kl`; computed with `logits_fn` when absent.
-      targets: class probabilities, shape `[batch, classes]`, that take the place of the labels in
-        `cross_entropy` and in a function. Whether an image is misclassified, its label decides.
-      unroll: whether to write the steps out instead of looping. By default only on CPU, whose
-        back end runs convolutions inside a loop on a single thread.
+      targets: class probabilities, shape `[batch, classes]`, that replace the labels in
+        `cross_entropy` and in a function. Misclassification is still judged by the labels.
+      unroll: whether to unroll the steps instead of looping. Defaults to only on CPU, whose back
+        end runs convolutions inside a loop on a single thread.
 
     Raises:
       UserError: an unknown norm or loss, a number out of range, or, outside `jax.jit`, images,
@@ -175,16 +174,16 @@ def pgd_trajectory(
 ) -> Trajectory:
     """Like `pgd`; also counts the steps each image withstood, for GAIRAT.
 
-    Of several restarts the count is that of the one whose images are returned.
+    With several restarts, the count is that of the returned images.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits `[batch, classes]`; any JAX function.
       images: x, shape `[batch, height, width, channels]`, in [0, 1].
       labels: class indices, shape `[batch]`.
-      key: one key, or one an image.
-      settings: what to do.
+      key: a single key, or one key per image.
+      settings: the settings of the attack.
       reference_logits: z(x) for the loss `kl`; computed with `logits_fn` when absent.
-      targets: class probabilities in the place of the labels, shape `[batch, classes]`.
+      targets: class probabilities that replace the labels, shape `[batch, classes]`.
 
     Raises:
       UserError: outside `jax.jit`, images, labels or logits that are not as described.
@@ -222,12 +221,12 @@ class _Problem(NamedTuple):
         )
 
 
-# A trajectory, whether it ended misclassified, and its loss, an image.
+# A trajectory and, per image, whether it ended misclassified and its loss.
 _Best = tuple[Trajectory, Bool[Array, " batch"], Float[Array, " batch"]]
 
 
 def _check(logits_fn: LogitsFn, given_images: GivenImages, given_labels: GivenLabels) -> None:
-    """Refuses what AutoAttack refuses, as far as the values are known: not while tracing."""
+    """Applies AutoAttack's checks where values are known, that is, outside of tracing."""
     images, labels = checks.if_concrete(given_images), checks.if_concrete(given_labels)
     if images is not None:
         checks.image_values(images)
@@ -254,11 +253,11 @@ def _attack(
     def step(carry: Trajectory, number: Int[Array, ""]) -> tuple[Trajectory, None]:
         x, withstood, lost = carry
         gradient, is_correct = jax.grad(objective, has_aux=True)(x)
-        # A model that is not finite here may be so elsewhere: such a pixel stays, the rest moves.
+        # The model may be finite elsewhere: leave non-finite pixels in place, move the others.
         is_finite = jnp.isfinite(gradient)
         lost |= ~jnp.all(is_finite, axis=(1, 2, 3))
         gradient = jnp.where(is_finite, gradient, 0.0)
-        # Step 0 meets the start, which no step has led to: it is not counted.
+        # Step 0 evaluates the start, before any step: it does not count.
         withstood = withstood + (is_correct & (number > 0)).astype(withstood.dtype)
         moved = x + settings.step_size * _direction(gradient, settings.norm)
         x = project(moved, images, settings.epsilon, settings.norm)
@@ -287,7 +286,7 @@ def _best_of_restarts(
     def judge(adversarial: Images) -> tuple[Bool[Array, " batch"], Float[Array, " batch"]]:
         logits = problem.logits_fn(adversarial)
         value = problem.loss(settings.loss, logits)
-        # A non-finite loss is neither larger nor smaller than another: it is kept, not compared.
+        # NaN compares with nothing, so treat it as the largest loss.
         return ~correct(logits, problem.labels), jnp.where(jnp.isnan(value), jnp.inf, value)
 
     def restart(best: _Best, number: Int[Array, ""]) -> tuple[_Best, None]:
@@ -313,14 +312,14 @@ def _best_of_restarts(
 
 
 def _unrolls(settings: PgdSettings) -> bool:
-    """Returns whether to write steps out rather than loop."""
+    """Returns whether to unroll steps rather than loop."""
     return programs.is_cpu_style() if settings.unroll is None else settings.unroll
 
 
 def _direction(gradient: Images, norm: Norm) -> Images:
     if norm == "linf":
         return jnp.sign(gradient)
-    # Squares of small gradients underflow in float32: scale the largest entry to 1 before.
+    # Squares of small gradients underflow in float32: first scale the largest entry to 1.
     largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
     scaled = gradient / jnp.where(largest > 0, largest, 1.0)
     length = jnp.sqrt(jnp.sum(scaled**2, axis=(1, 2, 3), keepdims=True))

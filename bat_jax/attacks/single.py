@@ -1,4 +1,4 @@
-"""One attack alone, over any number of images."""
+"""Runs a single attack on any number of images."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ def run(
 ) -> Images:
     """Returns the adversarial images of one attack; arguments as in the attacks' own functions.
 
-    With `num_targets` above 0 the attack is run for that many of the highest wrong classes.
+    With `num_targets` above 0, attacks towards that many of the highest-scoring wrong classes.
     """
     host_images, host_labels = checks.inputs(images, labels, batch_size)
     checks.radius(attack.epsilon, attack.norm)
@@ -48,7 +48,7 @@ def strongest(
     logits: Float[np.ndarray, "images classes"], count: int
 ) -> Int[np.ndarray, "images targets"]:
     """Returns the classes of the 2nd to (count + 1)-th largest logit, or as many as there are."""
-    # A NaN counts as the smallest logit; its image is broken whatever the order.
+    # NaN counts as the smallest logit; such an image is broken in any case.
     ranked = np.where(np.isnan(logits), -np.inf, logits)
     order = np.argsort(-ranked, axis=1, kind="stable")
     return order[:, 1 : count + 1].astype(np.int32)

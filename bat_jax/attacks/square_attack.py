@@ -1,4 +1,4 @@
-"""Square: random search with square-shaped updates; looks at logits alone, never at gradients.
+"""Square: random search with square-shaped updates, using logits but no gradients.
 
 Source: Andriushchenko, Croce, Flammarion & Hein, Square Attack: a Query-Efficient Black-Box
 Adversarial Attack via Random Search, arXiv:1912.00049, algorithms 1 to 3.
@@ -23,24 +23,24 @@ from bat_jax.keys import GivenKey
 
 # After how many queries the fraction p of pixels that a square covers is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
-# How many queries to look through for one that changes something.
+# How many queries to search for one that changes the image.
 _LOOK_AHEAD = 3
-# The L2 attack begins with a grid of this many tiles a side.
+# The L2 attack starts from a grid with this many tiles per side.
 _TILES = 5
 
 Pixels = Float[Array, "height width channels"]
 
 
 class SquareState(NamedTuple):
-    """Where Square stands.
+    """The state of Square.
 
     Attributes:
-      adversarial: the image of the smallest margin so far.
+      adversarial: the image with the smallest margin so far.
       found: whether it is misclassified.
       flat: always false; there is no gradient.
       margin: its z_y - max_{k != y} z_k, infinite before the first query.
       query: the number of the next query.
-      done: whether it is misclassified or there is no query left.
+      done: whether it is misclassified or no queries are left.
     """
 
     adversarial: Images
@@ -53,23 +53,24 @@ class SquareState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Square:
-    """Square as the engine runs it.
+    """Square for the engine.
 
-    A query changes a square window of side s = round(sqrt(p h w)) at a random place, and stays if
-    the margin z_y - max_{k != y} z_k falls or is not above 0. Misclassified images are left alone.
+    A query changes a square window of side s = round(sqrt(p h w)) at a random position, and is
+    accepted if the margin z_y - max_{k != y} z_k falls or is not above 0. Misclassified images are
+    left unchanged.
 
-    Linf: the start is vertical stripes of +-epsilon, one sign a channel and column; a window is
-    shifted by +-2 epsilon, one sign a channel, and clipped to the ball and to [0, 1].
+    Linf: the start is vertical stripes of +-epsilon, one sign per channel and column; a window is
+    shifted by +-2 epsilon, one sign per channel, and clipped to the ball and to [0, 1].
     L2: see `_l2_start` and `_l2_query`.
 
-    A Linf window that already has its signs changes nothing (a fifth to a quarter of the queries
-    on gray images). The model is not asked about such a query again, though it counts as one: so a
-    step is the next query that changes something, and images differ in their query numbers.
+    A Linf window that already has its signs changes nothing (a fifth to a quarter of the queries on
+    gray images). Such a query counts, but the model is not evaluated: a step is the next query that
+    changes the image, so images differ in their query numbers.
 
     Attributes:
       epsilon: radius of the ball.
       norm: `linf` or `l2`.
-      num_queries: forward passes an image, after that of the start.
+      num_queries: forward passes per image, after that of the start.
       p: fraction of the pixels that the first windows cover.
     """
 
@@ -81,21 +82,21 @@ class Square:
 
     @property
     def purpose(self) -> Purpose:
-        """Whose draws these are."""
+        """The purpose of the random draws."""
         return Purpose.SQUARE
 
     @property
     def min_classes(self) -> int:
-        """Any model has enough."""
+        """Two: every model has enough classes."""
         return 2
 
     @property
     def num_steps(self) -> int:
-        """One more than the queries: the start is looked at too."""
+        """One more than the queries: the start is evaluated too."""
         return self.num_queries + 1
 
     def begin(self, problem: Problem) -> SquareState:
-        """Returns the stripes or tiles, which nothing is known of yet."""
+        """Returns the state at the stripes or tiles, before any evaluation."""
         start = _linf_start if self.norm == "linf" else _l2_start
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(problem.keys)
         images = jax.vmap(functools.partial(start, epsilon=self.epsilon))(problem.images, keys)
@@ -106,7 +107,7 @@ class Square:
     def step(
         self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: SquareState
     ) -> SquareState:
-        """Looks at the start if `number` is 0, else at the best image with one window changed."""
+        """Evaluates the start if `number` is 0, else the best image with one window changed."""
         changed, next_query = jax.vmap(self._next_change)(
             problem.images, state.adversarial, problem.keys, state.query
         )
@@ -115,7 +116,7 @@ class Square:
         query = jnp.where(is_start, state.query, next_query)
         logits = logits_fn(candidate)
         margin = inner_losses.margin(logits, problem.labels)
-        is_wrong = ~correct(logits, problem.labels)  # Not only margin < 0: NaN, too, is wrong.
+        is_wrong = ~correct(logits, problem.labels)  # Not just margin < 0: NaN is wrong too.
         is_better = (margin < state.margin) | (margin <= 0) | is_wrong
         is_better &= ~state.done
         found = state.found | (is_wrong & ~state.done)
@@ -131,9 +132,9 @@ class Square:
     def _next_change(
         self, x: Pixels, best: Pixels, key: Key[Array, ""], query: Int[Array, ""]
     ) -> tuple[Pixels, Int[Array, ""]]:
-        """Returns the image of the next query that changes something, and the query after it.
+        """Returns the next query's image that differs from `best`, and the query after it.
 
-        It looks a few queries ahead. If none of them changes anything it returns `best` itself.
+        Looks a few queries ahead, and returns `best` if none of them changes it.
         """
         change = _linf_query if self.norm == "linf" else _l2_query
         sides = jnp.asarray(self._sides(x.shape[0], x.shape[1]))
@@ -153,13 +154,13 @@ class Square:
         return chosen, following
 
     def _sides(self, height: int, width: int) -> Int[np.ndarray, " steps"]:
-        """Returns the side of the window, per step; the first step has none."""
+        """Returns the side of the window per step; the first step has no window."""
         sides = []
         for query in range(self.num_queries):
             p = self.p / 2 ** sum(query > after for after in _HALVINGS)
             side = round(math.sqrt(p * height * width))
             if self.norm == "l2":
-                side = max(side, 3) | 1  # Odd, so that the pyramids have a middle.
+                side = max(side, 3) | 1  # Odd, so that the pyramids have a center.
                 sides.append(min(side, (min(height, width) - 1) | 1))
             else:
                 sides.append(min(max(side, 1), height, width))
@@ -182,7 +183,7 @@ def _linf_query(
 
 
 def _l2_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
-    """Returns x plus a grid of 5 x 5 pyramid pairs of random signs, of length epsilon together."""
+    """Returns x plus a 5 x 5 grid of pyramid pairs with random signs, of total length epsilon."""
     height, width, channels = x.shape
     side = max(min(height, width) // _TILES, 1)
     rows = jnp.arange(height) - (height - side * _TILES) // 2
@@ -205,7 +206,7 @@ def _l2_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
 def _l2_query(
     x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: float, side: Int[Array, ""]
 ) -> Pixels:
-    """Moves the perturbation of a second window into a first, which gets a pyramid pair.
+    """Moves the perturbation of a second window into a first, and adds a pyramid pair there.
 
     With v = best - x and windows W1 and W2, per channel i and a random sign rho:
 
@@ -242,14 +243,14 @@ def _l2_image(x: Pixels, offset: Pixels, epsilon: float) -> Pixels:
 
 
 def _unit(values: Float[Array, "height width _"]) -> Float[Array, "height width _"]:
-    """Returns every channel scaled to length 1; zeros stay zeros."""
+    """Scales every channel to length 1; zeros stay zeros."""
     return values / (jnp.sqrt(jnp.sum(values**2, axis=(0, 1), keepdims=True)) + 1e-12)
 
 
 def _window(
     x: Pixels, draws: Float[Array, "2"], side: Int[Array, ""]
 ) -> tuple[Int[Array, " height"], Int[Array, " width"], Bool[Array, "height width"]]:
-    """Returns a pixel's row and column in a random window, and whether it is inside."""
+    """Returns pixel rows and columns relative to a random window, and the window's mask."""
     height, width, _ = x.shape
     room = jnp.array([height, width]) - side
     corner = jnp.minimum((draws * (room + 1).astype(draws.dtype)).astype(jnp.int32), room)
@@ -271,7 +272,7 @@ def _pyramids(
     """Returns eta: a pyramid on one half of a square window, its negative on the other.
 
     A pyramid's value at Chebyshev distance d from its middle is the sum of 1 / k^2 for k from
-    d + 1 to side // 2 + 1. Values outside the window mean nothing.
+    d + 1 to side // 2 + 1. Values outside the window are meaningless.
 
     Args:
       rows: a pixel's row in the window.
@@ -287,7 +288,7 @@ def _pyramids(
     distance = jnp.maximum(jnp.abs(rows - middle)[:, None], jnp.abs(columns - half)[None, :])
     longest = len(rows) + len(columns)
     sums = jnp.asarray(np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, longest) ** 2)]), "f4")
-    # At a corner of the lower half the distance exceeds half of the side by rounding: no height.
+    # At a corner of the lower half, rounding makes the distance exceed side / 2: the height is 0.
     height = jnp.maximum(sums[half + 1] - sums[jnp.clip(distance, 0, longest - 1)], 0.0)
     return jnp.where(is_upper[:, None], height, -height)
 
@@ -305,17 +306,16 @@ def square(
     batch_size: int = 256,
     loop: Loop | None = None,
 ) -> Images:
-    """Returns, of the images Square has tried, those of the smallest margin.
+    """Returns the images with the smallest margin that Square finds.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function.
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
-      key: one key, or one an image when the draws are to belong to the image rather than to its
-        place among `images`.
+      key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
       norm: `linf` or `l2`.
-      num_queries: forward passes an image.
+      num_queries: forward passes per image.
       p: fraction of the pixels that the first windows cover.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.

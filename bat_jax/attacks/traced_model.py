@@ -1,4 +1,4 @@
-"""A model as a jaxpr and its constants, so that no program embeds the parameters."""
+"""A model as a jaxpr and its constants, so that programs do not embed the parameters."""
 
 import inspect
 from collections.abc import Callable
@@ -16,18 +16,18 @@ _JITTED = type(jax.jit(lambda: 0))
 
 
 class TracedModel:
-    """A logits function taken apart into its program and the arrays it closes over.
+    """A logits function split into its program and the arrays it closes over.
 
-    A closed-over array becomes a constant of every program that calls the function, one copy for
-    each attack and batch size, in memory and in the compiler's input. Here it becomes an argument.
+    Otherwise every program that calls the function would embed the closed-over arrays as constants,
+    with one copy per attack and batch size. Here they are arguments.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits.
-      place: puts an array where the programs run.
+      place: puts an array on the devices of the programs.
     """
 
     def __init__(self, logits_fn: LogitsFn, place: Callable[[Any], Any]) -> None:
-        # Constants inside a jitted function are out of reach: the function it wraps is not.
+        # Constants of a jitted function are inaccessible, so unwrap it.
         self._logits_fn = (
             inspect.unwrap(logits_fn, stop=lambda f: not isinstance(f, _JITTED))
             if isinstance(logits_fn, _JITTED)
@@ -35,11 +35,11 @@ class TracedModel:
         )
         self._place = place
         self._traces: dict[tuple[int, ...], ClosedJaxpr] = {}
-        # The original is kept beside its copy: an id is unique only while its object lives.
+        # Keeps the original alive, because ids are unique only among live objects.
         self._placed: dict[int, tuple[Any, Any]] = {}
 
     def constants(self, shape: tuple[int, ...]) -> list[Any]:
-        """Returns the arrays the model closes over, one copy whatever the batch size."""
+        """Returns the arrays the model closes over, with one copy for all batch sizes."""
         placed = []
         for constant in self._trace(shape).consts:
             if id(constant) not in self._placed:
@@ -48,7 +48,7 @@ class TracedModel:
         return placed
 
     def bound(self, shape: tuple[int, ...], constants: list[Any]) -> LogitsFn:
-        """Returns the logits function of images of one shape, its constants given."""
+        """Returns the logits function for images of one shape, with the given constants."""
         call = jaxpr_as_fun(ClosedJaxpr(self._trace(shape).jaxpr, constants))
 
         def logits_fn(images: Images) -> Float[Array, "batch classes"]:

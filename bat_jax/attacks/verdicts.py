@@ -1,4 +1,4 @@
-"""The verdicts of a long evaluation, kept in a file after every batch and taken up again."""
+"""The verdicts of a long evaluation, saved after every batch and resumable."""
 
 import hashlib
 import json
@@ -15,21 +15,21 @@ from bat_jax.runtime import arrays
 from bat_jax.runtime.files import write_npz, written_whole
 from bat_jax.runtime.storage import AnyPath, is_remote
 
-# Values of `Verdicts.broken_by` that are no attack's number.
+# Values of `Verdicts.broken_by` other than attack numbers.
 STANDING = -1
 CLEAN_ERROR = -2
 
 
 class Verdicts:
-    """What is known of every image so far.
+    """The verdicts on all images so far.
 
     Attributes:
       broken_by: the number of the attack that broke the image, `CLEAN_ERROR` or `STANDING`.
       is_nan: whether its logits were NaN, clean or attacked.
       flat: per attack, whether a gradient was zero.
-      adversarial: x', or x where the image stands; None if they are not kept.
-      attack: number of the attack under way.
-      batches: how many of its batches are done.
+      adversarial: x', or x for robust images; None if not kept.
+      attack: the number of the current attack.
+      batches: how many batches of the current attack are done.
     """
 
     def __init__(
@@ -48,20 +48,20 @@ class Verdicts:
         self.batches = 0
 
     def left_for(self, attack: int) -> Int[np.ndarray, " rows"]:
-        """Returns the images that stood when an attack began, whatever it has found since."""
+        """Returns the images that were not broken when an attack began."""
         return np.flatnonzero((self.broken_by == STANDING) | (self.broken_by >= attack))
 
 
 class VerdictFile:
-    """A file of verdicts, written whole after every batch.
+    """A file of verdicts, written atomically after every batch.
 
-    The settings of the evaluation are kept with them, so that another one is not taken up; so are
-    the clean logits, by which another model is told. Adversarial images, if kept, are in a file
-    beside it, `<name>.adversarial.npy`, whose rows are written before their verdicts are.
+    The file also stores the settings and the clean logits, to detect another evaluation or another
+    model when resuming. Adversarial images, if kept, are in `<name>.adversarial.npy` beside it,
+    whose rows are written before their verdicts.
 
     Args:
       path: the .npz file.
-      settings: what the verdicts depend on beside the model.
+      settings: everything that the verdicts depend on besides the model.
     """
 
     def __init__(self, path: AnyPath, settings: Mapping[str, Any]) -> None:
@@ -70,11 +70,11 @@ class VerdictFile:
         self._images_path = path.with_name(f"{path.stem}.adversarial.npy")
 
     def resume(self, verdicts: Verdicts, images: HostImages) -> None:
-        """Takes up what the file holds of the same evaluation; begins the file otherwise.
+        """Resumes from an existing file, or prepares a new one.
 
         Raises:
-          UserError: the file is of another evaluation or another model, or is not one of ours; or
-            images are to be kept in a bucket.
+          UserError: the file is of another evaluation or another model, or is not a verdict file;
+            or images would be kept in a bucket.
         """
         keeps_images = verdicts.adversarial is not None
         if keeps_images and is_remote(self._path):
@@ -94,7 +94,7 @@ class VerdictFile:
             verdicts.adversarial = self._open_images(images)
 
     def write(self, verdicts: Verdicts) -> None:
-        """Writes everything known so far."""
+        """Writes all verdicts so far."""
         if isinstance(verdicts.adversarial, np.memmap):
             verdicts.adversarial.flush()
         write_npz(
@@ -142,9 +142,9 @@ class VerdictFile:
         verdicts.attack, verdicts.batches = (int(number) for number in saved["progress"])
 
     def _check(self, saved: Mapping[str, np.ndarray], verdicts: Verdicts) -> None:
-        """Refuses arrays that an evaluation of these images cannot have written."""
+        """Rejects arrays that an evaluation of these images cannot have written."""
         num_attacks = len(verdicts.flat)
-        # The array an evaluation would write, and the values it may hold.
+        # By name: an array of the expected type and shape, and the range of its values.
         layout = {
             "clean_logits": (verdicts._clean_logits, None),
             "broken_by": (verdicts.broken_by, (CLEAN_ERROR, num_attacks - 1)),
@@ -189,7 +189,7 @@ class VerdictFile:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Returns a hash of arrays, equal if and only if they are."""
+    """Returns a content hash of arrays."""
     state = hashlib.sha256()
     for array in arrays:
         state.update(f"{array.dtype}{array.shape}".encode())
