@@ -44,11 +44,11 @@ demo: $(VENV)/installed
 
 test: lint types
 	@echo "== test: everything but the tests marked slow (those: make test-slow)"
-	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2
+	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-short: $(VENV)/installed-dev
 	@echo "== test: a short part, with $$($(BIN)/python --version) and $(REQUIREMENTS)"
-	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2 $(SHORT)
+	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2 --dist loadfile $(SHORT)
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -16,8 +16,8 @@ from bat_jax.evaluation.records import STATES
 from bat_jax.interop.weights import export_weights
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
-from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.saved import read_run, read_states
+from bat_jax.training.trouble import CheckpointError
 
 
 class _Parser(argparse.ArgumentParser):

@@ -20,11 +20,11 @@ from bat_jax.parallel import AXIS
 from bat_jax.report.drawing import Axes, Figure
 from bat_jax.report.style import Chart, fitted_lines
 from bat_jax.runtime.storage import AnyPath
-from bat_jax.training.checkpoints import CheckpointError
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run, read_states
 from bat_jax.training.state import Variables
 from bat_jax.training.step import training_attack
+from bat_jax.training.trouble import CheckpointError
 
 log = logging.getLogger(__name__)
 

@@ -4,14 +4,12 @@ import contextlib
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, NamedSharding
@@ -22,26 +20,25 @@ from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import reason
 from bat_jax.runtime.storage import AnyPath, absolute, is_remote
+from bat_jax.training import trouble
+from bat_jax.training.layout import as_saved, from_saved, leaves
 from bat_jax.training.state import TrainState, fingerprint
+from bat_jax.training.trouble import (
+    DAMAGED,
+    FAILED,
+    FOREIGN,
+    MISSING,
+    WHOLE,
+    CheckpointError,
+    Trouble,
+    classified,
+    persistently,
+    unreadable,
+)
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait before retrying a failed read.
-_PAUSES = (0.1, 1.0)
-# Outcomes of reading a checkpoint, in order of severity.
-_WHOLE, _DAMAGED, _FOREIGN, _FAILED = range(4)
-# These mean that the checkpoint's files were changed; every other OSError is the system's.
-_MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-# Prefixes of TensorStore's messages when the system, not the content, is at fault.
-_STATUS = re.compile(
-    "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED"
-    "|UNAUTHENTICATED|UNAVAILABLE|UNKNOWN): "
-)
 _LISTED_DIFFERENCES = 3
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or a system error prevented reading it."""
 
 
 class Saved(NamedTuple):
@@ -49,18 +46,6 @@ class Saved(NamedTuple):
 
     state: TrainState
     seconds: float
-
-
-class _Trouble(NamedTuple):
-    """Why a checkpoint could not be read.
-
-    Attributes:
-      kind: `_DAMAGED`, `_FOREIGN` or `_FAILED`.
-      reason: the text for messages.
-    """
-
-    kind: int
-    reason: str
 
 
 def check_folder(folder: AnyPath) -> None:
@@ -137,7 +122,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_as_saved(state)),
+                    state=ocp.args.StandardSave(as_saved(state)),
                     check=ocp.args.JsonSave(
                         {"fingerprint": int(fingerprint(state)), "seconds": seconds}
                     ),
@@ -245,8 +230,8 @@ class Checkpoints:
         if self._special(step):
             return math.nan
         try:
-            content = _persistently(lambda: (item / "metrics").read_bytes(), item)
-        except _MISSING:
+            content = persistently(lambda: (item / "metrics").read_bytes(), item)
+        except MISSING:
             return math.nan if item.exists() else None
         try:
             metrics = json.loads(content)
@@ -294,40 +279,40 @@ class Checkpoints:
 
         If one process cannot read a step, none uses it: all continue from the same step.
         """
-        for pause in (*_PAUSES, None):
-            found: Saved | _Trouble | None = self._compared(step, like)
+        for pause in (*trouble.PAUSES, None):
+            found: Saved | Trouble | None = self._compared(step, like)
             kind = _agreed(found)
-            if kind == _WHOLE:
+            if kind == WHOLE:
                 found = self._restored(step, like)
                 kind = _agreed(found)
-            if kind != _FAILED or pause is None:
+            if kind != FAILED or pause is None:
                 break
             time.sleep(pause)
-        if isinstance(found, Saved) and kind == _WHOLE:
+        if isinstance(found, Saved) and kind == WHOLE:
             return found
-        if kind == _DAMAGED:
+        if kind == DAMAGED:
             return None
-        why = found.reason if isinstance(found, _Trouble) else "in another process"
+        why = found.reason if isinstance(found, Trouble) else "in another process"
         path = self._folder / str(step)
-        if kind == _FAILED:
-            raise _unreadable(path, why)
+        if kind == FAILED:
+            raise unreadable(path, why)
         raise UserError(
             f"{path}: holds a state of another structure (leaf: there, here): {why}; its run was"
             f" begun by {workdirs.begun_by(self._folder.parent)}, this is {workdirs.program()}: use"
             " that version, or train in another folder"
         )
 
-    def _compared(self, step: int, like: TrainState) -> _Trouble | None:
+    def _compared(self, step: int, like: TrainState) -> Trouble | None:
         """Returns how the structure of a stored state differs from the expected one."""
         special = self._special(step)
         if special:
-            return _Trouble(_DAMAGED, f"{special} is no plain file")
+            return Trouble(DAMAGED, f"{special} is no plain file")
         with_metadata = ocp.StandardCheckpointHandler()
         try:
             stored = with_metadata.metadata(epath.Path(self._folder) / str(step) / "state")
-            theirs, ours = _leaves(stored.tree), _leaves(_as_saved(like))
+            theirs, ours = leaves(stored.tree), leaves(as_saved(like))
         except Exception as error:
-            return _trouble(error, step)
+            return classified(error, step)
         rows = [
             f"{name}: {theirs.get(name, 'absent')}, {ours.get(name, 'absent')}"
             for name in sorted({*theirs, *ours})
@@ -337,12 +322,12 @@ class Checkpoints:
             return None
         more = len(rows) - _LISTED_DIFFERENCES
         listed = rows[:_LISTED_DIFFERENCES] + ([f"{more} more"] if more > 0 else [])
-        return _Trouble(_FOREIGN, "; ".join(listed))
+        return Trouble(FOREIGN, "; ".join(listed))
 
-    def _restored(self, step: int, like: TrainState) -> Saved | _Trouble:
+    def _restored(self, step: int, like: TrainState) -> Saved | Trouble:
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._sharding),
-            _as_saved(like),
+            as_saved(like),
         )
         try:
             restored: Any = self._manager.restore(
@@ -351,14 +336,14 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(shapes), check=ocp.args.JsonRestore()
                 ),
             )
-            state = _from_saved(restored.state, like)
+            state = from_saved(restored.state, like)
             seconds = restored.check["seconds"]
             if int(fingerprint(state)) != restored.check["fingerprint"]:
-                return _Trouble(_DAMAGED, "its fingerprint differs")
+                return Trouble(DAMAGED, "its fingerprint differs")
             if not _is_number(seconds) or seconds < 0:
-                return _Trouble(_DAMAGED, f"seconds is {seconds!r}")
+                return Trouble(DAMAGED, f"seconds is {seconds!r}")
         except Exception as error:
-            return _trouble(error, step)
+            return classified(error, step)
         return Saved(state, seconds)
 
     def _set_aside(self, steps: Sequence[int]) -> None:
@@ -400,33 +385,6 @@ class _Kept:
         return [step in kept for step in steps]
 
 
-def _as_saved(state: TrainState) -> dict[str, Any]:
-    """Returns the state as stored in checkpoints, by item name."""
-    return {
-        "step": state.step,
-        "variables": state.variables,
-        "opt_state": state.opt_state,
-        "ema": state.ema,
-        **state.memory,
-    }
-
-
-def _from_saved(tree: Mapping[str, Any], like: TrainState) -> TrainState:
-    """Inverts `_as_saved`, with the structure of `like`."""
-    fields = {name: value for name, value in tree.items() if name not in like.memory}
-    return like.replace(**fields, memory={name: tree[name] for name in like.memory})
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-    """Returns the type and shape of every leaf by its path."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -435,52 +393,9 @@ def _is_damaged(score: float | None) -> bool:
     return score is not None and math.isnan(score)
 
 
-def _agreed(found: Saved | _Trouble | None) -> int:
+def _agreed(found: Saved | Trouble | None) -> int:
     """Returns the most severe outcome among all processes."""
-    return distributed.anywhere(found.kind if isinstance(found, _Trouble) else _WHOLE)
-
-
-def _trouble(error: Exception, step: int) -> _Trouble:
-    """Classifies a read error; re-raises errors of memory and devices."""
-    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
-        raise error
-    log.debug("checkpoint %d: %s", step, error)
-    return _Trouble(_FAILED if _is_of_the_system(error) else _DAMAGED, reason(error))
-
-
-def _is_of_the_system(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and not isinstance(error, _MISSING):
-            return True
-        if _STATUS.match(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _persistently(read: Callable[[], bytes], path: AnyPath) -> bytes:
-    """Returns the result of `read`, retried after system errors.
-
-    Raises:
-      CheckpointError: every attempt failed.
-    """
-    for pause in (*_PAUSES, None):
-        try:
-            return read()
-        except _MISSING:
-            raise
-        except OSError as error:
-            if pause is None:
-                raise _unreadable(path, reason(error)) from error
-            time.sleep(pause)
-    raise AssertionError("unreachable")
-
-
-def _unreadable(path: AnyPath, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: cannot be read ({why}); nothing was changed: see to the disk or the network, and"
-        " run the same command again"
-    )
+    return distributed.anywhere(found.kind if isinstance(found, Trouble) else WHOLE)
 
 
 def _free_name(folder: Path | epath.Path, name: str) -> AnyPath:

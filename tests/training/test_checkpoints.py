@@ -19,7 +19,7 @@ from bat_jax.errors import UserError
 from bat_jax.memorization import history
 from bat_jax.parallel import make_mesh
 from bat_jax.runtime import workdir as workdirs
-from bat_jax.training import checkpoints as module
+from bat_jax.training import layout, trouble
 from bat_jax.training.checkpoints import CheckpointError, Checkpoints
 from bat_jax.training.state import TrainState
 
@@ -89,7 +89,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def run(made, tmp_path, monkeypatch):
     """A copy of it; reads that fail are tried again at once."""
-    monkeypatch.setattr(module, "_PAUSES", (0, 0))
+    monkeypatch.setattr(trouble, "PAUSES", (0, 0))
     shutil.copytree(made, tmp_path / "run")
     return tmp_path / "run"
 
@@ -341,7 +341,7 @@ def test_checkpoints_are_on_disk_as_the_whole_train_state_was(run, tmp_path):
     shapes = jax.eval_shape(lambda: saved)
     as_dict, as_state = tmp_path / "dict", tmp_path / "state"
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(as_dict, module._as_saved(saved))
+        checkpointer.save(as_dict, layout.as_saved(saved))
         checkpointer.save(as_state, former(saved))
         checkpointer.wait_until_finished()
         new, old = (json.loads((p / "_METADATA").read_text()) for p in (as_dict, as_state))
@@ -352,9 +352,9 @@ def test_checkpoints_are_on_disk_as_the_whole_train_state_was(run, tmp_path):
             ),
             shapes,
         )
-        forward = checkpointer.restore(as_state, module._as_saved(placed))
+        forward = checkpointer.restore(as_state, layout.as_saved(placed))
         backward = checkpointer.restore(as_dict, former(placed))
-    found = module._from_saved(forward, shapes)
+    found = layout.from_saved(forward, shapes)
     assert jax.tree.structure(found) == jax.tree.structure(saved)
     jax.tree.map(np.testing.assert_array_equal, found, saved)
     jax.tree.map(np.testing.assert_array_equal, backward, former(saved))
