@@ -1,4 +1,4 @@
-"""What `launch.py` can do with a config: train, evaluate again, memorize, or try the findings."""
+"""The jobs of `launch.py`: train, evaluate again, memorize, or test the findings."""
 
 from bat_jax.jobs.evaluate import evaluate_run
 from bat_jax.jobs.memorization import memorize

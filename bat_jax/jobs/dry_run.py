@@ -1,4 +1,4 @@
-"""What a run would cost, without running it."""
+"""Predicts the cost of a run without running it."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from bat_jax.training.state import number_of_parameters
 
 
 def describe(config: ConfigDict) -> str:
-    """Returns the resolved config, parameter count, FLOPs, shortest time and memory of a training.
+    """Returns the resolved config, parameter count, FLOPs, minimum time and memory of a training.
 
     Raises:
       UserError: the config, the data or the estimates are wrong.
@@ -49,7 +49,7 @@ def describe(config: ConfigDict) -> str:
 
 
 def _least_time(experiment: Experiment, step: float) -> list[str]:
-    """Returns a line with the shortest time that all steps can take, where a rate is known.
+    """Returns a line with the minimum time of all steps, if the peak rate is known.
 
     Args:
       experiment: the training.
@@ -63,7 +63,7 @@ def _least_time(experiment: Experiment, step: float) -> list[str]:
     return [
         f"training: {total / 1e12:,.4g} TFLOP, at least {_duration(total / peak)} at"
         f" {peak / 1e9:,.4g} GFLOP/s, the peak of {len(devices)} {devices[0].device_kind}"
-        " device(s); evaluation comes on top"
+        " device(s), without evaluation"
     ]
 
 

@@ -16,14 +16,14 @@ from bat_jax.training.saved import read_run, read_states
 def evaluate_run(
     config: ConfigDict, workdir: str | AnyPath | None = None
 ) -> tuple[dict[str, Any], AnyPath]:
-    """Evaluates the checkpoints of a run, and returns what results.json holds and where it is.
+    """Evaluates the checkpoints of a run; returns the content of results.json and its folder.
 
     Args:
-      config: from `configs/evaluation.py`: the run, and what to change of its own config.
-      workdir: where the results go; by default `evaluation-<norm>-<epsilon>` in the run's folder.
+      config: from `configs/evaluation.py`: the run, and the changes to its config.
+      workdir: folder of the results; defaults to `evaluation-<norm>-<epsilon>` in the run's folder.
 
     Raises:
-      UserError: there is no such run, or its data are not found or have changed.
+      UserError: there is no such run, or its data are missing or have changed.
     """
     configs.check(config)
     if config.run is None:

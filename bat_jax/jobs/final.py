@@ -27,17 +27,17 @@ from bat_jax.training.experiment import Experiment
 def evaluate(
     experiment: Experiment, states: Mapping[str, Saved], workdir: AnyPath, *, seconds: float
 ) -> dict[str, Any]:
-    """Evaluates every state and writes examples.npz, then results.json, which it returns.
+    """Evaluates every state, writes examples.npz and results.json, and returns the latter.
 
-    AutoAttack writes its verdicts to `autoattack_<step>.npz` after every batch and goes on from
-    there; each of several processes attacks its share of the images, with a file of its own. A
+    AutoAttack saves its verdicts to `autoattack_<step>.npz` after every batch and resumes from
+    there; with several processes, each attacks its share of the images and writes its own file. A
     folder with results.json is finished.
 
     Args:
-      experiment: the run; its config says how to evaluate.
+      experiment: the run; its config sets the evaluation.
       states: `best` and `last`, or one of them.
-      workdir: where the files go.
-      seconds: of training, to be recorded.
+      workdir: the folder of the files.
+      seconds: of training, to record.
     """
     config, test = experiment.config, experiment.test_images()
     groups = _groups(experiment, test)
@@ -78,7 +78,7 @@ def evaluate(
     with distributed.agreed():
         if distributed.is_main():
             write_npz(workdir / "examples.npz", examples)
-            # Last of all: a folder with results.json is a finished run.
+            # Written last: results.json marks a finished run.
             write_json(workdir / "results.json", found)
     return found
 
@@ -88,7 +88,7 @@ def _autoattack(
 ) -> tuple[Bool[np.ndarray, " images"], dict[str, Bool[np.ndarray, " images"]]]:
     """Returns which images withstand AutoAttack, and which each of its attacks broke."""
     config, processes = experiment.config, jax.process_count()
-    # AutoAttack shares images among devices in its own way, and places the variables for it.
+    # AutoAttack shards images over devices itself, and places the variables accordingly.
     variables = jax.device_get(saved.state.evaluated)
     part = "" if processes == 1 else f"_{jax.process_index() + 1}of{processes}"
     with distributed.agreed():
@@ -113,7 +113,7 @@ def _autoattack(
 
 
 def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, " rows"]]:
-    """Returns the rows of the typical and of the atypical test images, where they are known."""
+    """Returns the rows of the typical and the atypical test images, where known."""
     sets = experiment.typicality()
     if sets is None:
         return {}

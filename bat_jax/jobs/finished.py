@@ -1,4 +1,4 @@
-"""Whether a run is finished, by its results.json."""
+"""Detects finished runs by their results.json."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ log = logging.getLogger(__name__)
 def finished_results(
     path: AnyPath, read: Callable[[AnyPath], Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """Returns the content of results.json, or None for a run that is to be finished.
+    """Returns the content of results.json, or None for an unfinished run.
 
-    A damaged file is renamed, with a warning, so that the run makes its results anew.
+    A damaged file is renamed, with a warning, so that the run writes its results again.
 
     Args:
       path: of results.json.
-      read: reads it.
+      read: reads the file.
 
     Raises:
-      UserError: it is no plain file.
-      OSError: it cannot be read for a reason of the system.
+      UserError: the path is not a regular file.
+      OSError: a system error prevented reading it.
     """
     if not distributed.anywhere(path.exists()):
         return None
@@ -34,7 +34,7 @@ def finished_results(
             results = read(path)
         except ShapeError as error:
             damage = error
-    # Every process has read the file before it is renamed.
+    # Rename only after every process has read the file.
     if not distributed.anywhere(damage is not None):
         return results
     with distributed.agreed():

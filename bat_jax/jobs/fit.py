@@ -1,4 +1,4 @@
-"""Training from a program: a config, and a model and data of the caller's own."""
+"""Trains from a Python program, optionally with the caller's own model and data."""
 
 import tempfile
 from typing import Any, NamedTuple
@@ -20,10 +20,10 @@ class Fitted(NamedTuple):
     """A finished training.
 
     Attributes:
-      model: as it is evaluated, in float32.
-      best: variables of the checkpoint that the validation images chose.
-      last: variables at the end of the training.
-      results: what results.json holds: accuracies of both, each with n and a 95 % interval.
+      model: the model for evaluation, in float32.
+      best: variables of the checkpoint with the best validation accuracy.
+      last: variables at the end of training.
+      results: the content of results.json: accuracies of both, with n and 95 % intervals.
     """
 
     model: nn.Module
@@ -39,20 +39,29 @@ def fit(
     dataset: Dataset | None = None,
     workdir: str | AnyPath | None = None,
 ) -> Fitted:
-    """Trains as a config says and evaluates the best and the last state on the test set.
+    """Trains a config and evaluates the best and the last state on the test set.
 
     Args:
       config: from a config file's `get_config()`, or `bat_jax.config.default()`.
+<<<<<<< HEAD
       model: in place of the one that the config names: any Flax module with
         `__call__(images, train=False, features=False)`, from images in [0, 1] to float32 logits,
         and to `(logits, features)` where `features` is true.
       dataset: in place of the one that the config names, as `bat_jax.data.from_arrays` makes it.
       workdir: the folder of the run, which goes on where it was stopped; by default nothing is
         kept but what is returned.
+=======
+      model: replaces the one that the config names: any Flax module with
+        `__call__(images, *, train, features)`, from images in [0, 1] to float32 logits, or to
+        `(logits, features)` if `features` is true.
+      dataset: replaces the one that the config names, as from `bat_jax.data.from_arrays`.
+      workdir: the folder of the run; an interrupted run resumes. By default only the returned
+        values are kept.
+>>>>>>> 891d27b (Describe the jobs in plain English)
 
     Raises:
       UserError: the config, the model, the data or the folder are wrong.
-      NonFiniteError: training met a number that is not finite.
+      NonFiniteError: training stopped at a non-finite number.
       Interrupted: SIGTERM or SIGINT; with a workdir the state is saved.
     """
     for name, value, kind in (
@@ -68,8 +77,13 @@ def fit(
         raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
     config = config.copy_and_resolve_references()
     with config.unlocked():
+<<<<<<< HEAD
         # The run says what it was made with, if the config does not: a name from outside is kept.
         if model is not None and not outside.is_outside(config.model.name):
+=======
+        # Record the model and the data in the run's config.
+        if model is not None:
+>>>>>>> 891d27b (Describe the jobs in plain English)
             config.model.name = f"{type(model).__module__}:{type(model).__qualname__}"
         if dataset is not None and not outside.is_outside(config.data.name):
             config.data.name = dataset.name

@@ -1,4 +1,4 @@
-"""Memorization and influence estimates: trains the ensemble, and writes what it says."""
+"""Trains an ensemble and writes memorization and influence estimates."""
 
 import contextlib
 import logging
@@ -33,20 +33,20 @@ log = logging.getLogger(__name__)
 def memorize(
     config: ConfigDict, workdir: str | AnyPath, *, workers: bool = False
 ) -> dict[str, Any]:
-    """Runs a config in a folder and returns what results.json then holds.
+    """Runs a config in a folder and returns the content of results.json.
 
-    Members are saved a round at a time: a run that was stopped trains those that are missing, a
-    finished one whose `memorization.members` is raised those that are new.
+    Members are saved after every round: an interrupted run trains the missing members, and a
+    finished run trains the new ones after `memorization.members` is raised.
 
     Args:
       config: from a config file's `get_config()`.
-      workdir: the run's folder, made if it does not exist.
-      workers: whether, on CPU, each device's members are trained by a process of its own, started
-        for it: faster, for programs whose main module can be imported again.
+      workdir: the run's folder, created if it does not exist.
+      workers: whether, on CPU, to train each device's members in a separate process, which is
+        faster but requires an importable main module.
 
     Raises:
       UserError: the config, the data or the folder are wrong.
-      NonFiniteError: a member met a loss that is not finite.
+      NonFiniteError: a member's loss is not finite.
       PeerError: another process ended.
       Interrupted: SIGTERM or SIGINT; finished rounds are saved.
     """
@@ -76,7 +76,7 @@ def memorize(
 
 
 def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
-    """Writes memorization.npz, then results.json: what it said of fewer members goes before."""
+    """Writes memorization.npz, then results.json, after removing results of fewer members."""
     settings, path = experiment.config.memorization, workdir / "results.json"
     path.unlink(missing_ok=True)
     found, halves = estimated(experiment, store, settings.members, influence=settings.influence)
@@ -96,7 +96,7 @@ def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
 def _train_members(
     experiment: Experiment, store: Store, missing: np.ndarray, *, workers: bool
 ) -> None:
-    """Trains the members that are missing, a round after another."""
+    """Trains the missing members in rounds."""
     if not len(missing):
         return
     total = experiment.config.memorization.members
@@ -130,7 +130,7 @@ def _train_members(
 def _ensemble(
     experiment: Experiment, *, members: int, workers: bool
 ) -> Iterator[Ensemble | Workers]:
-    """Gives what trains the members, in this process or in some of its own."""
+    """Yields the trainer of the members, in this process or in worker processes."""
     devices = experiment.mesh.size
     is_shared = workers and backend.devices_share_threads() and jax.process_count() == 1
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
-"""What a training step would cost on a TPU slice, compiled for it without having one.
+"""Predicts the cost of a training step on a TPU slice, by ahead-of-time compilation.
 
-XLA's TPU compiler runs on any machine: it gives the memory that a chip needs and every collective.
-The time is a prediction by a roofline, never a measurement. The compiler, libtpu, is installed in
-an environment of its own (requirements-tpu.txt): where it is, plain runs look for TPUs in vain.
+XLA's TPU compiler runs on any machine; it reports the memory per chip and all collectives. The time
+is a roofline prediction, not a measurement. Install the compiler, libtpu, in a separate environment
+(requirements-tpu.txt): with it, ordinary runs would search for TPUs.
 """
 
 import collections
@@ -26,23 +26,23 @@ from bat_jax.training.experiment import Experiment, build
 from bat_jax.training.flops import forward_flops, lowered_step
 from bat_jax.training.state import number_of_parameters
 
-# Of a chip's peak rates, what a well-fed program reaches: assumptions, not measurements.
+# Assumed, not measured: the fractions of a chip's peak rates that a good program reaches.
 _MATRIX_EFFICIENCY = 0.4
 _BANDWIDTH_EFFICIENCY = 0.7
 _COLLECTIVE_SECONDS = 10e-6
-# Of a chip's memory, what an ensemble may take.
+# The fraction of a chip's memory available to an ensemble.
 _MEMORY_PART = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What Google Cloud's documentation states of one chip.
+    """The specification of one chip, from Google Cloud's documentation.
 
     Attributes:
-      flops: bfloat16 operations a second.
+      flops: bfloat16 operations per second.
       memory: bytes.
-      bandwidth: of the memory, bytes a second.
-      interconnect: of all links to other chips together, bytes a second.
+      bandwidth: of the memory, bytes per second.
+      interconnect: total bandwidth of all links to other chips, bytes per second.
     """
 
     flops: float
@@ -58,7 +58,7 @@ CHIPS = {
     "v6e": Chip(918e12, 32 * 2**30, 1640e9, 448e9),
 }
 
-# Image shape, classes, training and test images: enough to compile for data that are not here.
+# Image shape, classes, training and test images: enough to compile without the data.
 _SHAPES = {
     "digits": ((8, 8, 1), 10, 1348, 449),
     "fashion_mnist": ((28, 28, 1), 10, 60_000, 10_000),
@@ -77,8 +77,8 @@ class Collective:
 
     Attributes:
       kind: such as `all-reduce`.
-      size: bytes of its result, on a chip.
-      in_loop: whether it is in a loop's body, the attack's, and so runs once an attack step.
+      size: bytes of its result, per chip.
+      in_loop: whether it is in the body of the attack's loop and runs once per attack step.
     """
 
     kind: str
@@ -88,13 +88,13 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one step takes on one chip, the attack's loop counted as often as it runs.
+    """The cost of one step on one chip, with every iteration of the attack's loop counted.
 
     Attributes:
       flops: floating-point operations.
       traffic: bytes to and from the chip's memory.
-      memory: bytes that are held while it runs.
-      collectives: in the order of the program.
+      memory: bytes allocated while it runs.
+      collectives: in program order.
     """
 
     flops: float
@@ -107,7 +107,7 @@ class Cost:
         talk = 0.0
         for collective in self.collectives if chips > 1 else ():
             times = num_steps if collective.in_loop else 1
-            # A ring sends what it reduces twice, less one part.
+            # A ring all-reduce sends its operand twice, minus one part.
             passes = 2 if collective.kind == "all-reduce" else 1
             sent = passes * collective.size * (chips - 1) / chips
             talk += times * (sent / chip.interconnect + _COLLECTIVE_SECONDS)
@@ -119,14 +119,14 @@ class Cost:
 
 
 def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
-    """Compiles the training step of a config for a slice, and tells whether it fits.
+    """Compiles the training step of a config for a slice, and reports whether it fits.
 
     Args:
       config: the whole config.
       topology: such as `v5e:16x16`.
 
     Returns:
-      What to print, and whether a chip's memory holds the step.
+      The text to print, and whether the step fits in a chip's memory.
 
     Raises:
       UserError: the topology or a field of the config is not known, or libtpu is not installed.
@@ -153,7 +153,7 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
         return "\n".join([*lines, f"does not fit: {reason}"]), False
     fits = cost.memory <= chip.memory
     products, traffic, talk = cost.seconds(chip, chips, steps)
-    # Products and traffic overlap; collectives are taken not to.
+    # Products and traffic overlap; collectives are assumed not to.
     seconds = max(products, traffic) + talk
     lines += [
         f"memory, a chip: {cost.memory / 2**20:,.1f} MiB,"
@@ -178,16 +178,16 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
 
 
 def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
-    """Finds how many members of an ensemble a chip of a slice holds, by compiling for it.
+    """Compiles for a slice to find how many members of an ensemble fit on a chip.
 
-    Members do not speak to one another: one chip tells for all.
+    Members do not communicate, so compiling for one chip suffices.
 
     Args:
       config: the whole config, of the job `memorization`.
       topology: such as `v5e:4x4`.
 
     Returns:
-      What to print, and whether a chip holds a member.
+      The text to print, and whether a member fits on a chip.
 
     Raises:
       UserError: the topology or a field of the config is not known, or libtpu is not installed.
@@ -195,7 +195,7 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
     chip, devices = _slice(topology)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        # What the back end of a TPU gets, which is not this machine's.
+        # The choices for TPU, not for this machine's back end.
         config.programs.update(execution="vmap", members_at_once=1)
         config.programs.update(training="xla", attack="xla", evaluation="xla")
     experiment, _ = _experiment(config, devices[:1])
@@ -226,10 +226,10 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
 
 
 def measure(experiment: Experiment) -> Cost:
-    """Compiles the step, as it is and without its attack, and returns what it costs a chip.
+    """Compiles the step with and without its attack, and returns the cost per chip.
 
-    XLA counts a loop's body once: with K attack steps, the cost is that of the step without an
-    attack, and K times what the loop adds to it.
+    XLA counts a loop's body once, so the cost with K attack steps is that of the step without an
+    attack plus K times the cost that the loop adds.
     """
     compiled = lowered_step(experiment).compile()
     memory: Any = compiled.memory_analysis()
@@ -238,7 +238,7 @@ def measure(experiment: Experiment) -> Cost:
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
-        # The new state takes the place of the old.
+        # The new state reuses the buffers of the old.
         - memory.alias_size_in_bytes
     )
     flops, traffic = _counts(compiled)
@@ -262,7 +262,7 @@ def collectives_of(program: str) -> Iterator[Collective]:
         if found:
             shapes = re.findall(r"(\w+)\[([\d,]*)\]", found[1])
             if found[3] and found[2] != "all-reduce":
-                # Started and awaited apart, these hold their operands before their results.
+                # Asynchronous collectives list their operands before their results.
                 shapes = shapes[len(shapes) // 2 :]
             size = sum(
                 _TYPE_BYTES.get(kind, 4) * math.prod(int(n) for n in numbers.split(",") if n)
@@ -300,11 +300,11 @@ def _headline(topology: str, chip: Chip, devices: list[jax.Device]) -> str:
 
 
 def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experiment, list[str]]:
-    """Returns the experiment on the slice, and what had to be changed in its config."""
+    """Returns the experiment on the slice, and the changes to its config."""
     config = config.copy_and_resolve_references()
     changed = []
     with config.unlocked():
-        # Chosen by the back end otherwise, and that is not this machine's.
+        # Otherwise chosen for this machine's back end.
         config.programs.unroll = False
         for section, field in ((config.train, "train"), (config.evaluation, "evaluation")):
             shares = len(devices) * section.get("accumulation", 1)
@@ -345,7 +345,7 @@ def _parameters(experiment: Experiment) -> int:
 
 
 def _table(found: tuple[Collective, ...], num_steps: int) -> list[str]:
-    """Returns a line for the collectives of every kind and size."""
+    """Returns one line for each kind and size of collectives."""
     groups = collections.Counter(found)
     lines = [f"collectives, a step: {len(found)} in the program"]
     for one, times in sorted(groups.items(), key=lambda item: -item[0].size * item[1]):

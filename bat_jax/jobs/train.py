@@ -1,4 +1,4 @@
-"""A whole run: train or resume, then evaluate the best and the last state on the test set."""
+"""Trains or resumes a run, then evaluates the best and the last state on the test set."""
 
 import logging
 from typing import Any
@@ -33,20 +33,19 @@ def train_and_evaluate(
     model: nn.Module | None = None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Runs a config in a folder and returns what results.json then holds.
+    """Runs a config in a folder and returns the content of results.json.
 
-    A folder with an unfinished run of the same config resumes it; one with a finished run returns
-    its results.
+    Resumes an unfinished run of the same config; returns the results of a finished one.
 
     Args:
       config: from a config file's `get_config()`.
-      workdir: the run's folder, made if it does not exist.
-      model: in place of the one that the config names.
-      dataset: in place of the one that the config names.
+      workdir: the run's folder, created if it does not exist.
+      model: replaces the one that the config names.
+      dataset: replaces the one that the config names.
 
     Raises:
       UserError: the config, the data, the estimates or the folder are wrong.
-      NonFiniteError: training met a number that is not finite.
+      NonFiniteError: training stopped at a non-finite number.
       Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     workdir = as_path(workdir)
@@ -100,7 +99,7 @@ def train_and_evaluate(
 
 
 def _save_history(experiment: Experiment, last: Saved, workdir: AnyPath) -> None:
-    """Writes what training has seen of every example."""
+    """Writes the training history of every example."""
     history = jax.device_get(last.state.memory["history"])
     with distributed.agreed():
         if distributed.is_main():
@@ -108,7 +107,7 @@ def _save_history(experiment: Experiment, last: Saved, workdir: AnyPath) -> None
 
 
 def _log(workdir: AnyPath, step: int) -> Log:
-    """Returns where the records go, after those until `step`; only the main process writes them."""
+    """Returns the log, continued after `step`; only the main process writes records."""
     with distributed.agreed():
         if not distributed.is_main():
             return NoLog()

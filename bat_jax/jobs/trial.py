@@ -1,4 +1,4 @@
-"""The findings, tried: estimates, every run, then what they show; each run made once."""
+"""Tests the findings: makes the estimates and every run once, then summarizes them."""
 
 import logging
 from typing import Any
@@ -31,27 +31,27 @@ log = logging.getLogger(__name__)
 def findings(
     config: ConfigDict, workdir: str | AnyPath, *, workers: bool = False
 ) -> dict[str, Any]:
-    """Makes every run of the findings in folders of `workdir`, and returns what they show.
+    """Makes every run of the findings in subfolders of `workdir`, and returns the results.
 
-    The same command goes on where it was stopped: a finished run is not made again, an unfinished
-    one is taken up at its last checkpoint. Written are `runs/<arm>-seed<n>/` for every run,
-    `excluded/` for the ids some leave out, and `results.json`.
+    The same command resumes after an interruption: it skips finished runs, and continues an
+    unfinished one from its last checkpoint. Writes `runs/<arm>-seed<n>/` for every run, `excluded/`
+    with the ids that some runs leave out, and `results.json`.
 
     Args:
       config: from `bat_jax.config.findings()`.
-      workdir: the folder, made if it does not exist.
+      workdir: the folder, created if it does not exist.
       workers: as for `memorize`.
 
     Raises:
       UserError: the config, the data, the estimates or the folder are wrong.
-      NonFiniteError: a training met a number that is not finite.
+      NonFiniteError: a training stopped at a non-finite number.
       Interrupted: SIGTERM or SIGINT while a run trained; its state is saved.
     """
     workdir = as_path(workdir)
     with distributed.agreed():
         check_folder(workdir)
         validate(config)
-        # What no run could be made with is told before the estimates take their hours.
+        # Report errors that affect every run before the estimates, which take hours.
         check_batch(build(trained(config, "removal", "pgd_at", config.findings.seeds[0])))
     with workdirs.opened(workdir):
         config = _with_estimates(config, workdir, workers=workers)
@@ -68,7 +68,7 @@ def findings(
                 if distributed.is_main():
                     _write_ids(run)
             train_and_evaluate(run.config, _folder(workdir, run))
-            # The next run compiles programs of its own.
+            # The next run compiles its own programs.
             jax.clear_caches()
         arms: dict[str, list[finished.Run]] = {}
         for run in planned:
@@ -83,7 +83,7 @@ def findings(
 
 
 def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> ConfigDict:
-    """Claims the folder; returns the config with a file of estimates, made if it names none."""
+    """Claims the folder; returns the config with an estimates file, created if it names none."""
     members = ensemble(config)
     digests = build(members).digests()
     if config.memorization.estimates is not None:
@@ -101,10 +101,10 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> C
 
 
 def prepare(config: ConfigDict, workdir: AnyPath) -> tuple[list[Planned], dict[float, int]]:
-    """Returns the runs to make and how many images each part removed is."""
+    """Returns the runs to make, and the number of images in each removed fraction."""
     experiment = build(trained(config, "methods", "pgd_at", config.findings.seeds[0]))
     estimates, groups = experiment.estimates, experiment.typicality()
-    # Accuracy is followed by typicality: `build` has seen to it.
+    # `build` requires estimates for tracking accuracy by typicality.
     assert estimates is not None
     assert groups is not None
     atypical = np.intersect1d(groups.train_atypical, experiment.train.ids)
@@ -124,7 +124,7 @@ def _folder(workdir: AnyPath, run: Planned) -> AnyPath:
 
 
 def _write_ids(run: Planned) -> None:
-    """Writes the ids that a run leaves out, one a line."""
+    """Writes the ids that a run leaves out, one per line."""
     if run.removed is None:
         return
     path = as_path(run.config.data.exclude)
