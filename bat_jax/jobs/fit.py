@@ -43,21 +43,12 @@ def fit(
 
     Args:
       config: from a config file's `get_config()`, or `bat_jax.config.default()`.
-<<<<<<< HEAD
-      model: in place of the one that the config names: any Flax module with
-        `__call__(images, train=False, features=False)`, from images in [0, 1] to float32 logits,
-        and to `(logits, features)` where `features` is true.
-      dataset: in place of the one that the config names, as `bat_jax.data.from_arrays` makes it.
-      workdir: the folder of the run, which goes on where it was stopped; by default nothing is
-        kept but what is returned.
-=======
       model: replaces the one that the config names: any Flax module with
-        `__call__(images, *, train, features)`, from images in [0, 1] to float32 logits, or to
-        `(logits, features)` if `features` is true.
+        `__call__(images, train=False, features=False)`, from images in [0, 1] to float32 logits,
+        or to `(logits, features)` if `features` is true.
       dataset: replaces the one that the config names, as from `bat_jax.data.from_arrays`.
       workdir: the folder of the run; an interrupted run resumes. By default only the returned
         values are kept.
->>>>>>> 891d27b (Describe the jobs in plain English)
 
     Raises:
       UserError: the config, the model, the data or the folder are wrong.
@@ -77,13 +68,8 @@ def fit(
         raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
     config = config.copy_and_resolve_references()
     with config.unlocked():
-<<<<<<< HEAD
-        # The run says what it was made with, if the config does not: a name from outside is kept.
+        # Record the model and the data in the run's config, which may name them already.
         if model is not None and not outside.is_outside(config.model.name):
-=======
-        # Record the model and the data in the run's config.
-        if model is not None:
->>>>>>> 891d27b (Describe the jobs in plain English)
             config.model.name = f"{type(model).__module__}:{type(model).__qualname__}"
         if dataset is not None and not outside.is_outside(config.data.name):
             config.data.name = dataset.name

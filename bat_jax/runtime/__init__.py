@@ -1,1 +1,1 @@
-"""What a program needs of its machine: processes, signals, files, folders and buckets."""
+"""The program's environment: processes, signals, files, folders and buckets."""

@@ -1,6 +1,6 @@
-"""Arrays of an .npz file, checked against what they are expected to be.
+"""Reads arrays from .npz files and validates them.
 
-An array's header holds its type and shape: an array that cannot be right is never unpacked.
+Headers hold an array's type and shape, so an array with a wrong header is never unpacked.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ _LONGEST = 1000
 
 
 class ContentError(UserError):
-    """The file was read, but its content is not what is expected."""
+    """The file is readable, but its content is not as expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What an array is expected to be.
+    """The expected type, shape and values of an array.
 
     Attributes:
       kind: `integers` are read as int64, `numbers` as floats of the file's precision, `uint8` and
         `uint16` have exactly that type.
-      axes: the length of each axis, or its name: axes of one name have one length in all arrays of
-        the file.
+      axes: the length of each axis, or its name: axes with the same name have the same length in
+        all arrays of the file.
       low: the smallest value.
-      high: the largest value. Infinite numbers are refused in any case.
-      rows_of: an axis that the integers are rows of: its length bounds them.
+      high: the largest value. Infinite numbers are always rejected.
+      rows_of: an axis that the integers index: its length bounds them.
       nan: whether numbers may be NaN.
-      unique: whether no value may occur twice.
-      optional: whether the file may lack the array.
+      unique: whether all values must differ.
+      optional: whether the array may be absent.
     """
 
     kind: Kind
@@ -53,7 +53,7 @@ class Expected:
     optional: bool = False
 
     def admits(self, dtype: np.dtype) -> bool:
-        """Returns whether an array of this type may be of the kind."""
+        """Returns whether the kind accepts arrays of this type."""
         native = dtype.newbyteorder("=")
         match self.kind:
             case "integers":
@@ -68,7 +68,7 @@ class Expected:
                 return native == self.kind
 
     def converted(self, values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """Returns values of a type that `admits` accepts as the type that they are read as."""
+        """Converts values of an admitted type to the type that readers receive."""
         native = values.dtype.newbyteorder("=")
         if self.kind == "integers":
             native = np.dtype(np.int64)
@@ -108,12 +108,12 @@ class Archive:
     """An open .npz file."""
 
     def __init__(self, path: AnyPath, file: zipfile.ZipFile, what: str):
-        """Takes an open archive.
+        """Wraps an open archive.
 
         Args:
           path: for messages.
           file: the archive.
-          what: what the file is expected to be, for messages.
+          what: the expected content of the file, for messages.
         """
         self._path, self._file, self._what = path, file, what
         members = [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
@@ -121,17 +121,17 @@ class Archive:
         if len(members) != len(self.names):
             twice = next(name for name in members if members.count(name) > 1)
             raise ContentError(f"{path}: holds two arrays {twice}; expected {what}")
-        # Of each named axis: its length, and the array that it was read from.
+        # For each named axis: its length, and the array that it was read from.
         self._axes: dict[str, tuple[int, str]] = {}
 
     def read(self, expected: Mapping[str, Expected]) -> dict[str, np.ndarray]:
-        """Returns the arrays of these names; optional ones that the file lacks are left out.
+        """Returns the named arrays, without optional ones that are absent.
 
-        All types and shapes are checked before the first array is unpacked. The axes that one call
-        names keep their lengths in the next.
+        All types and shapes are checked before the first array is unpacked. Named axes keep their
+        lengths across calls.
 
         Raises:
-          UserError: an array is missing, or is not what is expected of it.
+          UserError: an array is missing or not as expected.
         """
         missing = [
             name
@@ -149,7 +149,7 @@ class Archive:
         return {name: self._values(name, array) for name, array in present.items()}
 
     def read_all(self) -> dict[str, np.ndarray]:
-        """Returns every array as it is, for a reader that knows what to expect only then.
+        """Returns all arrays without validation.
 
         Raises:
           UserError: an array cannot be read, or is pickled.
@@ -207,10 +207,10 @@ def opened(path: AnyPath, what: str) -> Iterator[Archive]:
 
     Args:
       path: the file.
-      what: what it is expected to be, for messages.
+      what: the expected content of the file, for messages.
 
     Raises:
-      UserError: it is missing, cannot be read, or is no such file.
+      UserError: the file is missing, cannot be read, or is not an .npz file.
     """
     with contextlib.ExitStack() as stack:
         with _reading(path, what):
@@ -223,11 +223,11 @@ def read(path: AnyPath, expected: Mapping[str, Expected], what: str) -> dict[str
 
     Args:
       path: the file.
-      expected: what each array is expected to be; others are left alone.
-      what: what the file is expected to be, for messages.
+      expected: the expected arrays; others are ignored.
+      what: the expected content of the file, for messages.
 
     Raises:
-      UserError: the file is missing or cannot be read, or an array is not what is expected of it.
+      UserError: the file is missing or cannot be read, or an array is not as expected.
     """
     with opened(path, what) as archive:
         return archive.read(expected)
@@ -242,7 +242,7 @@ def _content(path: AnyPath, what: str) -> IO[bytes]:
             raise
         except Exception as error:
             raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
-    # Opening a pipe would wait for its writer.
+    # Opening a FIFO would block until a writer opens it.
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file; expected {what}")
     return path.open("rb")
@@ -263,7 +263,7 @@ def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 
 @contextlib.contextmanager
 def _reading(path: AnyPath, what: str) -> Iterator[None]:
-    """Turns whatever reading raises into one line."""
+    """Converts all read errors to a UserError."""
     try:
         yield
     except UserError:
@@ -274,7 +274,7 @@ def _reading(path: AnyPath, what: str) -> Iterator[None]:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); expected {what}"
         ) from None
-    # A foreign or truncated file makes zipfile, zlib or NumPy raise, of no common class.
+    # For invalid files, zipfile, zlib and NumPy raise errors without a common class.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ContentError(

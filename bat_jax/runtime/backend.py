@@ -1,6 +1,6 @@
-"""What programs set before JAX starts: devices, compiler flags and the cache of programs.
+"""Settings to apply before JAX starts: devices, compiler flags and the compilation cache.
 
-How programs are written for a back end is `bat_jax.kernels.programs`.
+See `bat_jax.kernels.programs` for the forms of programs per back end.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ import jaxlib
 
 from bat_jax.errors import UserError
 
-# Versions of jaxlib known to have the flag, and to be faster with it. XLA ends the
-# process at a flag it does not know.
+# Set only for jaxlib versions known to have the flag and to be faster with it: XLA aborts on
+# unknown flags.
 _FUSED_PRODUCTS = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
 _JAXLIBS_WITH_FUSED_PRODUCTS = ("0.10.2", "0.11.2", "0.12.0.1")
 
@@ -30,14 +30,14 @@ def cores() -> list[int]:
     """Returns the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
-    # As on macOS, where a process cannot be bound to some.
+    # On macOS, for example, processes cannot be bound to cores.
     return list(range(os.cpu_count() or 1))
 
 
 def quota() -> float:
-    """Returns how many cores' time this process may use at once; infinite without a limit.
+    """Returns the CPU quota of this process in cores; infinite without a limit.
 
-    A container's limit of CPU time leaves all cores of the machine visible.
+    A container with a CPU quota still sees all cores of the machine.
     """
     for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
@@ -51,21 +51,20 @@ def quota() -> float:
 
 
 def run_on(cores: Sequence[int]) -> None:
-    """Binds this process to these cores where the system can; to be called before JAX starts."""
+    """Binds this process to these cores if the system supports it; call before JAX starts."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
 
 
 def use_cores_as_devices(*, sharing: Sequence[int] = ()) -> None:
-    """Makes every core a CPU device of its own; called by programs, before JAX starts.
+    """Makes every core a separate CPU device; call before JAX starts.
 
-    Parts of a batch, and members of an ensemble, wait less for each other on devices of their own
-    than threads within one product do. There are no more of them than `quota` can keep busy. The
-    number that JAX_NUM_CPU_DEVICES or XLA_FLAGS gives goes before it.
+    Parts of a batch and members of an ensemble on separate devices wait less for each other than
+    threads within one matrix product. The number of devices is at most `quota`;
+    JAX_NUM_CPU_DEVICES or XLA_FLAGS take precedence.
 
     Args:
-      sharing: sizes of batches that the devices must be able to share evenly; where all cores
-        cannot, there are fewer devices.
+      sharing: batch sizes that the number of devices must divide; reduces that number if needed.
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ or _DEVICE_COUNT in os.environ.get("XLA_FLAGS", ""):
         return
@@ -79,7 +78,7 @@ def devices() -> list[jax.Device]:
     """Returns the devices of all processes: `jax.devices`, which starts the back end.
 
     Raises:
-      UserError: JAX cannot start one; it says why.
+      UserError: JAX cannot start a back end; the message gives the reason.
     """
     try:
         return jax.devices()
@@ -96,25 +95,25 @@ def devices() -> list[jax.Device]:
 
 
 def devices_share_threads() -> bool:
-    """Returns whether the devices of a process share its threads, and so wait for one another."""
+    """Returns whether the devices of a process share its threads, and so wait for each other."""
     return jax.default_backend() == "cpu"
 
 
 def prepare(*, compilation_cache: str | None, fuse_products: bool = True) -> None:
-    """Sets what must be set before JAX first looks for devices.
+    """Configures JAX before it initialises devices.
 
-    For programs, not for libraries: it changes the process. On CPU, XLA then takes matrix products
-    from a faster library, which made an adversarial training step of PreActResNet-18 1.5 times as
-    fast; unless XLA_FLAGS is set already, or jaxlib is a version not known to have that flag.
+    For programs, not for libraries: it changes global state. On CPU, XLA then uses a faster library
+    for matrix products, which made an adversarial training step of PreActResNet-18 1.5 times as
+    fast. This does not apply if XLA_FLAGS is already set, or for other versions of jaxlib.
 
     Args:
-      compilation_cache: a folder that keeps compiled programs, so that the next run starts at
-        once; `none` keeps none; None is what JAX_COMPILATION_CACHE_DIR names, else a folder among
-        the user's caches. Without one that can be written to none is kept, which is logged.
-      fuse_products: whether to set the flag. It was measured with XLA's own convolutions alone,
-        not with those lowered as patches, as ensembles have them.
+      compilation_cache: a folder for compiled programs, so that the next run starts faster; `none`
+        disables the cache; None uses JAX_COMPILATION_CACHE_DIR, or else a folder in the user's
+        cache. Logs a warning if the folder is not writable.
+      fuse_products: whether to set the flag. It was measured only with XLA's own convolutions, not
+        with patches, which ensembles use.
     """
-    # Flax, Optax and Orbax mix types and ranks, whatever rule the environment sets for other code.
+    # Flax, Optax and Orbax mix types and ranks, whatever the environment sets for other code.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")
     if fuse_products and jaxlib.__version__ in _JAXLIBS_WITH_FUSED_PRODUCTS:
@@ -126,7 +125,7 @@ def prepare(*, compilation_cache: str | None, fuse_products: bool = True) -> Non
 
 
 def _made(compilation_cache: str | None) -> str | None:
-    """Returns the folder for compiled programs, which exists; None where none are kept."""
+    """Creates and returns the compilation cache; None if disabled."""
     if compilation_cache == "none" or "://" in (compilation_cache or ""):  # JAX writes to buckets.
         return None if compilation_cache == "none" else compilation_cache
     try:
@@ -151,9 +150,9 @@ def _made(compilation_cache: str | None) -> str | None:
 
 
 def default_compilation_cache() -> Path:
-    """Returns the folder for compiled programs among the user's caches, one a kind of processor.
+    """Returns the folder for compiled programs in the user's cache, specific to the processor.
 
-    A home folder may be shared by machines; programs compiled for one may not run on another.
+    Machines may share a home folder, but programs compiled for one may not run on another.
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:

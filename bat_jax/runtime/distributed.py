@@ -1,11 +1,11 @@
-"""Several processes that run one program, on many hosts: how they join, agree, share and end.
+"""Runs one program in several processes: joining, agreement, sharing and failure.
 
-Every process runs the same code on its own devices. What is computed together is computed by all;
-what must be done once (a log, a report) is done by the main process inside `agreed`, so that the
-others neither run ahead nor wait for one that has failed. With one process all of this is free.
+Every process runs the same code on its own devices. All processes take part in global computations;
+the main process alone writes logs and reports, inside `agreed`, so that the others neither run
+ahead nor wait for a failed process. With a single process, all of this is free.
 
-Nobody waits for ever for a process that is gone: JAX's coordination service ends all of them soon
-after one gave no sign of life for `HEARTBEAT_SECONDS`.
+JAX's coordination service ends all processes soon after one of them has sent no heartbeat for
+`HEARTBEAT_SECONDS`.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ from jaxtyping import Array, Int32, Shaped
 from bat_jax.errors import UserError
 from bat_jax.runtime import files
 
-# After so long without a sign of life a process is taken for dead, and the others end.
+# A process without a heartbeat for this long counts as dead, and the others end.
 HEARTBEAT_SECONDS = 30
-# How long one that is done, or has failed, waits for the others to be so too.
+# How long a finished or failed process waits for the others to end.
 SHUTDOWN_SECONDS = 20
 _LEAVE_SECONDS = 3
 _GRACE_SECONDS = 5
 
-# A message that is passed on: how the block ended, and in which words.
+# The message that processes exchange: how the block ended, and the error's text.
 _MESSAGE_BYTES = 2048
 _WELL, _FAILED, _WRONG_INPUT = range(3)
 
@@ -53,28 +53,28 @@ def initialize(
     join_timeout: int = 300,
     folder: Path | None = None,
 ) -> None:
-    """Joins the other processes; to be called before anything is computed.
+    """Joins the other processes; call before any computation.
 
-    Without arguments they are found as JAX finds them: on TPU pods, under Slurm, Open MPI and in
-    Kubernetes jobs. Where there are none, and with `num_processes=1`, nothing is done.
+    Without arguments, JAX detects the cluster: TPU pods, Slurm, Open MPI and Kubernetes jobs. Does
+    nothing without a cluster, or with `num_processes=1`.
 
     Args:
       coordinator: `host:port` of process 0, reachable from every host.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
-      join_timeout: seconds to wait for all of them. Then this one ends with status 1; if
-        `num_processes` was given it says which were missed.
-      folder: one that all processes share, where they see one another before they have joined.
+      num_processes: the number of processes.
+      process_id: the index of this process, from 0.
+      join_timeout: seconds to wait for all processes. Then this process exits with status 1, and
+        names the missing processes if `num_processes` was given.
+      folder: a folder that all processes share, where they detect each other before joining.
 
     Raises:
-      UserError: only some of the arguments are known, or they do not fit together.
+      UserError: only some of the arguments are known, or they are inconsistent.
     """
     if num_processes == 1:
         return
     # Its handler would take SIGTERM from ours, which also agree on the step to stop at.
     jax.config.update("jax_enable_preemption_service", False)
     with contextlib.ExitStack() as stack:
-        # JAX ends the process without saying who is missing: what is known is said before.
+        # JAX aborts without naming the missing processes, so name them before.
         patience = 0
         if folder is not None and num_processes is not None and process_id is not None:
             stack.enter_context(_roll_call(folder, num_processes, process_id, join_timeout))
@@ -95,7 +95,7 @@ def _initialize(
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (ValueError, IndexError, RuntimeError) as error:
-        # What JAX says where it finds neither arguments nor a cluster, and where it has begun.
+        # JAX's messages without arguments or a cluster, and after initialisation.
         is_alone = any(
             words in str(error)
             for words in ("coordinator_address should be defined", "called before any JAX calls")
@@ -112,10 +112,10 @@ def _initialize(
 
 @contextlib.contextmanager
 def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterator[None]:
-    """Ends the process, naming the missing ones, when the block takes longer than so many seconds.
+    """Exits, naming the missing processes, if the block takes longer than `seconds`.
 
-    A process is there as long as it holds the lock of a file of its own; a killed one holds none.
-    Without locks it is there if its file is not older than the longest time that one waits.
+    A process is present while it holds the lock of its own file; a killed process releases it.
+    Without locks, a process is present if its file is newer than the longest waiting time.
     """
 
     def sign(number: int) -> Path:
@@ -126,7 +126,7 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
             with os.fdopen(files.open_plain(sign(number), os.O_RDONLY)) as file:
                 return not files.lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except files.NoLocksError:
-            # By the clock of the file system, which all share.
+            # By the clock of the file system, which all processes share.
             since = sign(index).stat().st_mtime - seconds - _GRACE_SECONDS
             return sign(number).stat().st_mtime >= since
         except (OSError, UserError):
@@ -142,7 +142,7 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
             file=sys.stderr,
             flush=True,
         )
-        # Those that began a little later are to find this one in its place.
+        # Processes that started a little later must still see this one.
         time.sleep(_GRACE_SECONDS)
         sign(index).unlink(missing_ok=True)
         os._exit(1)
@@ -166,7 +166,7 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
         finally:
             timer.cancel()
             sign(index).unlink(missing_ok=True)
-            # A run that is refused leaves no folder.
+            # A rejected run leaves no folder.
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
@@ -174,8 +174,8 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
 def leave(status: int) -> NoReturn:
     """Ends this process after a failure.
 
-    Where all fail alike they end together, each with its own exit status. Where the others know
-    nothing they are not waited for: they notice.
+    If all processes fail, they end together, each with its own exit status. Otherwise this process
+    does not wait for the others, which detect the failure.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
@@ -183,26 +183,26 @@ def leave(status: int) -> NoReturn:
         ending = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         ending.start()
         ending.join(_LEAVE_SECONDS)
-        # Without the waiting that JAX does at a regular end.
+        # Skips JAX's wait at a regular exit.
         os._exit(status)
     sys.exit(status)
 
 
 def is_main() -> bool:
     """Returns whether this is the process that writes logs, reports and results."""
-    # Asked first: process_index() starts the back end, whose options may not be set yet.
+    # Checked first: process_index() starts the back end, whose options may not be set yet.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def prefix() -> str:
-    """Returns what a line on the terminal begins with, where several processes may write one."""
+    """Returns the prefix of terminal messages, which identifies one of several processes."""
     if not jax.distributed.is_initialized():
         return ""
     return f"process {jax.process_index()} of {jax.process_count()}: "
 
 
 def peer_lost(error: BaseException) -> PeerError | None:
-    """Returns what the runtime raised as the loss of another process, where it can be that."""
+    """Converts a runtime error to a PeerError if a lost process may have caused it, else None."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, jax.errors.JaxRuntimeError):
         cause = cause.__cause__ or cause.__context__
@@ -216,21 +216,20 @@ def peer_lost(error: BaseException) -> PeerError | None:
 
 
 def share(count: int) -> slice:
-    """Returns which of `count` things are this process's, in order and as evenly as can be."""
+    """Returns this process's contiguous, balanced share of `count` items."""
     processes, index = jax.process_count(), jax.process_index()
     return slice(count * index // processes, count * (index + 1) // processes)
 
 
 def gathered(value: Shaped[np.ndarray, "..."] | np.number) -> Shaped[np.ndarray, "processes ..."]:
-    """Returns every process's array, all of one shape and type, in the order of the processes."""
+    """Gathers one array per process, all of the same shape and type, in process order."""
     return np.asarray(multihost_utils.process_allgather(value))
 
 
 def concatenated(rows: Shaped[np.ndarray, "rows ..."]) -> Shaped[np.ndarray, "all_rows ..."]:
-    """Returns the rows of all processes, one process after another, in every process.
+    """Concatenates the rows of all processes, in process order, on every process.
 
-    They may have different numbers of rows; together with `share`, work that was divided comes
-    together again.
+    Numbers of rows may differ. Recombines work divided by `share`.
     """
     if jax.process_count() == 1:
         return rows
@@ -241,7 +240,7 @@ def concatenated(rows: Shaped[np.ndarray, "rows ..."]) -> Shaped[np.ndarray, "al
 
 
 def largest(value: int) -> Int32[Array, ""]:
-    """Returns the largest of the processes' values, as an array that need not be there yet."""
+    """Returns the maximum over processes, as an array that may still be computing."""
     devices = jax.devices()
     every, one = _over(tuple(devices))
     values = np.full(len(devices), value, np.int32)
@@ -250,20 +249,20 @@ def largest(value: int) -> Int32[Array, ""]:
 
 
 def anywhere(value: int) -> int:
-    """Returns the largest of the processes' values: of flags, whether any of them is set."""
+    """Returns the maximum over processes; for flags, whether any is set."""
     return int(value) if jax.process_count() == 1 else int(largest(value))
 
 
 @contextlib.contextmanager
 def agreed() -> Iterator[None]:
-    """Ends the block in every process as it ends in the worst off.
+    """Ends the block in all processes with the most severe outcome among them.
 
-    For what one process does, or what may go wrong in one of them. The block must contain nothing
-    that waits for the others.
+    For work that one process does, or that may fail in a single process. The block must not wait
+    for other processes.
 
     Raises:
-      UserError: a process met one; the others tell its number.
-      PeerError: a process met an error of its files, which it raises itself.
+      UserError: a process raised one; the others report its index.
+      PeerError: another process raised an OSError.
     """
     if jax.process_count() == 1:
         yield
@@ -275,17 +274,17 @@ def agreed() -> Iterator[None]:
         failure = error
     kind = _WELL if failure is None else _FAILED if isinstance(failure, OSError) else _WRONG_INPUT
     message = bytes([kind]) + str(failure).encode()[: _MESSAGE_BYTES - 1]
-    told = gathered(np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8))
+    messages = gathered(np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8))
     if failure is not None:
         raise failure
-    for number, (ending, *words) in enumerate(told.tolist()):
+    for number, (ending, *words) in enumerate(messages.tolist()):
         if ending != _WELL:
             reason = bytes(words).rstrip(b"\0").decode(errors="replace")
             raise (PeerError if ending == _FAILED else UserError)(f"process {number}: {reason}")
 
 
 def check_same(what: str, text: str) -> None:
-    """Raises a UserError unless the text, whatever it describes, is the same in every process."""
+    """Raises a UserError unless the text is the same in every process."""
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     digests = gathered(digest)
     different = np.flatnonzero((digests != digests[0]).any(axis=1))
@@ -298,7 +297,7 @@ def check_same(what: str, text: str) -> None:
 
 @functools.cache
 def _over(devices: tuple[jax.Device, ...]) -> tuple[NamedSharding, NamedSharding]:
-    """Returns how an array with a value a device lies, and one that all devices hold."""
+    """Returns the sharding with one value per device, and the replicated sharding."""
     mesh = Mesh(np.asarray(devices), ("devices",), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec("devices")), NamedSharding(mesh, PartitionSpec())
 

@@ -18,7 +18,7 @@ from bat_jax.errors import UserError
 from bat_jax.runtime import storage
 from bat_jax.runtime.storage import AnyPath
 
-# What `written_whole` and processes that wait for one another leave behind when they are killed.
+# Files that `written_whole` and joining processes leave behind when killed.
 _PARTIAL = re.compile(r"\..+\.\d+\.part|\.process_\d+\.part")
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -30,7 +30,7 @@ class NoLocksError(OSError):
 
 @contextlib.contextmanager
 def naming(path: AnyPath) -> Iterator[None]:
-    """Gives an OSError of the block the path if it names none, and a full disk what to do."""
+    """Adds the path to an OSError of the block that names none, and advice for a full disk."""
     try:
         yield
     except OSError as error:
@@ -43,20 +43,19 @@ def naming(path: AnyPath) -> Iterator[None]:
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """Opens a file that others may have put there, and returns its descriptor.
+    """Opens an untrusted file and returns its descriptor.
 
     Args:
       path: the file.
-      flags: of `os.open`. The file's content is left as it is.
+      flags: of `os.open`. The content does not change.
 
     Raises:
-      UserError: it is no plain file: a symbolic link, whose target is left alone, a FIFO, which
-        would be waited for, or a device.
-      OSError: it cannot be opened.
+      UserError: the path is not a regular file, but a symbolic link, a FIFO or a device.
+      OSError: the file cannot be opened.
     """
     wrong = f"{path}: is no plain file; expected one, or none: remove it"
     try:
-        # Without O_NONBLOCK the opening of a FIFO waits for its other end.
+        # Without O_NONBLOCK, opening a FIFO blocks until its other end opens.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         # ENXIO: a socket, or a FIFO that nobody reads.
@@ -78,7 +77,7 @@ def lock(descriptor: int, operation: int) -> bool:
 
     Raises:
       NoLocksError: the file system has no locks.
-      OSError: it cannot be locked.
+      OSError: the file cannot be locked.
     """
     try:
         fcntl.flock(descriptor, operation)
@@ -92,7 +91,7 @@ def lock(descriptor: int, operation: int) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Returns in a few words why something failed, from the system's words where it has some."""
+    """Returns a short reason for an error, from the system's message if there is one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -105,12 +104,12 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
-    """Opens a file beside `path` and renames it to `path` once the block has ended well.
+    """Opens a temporary file beside `path` and renames it to `path` after the block succeeds.
 
-    In a bucket it is one upload, after the block.
+    In a bucket, uploads once after the block.
 
-    Whatever goes wrong in the block (a full disk, a signal), `path` keeps its former content, or
-    its absence, and the file beside it is removed.
+    If the block fails (a full disk, a signal), `path` is unchanged and the temporary file is
+    removed.
 
     Raises:
       UserError: `path` is a folder, a FIFO or a device, such as /dev/null, which must not be
@@ -126,7 +125,7 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with naming(path):
-            # A link of that name is replaced, not followed.
+            # A link with that name is replaced, not followed.
             beside.unlink(missing_ok=True)
             with beside.open("xb") as file:
                 yield file
@@ -138,9 +137,9 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
 
 
 def remove_partial(folder: AnyPath) -> None:
-    """Removes what `written_whole` left in a folder when its process was killed.
+    """Removes temporary files that killed processes left in a folder.
 
-    Only for a folder that nobody else writes to.
+    Only for folders without other writers.
     """
     for path in folder.iterdir():
         if _PARTIAL.fullmatch(path.name) and not path.is_dir():
@@ -148,7 +147,7 @@ def remove_partial(folder: AnyPath) -> None:
 
 
 def write_json(path: AnyPath, content: Mapping[str, Any]) -> None:
-    """Writes `content` as indented JSON, refusing NaN, which JSON does not have."""
+    """Writes `content` as indented JSON; rejects NaN, which JSON cannot represent."""
     with written_whole(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 

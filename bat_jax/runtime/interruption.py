@@ -1,7 +1,7 @@
-"""A request to stop, heard between two steps instead of in the middle of one.
+"""Graceful interruption: stops between steps rather than in the middle of one.
 
-Of several processes one may hear it alone, as when a single host of a pod is taken away: all of
-them stop, at the same step.
+If only one of several processes receives a signal, as when one host of a pod is preempted, all
+processes stop at the same step.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from bat_jax.runtime import distributed
 
 
 class Interrupted(Exception):
-    """A signal ended the run, and what it had is saved.
+    """A signal ended the run, whose progress is saved.
 
     Attributes:
-      signal: which one.
+      signal: the signal.
     """
 
     def __init__(self, number: signal.Signals, message: str):
-        """Tells what is saved."""
+        """Builds the message, which states what is saved."""
         super().__init__(
             f"stopped by {number.name}: {message}; run the same command to go on from there"
         )
@@ -32,35 +32,35 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Whether SIGTERM or SIGINT has come. A second signal ends the process at once.
+    """Records SIGTERM or SIGINT. A second signal ends the process immediately.
 
     Attributes:
-      requested: the signal to stop for; of several processes, one that all of them know of.
+      requested: the signal to stop for, agreed on by all processes.
     """
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
+        """Starts without a recorded signal."""
         self.requested: signal.Signals | None = None
         self._heard = 0
         self._pending: jax.Array | None = None
 
     @contextlib.contextmanager
     def listening(self, at_end: str) -> Iterator["Interruption"]:
-        """Notes the signals while the block runs; the handlers before it come back after.
+        """Records signals while the block runs; restores the previous handlers afterwards.
 
-        Outside the main thread, where Python has no signals, none are noted.
+        Does nothing outside the main thread, where Python cannot handle signals.
 
         Args:
-          at_end: what is saved and what is not when the block has ended.
+          at_end: what is saved and what is not at the end of the block.
 
         Raises:
-          Interrupted: the block has ended, and a signal that came while it ran was not acted on.
+          Interrupted: the block ended before acting on a recorded signal.
         """
         with self._noting():
             yield self
             if self.settle():
                 self.end(at_end)
-        # It came while the processes asked one another, or after that.
+        # The signal arrived during or after the last poll.
         if self._note(self._heard):
             self.end(at_end)
 
@@ -90,10 +90,10 @@ class Interruption:
                 signal.signal(number, handler)
 
     def poll(self) -> bool:
-        """Returns whether to stop now; to be called by every process after the same steps.
+        """Returns whether to stop now; every process must call it after the same steps.
 
-        The processes ask one another on their devices, and each reads the answer one call later,
-        when it is long there: no device waits.
+        The processes agree by a reduction on their devices, and read its result one call later,
+        when it is available: no device waits.
         """
         if jax.process_count() == 1:
             return self._note(self._heard)
@@ -101,7 +101,7 @@ class Interruption:
         return previous is not None and self._note(int(previous))
 
     def settle(self) -> bool:
-        """Returns whether any process has been asked to stop until now, waiting for the answer."""
+        """Returns whether any process has received a signal so far; waits for the result."""
         return self._note(distributed.anywhere(self._heard))
 
     def _note(self, number: int) -> bool:
@@ -110,6 +110,6 @@ class Interruption:
         return bool(number)
 
     def end(self, message: str) -> NoReturn:
-        """Raises `Interrupted` for the signal that has come."""
+        """Raises `Interrupted` for the recorded signal."""
         assert self.requested is not None
         raise Interrupted(self.requested, message)

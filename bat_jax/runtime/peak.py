@@ -1,4 +1,4 @@
-"""How many operations a second devices can do at their best: what utilisation is a share of."""
+"""Peak FLOP/s of devices, the reference for utilisation."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 class _Peak(NamedTuple):
-    """FLOPs a second of one device, by the type computed in, as JAX computes by default."""
+    """FLOP/s of one device by type, at JAX's default precision."""
 
     float32: float
     bfloat16: float
@@ -36,9 +36,9 @@ _GPUS = {
 
 
 def together(devices: Sequence[jax.Device], dtype: Dtype) -> float | None:
-    """Returns the FLOPs a second of all these devices, or None where they are not known.
+    """Returns the total FLOP/s of these devices, or None if unknown.
 
-    Of a CPU it is measured: the matrix product of its cores together, in float32.
+    For CPU, it is measured with a float32 matrix product on all cores.
     """
     if devices[0].platform == "cpu":
         processes = {device.process_index for device in devices}
@@ -50,14 +50,14 @@ def together(devices: Sequence[jax.Device], dtype: Dtype) -> float | None:
 def _of_kind(kind: str) -> _Peak | None:
     if kind in _TPUS:
         return _TPUS[kind]
-    # Sizes of memory and forms of cards follow the name.
+    # The name is followed by the memory size and form factor.
     return next((peak for name, peak in _GPUS.items() if kind.startswith(name)), None)
 
 
 def matrix_rate() -> float:
-    """Returns the FLOPs a second of this machine's float32 matrix product, its best of five.
+    """Returns the FLOP/s of this machine's float32 matrix product, the best of five.
 
-    It takes about a tenth of a second of two cores.
+    This takes about 0.1 s on two cores.
     """
     side = 1536
     one = jnp.ones((side, side))

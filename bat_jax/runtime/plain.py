@@ -1,4 +1,4 @@
-"""Configs as plain data: what JSON holds, and in which fields two of them differ."""
+"""Converts configs to plain data for JSON, and compares them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns the config as JSON can hold it: nested dicts, lists for tuples."""
+    """Converts a config to JSON-compatible data: nested dicts, lists for tuples."""
     return {
         name: plain(value)
         if isinstance(value, ConfigDict)

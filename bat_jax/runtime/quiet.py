@@ -1,8 +1,8 @@
-"""Keeps off the terminal what Orbax and TensorStore say of errors that they raise all the same.
+"""Hides messages of Orbax and TensorStore about errors that they also raise.
 
-Orbax logs every error of its threads, and Python prints it once more; TensorStore's callbacks find
-the event loop closed when a checkpoint could not be read. The same errors reach the program, which
-answers them in one line. Records and errors of anything else are shown.
+Orbax logs every error of its threads, and Python prints it again; TensorStore's callbacks find the
+event loop closed when a checkpoint could not be read. The program receives the same errors and
+reports them in one line. Messages of other packages are shown.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _CLOSED = "Event loop is closed"
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides them while the block runs."""
+    """Hides these messages while the block runs."""
     # Orbax logs through absl; gcsfs repeats what it raises.
     absl, gcsfs = logging.getLogger("absl"), logging.getLogger("gcsfs")
     level = gcsfs.level
@@ -47,7 +47,7 @@ def quiet() -> Iterator[None]:
 
 
 def _is_foreign(record: logging.LogRecord) -> bool:
-    """Returns whether another package than Orbax has made a record."""
+    """Returns whether a record comes from a package other than Orbax."""
     return _ORBAX not in record.pathname
 
 

@@ -1,7 +1,7 @@
-"""JSON files that are checked against the shape that their readers rely on.
+"""Validates JSON files against the shapes that their readers expect.
 
-A shape is built of the classes below. What does not fit it is a `ShapeError` of one line with the
-file and the place in it: `results.json: best.test.clean.n is 'x'; expected an integer`.
+Shapes are built from the classes below. A mismatch raises a one-line `ShapeError` with the file and
+the location: `results.json: best.test.clean.n is 'x'; expected an integer`.
 """
 
 import dataclasses
@@ -13,29 +13,29 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 from bat_jax.errors import UserError
 from bat_jax.runtime.storage import AnyPath
 
-# Deeper than any file of a run; Python's own recursion ends far beyond.
+# Deeper than any file of a run, and well within Python's recursion limit.
 _DEEPEST = 64
-# Beyond what a float32 holds, which is what is computed with.
+# Larger than any float32, the type of computations.
 _LARGEST = 1e39
 _REPR = reprlib.Repr()
 _REPR.maxstring = 60
 
 
 class ShapeError(UserError):
-    """The content of a file is not what its readers expect: the file is damaged, or foreign."""
+    """The content of a file has an unexpected shape: it is damaged, or another kind of file."""
 
 
 @runtime_checkable
 class Shape(Protocol):
-    """What a value is expected to be."""
+    """The expected shape of a value."""
 
     def check(self, value: Any, place: "Place") -> Any:
-        """Returns the value as readers get it, or raises a ShapeError that names the place."""
+        """Returns the value for readers, or raises a ShapeError that names the place."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a value is: the file and the names that lead to the value."""
+    """The location of a value: the file and the path of names in it."""
 
     file: str
     names: str = ""
@@ -49,20 +49,20 @@ class Place:
         return Place(self.file, f"{self.names}[{number}]")
 
     def refuse(self, value: Any, expected: str) -> NoReturn:
-        """Raises the error of a wrong value."""
+        """Raises the error for a wrong value."""
         what = _quoted(value)
         raise ShapeError(
             f"{self.file}: {self.names or 'the content'} is {what}; expected {expected}"
         )
 
     def lacks(self, name: str) -> NoReturn:
-        """Raises the error of an object without a name."""
+        """Raises the error for a missing name."""
         where = f" in {self.names}" if self.names else ""
         raise ShapeError(f"{self.file}: has no {_short(name)}{where}; expected one")
 
 
 class Read(dict[str, Any]):
-    """An object of a file; a name that it lacks is an error which says where it was expected."""
+    """An object of a file; looking up a missing name raises an error with its location."""
 
     def __init__(self, content: Mapping[str, Any], place: Place):
         super().__init__(content)
@@ -157,10 +157,10 @@ class Object:
     """An object with named values.
 
     Attributes:
-      names: the values that it must have.
-      optional: the values that it may have.
-      others: the shape of further values; None lets any value be.
-      is_name: whether a further name is a legal one, which `expected` describes.
+      names: the required values.
+      optional: the optional values.
+      others: the shape of further values; None accepts any value.
+      is_name: whether a further name is valid, as described by `expected`.
     """
 
     names: Mapping[str, Shape] = dataclasses.field(default_factory=dict)
@@ -194,12 +194,12 @@ def read(path: AnyPath, shape: Shape, what: str) -> Any:
     Args:
       path: the file.
       shape: of its content.
-      what: what is expected, for messages: "the results of a finished run".
+      what: the expected content, for messages: "the results of a finished run".
 
     Raises:
-      UserError: there is no such file, or it is no plain file.
-      ShapeError: its content is of another shape.
-      OSError: it cannot be read for a reason of the system.
+      UserError: the file is missing, or not a regular file.
+      ShapeError: its content has another shape.
+      OSError: a system error prevented reading it.
     """
     return parse(read_plain(path, what), shape, Place(str(path)))
 
@@ -208,8 +208,8 @@ def read_plain(path: AnyPath, what: str) -> bytes:
     """Returns the bytes of a file, which must not be a device or a FIFO.
 
     Raises:
-      UserError: there is no such file, or it is no plain file.
-      OSError: it cannot be read for a reason of the system.
+      UserError: the file is missing, or not a regular file.
+      OSError: a system error prevented reading it.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; expected {what}")
@@ -219,10 +219,10 @@ def read_plain(path: AnyPath, what: str) -> bytes:
 
 
 def parse(content: bytes, shape: Shape, place: Place) -> Any:
-    """Returns a JSON text's content.
+    """Parses and validates a JSON text.
 
     Raises:
-      ShapeError: it is no JSON, or of another shape.
+      ShapeError: the text is not JSON, or has another shape.
     """
     where = f"{place.file}: " + (f"{place.names} " if place.names else "")
     if not content.strip():
@@ -248,7 +248,7 @@ def parse(content: bytes, shape: Shape, place: Place) -> Any:
 
 
 def name_aside(path: AnyPath) -> AnyPath:
-    """Returns a name beside a damaged file that no file has yet: `results.json.damaged`."""
+    """Returns an unused name to move a damaged file to: `results.json.damaged`."""
     number, aside = 1, path.with_name(f"{path.name}.damaged")
     while aside.exists():
         number += 1
@@ -257,7 +257,7 @@ def name_aside(path: AnyPath) -> AnyPath:
 
 
 class _JsonError(ValueError):
-    """What JSON does not have."""
+    """Content that is not valid JSON."""
 
 
 def _reason(error: ValueError) -> str:
@@ -278,7 +278,7 @@ def _constant(text: str) -> NoReturn:
 
 
 def _is_flat(value: Any, deepest: int) -> bool:
-    """Returns whether a value is nested at most so deeply."""
+    """Returns whether a value is nested at most `deepest` levels deep."""
     if not isinstance(value, (dict, list)):
         return True
     inner = value.values() if isinstance(value, dict) else value

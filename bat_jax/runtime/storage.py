@@ -1,8 +1,7 @@
-"""Where files are: on a disk, or in a bucket of Google Cloud Storage.
+"""Paths on a disk or in a bucket of Google Cloud Storage.
 
-A path of either kind is read, listed and joined alike. They differ in how something is written: an
-object of a bucket appears when its upload is complete, cannot be appended to, and nobody can hold
-it alone.
+Both kinds of path support the same reads, listings and joins, but writes differ: an object of a
+bucket appears when its upload is complete, and supports neither appending nor locks.
 """
 
 import errno
@@ -21,13 +20,13 @@ _BUCKETS = "gs://"
 
 
 def as_path(path: str | os.PathLike[str]) -> AnyPath:
-    """Returns a path on a disk, or, where it begins with `gs://`, in a bucket.
+    """Returns a path on a disk, or in a bucket if it begins with `gs://`.
 
     A leading `~` or `~user` is the home folder.
 
     Raises:
-      UserError: there is no such user, it begins with another scheme, names no bucket, or what
-        reads buckets is not installed.
+      UserError: the user does not exist, the scheme is unknown, the bucket has no name, or gcsfs is
+        not installed.
     """
     text = os.fspath(path)
     if "\0" in text:
@@ -53,7 +52,7 @@ def as_path(path: str | os.PathLike[str]) -> AnyPath:
             f"{text}: gcsfs, which reads buckets, is not installed; install it with"
             " pip install -r requirements-gcs.txt"
         )
-    # TensorFlow, were it installed, would take gcsfs's place, with errors of its own.
+    # If TensorFlow is installed, etils would use it instead of gcsfs, with different errors.
     os.environ.setdefault("EPATH_USE_TF", "false")
     _forget_listings()
     return epath.Path(text)
@@ -65,17 +64,17 @@ def is_remote(path: AnyPath) -> bool:
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """Returns the path from the root, which one in a bucket is already."""
+    """Returns the absolute path; bucket paths are always absolute."""
     return path if is_remote(path) else path.absolute()
 
 
 def put(path: AnyPath, content: bytes) -> None:
-    """Writes an object of a bucket, which is there whole or not at all.
+    """Writes an object of a bucket atomically.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the object cannot be written.
     """
-    # What gcsfs, google-auth and aiohttp raise has no common class.
+    # Errors of gcsfs, google-auth and aiohttp have no common class.
     try:
         path.write_bytes(content)
     except Exception as error:
@@ -83,14 +82,14 @@ def put(path: AnyPath, content: bytes) -> None:
 
 
 def check_writable(folder: AnyPath) -> None:
-    """Writes an object into a folder of a bucket and removes it.
+    """Checks that a folder of a bucket is writable, by writing and removing an object.
 
     Raises:
-      UserError: there is no such bucket, no permission, or no way to it.
+      UserError: the bucket does not exist, is unreachable, or denies permission.
     """
     probe = folder / ".writable"
     try:
-        # Where there is no way to the bucket, a question fails sooner than an upload.
+        # If the bucket is unreachable, a query fails sooner than an upload.
         probe.exists()
         probe.write_bytes(b"")
         probe.unlink()
@@ -109,7 +108,7 @@ def _reason(error: Exception) -> str:
 
 
 def _forget_listings() -> None:
-    """Has every listing of a bucket asked anew: other processes, and TensorStore, write to it."""
+    """Clears cached bucket listings, because other processes and TensorStore write to buckets."""
     import fsspec.config
 
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)

@@ -1,4 +1,4 @@
-"""The folder of one run: whose it is, and that only one process writes to it."""
+"""The folder of a run: its config, and a lock against concurrent writers."""
 
 import contextlib
 import fcntl
@@ -24,7 +24,7 @@ from bat_jax.runtime.storage import AnyPath, check_writable, is_remote
 
 log = logging.getLogger(__name__)
 
-# Of config.json, and with it of the whole folder; a file without the number has format 1.
+# The format of config.json and of the whole folder; files without a number have format 1.
 FORMAT = 2
 # Where format 1 had fields of `programs`; `model.lowering` was the convolution of every program.
 _FORMER_PLACES = {
@@ -35,7 +35,7 @@ _FORMER_PLACES = {
 _CONVOLUTIONS = ("training", "attack", "evaluation")
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat_jax")
-# What changes where a run is computed, or how much more of it, but not what it computes.
+# Fields that change where or how far a run computes, but not its results.
 _FREE = (
     "data.path",
     "data.exclude",
@@ -43,20 +43,19 @@ _FREE = (
     "programs.members_at_once",
     "checkpoint.keep",
 )
-# Fields whose values are mappings with names of the user's choice.
+# Fields whose values are mappings with user-defined names.
 _MAPPINGS = ("findings.variants", "findings.ensemble")
 
 
 @contextlib.contextmanager
 def opened(workdir: AnyPath) -> Iterator[None]:
-    """Makes the folder and holds it for this run alone; of several processes the main one does.
+    """Creates and locks the folder of a run; with several processes, the main one does.
 
-    What a killed process left half-written in it is removed. A folder of a bucket, or of a file
-    system without locks, cannot be held: that no other run writes to it is left to the user, after
-    a warning.
+    Removes partial files of killed processes. Buckets and file systems without locks cannot be
+    locked: a warning asks the user to start no other run there.
 
     Raises:
-      UserError: it cannot be made, or another run holds it.
+      UserError: the folder cannot be created, or another run has locked it.
     """
     with contextlib.ExitStack() as stack:
         with distributed.agreed():
@@ -102,7 +101,7 @@ def _warn_without_locks(folder: AnyPath, why: str) -> None:
 
 @functools.cache
 def _take_on_trust(folder: AnyPath) -> None:
-    """Says, once, that nothing keeps other runs out of a folder of a bucket."""
+    """Warns, once, that a bucket folder is not locked against other runs."""
     check_writable(folder)
     log.warning("%s: a bucket has no locks: start no other run in this folder", folder)
 
@@ -110,18 +109,17 @@ def _take_on_trust(folder: AnyPath) -> None:
 def claim(
     workdir: AnyPath, config: ConfigDict, data: Mapping[str, str], *, defaults: ConfigDict
 ) -> None:
-    """Writes config.json, or checks that the folder is already this config's.
+    """Writes config.json, or checks that the existing one matches this config.
 
     Args:
       workdir: the run's folder.
       config: the resolved config.
-      defaults: what its fields are unless they are set: a field that the folder's config lacks, of
-        an older version, has its default there.
+      defaults: default values of its fields, for fields missing from an older version's config.
       data: digests of the data's parts.
 
     Raises:
-      UserError: it holds a run of another config, or of other data; or the processes that run
-        together do not have the same config, data or folder.
+      UserError: the folder contains a run with another config or other data; or the processes
+        differ in config, data or folder.
     """
     path = workdir / "config.json"
     distributed.check_same("the config", json.dumps(plain(config), sort_keys=True))
@@ -133,7 +131,7 @@ def claim(
         if not path.exists():
             raise UserError(
                 f"{path}: process 0 has written it, and it is not here; expected a folder that all"
-                " processes share: name such a one"
+                " processes share: name such a folder"
             )
 
 
@@ -161,7 +159,7 @@ def _claim(
     theirs, digests = read(path)
     check_known(path, theirs, plain(defaults))
     theirs = _filled(theirs, plain(defaults))
-    # Without synchronised batch norm, statistics are those of each device's share.
+    # Without synchronised batch norm, results depend on each device's share of the batch.
     free = (*_FREE, "parallel.") if config.model.sync_batch_norm else _FREE
     if config.job == "memorization":
         # Members can be added; findings would have been made with fewer.
@@ -183,10 +181,10 @@ def _claim(
 
 
 def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the plain config of a run from its config.json, and the digests of its data.
+    """Returns the plain config and the data digests from a run's config.json.
 
     Raises:
-      UserError: the file is not that of a run, or that of a newer version.
+      UserError: the file is not a run's config, or is from a newer version.
     """
     content = _read(path)
     config, data = content.get("config"), content.get("data")
@@ -199,7 +197,7 @@ def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config of format 1 with the section `programs` in place of its former fields."""
+    """Converts a config of format 1, whose program fields preceded the section `programs`."""
     new = {name: dict(part) if isinstance(part, dict) else part for name, part in config.items()}
     programs = {}
     for field, (section, name) in _FORMER_PLACES.items():
@@ -207,7 +205,7 @@ def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
             programs[field] = new[section].pop(name, None)
     if isinstance(new.get("model"), dict):
         lowering = new["model"].pop("lowering", None)
-        # What suited the back end was a choice by name, and is the default now.
+        # The choice by back end had a name in format 1, and is now the default.
         convolution = None if lowering == "automatic" else lowering
         programs |= dict.fromkeys(_CONVOLUTIONS, convolution)
     return {**new, "programs": programs}
@@ -241,13 +239,13 @@ def _filled(
 
 
 def _are_sections(field: str, value: object, other: object) -> bool:
-    """Returns whether both are sections of a config, and not values that are mappings."""
+    """Returns whether both are config sections rather than mapping values."""
     is_value = field in _MAPPINGS
     return isinstance(value, Mapping) and isinstance(other, Mapping) and not is_value
 
 
 def begun_by(folder: AnyPath) -> str:
-    """Returns the version that began the run of a folder, for messages."""
+    """Returns the version that started the run of a folder, for messages."""
     try:
         content = json.loads(read_plain(folder / "config.json", "the config of a run"))
         return _described(content["versions"]["bat_jax"], content["git"])
@@ -309,8 +307,8 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Returns the commit of the code, `-dirty` where it was changed since; None if not known."""
-    # Without its lock: a run that is killed here leaves none in the repository.
+    """Returns the commit of the code, with `-dirty` if modified; None if unknown."""
+    # Without git's lock, which a killed run would leave in the repository.
     command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     command += ["describe", "--always", "--dirty"]
     try:
