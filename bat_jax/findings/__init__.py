@@ -1,1 +1,1 @@
-"""The paper's findings, tried: which runs to make, what they show, and what follows by rule."""
+"""Tests the paper's findings: the runs to make, their summary, and verdicts by fixed rules."""

@@ -1,4 +1,4 @@
-"""Whether each finding holds, from the numbers and by rules, the same for every data set."""
+"""Verdicts on each finding, by rules that are the same for every data set."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -10,14 +10,14 @@ Verdict = Literal["supported", "refuted", "undecided"]
 
 
 class Claim(NamedTuple):
-    """A finding, and what the runs say of it.
+    """A finding and its verdict.
 
     Attributes:
-      name: `regime`, `a`, `b` or `c`, with the state it was read from.
+      name: `regime`, `a`, `b` or `c`, with the evaluated state.
       statement: the finding.
-      rule: what supports and what refutes it.
-      verdict: what the rule says.
-      numbers: what it says it from.
+      rule: the conditions that support or refute it.
+      verdict: the outcome of the rule.
+      numbers: the numbers behind the verdict.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Claim(NamedTuple):
 
 
 def claims(summary: Mapping[str, Any]) -> list[Claim]:
-    """Returns the regime check first, then (a), (b) and (c); the last two once a state."""
+    """Returns the regime check, then (a), (b) and (c); the last two once per state."""
     return [
         _regime(summary["regime"]),
         _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
@@ -37,7 +37,7 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
     ]
 
 
-# Of fewer no verdict is given: two may agree by chance.
+# With fewer seeds there is no verdict: two may agree by chance.
 FEWEST_SEEDS = 3
 
 
@@ -154,7 +154,7 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         verdict = "supported"
     elif worse:
         verdict = "refuted"
-    told = [
+    parts = [
         f"{text}: {', '.join(names)}"
         for text, names in (
             ("better than", better),
@@ -177,7 +177,7 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         f" or of robust accuracy ({title}), lies above 0 and the other's not below."
         " Supported if it is better than each; refuted if it is worse than one; else undecided.",
         verdict,
-        f"{'; '.join(told).capitalize()}. BAT minus {numbers} points.{caution}",
+        f"{'; '.join(parts).capitalize()}. BAT minus {numbers} points.{caution}",
     )
 
 

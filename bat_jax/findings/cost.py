@@ -1,4 +1,4 @@
-"""What the findings would cost, without running them."""
+"""Predicts the cost of the findings without running them."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from bat_jax.training.state import number_of_parameters
 
 
 def describe_findings(config: ConfigDict) -> str:
-    """Returns the runs that the findings would make, their FLOPs, and how long those take at least.
+    """Returns the runs of the findings, their FLOPs and their minimum time.
 
     FLOPs count forward passes; the time is what they take at the rate of this machine's forward
     pass. Images are not yet left out, AutoAttack is given as if it broke none.
@@ -31,7 +31,7 @@ def describe_findings(config: ConfigDict) -> str:
     lines = [json.dumps(plain(config), indent=2)]
     base = plans.trained(config, "methods", "pgd_at", config.findings.seeds[0])
     if base.memorization.estimates is None:
-        # They are made first; what they say changes no cost.
+        # Estimates are made first; their values do not change the cost.
         base.evaluation.track.images = 0
     experiment = build(base)
     nobody = np.zeros(0, np.int64)
@@ -68,7 +68,7 @@ def describe_findings(config: ConfigDict) -> str:
 
 
 def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
-    """Returns the forward passes, of an image each, of training with its validation."""
+    """Returns the forward passes per image of training and validation."""
     method = methods.create(config.objective, methods.Setup(num_steps=config.attack.num_steps))
     steps = experiment.total_steps * config.train.batch_size
     settings = config.evaluation
@@ -81,13 +81,13 @@ def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
 
 
 def _evaluation_passes(config: ConfigDict, experiment: Experiment) -> int:
-    """Returns the forward passes of the test of `best` and `last`, clean and under PGD."""
+    """Returns the forward passes of testing `best` and `last`, clean and under PGD."""
     each = 1 + len(config.evaluation.losses) * (1 + 2 * config.evaluation.num_steps)
     return 2 * _tested(config, experiment) * each
 
 
 def _autoattack_passes(config: ConfigDict, experiment: Experiment) -> int:
-    """Returns the forward passes of AutoAttack on the states it attacks if no image ever fell."""
+    """Returns the forward passes of AutoAttack if every image withstands it."""
     targets = min(9, experiment.dataset.num_classes - 1)
     each = {
         "apgd-ce": 200,

@@ -1,4 +1,4 @@
-"""Which runs the findings need, as a function of the config and the estimates."""
+"""Plans the runs of the findings from the config and the estimates."""
 
 import dataclasses
 
@@ -21,10 +21,10 @@ class Planned:
 
     Attributes:
       part: one of `bat_jax.config.PARTS`.
-      arm: what it is a run of, once a seed: a method, a variant of BAT, a removal.
+      arm: a method, a variant of BAT or a removal, run once per seed.
       seed: of the run.
-      config: that trains it.
-      removed: ids of the training images it leaves out, if any.
+      config: of the run.
+      removed: ids of the training images that the run leaves out, if any.
     """
 
     part: str
@@ -35,20 +35,20 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """The name of the run's folder."""
         return f"{self.arm}-seed{self.seed}"
 
 
 def plan(
     config: ConfigDict, train: Split, atypical: Int64[np.ndarray, " ids"], folder: AnyPath
 ) -> list[Planned]:
-    """Returns every run, in the order in which they are made: seed after seed.
+    """Returns all runs in order of execution, grouped by seed.
 
     Args:
       config: from `bat_jax.config.findings()`, its `memorization.estimates` set.
-      train: the images that are trained on.
-      atypical: ids of the atypical among them.
-      folder: where files of removed ids are.
+      train: the training images.
+      atypical: ids of the atypical training images.
+      folder: of the files with removed ids.
     """
     settings = config.findings
     runs = []
@@ -92,7 +92,7 @@ def ensemble(config: ConfigDict) -> ConfigDict:
 
 
 def removal_arm(kind: str, part: float) -> str:
-    """Returns the name of a removal: of `atypical` images or of as many `random` ones."""
+    """Returns the name of a removal of `atypical` images or as many `random` ones."""
     return f"pgd_at-without-{round(100 * part)}%-{kind}"
 
 
@@ -104,13 +104,13 @@ def variant_arm(name: str) -> str:
 def removed_ids(
     kind: str, part: float, train: Split, atypical: Int64[np.ndarray, " ids"], *, seed: int
 ) -> Int64[np.ndarray, " removed"]:
-    """Returns the ids to leave out, drawn by the seed, ascending.
+    """Returns randomly drawn ids to leave out, in ascending order.
 
     Args:
-      kind: `atypical`, or `random`: equally many of all training images, atypical ones among them.
-      part: of the atypical training images.
-      train: the images that are trained on.
-      atypical: ids of the atypical among them.
+      kind: `atypical`, or `random`: equally many of all training images, including atypical ones.
+      part: the fraction of the atypical training images.
+      train: the training images.
+      atypical: ids of the atypical training images.
       seed: of the run.
     """
     pool = atypical if kind == "atypical" else train.ids
@@ -120,7 +120,7 @@ def removed_ids(
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises a UserError for a field of `config.findings` that cannot be run."""
+    """Raises a UserError if a field of `config.findings` is invalid."""
     settings = config.findings
     configs.check(config)
     for field, values in (("methods", settings.methods), ("tracked", settings.tracked)):
@@ -168,7 +168,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict:
-    """Returns the config of one run: that of the findings, of one method and seed."""
+    """Returns the findings' config for a run of one method and seed."""
     settings = config.findings
     run = _section_by_section(config)
     run.seed = seed
@@ -198,12 +198,12 @@ def _change(config: ConfigDict, variant: str, fields: ConfigDict) -> None:
 
 
 def _in_words(error: Exception) -> str:
-    """Returns what an error says, on one line and without the quotes of a KeyError."""
+    """Returns an error's message on one line, without the quotes of a KeyError."""
     return " ".join(str(error.args[0] if error.args else error).split())
 
 
 def _section_by_section(config: ConfigDict) -> ConfigDict:
-    """Returns a training config with the sections of the findings' own."""
+    """Returns a training config with the sections of the findings' config."""
     run = configs.default()
     for name, value in config.items():
         if name in run and isinstance(value, ConfigDict):

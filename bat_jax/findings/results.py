@@ -1,4 +1,4 @@
-"""The results.json of the findings, as it is read."""
+"""Reads results.json of the findings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +37,7 @@ class _Key:
 
 
 class _Curve:
-    """Accuracies by epoch, one an epoch for every measure."""
+    """Accuracies by epoch, one per epoch for every measure."""
 
     def check(self, value: Any, place: Place) -> Any:
         curve = Object(
@@ -122,8 +122,8 @@ def read_results(path: AnyPath) -> Mapping[str, Any]:
     """Reads results.json of finished findings.
 
     Raises:
-      UserError: there is none, or it is damaged.
-      OSError: it cannot be read for a reason of the system.
+      UserError: the file is missing or damaged.
+      OSError: a system error prevented reading it.
     """
     what = "finished findings: run their command to the end"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""From finished runs to what they show: means and intervals over seeds, and paired tests."""
+"""Summarizes finished runs: means and intervals over seeds, and paired tests."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.plan import removal_arm, variant_arm
 from bat_jax.methods import has_attack
 
-# The runs of every arm, in the order of the seeds.
+# The runs of each arm, in order of seeds.
 Arms = Mapping[str, Sequence[Run]]
 
 
@@ -83,7 +83,7 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
 
 
 def _is_at_chance(run: Run) -> bool:
-    """Returns whether the best state is right on fewer clean images than twice as many as chance.
+    """Returns whether the best state's clean accuracy is below twice that of chance.
 
     A small network may collapse to a constant early in adversarial training, and stay there.
     """
@@ -92,7 +92,7 @@ def _is_at_chance(run: Run) -> bool:
 
 
 def _accuracies(runs: Sequence[Run]) -> dict[str, Any]:
-    """Returns, by state, group (`all` too) and attack, the accuracy over seeds."""
+    """Returns the accuracy over seeds, by state, group (including `all`) and attack."""
     found: dict[str, Any] = {}
     for state in STATES:
         tests = [run.evaluations[state] for run in runs]
@@ -114,7 +114,7 @@ def _of_group(tests: Sequence[Accuracies]) -> dict[str, Any]:
 
 
 def _accuracy(values: Sequence[float], *, images: int) -> dict[str, Any]:
-    """Returns an accuracy over seeds, its interval cut at 0 and 1."""
+    """Returns an accuracy over seeds, with its interval clipped to [0, 1]."""
     found = over_seeds(values, images=images)
     if "interval" in found:
         low, high = found["interval"]
@@ -123,7 +123,7 @@ def _accuracy(values: Sequence[float], *, images: int) -> dict[str, Any]:
 
 
 def _curves(runs: Sequence[Run]) -> dict[str, Any]:
-    """Returns, by set and attack, the epochs and at each of them the accuracy over seeds."""
+    """Returns the epochs and the accuracy over seeds at each, by set and attack."""
     found: dict[str, Any] = {}
     for name in SETS:
         epochs, images = runs[0].series(name, "n")
@@ -182,7 +182,7 @@ def _weighted(run: Run, part: str, attack: str) -> float:
 
 
 def _sizes(run: Run, name: str, which: str = "of") -> int:
-    """Returns how many images the set has; with `n`, how many of them are followed."""
+    """Returns the size of the set; with `n`, the number of tracked images."""
     values = run.series(name, which)[1]
     return int(values[-1]) if values else 0
 
@@ -230,7 +230,7 @@ def _gains(runs: Sequence[Run], attack: str, method: str) -> dict[str, Any]:
 
 
 def _removal(arms: Arms, part: float, removed: int, state: str, attack: str) -> dict[str, Any]:
-    """Returns what leaving atypical images out does beyond leaving as many random ones out."""
+    """Returns the effect of removing atypical images minus that of removing as many random ones."""
     without, random = arms[removal_arm("atypical", part)], arms[removal_arm("random", part)]
     found: dict[str, Any] = {"part": part, "state": state, "removed": removed}
     for group in ("all", *GROUPS):
@@ -245,7 +245,7 @@ def _removal(arms: Arms, part: float, removed: int, state: str, attack: str) -> 
 def _differences(
     ours: Sequence[Run], theirs: Sequence[Run], state: str, group: str, measure: str
 ) -> list[float]:
-    """Returns one difference of accuracies a seed; none where the group is not known."""
+    """Returns one difference of accuracies per seed; none if the group is unknown."""
     values = []
     for one, other in zip(ours, theirs, strict=True):
         first, second = (_measured(run, state, group, measure) for run in (one, other))
@@ -261,7 +261,7 @@ def _tested(run: Run, state: str, group: str, measure: str) -> int:
 
 
 def _measured(run: Run, state: str, group: str, measure: str) -> Accuracy | None:
-    """Returns an accuracy of a group, or of `all` images; None where the group is not known."""
+    """Returns the accuracy of a group, or of `all` images; None if the group is unknown."""
     accuracies = run.evaluations[state].groups.get(ALL if group == "all" else group)
     return None if accuracies is None else accuracies[Measure.parse(measure)]
 
