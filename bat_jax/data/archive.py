@@ -1,6 +1,6 @@
-"""The files of a folder or an archive, read in memory: nothing is ever extracted to disk.
+"""Reads the files of a folder or an archive in memory, without extracting to disk.
 
-Nor is an archive trusted with memory or time: what its format cannot need is not unpacked.
+Archives are untrusted: limits on memory and time follow from the expected format.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _MEMBERS = 10_000
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _AnyPath = TypeVar("_AnyPath", bound=PurePath)
 
-# What the standard library raises on damaged archives, between them all.
+# The exceptions that the standard library raises for damaged archives.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -65,7 +65,7 @@ def opened(path: Path, *, marker: str, remedy: str) -> Iterator[Files]:
         yield _Folder(_top_of_folder(path, marker, remedy), remedy)
         return
     with contextlib.ExitStack() as stack:
-        with _damage_told(path, remedy):
+        with _reporting_damage(path, remedy):
             file = stack.enter_context(open_regular(path, remedy=remedy))
             archive = stack.enter_context(zipfile.ZipFile(file))
         yield _Zip(path, archive, marker, remedy)
@@ -141,7 +141,7 @@ class _Zip:
                 f"{where}: is compressed by method {member.compress_type}; expected deflate or"
                 f" none; {self._remedy}"
             )
-        with _damage_told(self._path, self._remedy), self._archive.open(member) as file:
+        with _reporting_damage(self._path, self._remedy), self._archive.open(member) as file:
             return read_at_most(file, limit, where=where, remedy=self._remedy)
 
     def under(self, folder: str) -> list[str]:
@@ -160,7 +160,7 @@ def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str,
     contents: dict[str, bytes | None] = {}
     total = _UNPACKED * sum(limits.values())
     with (
-        _damage_told(path, remedy),
+        _reporting_damage(path, remedy),
         open_regular(path, remedy=remedy) as file,
         gzip.open(file) as unpacked,
     ):
@@ -208,7 +208,7 @@ def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str,
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that ends in an error at the first byte beyond a limit, which its reader moves."""
+    """A stream that raises at the first byte beyond a limit, which its reader adjusts."""
 
     def __init__(self, stream: Readable, limit: int, what: str, remedy: str) -> None:
         self.limit = limit
@@ -236,13 +236,13 @@ def read_file(path: Path, limit: int, *, remedy: str) -> bytes:
       limit: the most bytes that the content may have.
       remedy: what a user should do about a damaged file.
     """
-    with _damage_told(path, remedy), open_regular(path, remedy=remedy) as file:
+    with _reporting_damage(path, remedy), open_regular(path, remedy=remedy) as file:
         stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
         return read_at_most(stream, limit, where=str(path), remedy=remedy)
 
 
 def refuse_escapes(path: Path, names: Collection[str]) -> None:
-    """Raises if a member's name leads out of the archive: no honest archive has such a name."""
+    """Raises if a member's name escapes the archive, as only malicious archives have."""
     for name in names:
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise UserError(
@@ -252,10 +252,10 @@ def refuse_escapes(path: Path, names: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def _damage_told(path: Path, remedy: str) -> Iterator[None]:
+def _reporting_damage(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
-    except UserError:  # is a ValueError, but told already
+    except UserError:  # a ValueError, but already reported
         raise
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__

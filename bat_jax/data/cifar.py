@@ -21,14 +21,14 @@ _SHAPE = (3, 32, 32)  # of the files: first all reds, then the greens, then the 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """What tells the two sets apart.
+    """The differences between the two sets.
 
     Attributes:
-      official: where the archive comes from.
+      official: the published archive.
       train: the files of the training set, in order, with the MD5 of their published contents.
       test: the files of the test set, with the same.
       images: the number of images in a file of the training set; one of the test set has 10,000.
-      names: the file of class names, a line each.
+      names: the file of class names, one per line.
       classes: the number of classes.
       label_bytes: how many bytes of labels precede an image; the last one is the class.
       pickles: names that only the archive for Python has, whose files are pickles.

@@ -1,4 +1,4 @@
-"""The one record that every data source becomes."""
+"""The common representation of all data sets."""
 
 import dataclasses
 import hashlib
@@ -19,8 +19,8 @@ class Split:
     Attributes:
       images: uint8, NHWC.
       labels: int32 class indices.
-      ids: int64; an example's place in the source's own order, by which estimates made elsewhere
-        are joined to it. A subset of a split keeps the ids of the whole.
+      ids: int64; an example's position in the source, used to join external estimates. A subset of
+        a split keeps the original ids.
     """
 
     images: UInt8[np.ndarray, "examples height width channels"]
@@ -35,7 +35,7 @@ class Split:
         return Split(self.images[rows], self.labels[rows], self.ids[rows])
 
     def digest(self) -> str:
-        """Returns a hash of ids, labels and images: equal if and only if the split is the same."""
+        """Returns a content hash of the ids, labels and images."""
         digest = hashlib.sha256()
         for array in (self.ids, self.labels, self.images):
             digest.update(f"{array.dtype}{array.shape}".encode())
@@ -69,7 +69,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes, whether or not every one of them occurs."""
+        """The number of classes, including classes without examples."""
         return len(self.class_names)
 
 
@@ -82,7 +82,7 @@ def from_arrays(
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
 ) -> Dataset:
-    """Returns a data set of a caller's own arrays; an image's id is its row.
+    """Returns a data set from arrays; an image's id is its row.
 
     Args:
       train_images: NHWC, of 1 or 3 channels.
@@ -143,7 +143,7 @@ def _check(what: str, split: Split, num_classes: int) -> None:
 
 
 def check_ids(what: str, ids: Int64[np.ndarray, " examples"]) -> None:
-    """Raises the error that names the first id that a device cannot hold."""
+    """Raises a UserError for the first id outside the int32 range."""
     outside = np.flatnonzero((ids < IDS.min) | (ids > IDS.max))
     if len(outside):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The data set on the device: batches, order, crops and flips are made there."""
+"""The data set on the device, where batches, order, crops and flips are computed."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from bat_jax.errors import UserError
 
 
 class DeviceSplit(NamedTuple):
-    """A split as device arrays, a whole copy on every device.
+    """A split as device arrays, replicated on every device.
 
     Attributes:
       images: uint8, NHWC.
@@ -71,7 +71,7 @@ def free_bytes(device: jax.Device) -> int:
     stats = device.memory_stats()
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    # The CPU back end keeps no account: its devices share what the machine has left.
+    # The CPU back end has no memory statistics: its devices share the machine's free memory.
     return psutil.virtual_memory().available // jax.local_device_count()
 
 
@@ -105,8 +105,8 @@ def augment(
 
     Args:
       images: NHWC.
-      image_keys: one key an image.
-      crop_padding: pixels added on every side before a crop of the original size; 0 is no crop.
+      image_keys: one key per image.
+      crop_padding: pixels added on every side before a crop of the original size; 0 disables crops.
       flip: whether to flip.
     """
 

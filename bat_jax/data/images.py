@@ -76,7 +76,7 @@ def decode(
 
 @contextlib.contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Hides Pillow's warnings: of oddities beside the pixels, or of what it raises as well."""
+    """Hides Pillow's warnings, which concern metadata or repeat exceptions."""
     logger = logging.getLogger("PIL")
     before = logger.level
     with warnings.catch_warnings():
@@ -89,7 +89,7 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 def check_memory(count: int, shape: tuple[int, int, int], *, where: str) -> None:
-    """Raises if so many images of (height, width, channels) bytes do not fit in free memory."""
+    """Raises if `count` images of (height, width, channels) bytes do not fit in free memory."""
     needed, free = count * math.prod(shape), psutil.virtual_memory().available
     if needed > free:
         raise UserError(

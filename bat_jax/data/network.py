@@ -1,6 +1,6 @@
-"""Whether a server answers, known within seconds.
+"""Checks within seconds whether servers respond.
 
-A download by TFDS retries for minutes when there is no network. So its servers are asked first.
+TFDS retries downloads for minutes without a network, so its servers are queried first.
 """
 
 import queue

@@ -1,4 +1,4 @@
-"""Where data sets are published, where they are looked for, and what to say when they are amiss."""
+"""Sources and default locations of data sets, and their error messages."""
 
 import dataclasses
 import logging
@@ -98,7 +98,7 @@ class Official:
 def check_labels(
     labels: Integer[np.ndarray, " examples"], num_classes: int, *, where: str, remedy: str
 ) -> None:
-    """Raises the error that names the first label outside [0, num_classes)."""
+    """Raises a UserError for the first label outside [0, num_classes)."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         row = outside[0]
@@ -109,9 +109,9 @@ def check_labels(
 
 
 def note_count(where: str, found: int, official: int) -> None:
-    """Warns that a set is not of its published size, which a subset made on purpose is not either.
+    """Warns if a set does not have its published size, as an intentional subset does not.
 
-    What is cut inside an example or an archive is an error of the reader. This covers the rest.
+    Readers raise an error for truncated examples or archives; this covers the other cases.
     """
     if found != official:
         _LOG.warning("%s: %d examples; the published set has %d", where, found, official)

@@ -1,4 +1,4 @@
-"""The rules of every reader: regular files, no more bytes than can be right, no stray files."""
+"""Rules for all readers: regular files, limited sizes, no stray files."""
 
 import stat
 from pathlib import Path
@@ -31,7 +31,7 @@ _STRAY = {
 
 
 class Readable(Protocol):
-    """Anything that gives its next bytes, and none at its end."""
+    """A byte stream; returns no bytes at its end."""
 
     def read(self, size: int, /) -> bytes:
         """Returns at most `size` bytes."""
@@ -60,7 +60,7 @@ def open_regular(path: Path, *, remedy: str) -> IO[bytes]:
 
 
 def read_at_most(stream: Readable, limit: int, *, where: str, remedy: str) -> bytes:
-    """Returns the rest of a stream, of which no more than `limit` + 1 bytes are ever read.
+    """Returns the rest of a stream, reading at most `limit` + 1 bytes.
 
     Args:
       stream: a file, or a stream that unpacks one, whose size is not known before.
