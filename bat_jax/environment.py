@@ -1,13 +1,13 @@
-"""What must be right around the program before it can start: packages and JAX's variables.
+"""Checks the environment before the program starts: packages and JAX's variables.
 
-Nothing here imports JAX before its environment variables are known to be right.
+Nothing here imports JAX before its environment variables are checked.
 """
 
 import os
 
 from bat_jax.errors import UserError
 
-# Packages whose name for pip is another than the module's.
+# Packages whose pip name differs from the module name.
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, not the program."""
+"""The exception for invalid input, as opposed to errors of the program."""
 
 import re
 

@@ -11,7 +11,7 @@ from bat_jax.errors import UserError
 
 
 class Purpose(enum.IntEnum):
-    """What a key is for. A number, once used, keeps its meaning: runs are reproduced by it."""
+    """The purpose of a key. Never reuse or change a number: runs depend on it."""
 
     INITIALIZATION = 0
     ORDER = 1
@@ -25,7 +25,7 @@ class Purpose(enum.IntEnum):
     BOOTSTRAP = 9
 
 
-# The seed of a run, or a key in its place: that of an ensemble's member.
+# The seed of a run, or the key of an ensemble's member.
 Seed = int | np.integer | Key[Array, ""]
 # What users give: keys of `jax.random.key` or the raw ones of `jax.random.PRNGKey`. Anything is
 # let in here, for `typed` says in words what is wrong with it.
@@ -64,12 +64,12 @@ def typed(key: object) -> Key[Array, "..."]:
 def per_image(
     key: GivenKey, positions: Int[Array, " batch"] | Int[np.ndarray, " batch"]
 ) -> Key[Array, " batch"]:
-    """Returns one key an image, so that its draws do not depend on the rest of its batch.
+    """Returns one key per image, so that its draws do not depend on the rest of the batch.
 
     Args:
-      key: one key, from which each image's is derived by its position, or one key an image, which
-        are returned as they are.
-      positions: the images' numbers in the global batch or in the data set.
+      key: a single key, from which the images' keys are derived by position, or one key per image,
+        returned unchanged.
+      positions: the images' positions in the global batch or in the data set.
 
     Raises:
       UserError: `key` is no key, or keys for another number of images.

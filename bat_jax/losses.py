@@ -6,8 +6,7 @@ its value on every device, so that a result does not depend on how many devices 
 Under `jax.pmap` or `jax.shard_map(check_vma=False)`, average the gradients of such a value over the
 axis (`jax.lax.pmean`). Cross-entropy itself is optax's.
 
-Sections refer to docs/method.md, which says what is stated by the sources and what is
-reconstructed.
+Sections refer to docs/method.md, which distinguishes published from reconstructed forms.
 """
 
 from typing import Literal
@@ -44,7 +43,7 @@ def weighted_mean(
 def wrong_class_confidence(
     logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
 ) -> Float[Array, " batch"]:
-    """Returns q_i = max_{k != y_i} p_k, how strongly a wrong class is held (section 4).
+    """Returns q_i = max_{k != y_i} p_k, the confidence in a wrong class (section 4).
 
     Args:
       logits: shape `[batch, classes]`.
@@ -168,11 +167,10 @@ def bat_weights(
       alpha: how fast the weight falls with q_i; 0 makes every weight 1.
       gate: which examples may be weighted down: `misclassified`, those with argmax z(x') != y;
         `all`; `memorized`, those with memorization above `threshold`.
-      memorization: mem(i), shape `[batch]`, needed by the gate `memorized` alone. NaN, an example
-        that nothing can be said about, leaves the gate shut.
+      memorization: mem(i), shape `[batch]`, for the gate `memorized` only. NaN (unknown) closes the
+        gate.
       threshold: t, for the gate `memorized`.
-      confidence_logits: what q_i is computed from, if not `logits`: z(x) for the confidence on
-        clean images.
+      confidence_logits: replaces `logits` in q_i: z(x) for the confidence on clean images.
 
     Raises:
       ValueError: an unknown gate, or the gate `memorized` without `memorization`.

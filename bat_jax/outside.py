@@ -17,7 +17,7 @@ def is_outside(name: str) -> bool:
 
 
 def load(name: str, field: str) -> Any:
-    """Imports what a field of a config names.
+    """Imports the object that a config field names.
 
     Args:
       name: `package.module:Name`, importable where the program runs.

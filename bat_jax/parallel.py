@@ -1,4 +1,4 @@
-"""One per-device step, mapped over all devices.
+"""Maps a per-device step over all devices.
 
 A step is written for one device and names the axis `AXIS` for what is global. `over_devices` maps
 it by `jax.jit(jax.shard_map(...))`; `jax.pmap(step, axis_name=AXIS)` runs the same step.
@@ -41,12 +41,12 @@ def make_mesh(num_devices: int = 0) -> Mesh:
 
 
 def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
-    """Returns the one-dimensional mesh of these devices, which need not be of this machine."""
+    """Returns the one-dimensional mesh of these devices, possibly of another machine."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def check_divisible(field: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
-    """Raises a UserError unless the devices can share a batch evenly, each in so many parts."""
+    """Raises a UserError unless a batch divides evenly into `parts` parts per device."""
     if batch_size % (mesh.size * parts):
         among = f"{mesh.size} devices" + (f" in {parts} parts each" if parts > 1 else "")
         raise UserError(
@@ -65,30 +65,30 @@ def over_devices(
 ) -> jax.stages.Wrapped:
     """Returns the per-device `step` mapped over the mesh and jitted.
 
-    `check_vma` is off: collectives then differentiate as they do under `jax.pmap`, so that one step
-    is right under both. Gradients are averaged over the axis by the step itself.
+    `check_vma` is off, so that collectives differentiate as under `jax.pmap` and the same step is
+    correct under both. The step itself averages gradients over the axis.
 
     Args:
       step: written for one device, with collectives over `AXIS`.
       mesh: the devices.
       in_specs: per argument, `REPLICATED` or `SHARED` (along the first dimension).
-      out_specs: likewise for the result.
-      donate: arguments whose buffers the result may take over.
+      out_specs: the same for the result.
+      donate: arguments whose buffers the result may reuse.
     """
     mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     return jax.jit(mapped, donate_argnums=tuple(donate))
 
 
 def root(seed: int, mesh: Mesh) -> Key[Array, ""]:
-    """Returns the key of a seed on every device: an argument of programs, which serve any seed."""
-    # Computed on every device, of every process, rather than sent there.
+    """Returns a seed's key on every device, as an argument, so that programs serve any seed."""
+    # Computed on every device of every process rather than transferred.
     return jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(mesh, REPLICATED))()
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a whole copy of every host array on each device.
+    """Replicates host arrays on all devices.
 
-    Of several processes each puts its own copy, which must be the same, on its own devices.
+    With several processes, each copies its arrays, which must be equal, to its own devices.
     """
     sharding = NamedSharding(mesh, REPLICATED)
 

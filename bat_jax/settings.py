@@ -1,4 +1,4 @@
-"""The settings that several pages of `configs/` share; each page adds what is its own."""
+"""Settings shared by several pages of `configs/`."""
 
 from ml_collections import ConfigDict
 
