@@ -1,4 +1,4 @@
-"""What a command line asks for, checked as far as it can be without JAX."""
+"""Parses the command line, with all checks that are possible without JAX."""
 
 import dataclasses
 import re
@@ -75,13 +75,13 @@ _LONGEST_REASON = 300
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """A command line that was read.
+    """A parsed command line.
 
     Attributes:
-      config: with what the command line changes of it, checked.
+      config: the checked config, with the command line's changes.
       name: of the config's page.
-      workdir: the run's folder, if it is named.
-      dry_run: whether to print what the run would cost in place of running it.
+      workdir: the run's folder, if given.
+      dry_run: whether to print the cost of the run instead of running it.
       compilation_cache: as for `bat_jax.runtime.backend.prepare`.
       aot_topology: the TPU slice to compile for, if any.
       coordinator: as for `bat_jax.runtime.distributed.initialize`.
@@ -146,7 +146,7 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
 
 
 def _check_early(changes: Sequence[Override]) -> None:
-    """Refuses what is wrong whatever the page: a field or value that no job knows."""
+    """Rejects errors that do not depend on the page: a field or value that no job knows."""
     config, schema = configs.known()
     own = [change for change in changes if not change.field.startswith("objective.")]
     overrides.apply(config, own)
@@ -154,7 +154,7 @@ def _check_early(changes: Sequence[Override]) -> None:
 
 
 def _split(arguments: Sequence[str]) -> tuple[str | None, list[Override], list[str]]:
-    """Returns the page, what is changed of its config, and the other arguments."""
+    """Returns the page, the changes to its config, and the other arguments."""
     page, changes, rest = None, [], []
     waiting = [*arguments]
     while waiting:
@@ -204,7 +204,7 @@ def _value(name: str, field: Text | Integer | Flag, given: str | bool | None) ->
 
 
 def _page(page: str) -> Path:
-    """Returns the file of a page, which is named by its path, or by its name alone."""
+    """Returns the file of a page, given by path or by name."""
     expected = Text(None).expected(page)
     if expected is not None:
         raise UserError(f"--config is {shown(page)}; expected {expected}")

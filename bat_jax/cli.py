@@ -2,7 +2,7 @@
 
     bat-jax --config=digits_bat [--workdir=DIR] [--config.train.epochs=3]
 
-What is large is imported where it is used: a mistyped flag is answered before JAX starts.
+Large packages are imported where they are used, so that a mistyped flag fails before JAX starts.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _STOPPED = 128 + signal.SIGINT
 _TOPOLOGY = ("--aot_topology", "-aot_topology")
 _LONGEST_REASON = 300
-# What to do about an error of the system, where running the command again is not enough.
+# Remedies for system errors that running the command again does not solve.
 _REMEDIES = {
     errno.ENOSPC: "free some space, then run the same command to go on",
     errno.EDQUOT: "free some of your quota, then run the same command to go on",
@@ -34,7 +34,7 @@ _REMEDIES = {
     errno.EPERM: "expected a folder that can be written to: check its permissions",
     errno.EROFS: "expected a folder that can be written to: name another with --workdir",
 }
-# With the compiler for TPUs, but no TPU: it is not to look for one, nor to hold it.
+# For the TPU compiler without a TPU, so that it neither searches for one nor locks it.
 _WITHOUT_TPU = {
     "BAT_JAX_PROGRAMS": "accelerator",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
     except ModuleNotFoundError as error:
         return _fail(str(environment.missing(error)), 2, program)
     except BrokenPipeError:
-        # What reads the output has ended, as `head` does; nothing else is to be written to it.
+        # The reader of the output has exited, as `head` does: write nothing more to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def _main(argv: Sequence[str], program: str) -> int:
 
 @contextlib.contextmanager
 def _importing_from_here() -> Iterator[None]:
-    """Lets a config name a module of the current folder, as `python` itself does."""
+    """Makes modules of the current folder importable, as `python` does."""
     here = str(Path.cwd())
     is_new = here not in sys.path
     if is_new:
@@ -128,7 +128,7 @@ def _compiling_for_tpu() -> Iterator[None]:
 
 
 def _run(arguments: "Arguments", program: str) -> int:
-    """Runs the job of a command line; what goes wrong is a line and a status."""
+    """Runs the job of a command line; reports errors as one line and an exit status."""
     with _undisturbed():
         import jax
 
@@ -144,7 +144,7 @@ def _run(arguments: "Arguments", program: str) -> int:
             _join(arguments, workdir)
             backend.devices()
             return _run_job(arguments, workdir)
-        # Of any class: what is not known below is raised again.
+        # Any class: unknown errors are raised again below.
         except (Exception, KeyboardInterrupt) as error:
             found = _failure(error, workdir)
             if found is None:
@@ -158,7 +158,7 @@ def _run(arguments: "Arguments", program: str) -> int:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Holds Ctrl-C back until the block ends: it makes imports of C++ extensions abort."""
+    """Defers Ctrl-C until the block ends, because it aborts imports of C++ extensions."""
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield  # Signals are for the main thread.
@@ -173,14 +173,14 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _prepare(arguments: "Arguments") -> None:
-    """Sets what must be set before JAX looks for devices."""
+    """Configures JAX before it initialises devices."""
     from bat_jax.runtime import backend
 
     config = arguments.config
     backend.prepare(
         compilation_cache=arguments.compilation_cache, fuse_products=config.job != "memorization"
     )
-    # Where JAX has begun, in a program that calls this one, its devices stay as they are.
+    # If the calling program has already initialised JAX, its devices do not change.
     with contextlib.suppress(RuntimeError):
         if config.job == "memorization":
             backend.use_cores_as_devices()
@@ -232,7 +232,7 @@ def _logging() -> Iterator[None]:
 
 
 def _once() -> Callable[[logging.LogRecord], bool]:
-    """Returns a filter that passes every warning once: runs of one config give the same ones."""
+    """Returns a filter that passes every warning once: runs of one config repeat warnings."""
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -246,7 +246,7 @@ def _once() -> Callable[[logging.LogRecord], bool]:
 
 
 def _run_job(arguments: "Arguments", workdir: "AnyPath") -> int:
-    """Runs the job, or prints what it would cost, and returns the exit status."""
+    """Runs the job, or prints its predicted cost, and returns the exit status."""
     config = arguments.config
     if arguments.aot_topology:
         from bat_jax.jobs import topology
@@ -313,8 +313,7 @@ def _show(table: str, workdir: "AnyPath") -> None:
         return
     print(table)
     print(f"results: {workdir / 'results.json'}")
-    # After results.json, which ends a run: a page is drawn from a finished one, and its pictures
-    # are one process's work.
+    # After results.json, because pages are drawn from finished runs, by one process.
     if jax.process_count() == 1:
         if not (workdir / "report.html").exists():
             with _undisturbed():
@@ -325,7 +324,7 @@ def _show(table: str, workdir: "AnyPath") -> None:
 
 
 def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None:
-    """Returns the message and the status of an error that has one, or None."""
+    """Returns the message and exit status for a known error, or None."""
     from bat_jax.errors import UserError
     from bat_jax.runtime import distributed
     from bat_jax.runtime.interruption import Interrupted
@@ -346,7 +345,7 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
             1,
         )
     if isinstance(error, OSError):
-        remedy = _REMEDIES.get(error.errno or 0, "mend that, then run the same command to go on")
+        remedy = _REMEDIES.get(error.errno or 0, "fix that, then run the same command to go on")
         return f"{error.filename or workdir}: {error.strerror or _in_short(error)}; {remedy}", 1
     lost = distributed.peer_lost(error)
     return None if lost is None else (str(lost), 1)

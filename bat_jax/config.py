@@ -1,8 +1,8 @@
 """The fields of a config, each with its default, its legal values and its meaning.
 
-A config file starts from `default()` and changes what its experiment is about. A field that one
-choice alone reads says so: `objective.trades` is for the objective `trades`. `check` refuses what
-is not legal here, before anything starts.
+A config file starts from `default()` and changes the fields of its experiment. A field that only
+one choice reads is named after it: `objective.trades` is for the objective `trades`. `check`
+rejects invalid values before anything starts.
 """
 
 import re
@@ -18,9 +18,9 @@ from bat_jax.fields import Choice, Flag, Integer, Open, Real, Schema, Several, T
 PARTS = ("methods", "removal", "variants")
 """The parts of the findings' runs."""
 
-# Of JAX's keys: a seed beyond would be taken for another one.
+# The range of JAX's keys: larger seeds would alias others.
 _LARGEST_SEED = 2**32 - 1
-# Of PGD, each a forward and a backward pass of all images: more would not end.
+# PGD steps, each a forward and a backward pass of all images: more would never finish.
 _MOST_STEPS = 100_000
 # The subsets of a million members fill 6 GB for 50,000 images.
 _MOST_MEMBERS = 1_000_000
@@ -60,7 +60,7 @@ _MODEL: dict[str, fields.Field] = {
     "dtype": Choice("float32", ("float32", "bfloat16")),
     # Batch norm takes the statistics of the global batch, not of each device's share.
     "sync_batch_norm": Flag(True),
-    # What images are normalised by, per channel; by default those of the training images.
+    # Normalisation per channel; by default the statistics of the training images.
     "mean": Several(None, Real(0.0), least=1),
     "std": Several(None, Real(1.0, above=0), least=1),
 }
@@ -309,8 +309,8 @@ def findings() -> ConfigDict:
 def check(config: ConfigDict) -> None:
     """Checks every field of a config, of any job, then those that must agree with one another.
 
-    Names of data sets and models are left to those who know them, and so are sizes that depend on
-    the data or the devices.
+    Names of data sets and models, and sizes that depend on the data or the devices, are checked
+    elsewhere.
 
     Raises:
       UserError: the first field that is wrong, by name.
@@ -345,7 +345,7 @@ def defaults_of(config: ConfigDict) -> ConfigDict:
 
 
 def schema_of(config: Mapping[str, Any]) -> Schema:
-    """Returns the schema of a config, known by its sections."""
+    """Returns the schema of a config, inferred from its sections."""
     if "run" in config:
         return _EVALUATION
     return _with_methods(_FINDINGS if "findings" in config else _DEFAULT)
@@ -354,7 +354,7 @@ def schema_of(config: Mapping[str, Any]) -> Schema:
 def known() -> tuple[ConfigDict, Schema]:
     """Returns every field of every job but those of methods, and their schema.
 
-    It knows them without JAX, which methods import: so that a wrong field is refused at once.
+    This does not import JAX, unlike methods, so that a wrong field fails immediately.
     """
     schema = {**_EVALUATION, **_FINDINGS, "job": Text("train")}
     return fields.section(schema).lock(), schema
@@ -362,7 +362,7 @@ def known() -> tuple[ConfigDict, Schema]:
 
 def _with_methods(schema: Schema) -> Schema:
     """Returns a schema whose section `objective` has the sections of the methods."""
-    # Imported here: methods import JAX, and most wrong command lines are refused without it.
+    # Imported here, because methods import JAX, which most wrong command lines do not need.
     from bat_jax import methods
 
     return {**schema, "objective": {**_OBJECTIVE, **methods.sections()}}
@@ -380,7 +380,7 @@ def _check_validation(config: ConfigDict) -> None:
 
 
 def _check_attacked(config: ConfigDict) -> None:
-    """Checks what evaluation attacks; fields that a config leaves to the run's own are None."""
+    """Checks the evaluation's attacks; fields that default to the run's own are None."""
     attack, settings = config.attack, config.evaluation
     if attack.norm == "linf":
         for name, value in (
@@ -408,12 +408,12 @@ def _check_attacked(config: ConfigDict) -> None:
 
 
 def _of_255(value: float) -> str:
-    """Returns how a value meant as a part of 255 is written."""
+    """Returns advice on writing a value meant in units of 1/255."""
     return f"{value:g} of 255 grey levels is {value:g}/255, that is {value / 255:.4g}"
 
 
 def _check_training_attack(config: ConfigDict) -> None:
-    """Checks that a method which trains on attacked images attacks them."""
+    """Checks that the attack is not empty if the method trains on adversarial images."""
     from bat_jax import methods
 
     if methods.find(config.objective.name).attack is None:

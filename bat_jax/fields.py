@@ -1,7 +1,7 @@
 """The fields of a config: the default and the legal values of each, stated once.
 
 A schema is a nested mapping from names to fields. `section` makes the `ConfigDict` of a schema and
-`check` refuses the first value that is not legal, by the field's name:
+`check` rejects the first invalid value, by the field's name:
 
     schema = {"beta": Real(6.0, low=0), "gate": Choice("all", ("all", "memorized"))}
     config = section(schema)
@@ -21,7 +21,7 @@ from bat_jax.errors import UserError
 LARGEST_INTEGER = 2**31 - 1
 """What an int32 holds."""
 
-# What file systems allow: of a whole path, and between two slashes.
+# Limits of file systems: for a whole path, and between two slashes.
 _LONGEST_PATH = 4095
 _LONGEST_NAME = 255
 _SHOWN = 80
@@ -33,7 +33,7 @@ class Field(abc.ABC):
 
     Attributes:
       default: its value unless a config sets another; None makes the field optional.
-      hint: what a message adds for a value that is not legal.
+      hint: text that messages add for an invalid value.
     """
 
     default: Any
@@ -41,7 +41,7 @@ class Field(abc.ABC):
 
     @abc.abstractmethod
     def expected(self, value: object) -> str | None:
-        """Returns what was expected in place of a value, or None where the value is legal."""
+        """Returns the expectation that a value violates, or None if the value is valid."""
 
     @abc.abstractmethod
     def kind(self) -> type:
@@ -102,7 +102,7 @@ class Real(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Integer(Field):
-    """A whole number from `low` to `high`, by default as far as an int32 goes."""
+    """A whole number from `low` to `high`, by default up to the largest int32."""
 
     default: int | None
     low: int = dataclasses.field(default=0, kw_only=True)
@@ -179,7 +179,7 @@ class Flag(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Several(Field):
-    """A tuple of at least `least` legal values of one field; with `unique`, each there once."""
+    """A tuple of at least `least` valid values of one field, distinct if `unique`."""
 
     default: tuple[Any, ...] | None
     each: Field
@@ -207,7 +207,7 @@ class Several(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Open(Field):
-    """A section whose fields others check: they depend on what the section is about."""
+    """A section whose fields are checked elsewhere, because they depend on its subject."""
 
     default: Mapping[str, Any]
 
@@ -279,7 +279,7 @@ def refuse(path: str, value: object, expected: str | None) -> None:
 
 
 def shown(value: object) -> str:
-    """Returns a value as a message shows it: on one line, and not at length."""
+    """Formats a value for messages: on one line, and shortened."""
     try:
         text = repr(value)
     except ValueError:  # A number of more digits than Python writes.

@@ -1,7 +1,7 @@
-"""A config from its page and from what the command line changes of it.
+"""Loads a config from its page and applies the changes of the command line.
 
 A page is a Python file whose `get_config()` returns the config. `--config.SECTION.FIELD=VALUE` sets
-a field: what the text means depends on the field's type alone.
+a field: the field's type alone determines how the text is parsed.
 """
 
 import ast
@@ -22,7 +22,7 @@ _LONGEST_REASON = 200
 
 
 class Override(NamedTuple):
-    """What the command line says of a field.
+    """A field set on the command line.
 
     Attributes:
       field: its name, with those of its sections: `train.epochs`.
@@ -76,7 +76,7 @@ def load(path: Path) -> ConfigDict:
 def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
     """Sets fields of a config, in the order of the command line.
 
-    A tuple that is named several times holds all of its values.
+    A tuple that is set several times collects all values.
 
     Raises:
       UserError: there is no such field, or the text is no value of its type.
@@ -98,7 +98,7 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
 
 
 def _raised(error: BaseException, path: Path) -> str:
-    """Returns in one line what a page raised, and where."""
+    """Describes the error of a page and its location in one line."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line: int | None = error.lineno
         words = error.msg
@@ -161,7 +161,7 @@ def _integer(field: str, text: str) -> int | None:
 
 
 def _real(field: str, text: str) -> float | None:
-    """Returns a number; 8/255 is one."""
+    """Parses a number or a fraction such as 8/255."""
     above, slash, below = text.partition("/")
     try:
         return float(above) / float(below) if slash else float(text)

@@ -251,7 +251,7 @@ def full_disk():
     [
         (UserError("config.x is 1"), 2, "config.x is 1"),
         (full_disk(), 1, "run/results.json: No space left on device; free some space, then run"),
-        (OSError("odd"), 1, "run: odd; mend that, then run the same command"),
+        (OSError("odd"), 1, "run: odd; fix that, then run the same command"),
         (PermissionError(errno.EACCES, "Permission denied"), 1, "check its permissions"),
         (MemoryError(), 1, "out of memory (MemoryError); lower config.train.batch_size"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "(RESOURCE_EXHAUSTED: Out of mem"),

@@ -69,7 +69,7 @@ class Tracker:
                 start += len(rows)
         if not parts:
             raise UserError(
-                "config.memorization.estimates says nothing of any image here, and"
+                "config.memorization.estimates covers no image here, and"
                 " config.evaluation.track asks for accuracy by typicality; expected estimates of"
                 " these images"
             )
