@@ -89,7 +89,7 @@ class Checkpoints:
             check_folder(self._folder)
         self._manager = self._opened()
         self._scores = (
-            {} if keep is None else {step: self._score_of(step) for step in self._steps()}
+            {} if keep is None else {step: self._score_to_keep(step) for step in self._steps()}
         )
 
     def _opened(self) -> ocp.CheckpointManager:
@@ -239,6 +239,11 @@ class Checkpoints:
         except (ValueError, AttributeError, RecursionError):
             return math.nan
         return score if score is None or _is_number(score) else math.nan
+
+    def _score_to_keep(self, step: int) -> float | None:
+        """Returns the score of a checkpoint, NaN for a folder of that name that is none."""
+        is_checkpoint = (self._folder / str(step) / "state").exists()
+        return self._score_of(step) if is_checkpoint else math.nan
 
     def _special(self, step: int) -> AnyPath | None:
         """Returns a part of a checkpoint that is no file, such as a FIFO: reading it may hang."""

@@ -276,7 +276,7 @@ def test_if_all_scores_are_damaged_a_run_goes_on_from_the_newest_state(run):
         METRIC_DAMAGES["no metrics"](run / "checkpoints" / str(step))
     checkpoints = opened(run)
     assert int(checkpoints.latest(LIKE).state.step) == 3
-    with pytest.raises(UserError, match="no checkpoint was scored by pgd2"):
+    with pytest.raises(UserError, match=r"every scored checkpoint is damaged \(3 found\); restore"):
         checkpoints.best(LIKE)
     checkpoints.close()
     assert steps(run) == [1, 2, 3]
@@ -441,12 +441,13 @@ def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(run, part):
     assert aside(run) == ["damaged-3"]
 
 
-def test_scores_that_are_all_damaged_are_named(run):
-    for step in SCORES:
-        (run / f"checkpoints/{step}/metrics/metrics").write_bytes(b"")
-    checkpoints = opened(run, keep=None)
-    with pytest.raises(
-        UserError, match=r"every scored checkpoint is damaged \(3 found\); restore 3"
-    ):
-        checkpoints.best(LIKE)
+def test_a_folder_that_is_no_checkpoint_is_kept_while_others_are_removed(run):
+    (run / "checkpoints/0").mkdir()
+    (run / "checkpoints/0/notes.txt").write_text("mine")
+    checkpoints = opened(run, keep=1)
+    checkpoints.latest(LIKE)
+    checkpoints.save(state(4), seconds=0.0, metrics={"pgd2": 0.1})
     checkpoints.close()
+    # The newest, and the best.
+    assert steps(run) == [0, 1, 4]
+    assert (run / "checkpoints/0/notes.txt").read_text() == "mine"
