@@ -44,7 +44,7 @@ def test_a_field_of_a_newer_version_is_named(written):
 
 def test_a_newer_format_is_named(written):
     path = written(lambda _: None, format=9, versions={"bat_jax": "7.5"}, git=None)
-    with pytest.raises(UserError, match=r"format 9, begun by bat_jax 7\.5; bat_jax .* up to 1:"):
+    with pytest.raises(UserError, match=r"format 9, begun by bat_jax 7\.5; bat_jax .* up to 2:"):
         saved._config(path)
 
 
