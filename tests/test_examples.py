@@ -16,7 +16,12 @@ from examples import outside_models
 from tests.command import launch
 
 OUTSIDE = Path(__file__).parents[1] / "examples" / "outside"
-SHORT = {"train.epochs": 2, "attack.num_steps": 2, "evaluation.num_steps": 2}
+SHORT = {
+    "train.epochs": 2,
+    "attack.num_steps": 2,
+    "evaluation.num_steps": 2,
+    "parallel.devices": 1,
+}
 MODULES = ("fit", "label_weighted", "mixer", "page", "shapes")
 
 
