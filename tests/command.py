@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-import absl.logging
-
 from bat_jax import cli
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -21,10 +19,13 @@ class Ended(NamedTuple):
 
 def launch(*arguments):
     """Returns how a command line ends."""
-    # absl's handler writes to the stream that a test had when absl was imported.
-    logging.root.removeHandler(absl.logging.get_absl_handler())
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        # A new process has no handlers; those here may write to streams that earlier tests closed.
+        stack.callback(setattr, logging.root, "handlers", logging.root.handlers)
+        logging.root.handlers = []
         status = cli.main([str(argument) for argument in arguments], program="launch.py")
     return Ended(status, out.getvalue(), err.getvalue())
 
