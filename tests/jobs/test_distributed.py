@@ -117,6 +117,7 @@ def test_when_one_process_is_killed_the_others_end_with_an_error_within_a_minute
     assert not (workdir / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_processes_name_the_one_that_does_not_join(tmp_path):
     processes = start(tmp_path / "run", 3, "--join_timeout=3", missing=(1,))
     for process in finish(processes, timeout=60):

@@ -99,6 +99,7 @@ def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, t
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
 
+@pytest.mark.slow
 def test_control_c_is_for_the_main_process_which_ends_the_others_after_a_round(tmp_path):
     process = launch(
         tmp_path / "run",
