@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
     config.attack.num_steps = 5
 
     config.train.epochs = 6
-    config.train.batch_size = 50
+    config.train.batch_size = 64
     config.train.optimizer.learning_rate = 0.05
     config.train.schedule.name = "cosine"
 
     config.evaluation.step_size = 0.02
-    config.evaluation.batch_size = 100
+    config.evaluation.batch_size = 128
     config.evaluation.attacks = ()
     return config
