@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import bat_jax.data
 import bat_jax.losses
 import bat_jax.memorization
 import bat_jax.models
+
+ROOT = Path(__file__).parents[1]
 
 ARRAYS = {
     "adversarial_logits",
@@ -106,3 +110,15 @@ def test_every_config_is_a_page_with_its_command(page):
         from bat_jax.config import check
 
         check(config)
+
+
+def test_the_losses_need_jax_optax_and_jaxtyping_alone():
+    # In a process of its own: here everything is imported.
+    program = (
+        "import sys, bat_jax.losses; heavy = ('flax', 'orbax', 'ml_collections', 'scipy',"
+        " 'matplotlib', 'sklearn', 'tensorboardX', 'tensorflow_datasets');"
+        " print([name for name in heavy if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"
