@@ -85,7 +85,7 @@ def test_fit_takes_a_model_and_arrays(outside):
         fitted = bat_jax.fit(short(), model=mixer.Mixer(4, width=8), dataset=dataset)
         images = jnp.float32(dataset.test.images) / 255
         logits = fitted.model.apply(fitted.best, images)
-    accuracy = np.mean(np.argmax(logits, axis=1) == dataset.test.labels)
+    accuracy = np.mean(np.argmax(np.asarray(logits), axis=1) == dataset.test.labels)
     assert fitted.results["best"]["test"]["clean"]["accuracy"] == accuracy
     assert not list(outside.glob("run*"))
 
