@@ -45,7 +45,7 @@ def check() -> None:
             " least 1, or no such variable"
         )
     try:
-        import jax  # noqa: F401
+        import jax  # noqa: F401 (its import reads and checks the variables)
     except ModuleNotFoundError as error:
         raise missing(error) from error
     except ValueError as error:

@@ -10,9 +10,8 @@ from ml_collections import ConfigDict
 from bat_jax import outside
 from bat_jax.data import Dataset
 from bat_jax.errors import UserError
-from bat_jax.jobs.train import train_and_evaluate
+from bat_jax.jobs.train import prepared, run
 from bat_jax.runtime.storage import AnyPath, as_path
-from bat_jax.training.experiment import build
 from bat_jax.training.saved import read_states
 
 
@@ -82,8 +81,8 @@ def fit(
 def _fit_in(
     folder: AnyPath, config: ConfigDict, model: nn.Module | None, dataset: Dataset | None
 ) -> Fitted:
-    results = train_and_evaluate(config, folder, model=model, dataset=dataset)
-    experiment = build(config, model=model, dataset=dataset)
+    experiment = prepared(config, folder, model=model, dataset=dataset)
+    results = run(experiment, folder)
     states = read_states(experiment, folder)
     best, last = (jax.device_get(states[name].state.evaluated) for name in ("best", "last"))
     return Fitted(experiment.evaluated(), best, last, results)

@@ -26,13 +26,7 @@ from bat_jax.training.state import number_of_parameters
 log = logging.getLogger(__name__)
 
 
-def train_and_evaluate(
-    config: ConfigDict,
-    workdir: str | AnyPath,
-    *,
-    model: nn.Module | None = None,
-    dataset: Dataset | None = None,
-) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
     """Runs a config in a folder and returns the content of results.json.
 
     Resumes an unfinished run of the same config; returns the results of a finished one.
@@ -40,8 +34,6 @@ def train_and_evaluate(
     Args:
       config: from a config file's `get_config()`.
       workdir: the run's folder, created if it does not exist.
-      model: replaces the one that the config names.
-      dataset: replaces the one that the config names.
 
     Raises:
       UserError: the config, the data, the estimates or the folder are wrong.
@@ -49,10 +41,37 @@ def train_and_evaluate(
       Interrupted: SIGTERM or SIGINT; the state is saved.
     """
     workdir = as_path(workdir)
+    return run(prepared(config, workdir), workdir)
+
+
+def prepared(
+    config: ConfigDict,
+    workdir: AnyPath,
+    *,
+    model: nn.Module | None = None,
+    dataset: Dataset | None = None,
+) -> Experiment:
+    """Returns the experiment of a run, checked in all processes before the folder is touched.
+
+    Args:
+      config: the whole config.
+      workdir: the run's folder.
+      model: replaces the one that the config names.
+      dataset: replaces the one that the config names.
+
+    Raises:
+      UserError: the config, the model, the data, the estimates or the folder's name are wrong.
+    """
     with distributed.agreed():
         check_folder(workdir)
         experiment = build(config, model=model, dataset=dataset)
         check_batch(experiment)
+    return experiment
+
+
+def run(experiment: Experiment, workdir: AnyPath) -> dict[str, Any]:
+    """Trains and evaluates an experiment in a folder: `train_and_evaluate` after its checks."""
+    config = experiment.config
     with workdirs.opened(workdir):
         dataset = experiment.dataset
         workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))

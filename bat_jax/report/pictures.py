@@ -258,7 +258,7 @@ def grid(
 def _show(
     axes: Axes, image: Float[np.ndarray, "height width channels"], text: str, *, columns: int
 ) -> None:
-    """Draws an image, one of so many side by side, with a text above it."""
+    """Draws one of several adjacent images, with a text above it."""
     axes.imshow(
         np.clip(image.squeeze(-1) if image.shape[-1] == 1 else image, 0, 1),
         cmap="gray",

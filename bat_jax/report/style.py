@@ -177,7 +177,7 @@ def logarithmic(axes: Axes) -> None:
 
 
 def fitted(text: str, *, inches: float, size: float, lines: int = 1) -> str:
-    """Returns a text that takes at most so many lines of a width; a longer one loses its middle.
+    """Fits a text into a number of lines of a width, and cuts the middle of a longer one.
 
     Args:
       text: literal text; control characters become spaces.

@@ -79,7 +79,7 @@ def check_model(model: nn.Module, dataset: Dataset, mesh: Mesh) -> None:
 
 
 def check_memory(method: Method, examples: int) -> dict[str, Memory]:
-    """Returns what a method remembers of so many examples, by name.
+    """Returns the memories of a method by name, for a number of examples.
 
     Raises:
       UserError: it is not by name, a name is that of a part of the train state, or a value is no
