@@ -70,7 +70,7 @@ def test_a_method_a_model_and_data_from_outside_make_a_run(outside):
     assert results["best"]["test"]["clean"]["n"] == 200
     page = (outside / "run" / "report.html").read_text()
     assert "label-weighted PGD adversarial training" in page
-    assert "Most weighted down" not in page  # No weight is below 1.
+    assert "images with the lowest weights" not in page  # No weight is below 1.
     again = launch(*command, "--config.objective.label_weighted.factor=2")
     assert again.returncode == 2
     assert "objective.label_weighted.factor: 3.0, 2.0" in again.stderr

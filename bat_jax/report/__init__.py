@@ -1,4 +1,4 @@
-"""Reports: figures and one HTML file for a run, for findings, or for several runs side by side.
+"""Writes reports: figures and one HTML file for a run, for findings or for a comparison of runs.
 
 python -m bat_jax.report RUN [RUN ...]
 """
@@ -10,18 +10,18 @@ from bat_jax.runtime.storage import AnyPath, as_path
 
 
 def report(folder: str | AnyPath, output: str | AnyPath | None = None) -> AnyPath:
-    """Writes `report.html` and `figures/` of a finished run of any job.
+    """Writes `report.html` and `figures/` for a finished run of any job.
 
     Args:
-      folder: of the run.
-      output: the folder to write to; by default that of the run.
+      folder: the run's folder.
+      output: the folder to write to; by default the run's own.
 
     Returns:
-      Where the page is.
+      The path of the page.
 
     Raises:
-      UserError: it is no run, it is not finished, or one of its files is damaged.
-      OSError: a file cannot be read or written for a reason of the system.
+      UserError: the folder holds no finished run, or one of its files is damaged.
+      OSError: a system error prevented reading or writing a file.
     """
     folder = as_path(folder)
     writers = {"findings": findings.report, "memorization": memorization.report}

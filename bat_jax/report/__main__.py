@@ -1,8 +1,8 @@
 """Reports on finished runs: `python -m bat_jax.report RUN [RUN ...]`.
 
-One run: `report.html` and `figures/` in its own folder. Several: a comparison of them, in
-`comparison`. --output names another folder for either. Exit status: 0 done, 1 a file cannot be read
-or written, 2 a wrong input.
+For one run, writes `report.html` and `figures/` into its folder; for several, a comparison into
+`comparison`. --output names another folder. Exit status: 0 done, 1 a file cannot be read or
+written, 2 a wrong input.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from bat_jax.runtime.quiet import quiet
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Writes the report and prints where it is."""
+    """Writes the report and prints its path."""
     parser = argparse.ArgumentParser("python -m bat_jax.report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
-        "--output", help="where the page goes (default: the run's folder; several: comparison)"
+        "--output", help="the page's folder (default: the run's, or comparison for several runs)"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _advice(error: OSError) -> str:
-    """Returns what to do, where the page could not be written."""
+    """Returns advice if the page could not be written."""
     written = (
         *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT),
         *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),

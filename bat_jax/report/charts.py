@@ -1,4 +1,4 @@
-"""The charts of runs: training curves, trade-off, typicality, weights."""
+"""Charts of runs: training curves, trade-off, typicality, weights."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from bat_jax.report.style import Chart, fitted, legend, line, point
 
 
 def accuracy_curves(run: Run) -> Chart | None:
-    """Returns accuracy by epoch, in training and on the validation images."""
+    """Returns a chart of accuracy by epoch, in training and on the validation images."""
     series = {f"training, {_trained_on(run)}": run.series("train", "accuracy")}
     for name in sorted({name for r in run.records if r["split"] == "validation" for name in r}):
         if Measure.is_key(name):
@@ -36,15 +36,16 @@ def accuracy_curves(run: Run) -> Chart | None:
         "accuracy_by_epoch",
         "Accuracy by epoch",
         f"Line chart of accuracy in percent by epoch. At the end: {ends}.",
-        "Training accuracy is that of the images as they were trained on; the validation images"
-        f" (n = {run.config['data']['validation']}) choose the best checkpoint.",
+        "Training accuracy is measured on the training batches, attacked where the method attacks"
+        f" them; the validation images (n = {run.config['data']['validation']}) select the best"
+        " checkpoint.",
         draw,
     )
 
 
 def loss_curves(run: Run) -> Chart | None:
-    """Returns the loss by epoch, and its discrimination part where there is one."""
-    named = {"loss": "loss", "discrimination": "discrimination loss, before its factor"}
+    """Returns a chart of the training loss by epoch, and of the discrimination loss if any."""
+    named = {"loss": "loss", "discrimination": "discrimination loss, unscaled"}
     series = {text: run.series("train", name) for name, text in named.items()}
     series = {name: points for name, points in series.items() if points[0]}
     if not series:
@@ -67,13 +68,13 @@ def loss_curves(run: Run) -> Chart | None:
         "loss_by_epoch",
         "Loss by epoch",
         f"Line chart of the training loss by epoch. {ends}.",
-        "Averages over the steps between two records.",
+        "Each point averages the steps since the previous one.",
         draw,
     )
 
 
 def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
-    """Returns clean against robust accuracy of the runs' states, each with its intervals."""
+    """Returns a chart of clean against robust accuracy for the runs' states, with intervals."""
     attack = common_attack(runs)
     points = [
         (number, name, state, test.all[CLEAN], test.all[attack])
@@ -97,28 +98,28 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
                 elinewidth=0.8,
                 linestyle="none",
             )
-            # Of several runs each is named once; of a run that has no best, its last is.
+            # With several runs, the legend names each once: its `best`, or its only state.
             if len(runs) == 1 or state == runs[number].states[0]:
                 entries.append((drawn, f"{name}, {state}"))
         axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {attack.title} (%)")
         legend(figure, entries)
 
-    told = "; ".join(
+    numbers = "; ".join(
         f"{name}, {state}: clean {x}, {attack.title} {y}" for _, name, state, x, y in points
     )
     return Chart(
         "trade_off",
         "Clean against robust accuracy",
-        f"Scatter plot of clean against robust accuracy in percent. {told}.",
-        "Bars are Wilson's 95 % intervals over the test images. Filled: the best checkpoint; empty:"
-        " the last.",
+        f"Scatter plot of clean against robust accuracy in percent. {numbers}.",
+        "Bars are 95 % Wilson intervals over the test images. Filled markers: the best checkpoint;"
+        " open markers: the last.",
         draw,
         height=3.3,
     )
 
 
 def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
-    """Returns accuracy on typical and on atypical test images, where the split is known."""
+    """Returns a chart of accuracy on typical and atypical test images, if these are known."""
     attack = common_attack(runs)
     rows = []
     for run, name in zip(runs, names, strict=True):
@@ -149,21 +150,21 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
         axes.set(xlabel="accuracy (%)", xlim=(-1, 101), ylim=(len(rows) - 0.5, -0.5))
         legend(figure, entries)
 
-    told = "; ".join(
+    numbers = "; ".join(
         f"{name}: typical {typical}, atypical {atypical}" for name, (typical, atypical) in rows
     )
     return Chart(
         "typicality",
         "Accuracy by typicality",
-        f"Dot plot of accuracy in percent on typical and atypical test images. {told}.",
-        f"State: {runs[0].states[0]}. Bars are Wilson's 95 % intervals.",
+        f"Dot plot of accuracy in percent on typical and atypical test images. {numbers}.",
+        f"Checkpoint: {runs[0].states[0]}. Bars are 95 % Wilson intervals.",
         draw,
         height=1.4 + 0.4 * len(rows),
     )
 
 
 def weights(run: Run) -> Chart | None:
-    """Returns the share of a method's weights in each bin, by epoch."""
+    """Returns a heat map of a method's weights: the share of images in each bin, by epoch."""
     records = [r for r in run.records if r["split"] == "train" and all(b in r for b in WEIGHT_BINS)]
     epochs = [float(record["epoch"]) for record in records]
     if len(epochs) < 2:
@@ -188,7 +189,7 @@ def weights(run: Run) -> Chart | None:
 
     below = run.series("train", "weighted_down")[1]
     down = (
-        f" Weighted down, below 1: {percent(below[0])} % of the images at first,"
+        f" Weights below 1: {percent(below[0])} % of the images at first,"
         f" {percent(below[-1])} % at the end."
         if below
         else ""
@@ -198,8 +199,8 @@ def weights(run: Run) -> Chart | None:
         "Weights by epoch",
         "Heat map of the share of training images by weight, in ten bins from 0 to 1, and epoch."
         + down,
-        "Averages over the steps between two records; empty where no image had such a weight. The"
-        " weight is 1 for every image before its start epoch.",
+        "Each column averages the steps since the previous one; cells without images are empty."
+        " Before the start epoch, every weight is 1.",
         draw,
     )
 
@@ -210,17 +211,17 @@ def common_attack(runs: Sequence[Run]) -> Measure:
     for run in runs:
         if all(run.attack in test for test in tests):
             return run.attack
-    # Of runs with unlike attacks: one they share, else what every evaluation has.
+    # No run's own attack is shared by all: take the strongest measure that every evaluation has.
     return strongest([measure for measure in tests[0] if all(measure in test for test in tests)])
 
 
 def _trained_on(run: Run) -> str:
     if not has_attack(run.config["objective"]["name"]):
         return "clean"
-    return f"attacked by {run.config['attack']['num_steps']} steps"
+    return f"{run.config['attack']['num_steps']}-step attack"
 
 
 def _bars(accuracy: Accuracy) -> np.ndarray:
-    """Returns how far the interval reaches below and above, in percent, as errorbar takes it."""
+    """Returns the distances to the interval's ends in percent, as `errorbar` takes them."""
     value, _, (low, high) = accuracy
     return 100 * np.asarray([[max(value - low, 0)], [max(high - value, 0)]])

@@ -1,4 +1,4 @@
-"""Several finished runs side by side."""
+"""Compares several finished runs side by side."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from bat_jax.runtime.storage import AnyPath, as_path
 
 
 def compare(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
-    """Writes `report.html` and `figures/` that compare finished runs, and returns the page.
+    """Writes `report.html` and `figures/` that compare finished runs; returns the page's path.
 
     Args:
-      folders: of the runs; the first is what the others are compared with, image by image.
+      folders: the runs' folders; the first run is compared with each other one, image by image.
       output: the folder to write to.
 
     Raises:
-      UserError: one is no finished run or is named twice, or fewer than two are given.
+      UserError: a folder holds no finished run or is named twice, or fewer than two are given.
     """
     if len(folders) < 2:
         raise UserError(f"compare: got {len(folders)} run(s); expected two or more")
@@ -37,7 +37,7 @@ def compare(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
 
 
 def _names(found: Sequence[Run]) -> list[str]:
-    """Returns the folders' names, with as many of their parents' as make them differ."""
+    """Returns the folders' names, with as many parents as it takes to distinguish them."""
     parts = [run.folder.resolve().parts for run in found]
     for length in range(1, max(map(len, parts))):
         names = ["/".join(part[-length:]) for part in parts]
@@ -57,8 +57,8 @@ def _page(found: Sequence[Run], names: Sequence[str]) -> Page:
         text.append("These runs were attacked with different norms or epsilons.")
     if attack != AUTOATTACK:
         text.append(
-            "Not every run was evaluated with AutoAttack: robust accuracy is"
-            f" {attack.title} here, which is no claim of robustness."
+            "Not every run was evaluated with AutoAttack: robust accuracy here means"
+            f" {attack.title}, which does not establish robustness."
         )
     together = [charts.trade_off(found, names), charts.typicality(found, names)]
     return Page(
@@ -106,14 +106,14 @@ def _results(found: Sequence[Run], names: Sequence[str], attack: Measure) -> Tab
         rows.append(tuple(row))
     header = [measure.title + (f", {group}" if group else "") for group, measure in columns]
     return Table(
-        "Accuracy in percent on the test images; 95 % intervals by Wilson.",
+        "Accuracy in percent on the test images; 95 % Wilson intervals.",
         ("run, checkpoint", "n", *header),
         tuple(rows),
     )
 
 
 def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[Section]:
-    """Returns McNemar's test of the first run against each other, on the images both have seen."""
+    """Returns McNemar's tests of the first run against each other one, on their common images."""
     rows = []
     first = found[0]
     for run, name in zip(found[1:], names[1:], strict=True):
@@ -145,22 +145,22 @@ def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[
         (
             "run, checkpoint, attack",
             "n",
-            f"right only in {names[0]}",
-            "right only in this",
+            f"correct only in {names[0]}",
+            "correct only in this run",
             "difference (points)",
             "p",
         ),
         tuple(rows),
     )
     text = (
-        "The test asks whether these two trained models differ on these images. It says nothing of"
-        " how the methods would do under another seed.",
+        "The test asks whether these two trained models differ on these images, not whether the"
+        " methods would differ under another seed.",
     )
     return [Section("Image by image", text, (table,))]
 
 
 def _settings(found: Sequence[Run], names: Sequence[str]) -> list[Section]:
-    """Returns the fields of the configs that differ."""
+    """Returns a table of the config fields that differ."""
     fields: list[str] = []
     for run, other in itertools.pairwise(found):
         fields += [row.partition(":")[0] for row in differences(run.config, other.config)]
@@ -169,7 +169,7 @@ def _settings(found: Sequence[Run], names: Sequence[str]) -> list[Section]:
     ]
     if not rows:
         return []
-    caption = "Fields of the configs that differ."
+    caption = "Config fields that differ."
     return [Section("Settings", tables=(Table(caption, ("field", *names), tuple(rows)),))]
 
 

@@ -1,7 +1,7 @@
-"""The parts of Matplotlib that figures use, imported whatever its back end is said to be.
+"""The parts of Matplotlib that figures use, imported whatever MPLBACKEND is set to.
 
-A notebook exports MPLBACKEND for itself. Matplotlib refuses to be imported where it names a back
-end that is not installed, and no figure here is shown by a back end.
+Notebooks export MPLBACKEND. Matplotlib cannot be imported where that back end is not installed,
+although figures here are saved without one.
 """
 
 import os
@@ -19,7 +19,7 @@ from matplotlib.ticker import NullFormatter  # noqa: E402
 
 if _BACKEND is not None:
     os.environ["MPLBACKEND"] = _BACKEND
-    # The user's own figures keep it.
+    # The user's own figures keep their back end.
     if backend_registry.is_valid_backend(_BACKEND):
         matplotlib.rcParams["backend"] = _BACKEND
 

@@ -1,4 +1,4 @@
-"""The report of the findings: each claim, what the rule says of it, and the numbers behind it."""
+"""The report of the findings: each claim with its rule, its verdict and its numbers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ _CONFIG = Object({"data": Object({"name": Text()}), "findings": Object(_FINDINGS
 
 
 def report(folder: AnyPath, output: AnyPath) -> AnyPath:
-    """Writes `report.html` and `figures/` of finished findings into a folder, returns the page.
+    """Writes `report.html` and `figures/` of finished findings; returns the page's path.
 
     Raises:
-      UserError: they are not finished, or not findings.
+      UserError: the folder holds no finished findings.
     """
     about = runs.read_about(folder)
     config = _CONFIG.check(about["config"], Place(str(folder / "config.json"), "config"))
@@ -36,7 +36,7 @@ def report(folder: AnyPath, output: AnyPath) -> AnyPath:
 
 
 def table(summary: Summary) -> str:
-    """Returns the claims with their verdicts and numbers, to print."""
+    """Returns a printable table of the claims, their verdicts and their numbers."""
     lines = []
     for claim in summary["claims"]:
         lines += [f"{claim['verdict'].upper()}  {claim['statement']}", f"    {claim['numbers']}"]
@@ -63,12 +63,12 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
     return Page(
         title=f"Findings: {config['data']['name']}",
         summary="Does adversarial training suffer from memorizing atypical samples, and does BAT"
-        " help? Each verdict below follows from the numbers by the rule beside it; what could not"
-        " be shown is called undecided.",
+        " help? Each verdict below follows from its numbers by the rule beside it; undecided means"
+        " that the numbers show neither.",
         facts={**known, "Robust accuracy": f"under {' and '.join(attacks)}"},
         sections=(
             _verdicts(summary),
-            Section("Regime", _told(summary, "regime")),
+            Section("Regime", _paragraphs(summary, "regime")),
             _curves(summary),
             _removal(summary),
             _methods(summary),
@@ -85,28 +85,29 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
 def _verdicts(summary: Summary) -> Section:
     rows = tuple((claim["statement"], claim["verdict"]) for claim in summary["claims"])
     text = [
-        "Intervals are 95 % by Student's t over seeds; a verdict needs the whole interval on one"
-        f" side of 0, and {FEWEST_SEEDS} seeds at least."
+        "Intervals are 95 % Student's t intervals over seeds; a verdict requires the whole interval"
+        f" on one side of 0 and at least {FEWEST_SEEDS} seeds."
     ]
     if not summary["regime"]["holds"]:
         text.append(
-            "The regime check failed: adversarial training did not fit its training set as far as"
-            " the rule asks, or left no gap. Memorization of atypical samples can hardly have taken"
-            " place, so the verdicts below say little of the paper's findings, whichever way they"
-            " fall."
+            "The regime check failed: adversarial training did not fit its training set as well as"
+            " the rule requires, or left no gap. Atypical samples were hardly memorized, so the"
+            " verdicts below are weak evidence on the paper's findings, whichever way they fall."
         )
     if summary["at_chance"]:
         text.append(
             f"Not trained: {', '.join(summary['at_chance'])} ended at chance. Means and intervals"
-            " of such a method tell of that, not of what it does where it trains."
+            " of such a method reflect that failure, not how the method does where it trains."
         )
     if AUTOATTACK.key not in summary["attacks"]["methods"].values():
-        text.append("No run met AutoAttack: nothing here is a claim of robustness.")
+        text.append(
+            "No run was evaluated with AutoAttack: these numbers do not establish robustness."
+        )
     return Section("In short", tuple(text), (Table("Findings.", ("finding", "verdict"), rows),))
 
 
-def _told(summary: Summary, name: str) -> tuple[str, ...]:
-    """Returns the paragraphs of the claims whose name begins so."""
+def _paragraphs(summary: Summary, name: str) -> tuple[str, ...]:
+    """Returns the paragraphs of the claims of that name, then their rules."""
     paragraphs: list[str] = []
     rules: list[str] = []
     for claim in summary["claims"]:
@@ -143,11 +144,12 @@ def _curves(summary: Summary) -> Section:
                     )
                 )
     gained = Table(
-        "What test images gain while atypical training images are memorized, in points.",
+        "Gains on test images while atypical training images are memorized, in points.",
         ("method, test images", "epochs", "atypical training", "clean", _title(attack)),
         tuple(rows),
     )
-    return Section("(a) Memorization by epoch", _told(summary, "a"), (gained,), tuple(charts))
+    text = _paragraphs(summary, "a")
+    return Section("(a) Memorization by epoch", text, (gained,), tuple(charts))
 
 
 def _removal(summary: Summary) -> Section:
@@ -165,7 +167,8 @@ def _removal(summary: Summary) -> Section:
                     )
                 )
     differences = Table(
-        "Without atypical training images minus without as many random ones, in points.",
+        "Accuracy without atypical training images minus accuracy without equally many random"
+        " ones, in points.",
         ("removal, checkpoint, test images", "clean", _robust(attacks)),
         tuple(rows),
     )
@@ -177,19 +180,19 @@ def _removal(summary: Summary) -> Section:
         for name, measure in (("clean", CLEAN.key), ("robust", attacks["last"]))
         if arms
     )
-    return Section("(b) Removal", _told(summary, "b"), (differences,), charts)
+    return Section("(b) Removal", _paragraphs(summary, "b"), (differences,), charts)
 
 
 def _methods(summary: Summary) -> Section:
     attacks = summary["attacks"]["methods"]
     methods = ["bat", *dict.fromkeys(row["against"] for row in summary["methods"])]
     text = (
-        *_told(summary, "c"),
-        "Two tests, two questions. McNemar's test within a seed: do these two trained models differ"
-        " on these images? It sees every test image and no other training. The paired t test over"
-        " seeds: would the methods differ in another training too? The verdict rests on the"
-        " second; its p values are adjusted by Holm's method for all rows of a checkpoint and both"
-        " measures.",
+        *_paragraphs(summary, "c"),
+        "Two tests answer two questions. McNemar's test within a seed: do these two trained models"
+        " differ on these images? It uses every test image of a single training run. The paired t"
+        " test over seeds: would the methods differ in another training run too? The verdict rests"
+        " on the second; its p values are adjusted by Holm's method for all rows of a checkpoint"
+        " and both measures.",
     )
     return Section(
         "(c) BAT and the others",
@@ -212,8 +215,8 @@ def _variants(summary: Summary) -> Section:
     attacks = summary["attacks"]["variants"]
     arms = ["bat", *dict.fromkeys(row["against"] for row in summary["variants"])]
     text = (
-        "Variants of BAT, all else equal: what its weight alone, its discrimination loss alone and"
-        " other options bring.",
+        "Variants of BAT, all else equal: its weight alone, its discrimination loss alone and other"
+        " options.",
     )
     return Section(
         "Ablation of BAT",
@@ -224,7 +227,7 @@ def _variants(summary: Summary) -> Section:
 
 
 def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:
-    """Returns every accuracy of some arms: of all test images, the typical and the atypical."""
+    """Returns every accuracy of some arms: on all, typical and atypical test images."""
     found = summary["accuracies"]
     measures = list(dict.fromkeys(m for arm in arms for s in STATES for m in found[arm][s]["all"]))
     rows = []
@@ -257,8 +260,8 @@ def _pairs(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Tab
             name = f"{row['against']}, {row['state']}, {_title(measure)}"
             cells.append((name, points(test), adjusted, within))
     return Table(
-        "BAT minus each other, in points, and its tests. McNemar: images that BAT alone has right :"
-        " that the other alone has right, a seed each.",
+        "BAT minus each other arm, in points, with tests. McNemar, for each seed: images correct"
+        " under BAT alone : images correct under the other alone.",
         ("against", "difference", "p over seeds (Holm)", "McNemar within each seed"),
         tuple(cells),
     )
@@ -269,7 +272,7 @@ def _title(key: str) -> str:
 
 
 def _robust(attacks: Mapping[str, str]) -> str:
-    """Returns what a column of robust accuracies is called: by its attack, or its attacks."""
+    """Returns the heading of a column of robust accuracies: its attack, or its attacks."""
     names = {state: _title(attack) for state, attack in attacks.items()}
     if len(set(names.values())) == 1:
         return names["best"]

@@ -1,4 +1,4 @@
-"""The charts of the findings: by epoch, by typicality, and of the trade-off."""
+"""Charts of the findings: accuracy by epoch, accuracy by typicality, and the trade-off."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from bat_jax.report.style import Chart, fitted, legend, line, point
 
 
 def by_epoch(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Chart:
-    """Returns clean and robust accuracy of a method as it trains, typical and atypical images."""
+    """Returns a chart of clean and robust accuracy by epoch on typical and atypical images."""
     sets = [name for name in SETS if name.startswith(part) and name in curves]
     seeds = curves[sets[0]]["clean"][0]["n"]
 
@@ -62,7 +62,7 @@ def by_typicality(
     name: str,
     heading: str,
 ) -> Chart:
-    """Returns accuracy on typical and atypical test images, a line an arm."""
+    """Returns a chart of accuracy on typical and atypical test images, one row per arm."""
     accuracies = summary["accuracies"]
     groups = [group for group in GROUPS if group in accuracies[arms[0]][state]]
 
@@ -85,14 +85,14 @@ def by_typicality(
         axes.set(xlabel=f"accuracy, {_title(measure)} (%)", ylim=(len(arms) - 0.5, -0.5))
         legend(figure, entries)
 
-    told = "; ".join(
+    numbers = "; ".join(
         f"{arm}: " + ", ".join(f"{g} {over(accuracies[arm][state][g][measure])}" for g in groups)
         for arm in arms
     )
     return Chart(
         name,
         f"{heading}: {_title(measure)} accuracy by typicality",
-        f"Dot plot of accuracy in percent. {told}.",
+        f"Dot plot of accuracy in percent. {numbers}.",
         f"{state.capitalize()} checkpoint, mean and 95 % interval over seeds.",
         draw,
         height=1.2 + 0.42 * len(arms),
@@ -106,8 +106,8 @@ def trade_off(
     state: str,
     name: str = "trade_off",
 ) -> Chart:
-    """Returns clean against robust accuracy of some arms, all test images."""
-    # Their intervals, of everything from 0 to 100 %, would hide the others.
+    """Returns a chart of clean against robust accuracy of some arms on all test images."""
+    # Arms with a run at chance have intervals of 0 to 100 %, which would hide the others.
     failed = {name.rpartition("-seed")[0] for name in summary["at_chance"]}
     arms, left_out = [a for a in arms if a not in failed], [a for a in arms if a in failed]
     accuracies = [summary["accuracies"][arm][state]["all"] for arm in arms]
@@ -129,16 +129,16 @@ def trade_off(
         axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {_title(attack)} (%)")
         legend(figure, entries)
 
-    told = "; ".join(
+    numbers = "; ".join(
         f"{arm}: clean {over(found['clean'])}, {_title(attack)} {over(found[attack])}"
         for arm, found in zip(arms, accuracies, strict=True)
     )
     return Chart(
         f"{name}_{state}",
         f"Clean against robust accuracy, {state} checkpoint",
-        f"Scatter plot of clean against robust accuracy in percent. {told}.",
+        f"Scatter plot of clean against robust accuracy in percent. {numbers}.",
         "Mean and 95 % interval over seeds."
-        + (f" Not shown, for a run that did not train: {', '.join(left_out)}." if left_out else ""),
+        + (f" Not shown, because a run failed to train: {', '.join(left_out)}." * bool(left_out)),
         draw,
         height=3.5,
     )
@@ -149,7 +149,7 @@ def _title(key: str) -> str:
 
 
 def _bars(values: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """Returns how far intervals reach below and above, in percent; None without intervals."""
+    """Returns the distances to the intervals' ends in percent; None without intervals."""
     if any("interval" not in value for value in values):
         return None
     return np.transpose(

@@ -1,4 +1,4 @@
-"""The report of a memorization run: how much is memorized, what, and how far to trust it."""
+"""The report of a memorization run: which images are memorized, and how reliable that is."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,10 +24,10 @@ _PAIRS_SHOWN = 8
 
 
 def report(folder: AnyPath, output: AnyPath) -> AnyPath:
-    """Writes `report.html` and `figures/` of a memorization run into a folder, returns the page.
+    """Writes `report.html` and `figures/` of a memorization run; returns the page's path.
 
     Raises:
-      UserError: it is not finished, or its data are not found or have changed.
+      UserError: the run is not finished, or its data are missing or have changed.
     """
     results = read_results(folder / "results.json")
     experiment = read_run(
@@ -59,11 +59,12 @@ def report(folder: AnyPath, output: AnyPath) -> AnyPath:
 
 def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) -> Page:
     train, config, estimates = results["train"], experiment.config, experiment.estimates
-    assert estimates is not None  # `report` has named them.
+    assert estimates is not None  # `report` sets them.
     is_compared = "rank_correlation" in results.get("split_half", {})
     summary = (
-        f"{train['atypical']:,} of {train['examples']:,} training images are atypical: memorization"
-        f" above {results['threshold']:g}, by {results['members']:,} models."
+        f"{train['atypical']:,} of {train['examples']:,} training images are atypical: their"
+        f" memorization, estimated from {results['members']:,} models, exceeds"
+        f" {results['threshold']:g}."
     )
     by_members = results.get("split_half_by_members", [])
     agreement = [_split_half(halves, results)] if is_compared else []
@@ -73,16 +74,16 @@ def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) ->
         Section(
             "How much is memorized",
             (
-                "Memorization of an image is how much more often models are right on it that had it"
-                " in their training subset than models that had not. Above the threshold an image"
-                " is atypical; a test image is, where an atypical image's influence on it is above"
-                " the threshold too.",
+                "The memorization of a training image is how much more often models classify it"
+                " correctly if it was in their training subset than if it was not. A training image"
+                " is atypical if its memorization exceeds the threshold; a test image is atypical"
+                " if the influence of an atypical training image on it does.",
             ),
             (_classes(results), _sweep(results)),
             _histogram(estimates, results["threshold"]),
         ),
         Section(
-            "How far to trust it", _trust(results), _by_members_table(by_members), tuple(agreement)
+            "Reliability", _reliability(results), _by_members_table(by_members), tuple(agreement)
         ),
         Section(
             "Pictures", charts=tuple(most_memorized(experiment) + _pairs(experiment, estimates))
@@ -105,7 +106,7 @@ def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) ->
 
 
 def _histogram(estimates: Estimates, threshold: float) -> tuple[Chart, ...]:
-    """Returns one chart; none where nothing can be said of any image."""
+    """Returns one chart, or none if no image has an estimate."""
     known = estimates.memorization[np.isfinite(estimates.memorization)]
     if not len(known):
         return ()
@@ -124,8 +125,8 @@ def _histogram(estimates: Estimates, threshold: float) -> tuple[Chart, ...]:
         "Memorization of the training images",
         f"Histogram of memorization of {len(known)} training images; {above} lie above the"
         f" threshold {threshold:g}.",
-        f"n = {len(known):,}, of which {above:,} above the threshold; the axis of counts is"
-        " logarithmic.",
+        f"n = {len(known):,}, of which {above:,} lie above the threshold; counts are on a"
+        " logarithmic axis.",
         draw,
     )
     return (chart,)
@@ -147,7 +148,7 @@ def _split_half(halves: Halves, results: Mapping[str, Any]) -> Chart:
     return Chart(
         "split_half",
         "Two halves of the ensemble",
-        "Scatter plot of memorization by one half of the models against the other; rank"
+        "Scatter plot of memorization estimated from one half of the models and the other; rank"
         f" correlation {correlation:.3f}.",
         f"Rank correlation {correlation:.3f} over {int(known.sum()):,} training images.",
         draw,
@@ -164,8 +165,8 @@ def _by_members_table(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
         found = f"{row['rank_correlation']:.3f}", f"{low:.3f} to {high:.3f}"
         cells.append((f"{row['members']:,}", f"{row['n']:,}", *found))
     table = Table(
-        "Rank correlation of memorization by the even and by the odd of the first members; 95 %"
-        " intervals by the bootstrap over images.",
+        "Rank correlation between memorization estimated from the even and the odd ones of the"
+        " first members; 95 % bootstrap intervals over images.",
         ("members", "n", "rank correlation", "95 % interval"),
         tuple(cells),
     )
@@ -179,7 +180,7 @@ def _by_members(rows: Sequence[Mapping[str, Any]]) -> Chart:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        # Of ties, resamples have more than the images: an interval may lie to one side.
+        # Resamples have more ties than the images, so an interval may exclude its value.
         bars = np.maximum([values - low, high - values], 0)
         axes.errorbar(members, values, yerr=bars, color="C0", marker="o", capsize=2)
         axes.set(xlabel="members", ylabel="rank correlation of halves", xscale="log")
@@ -187,17 +188,17 @@ def _by_members(rows: Sequence[Mapping[str, Any]]) -> Chart:
         axes.set_xticks(members, [f"{number:,}" for number in members])
         axes.minorticks_off()
 
-    told = ", ".join(f"{m:,}: {v:.3f}" for m, v in zip(members, values, strict=True))
+    numbers = ", ".join(f"{m:,}: {v:.3f}" for m, v in zip(members, values, strict=True))
     return Chart(
         "split_half_by_members",
         "Two halves, by number of members",
-        f"Line chart of the rank correlation of two halves of the ensemble by members. {told}.",
-        "Each half has half of the members. Bars are 95 % intervals by the bootstrap over images.",
+        f"Line chart of the rank correlation of two halves of the ensemble by members. {numbers}.",
+        "Each half has half of the members. Bars are 95 % bootstrap intervals over images.",
         draw,
     )
 
 
-def _trust(results: Mapping[str, Any]) -> tuple[str, ...]:
+def _reliability(results: Mapping[str, Any]) -> tuple[str, ...]:
     text = []
     if "mean_standard_error" in results:
         text.append(
@@ -206,9 +207,9 @@ def _trust(results: Mapping[str, Any]) -> tuple[str, ...]:
     agreement = results.get("split_half", {})
     if "variance_of_z" in agreement:
         text.append(
-            "The difference of the two halves over the spread that the standard errors predict has"
-            f" variance {agreement['variance_of_z']:.2f} (n = {agreement['n']:,} images whose error"
-            " is not 0); 1 is right."
+            "The difference of the two halves, divided by its standard error, has variance"
+            f" {agreement['variance_of_z']:.2f} (n = {agreement['n']:,} images with a nonzero"
+            " standard error); correct standard errors give 1."
         )
     return tuple(text)
 
@@ -235,15 +236,15 @@ def _sweep(results: Mapping[str, Any]) -> Table:
         for row in results["sweep"]
     )
     return Table(
-        "Atypical images by threshold; by chance: test images with an influence below minus the"
-        " threshold, as many as noise alone puts above it where no image harms another.",
+        "Atypical images by threshold. By chance: test images with an influence below minus the"
+        " threshold, as many as noise alone would put above it if no image harmed another.",
         ("threshold", "training", "test", "test, by chance"),
         rows,
     )
 
 
 def _pairs(experiment: Experiment, estimates: Estimates) -> list[Chart]:
-    """Returns the training and test images of the highest influence, each pair side by side."""
+    """Returns the pairs of training and test images with the highest influence."""
     pairs = strongest_pairs(estimates, experiment.config.memorization.threshold, _PAIRS_SHOWN)
     if not pairs:
         return []
@@ -262,8 +263,8 @@ def _pairs(experiment: Experiment, estimates: Estimates) -> list[Chart]:
             "Memorized training images and the test images they influence",
             np.stack(images),
             texts,
-            "Side by side: a training image above the threshold, and the test image that models get"
-            f" right more often for having had it. The strongest {len(pairs)}, each training image"
-            " once.",
+            "Side by side: a training image above the threshold, and the test image on which"
+            " training with it raises accuracy the most. The strongest"
+            f" {len(pairs)} pairs, each training image once.",
         )
     ]

@@ -1,4 +1,4 @@
-"""One HTML file from sections of text, tables and charts: nothing in it asks for a network."""
+"""Writes one self-contained HTML file from sections of text, tables and charts."""
 
 import base64
 import dataclasses
@@ -38,11 +38,11 @@ class Page:
     """A page.
 
     Attributes:
-      title: its heading.
-      summary: a paragraph below it.
-      facts: what was run, where and how long: name to text.
-      sections: in their order.
-      details: long texts to unfold, such as the config: name to text.
+      title: the heading.
+      summary: the paragraph below it.
+      facts: what was run, where and for how long, as texts by name.
+      sections: in order.
+      details: long texts to unfold, such as the config, by name.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Page:
 
 
 def write(page: Page, folder: AnyPath) -> AnyPath:
-    """Writes `report.html`, which it returns, and every chart as SVG and PNG into `figures/`."""
+    """Writes `report.html`, and its charts to `figures/` as SVG and PNG; returns the path."""
     path, figures = folder / "report.html", folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     sources: dict[str, dict[str, str]] = {}
@@ -67,7 +67,7 @@ def write(page: Page, folder: AnyPath) -> AnyPath:
                     file.write(content)
     if boxes:
         log.warning(
-            "figures: their font has no glyph for %s: drawn as boxes", " ".join(sorted(boxes)[:20])
+            "figures: the font has no glyph for %s; drawn as boxes", " ".join(sorted(boxes)[:20])
         )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bat_jax.report", "."),
@@ -78,7 +78,7 @@ def write(page: Page, folder: AnyPath) -> AnyPath:
     )
     html = environment.get_template("page.html").render(page=page, sources=sources)
     with written_whole(path) as file:
-        # Names of files may hold what no encoding can print.
+        # File names may contain lone surrogates, which no encoding can represent.
         file.write(html.encode(errors="replace"))
     return path
 

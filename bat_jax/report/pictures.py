@@ -28,16 +28,16 @@ from bat_jax.training.trouble import CheckpointError
 
 log = logging.getLogger(__name__)
 
-# How many images are attacked at once, and how many of a set are looked at, drawn by the seed.
+# The number of images attacked at once, and of those that the seed draws from a set.
 _BATCH = 128
-_LOOKED_AT = 1024
+_DRAWN = 1024
 _TRIPLETS = 6
 _SHOWN = 12
 _TITLE_SIZE = 7.5
 
 
 class _Attacked(NamedTuple):
-    """Some images and what a model makes of them.
+    """Images and a model's outputs on them.
 
     Attributes:
       split: the images.
@@ -57,7 +57,7 @@ class _Attacked(NamedTuple):
 
 
 def of_run(folder: AnyPath) -> list[Chart]:
-    """Returns the pictures of a run; none, and a warning, where its data or states are missing."""
+    """Returns the pictures of a run; none, with a warning, if its data or states are missing."""
     try:
         experiment = read_run(folder)
         states = read_states(experiment, folder)
@@ -75,7 +75,7 @@ def of_run(folder: AnyPath) -> list[Chart]:
 
 
 def most_memorized(experiment: Experiment) -> list[Chart]:
-    """Returns the training images of the highest memorization; nothing without estimates."""
+    """Returns the training images with the highest memorization; nothing without estimates."""
     estimates = experiment.estimates
     if estimates is None:
         return []
@@ -125,7 +125,7 @@ def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
         variables = jax.device_get(variables)
         parts = []
         for start in range(0, len(split), _BATCH):
-            # One static shape: the last batch is filled up with its last image.
+            # One static shape: copies of its last image pad the last batch.
             rows = np.minimum(np.arange(start, start + _BATCH), len(split) - 1)
             batch = split.take(rows)
             parts.append(
@@ -138,14 +138,14 @@ def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
 
 
 def _drawn(split: Split, seed: int) -> Split:
-    """Returns at most so many images as are looked at, in a drawn order."""
+    """Returns at most `_DRAWN` images, in random order."""
     key = keys.derive(seed, keys.Purpose.SUBSET)
     order = np.asarray(jax.random.permutation(key, len(split)), np.int64)
-    return split.take(order[:_LOOKED_AT])
+    return split.take(order[:_DRAWN])
 
 
 def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
-    """Returns images that the attack breaks and that withstand it, half of each if it can be."""
+    """Returns images that the attack breaks and that withstand it, half of each if possible."""
     config, names = experiment.config, experiment.dataset.class_names
     labels = attacked.split.labels.tolist()
     truth = attacked.split.labels
@@ -162,16 +162,17 @@ def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
             clean = attacked.split.images[row].astype(np.float32) / 255
             moved = (attacked.adversarial[row] - clean) / (2 * config.attack.epsilon or 1) + 0.5
             shown = (
-                (clean, _said(attacked.clean_logits[row], labels[row], names)),
-                (attacked.adversarial[row], _said(attacked.logits[row], labels[row], names)),
+                (clean, _prediction(attacked.clean_logits[row], labels[row], names)),
+                (attacked.adversarial[row], _prediction(attacked.logits[row], labels[row], names)),
                 (moved, "perturbation" if number == 0 else ""),
             )
             for axes, (image, text) in zip(line, shown, strict=True):
                 _show(axes, image, text, columns=3)
 
-    told = "; ".join(
-        f"{names[labels[row]]}: clean {_said(attacked.clean_logits[row], labels[row], names)},"
-        f" attacked {_said(attacked.logits[row], labels[row], names)}".replace("\n", " ")
+    words = "; ".join(
+        f"{names[labels[row]]}:"
+        f" clean {_prediction(attacked.clean_logits[row], labels[row], names)},"
+        f" attacked {_prediction(attacked.logits[row], labels[row], names)}".replace("\n", " ")
         for row in rows
     )
     epsilon = f"{config.attack.norm.capitalize()} {config.attack.epsilon:.4g}"
@@ -179,19 +180,19 @@ def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
         "triplets",
         "Clean, adversarial, perturbation",
         "Test images in three columns: clean, attacked, and their difference. Predictions:"
-        f" {told}.",
-        "Above an image: what the best checkpoint takes it for, and with which probability;"
-        f" \N{CHECK MARK} where that is right. Attack: PGD-{config.attack.num_steps}, {epsilon}."
-        f" The first {len(rows)} of {len(labels)} drawn test images: half broken by the attack,"
-        " half not, where there are so many; none chosen by hand. The perturbation is scaled to"
-        " gray \N{PLUS-MINUS SIGN} epsilon.",
+        f" {words}.",
+        "Above an image: the best checkpoint's prediction and its probability; \N{CHECK MARK} marks"
+        f" a correct one. Attack: PGD-{config.attack.num_steps}, {epsilon}. The first"
+        f" {len(rows)} of {len(labels)} randomly drawn test images: half broken by the attack, half"
+        " not, if there are enough of both; none chosen by hand. The perturbation is scaled to gray"
+        " \N{PLUS-MINUS SIGN} epsilon.",
         draw,
         height=1.5 * len(rows),
     )
 
 
 def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
-    """Returns the training images of the lowest weights; none where all are 1 or more."""
+    """Returns the training images with the lowest weights; none if all weights are 1 or more."""
     names, split, method = experiment.dataset.class_names, attacked.split, experiment.method
     known = np.full(len(split), np.nan, np.float32)
     if experiment.estimates is not None:
@@ -205,7 +206,7 @@ def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
         memorization=jnp.asarray(known),
         epoch=jnp.asarray(jnp.inf),
     )
-    # The images are a global batch of their own, on one device.
+    # The images form a global batch of their own, on one device.
     weights = np.asarray(jax.vmap(method.weights, axis_name=AXIS)(jax.tree.map(_alone, batch))[0])
     rows = np.argsort(weights, kind="stable")[:_SHOWN]
     rows = rows[weights[rows] < 1]
@@ -213,23 +214,23 @@ def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
         return []
     reading = attacked.clean_logits if method.clean == "read" else attacked.logits
     texts = [
-        f"{names[label]}, taken for\n{names[_wrong(reading[row], label)]}; w {weights[row]:.2f}"
+        f"{names[label]} vs.\n{names[_wrong(reading[row], label)]}; w {weights[row]:.2f}"
         for row, label in zip(rows, split.labels[rows].tolist(), strict=True)
     ]
     return [
         grid(
             "most_weighted_down",
-            "Most weighted down training images",
+            "Training images with the lowest weights",
             split.images[rows],
             texts,
-            f"Label, the wrong class held most strongly, and the weight w that the last checkpoint"
-            f" gives: the lowest of {len(split)} drawn training images.",
+            "Label, most probable wrong class, and weight w under the last checkpoint: the lowest"
+            f" weights of {len(split)} randomly drawn training images.",
         )
     ]
 
 
 def _alone(array: Array) -> Array:
-    """Returns the array with a first dimension of one device."""
+    """Returns the array with a leading dimension of one device."""
     return array[None]
 
 
@@ -240,7 +241,7 @@ def grid(
     texts: Sequence[str],
     caption: str,
 ) -> Chart:
-    """Returns a chart of images with a text above each, four in a row."""
+    """Returns a chart of images with a text above each, four per row."""
     columns = 4
     lines = -(-len(images) // columns)
 
@@ -251,8 +252,8 @@ def grid(
         for axes in cells[len(images) :]:
             axes.set_axis_off()
 
-    told = "; ".join(text.replace("\n", " ") for text in texts)
-    return Chart(name, title, f"{len(images)} images. {told}.", caption, draw, height=1.45 * lines)
+    words = "; ".join(text.replace("\n", " ") for text in texts)
+    return Chart(name, title, f"{len(images)} images. {words}.", caption, draw, height=1.45 * lines)
 
 
 def _show(
@@ -271,15 +272,15 @@ def _show(
     axes.set_title(title, fontsize=_TITLE_SIZE)
 
 
-def _said(logits: Float[np.ndarray, " classes"], label: int, names: Sequence[str]) -> str:
+def _prediction(logits: Float[np.ndarray, " classes"], label: int, names: Sequence[str]) -> str:
     shifted = np.exp(logits - logits.max())
-    said = int(np.argmax(logits))
-    mark = " \N{CHECK MARK}" if said == label else ""
-    return f"{names[said]}{mark}\n{100 * shifted[said] / shifted.sum():.0f} %"
+    predicted = int(np.argmax(logits))
+    mark = " \N{CHECK MARK}" if predicted == label else ""
+    return f"{names[predicted]}{mark}\n{100 * shifted[predicted] / shifted.sum():.0f} %"
 
 
 def _wrong(logits: Float[np.ndarray, " classes"], label: int) -> int:
-    """Returns the class other than the label that the logits favour."""
+    """Returns the most probable class other than the label."""
     others = logits.copy()
     others[label] = -np.inf
     return int(np.argmax(others))

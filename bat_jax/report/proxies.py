@@ -1,4 +1,4 @@
-"""Cheap proxies of memorization against its estimates: a table and a figure."""
+"""Compares cheap proxies of memorization with estimates of it: a table and a figure."""
 
 import logging
 
@@ -20,9 +20,9 @@ _NAMES = {"mean_loss": "mean loss in training (nats)", "forgetting": "times forg
 
 
 def section(run: Run) -> Section | None:
-    """Returns how the proxies of a run agree with the estimates that it was given.
+    """Returns how a run's proxies agree with its estimates; None if it lacks either.
 
-    None, and a warning where a file cannot be read, if it has no proxies or no estimates.
+    A file that cannot be read gives a warning and None.
     """
     settings, path = run.config["memorization"], run.folder / proxies.FILE
     if settings["estimates"] is None or not path.exists():
@@ -39,11 +39,11 @@ def section(run: Run) -> Section | None:
     return Section(
         "Cheap proxies of memorization",
         (
-            "What this run alone says of its training images, without an ensemble: the mean of an"
-            " image's losses over the training, and how often it was right once and wrong the next"
-            " time; an image that was never right counts as forgotten most of all. The nearer to 1"
-            " the rank correlation with the estimates, and the AUROC of finding the atypical"
-            " images, the better they may replace them.",
+            "Both come from this run alone, without an ensemble: an image's mean loss over"
+            " training, and how often its prediction turned from correct to wrong; an image never"
+            " correct counts as the most forgotten. The closer to 1 the rank correlation with the"
+            " estimates, and the AUROC of detecting atypical images, the better a proxy can replace"
+            " the estimates.",
         ),
         (_table(compared, settings["threshold"]),),
         (_scatter(compared),),
@@ -58,7 +58,7 @@ def _table(compared: dict[str, Comparison], threshold: float) -> Table:
         counts = f"{measured[0].n:,}", f"{comparison.atypical:,}"
         rows.append((_NAMES[name], *counts, *texts))
     return Table(
-        "Against estimated memorization; 95 % intervals by the bootstrap over images. Atypical:"
+        "Against estimated memorization; 95 % bootstrap intervals over images. Atypical:"
         f" memorization above {threshold:g}.",
         ("proxy", "n", "atypical", "rank correlation", "AUROC, atypical"),
         tuple(rows),
@@ -81,14 +81,14 @@ def _scatter(compared: dict[str, Comparison]) -> Chart:
                 color=f"C{number}",
                 markersize=2.5,
                 alpha=0.4,
-                # Of the many points of a large set an SVG keeps a picture.
+                # Large sets have too many points for vector graphics.
                 rasterized=True,
             )
             axes.set(xlabel=_NAMES[name])
             if not is_finite.all():
                 axes.axvline((most + never) / 2, color="C6", linestyle=":", linewidth=1)
                 axes.annotate(
-                    "never right",
+                    "never correct",
                     (never, 1.01),
                     xycoords=axes.get_xaxis_transform(),
                     ha="right",
@@ -97,7 +97,7 @@ def _scatter(compared: dict[str, Comparison]) -> Chart:
                 )
         panels[0].set(ylabel="memorization")
 
-    told = "; ".join(
+    numbers = "; ".join(
         f"{_NAMES[name]}: rank correlation {_with_interval(comparison.rank_correlation)}"
         for name, comparison in compared.items()
     )
@@ -105,8 +105,8 @@ def _scatter(compared: dict[str, Comparison]) -> Chart:
     return Chart(
         "proxies",
         "Proxies against estimated memorization",
-        f"Two scatter plots of memorization against its proxies, n = {n}. {told}.",
-        f"n = {n:,} training images; {told}.",
+        f"Two scatter plots of memorization against its proxies, n = {n}. {numbers}.",
+        f"n = {n:,} training images; {numbers}.",
         draw,
     )
 

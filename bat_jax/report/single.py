@@ -13,16 +13,16 @@ from bat_jax.runtime.storage import AnyPath
 
 
 def report(folder: AnyPath, output: AnyPath) -> AnyPath:
-    """Writes `report.html` and `figures/` of a finished run into a folder, and returns the page.
+    """Writes `report.html` and `figures/` of a finished run; returns the page's path.
 
     Raises:
-      UserError: it is no finished run.
+      UserError: the folder holds no finished run.
     """
     return write(_page(runs.read(folder)), output)
 
 
 def facts(run: Run) -> dict[str, str]:
-    """Returns what a run was: data, model, attack, training, where and how long."""
+    """Returns the facts of a run: data, model, attack, training, hardware and time."""
     config, results = run.config, run.results
     data, attack, train = config["data"], config["attack"], config["train"]
     steps = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']} epochs"
@@ -45,7 +45,7 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def _speed(run: Run) -> dict[str, str]:
-    """Returns the median speed of training, if its records tell one."""
+    """Returns the median training speed, if it was recorded."""
     rates = run.series("train", "images_per_second")[1]
     if not rates:
         return {}
@@ -55,21 +55,21 @@ def _speed(run: Run) -> dict[str, str]:
 
 
 def robustness_note(run: Run) -> str:
-    """Returns what may be concluded from the attacks that were run."""
+    """Returns what the attacks that were run do and do not show."""
     if run.attack.kind == "autoattack":
         return (
-            "Robust accuracy is that under AutoAttack, the worst case over its attacks per image."
+            "Robust accuracy is accuracy under AutoAttack, per image the worst case of its attacks."
         )
     if not run.attack.is_attack:
-        return "No attack was run: nothing here is said of robustness."
+        return "No attack was run: these numbers do not measure robustness."
     return (
-        f"{run.attack.title} alone says nothing firm of robustness: evaluate with AutoAttack"
+        f"{run.attack.title} alone does not establish robustness: evaluate with AutoAttack"
         " (configs/evaluation.py) before comparing."
     )
 
 
 def results_table(run: Run) -> Table:
-    """Returns every accuracy of a run with its n and interval."""
+    """Returns a table of every accuracy of a run with its n and interval."""
     rows = []
     for state, test in run.evaluations.items():
         for group, accuracies in test.groups.items():
@@ -77,7 +77,7 @@ def results_table(run: Run) -> Table:
                 what = f"{state}, {measure.title}" + (f", {group}" if group else "")
                 rows.append((what, f"{found.n:,}", found.percent, found.interval_in_percent))
     return Table(
-        "Accuracy on the test images; 95 % intervals by Wilson.",
+        "Accuracy on the test images; 95 % Wilson intervals.",
         ("checkpoint, attack", "n", "%", "95 % interval"),
         tuple(rows),
     )

@@ -1,7 +1,7 @@
-"""How every figure looks: colours that colour-blind readers tell apart, on light and on dark.
+"""The style of every figure: colours that colour-blind readers can distinguish, light and dark.
 
-Names that users chose (of classes, runs, methods) are literal text in every figure: nothing is read
-as mathematics, and `fitted` keeps them within their place.
+Names that users choose (of classes, runs, methods) are literal text in every figure: none is parsed
+as mathematics, and `fitted` keeps each within its space.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from bat_jax.report.drawing import (
 # After Okabe & Ito, Color Universal Design, 2008. Charts name them C0, C1, ...
 _ON_LIGHT = ("#0072B2", "#D98E00", "#009E73", "#D55E00", "#3C9FD9", "#CC79A7", "#7F7F7F", "#9C9200")
 _ON_DARK = ("#4BA6E3", "#E69F00", "#1FC795", "#F2803A", "#8ED0F5", "#DE9CC0", "#A9A9A9", "#F0E442")
-# Beside its colour every series has a marker and a dash of its own.
+# Besides its colour, every series has its own marker and dash pattern.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-# Every figure is as wide as a phone shows it, in inches.
+# The width of every figure in inches, for the screen of a phone.
 _WIDTH = 4.0
 _LEGEND_SIZE = 8.0
-# Settings of a user's matplotlibrc that are not about figures.
+# Settings of a user's matplotlibrc that do not concern figures.
 _NOT_OF_FIGURES = re.compile("backend|interactive|toolbar|webagg|tk|docstring|date.epoch|timezone")
-# Of what no font has a glyph, and halves of characters, which come from names of files.
+# Control characters have no glyph; lone surrogates come from file names.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")
 _HALF = re.compile(r"[\ud800-\udfff]")
 
@@ -50,7 +50,7 @@ class Theme:
     colors: tuple[str, ...]
 
     def settings(self) -> Any:
-        """Returns Matplotlib's settings for it."""
+        """Returns the theme's Matplotlib settings."""
         return {
             "figure.facecolor": self.surface,
             "savefig.facecolor": self.surface,
@@ -76,7 +76,7 @@ class Theme:
             "lines.linewidth": 1.6,
             "lines.markersize": 5,
             "svg.fonttype": "path",
-            # Names inside an SVG follow from it, not from chance.
+            # Makes the ids in an SVG deterministic.
             "svg.hashsalt": "bat_jax",
         }
 
@@ -87,15 +87,15 @@ DARK = Theme(ink="#e6e9ed", surface="#1a1e23", grid="#353c45", colors=_ON_DARK)
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure that is drawn when a page is written, once a theme.
+    """A figure, drawn once per theme when a page is written.
 
     Attributes:
-      name: of its files.
-      title: above it on the page.
-      alt: what it shows, in words, for those who do not see it.
-      caption: below it.
-      draw: draws it into an empty figure.
-      height: in inches, without what a long legend adds.
+      name: the name of its files.
+      title: the heading above it.
+      alt: the alternative text for readers who cannot see it.
+      caption: the text below it.
+      draw: draws the chart into an empty figure.
+      height: in inches; a long legend adds to it.
     """
 
     name: str
@@ -109,17 +109,17 @@ class Chart:
 def render(
     chart: Chart, theme: Theme, kind: Literal["svg", "png"], boxes: set[str] | None = None
 ) -> bytes:
-    """Returns the chart as a file of that kind.
+    """Returns the content of the chart's file.
 
     Args:
-      chart: what to draw.
-      theme: in which colours.
-      kind: of file.
-      boxes: receives the characters that the font lacks, which are drawn as boxes.
+      chart: the chart to draw.
+      theme: the colours.
+      kind: the file format.
+      boxes: collects the characters that the font lacks, which are drawn as boxes.
     """
     defaults = matplotlib.rcParamsDefault
     ours = {name: defaults[name] for name in defaults if not _NOT_OF_FIGURES.match(name)}
-    # The settings before come back after; a figure that no canvas of pyplot owns.
+    # Restores the user's settings afterwards; pyplot does not know the figure.
     with matplotlib.rc_context(rc={**ours, **theme.settings()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
         figure = Figure(figsize=(_WIDTH, chart.height), layout="constrained")
@@ -134,29 +134,29 @@ def render(
 
 
 def line(number: int) -> dict[str, Any]:
-    """Returns the colour and the dash of a chart's line of that number."""
+    """Returns the colour and dash pattern of a chart's line `number`."""
     size = len(_DASHES)
     return {"color": f"C{number % size}", "linestyle": _DASHES[(number + number // size) % size]}
 
 
 def point(number: int) -> dict[str, Any]:
-    """Returns the colour and the marker of a chart's points of that number."""
+    """Returns the colour and marker of a chart's points `number`."""
     size = len(_MARKERS)
     return {"color": f"C{number % size}", "marker": _MARKERS[(number + number // size) % size]}
 
 
 def legend(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
-    """Puts a legend above the axes, where it hides nothing.
+    """Puts a legend above the axes, where it covers nothing.
 
     Args:
-      figure: whose legend it is; it grows by the lines that a long one takes.
-      entries: an artist of the axes, as Matplotlib returned it, and its name.
+      figure: the figure, which grows to fit a long legend.
+      entries: artists of the axes, as Matplotlib returned them, with their names.
     """
     if not entries:
         return
     columns = 2 if all(_width(name, _LEGEND_SIZE) < 1.4 for _, name in entries) else 1
     names = [fitted(name, inches=3.2 / columns, size=_LEGEND_SIZE, lines=2) for _, name in entries]
-    # Matplotlib leaves out names that begin with an underscore: they are set afterwards.
+    # Matplotlib omits names that begin with an underscore, so they are set afterwards.
     drawn = figure.legend(
         [artist for artist, _ in entries],
         [" "] * len(entries),
@@ -170,20 +170,20 @@ def legend(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
 
 
 def logarithmic(axes: Axes) -> None:
-    """Makes the y axis logarithmic, with powers of ten written out: no text is mathematics."""
+    """Makes the y axis logarithmic, its labels plain numbers rather than mathematics."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def fitted(text: str, *, inches: float, size: float, lines: int = 1) -> str:
-    """Fits a text into a number of lines of a width, and cuts the middle of a longer one.
+    """Wraps a text to a width, and cuts the middle if it takes too many lines.
 
     Args:
       text: literal text; control characters become spaces.
       inches: the width of a line.
-      size: of the font, in points.
-      lines: at most.
+      size: the font size in points.
+      lines: the maximum number of lines.
     """
     text = _HALF.sub("\N{REPLACEMENT CHARACTER}", _CONTROL.sub(" ", text))
     kept = min(len(text), 200 * lines)
@@ -200,7 +200,7 @@ def fitted(text: str, *, inches: float, size: float, lines: int = 1) -> str:
 
 
 def fitted_lines(text: str, *, inches: float, size: float) -> str:
-    """Returns a text whose lines are each kept within a width."""
+    """Cuts each line of a text to a width."""
     return "\n".join(fitted(line, inches=inches, size=size) for line in text.split("\n"))
 
 
@@ -221,13 +221,13 @@ def _wrapped(text: str, inches: float, size: float) -> list[str]:
 
 
 def _width(text: str, size: float) -> float:
-    """Returns how wide a text is, in inches."""
+    """Returns the width of a text in inches."""
     return sum(map(_advance, text)) * size / 72
 
 
 @functools.cache
 def _advance(character: str) -> float:
-    """Returns how wide a character is, in parts of the font's size."""
+    """Returns the width of a character in units of the font size."""
     font = _font()
     font.set_size(100, 72)
     return font.load_glyph(font.get_char_index(ord(character))).linearHoriAdvance / 65536 / 100

@@ -97,7 +97,7 @@ def test_the_page_tells_every_claim_with_its_numbers_and_the_failed_regime(finis
         assert claim["numbers"] in text
         assert claim["rule"] in text
     assert "The regime check failed" in text
-    assert "nothing here is a claim of robustness" in text
+    assert "these numbers do not establish robustness" in text
     for chart in ("pgd_at_train_by_epoch", "trade_off_best", "removal_robust", "triplets"):
         assert f'id="{chart}"' in text
         assert (page.parent / "figures" / f"{chart}.png").exists()
