@@ -1,11 +1,11 @@
-"""The image classifiers: Flax Linen modules from [0, 1] images to logits.
+"""Image classifiers: Flax Linen modules from [0, 1] images to logits.
 
     model = bat_jax.models.create("preact_resnet18", num_classes=100)
     variables = model.init(key, images)
     logits, features = model.apply(variables, images, train=False, features=True)
 
-Normalisation is part of a model; `features` are the penultimate ones. A forward pass with
-`train=True` needs `mutable=["batch_stats"]` where the model has batch statistics.
+Models normalise their inputs; `features` are those of the penultimate layer. With batch statistics,
+a forward pass with `train=True` needs `mutable=["batch_stats"]`.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,15 +27,15 @@ from bat_jax.models.wide_resnet import WideResNet
 
 Images = Float[Array, "batch height width channels"]
 
-# Smallest and largest image side.
+# The smallest and the largest image side.
 _SIDES = {"small_cnn": (8, 32)}
 _RESIDUAL_SIDES = (16, 128)
-# Of few channels.
+# Models with few channels.
 SMALL = ("small_cnn",)
 
 
 def _small_cnn(*, stem: Stem, axis_name: str | None, **settings: Any) -> nn.Module:
-    del stem, axis_name  # It has neither a stem of its own nor batch norm.
+    del stem, axis_name  # The model has neither a choice of stems nor batch norm.
     return SmallCNN(**settings)
 
 
@@ -67,17 +67,17 @@ def create(
 
     Args:
       name: `small_cnn`, `resnet18`, `preact_resnet18`, `wide_resnet28_10`, `wide_resnet34_10`, or
-        `package.module:Name`, a function of `num_classes` and `image_shape` to which the other
-        settings are left.
-      num_classes: number of logits.
-      image_shape: height, width, channels of the images it is meant for; checked when given.
-      width: channels of the first layer, the published number when absent.
+        `package.module:Name`, a function of `num_classes` and `image_shape` that chooses all other
+        settings itself.
+      num_classes: the number of logits.
+      image_shape: height, width and channels of the images; checked if given.
+      width: channels of the first layer; by default the published number.
       stem: `cifar`, or `tiny_imagenet` for 64x64 images (residual networks).
-      mean: per-channel mean to normalise by, 0.5 when absent.
-      std: per-channel standard deviation, likewise.
+      mean: the per-channel mean to subtract; by default 0.5.
+      std: the per-channel standard deviation to divide by; by default 0.5.
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
-      axis_name: the mapped axis that batch norm is synchronised over, if any.
-      conv: what computes convolutions: any function with the arguments of
+      axis_name: the mapped axis over which batch norm is synchronised, if any.
+      conv: computes convolutions, any function with the arguments of
         `jax.lax.conv_general_dilated`; `bat_jax.kernels.convolution` has faster ones for CPU.
 
     Raises:
@@ -109,7 +109,7 @@ def create(
 
 
 def check_name(name: str) -> None:
-    """Raises a UserError unless a name is that of a model, or of the form `package.module:Name`."""
+    """Raises a UserError unless the name is a model's or has the form `package.module:Name`."""
     if name not in _MODELS and not outside.is_outside(name):
         raise UserError(
             f"model: {name!r} is unknown; expected one of {', '.join(_MODELS)}, or a function that"
@@ -120,7 +120,7 @@ def check_name(name: str) -> None:
 def _from_outside(
     name: str, num_classes: int, image_shape: tuple[int, int, int] | None
 ) -> nn.Module:
-    """Returns what a function from outside makes of the number of classes and the image shape."""
+    """Returns the model that a user's function makes for these classes and images."""
     create = outside.load(name, "model.name")
     found = outside.call(
         create,
@@ -139,30 +139,30 @@ def _from_outside(
 
 
 def with_conv(model: nn.Module, conv: Convolution) -> nn.Module:
-    """Returns the model with another `conv`; a model that has no such field as it is."""
+    """Returns the model with another `conv`; a model without that field is unchanged."""
     return model.clone(conv=conv) if hasattr(model, "conv") else model
 
 
 def in_float32(model: nn.Module) -> nn.Module:
-    """Returns the model computing in float32; a model that has no field `dtype` as it is."""
+    """Returns the model computing in float32; a model without a field `dtype` is unchanged."""
     return model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
 
 
 def logits_fn(
     model: nn.Module, variables: Mapping[str, Any], *, batch_norm: str = "running"
 ) -> Callable[[Images], Logits]:
-    """Returns the function from images to logits that an attack sees.
+    """Returns the function from images to logits that attacks differentiate.
 
     Args:
       model: any Flax module with `__call__(images, train=False, features=False)`.
-      variables: of the model.
-      batch_norm: normalise by the `running` statistics, or by those of the `batch`, which are
-        computed and thrown away: an attack leaves the model as it was.
+      variables: the model's variables.
+      batch_norm: normalise by the `running` statistics or by those of the `batch`; either way an
+        attack leaves the running statistics unchanged.
     """
     is_training = batch_norm == "batch"
 
     def logits(images: Images) -> Logits:
-        # `mutable` makes apply return the changed statistics beside the logits.
+        # `mutable` makes `apply` return the updated statistics too, which are dropped.
         found: Any = model.apply(variables, images, train=is_training, mutable=["batch_stats"])
         return found[0]
 

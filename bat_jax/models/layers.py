@@ -1,4 +1,4 @@
-"""What the models share: input normalisation, convolutions, batch norm, the linear head."""
+"""Layers that models share: input normalisation, convolutions, batch norm, the linear head."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def normalize(
     std: tuple[float, ...],
     dtype: Any,
 ) -> Float[Array, "batch height width channels"]:
-    """Returns (images - mean) / std per channel, so that models take [0, 1] images."""
+    """Returns (images - mean) / std per channel."""
     channels = (1, 1, 1, -1)
     shifted = images - jnp.asarray(mean, images.dtype).reshape(channels)
     return (shifted / jnp.asarray(std, images.dtype).reshape(channels)).astype(dtype)
@@ -37,15 +37,15 @@ def convolution(
 ) -> nn.Conv:
     """Returns a square convolution padded by kernel // 2 on every side.
 
-    The padding is explicit because SAME pads strided convolutions on one side only, which the
-    published architectures do not.
+    The padding is explicit because SAME pads strided convolutions on one side only, unlike the
+    published architectures.
 
     Args:
-      channels: of the output.
-      kernel: its side.
-      stride: in both directions.
-      use_bias: whether to add a bias a channel.
-      conv: what computes it, with the arguments of `jax.lax.conv_general_dilated`.
+      channels: the number of output channels.
+      kernel: the side of the kernel.
+      stride: the stride in both directions.
+      use_bias: whether to add a bias per channel.
+      conv: computes the convolution, with the arguments of `jax.lax.conv_general_dilated`.
       dtype: of the computation; parameters are float32.
     """
     pad = kernel // 2
@@ -62,13 +62,13 @@ def convolution(
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's batch norm, which mixes bfloat16 and float32, under any rule of promotion.
+    """Flax's batch norm, which mixes bfloat16 and float32, under any promotion rule.
 
-    Flax names parameters by the class.
+    The class keeps its name because Flax names parameters after it.
     """
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """As `flax.linen.BatchNorm`."""
+        """Calls `flax.linen.BatchNorm` with standard promotion."""
         with jax.numpy_dtype_promotion("standard"):
             return super().__call__(*arguments, **options)
 
@@ -77,9 +77,8 @@ def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> BatchNorm:
     """Returns batch norm with momentum 0.9 and epsilon 1e-5.
 
     Args:
-      train: normalise by the batch's statistics and update the running ones.
-      axis_name: the mapped axis to take the batch's statistics over, if they are to be those of
-        the global batch.
+      train: whether to normalise by the batch's statistics and update the running ones.
+      axis_name: the mapped axis over which to take the statistics of the global batch, if any.
       dtype: of the output; statistics are float32.
     """
     return BatchNorm(
@@ -92,7 +91,7 @@ def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> BatchNorm:
 
 
 def head(features: Features, num_classes: int, *, features_too: bool) -> Outputs:
-    """Returns float32 logits of a linear layer, and the float32 features on request."""
+    """Returns the float32 logits of a linear layer, and on request the float32 features."""
     features = features.astype(jnp.float32)
     logits = nn.Dense(num_classes, name="head")(features)
     return (logits, features) if features_too else logits

@@ -2,8 +2,8 @@
 
 Sources: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385, and Identity
 Mappings in Deep Residual Networks, arXiv:1603.05027. As usual for CIFAR, the stem is one 3x3
-convolution without pooling; for the 64x64 images of Tiny ImageNet it has stride 2, so that the
-stages see the same sizes.
+convolution without pooling; for the 64x64 images of Tiny ImageNet its stride is 2, so that the
+stages have the same sizes.
 """
 
 from functools import partial
@@ -77,16 +77,15 @@ class ResNet18(nn.Module):
     """A residual network of 18 layers.
 
     Attributes:
-      num_classes: number of logits.
-      mean: per-channel mean that images are normalised by.
-      std: per-channel standard deviation, likewise.
+      num_classes: the number of logits.
+      mean: the per-channel mean to subtract from images.
+      std: the per-channel standard deviation to divide by.
       width: channels of the first stage; 64 in the papers.
       stem: `cifar` or `tiny_imagenet`.
       pre_activation: PreActResNet-18 rather than ResNet-18.
-      axis_name: the mapped axis that batch norm is synchronised over, if any.
+      axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
-      conv: what computes its convolutions, with the arguments of
-        `jax.lax.conv_general_dilated`.
+      conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
     """
 
     num_classes: int
@@ -101,7 +100,7 @@ class ResNet18(nn.Module):
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
-        """Returns logits, and the pooled features on request."""
+        """Returns the logits, and on request the pooled features."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         block = PreActivationBlock if self.pre_activation else BasicBlock

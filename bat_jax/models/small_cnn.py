@@ -13,20 +13,19 @@ from bat_jax.models.layers import convolution as layer
 
 
 class SmallCNN(nn.Module):
-    """Three 3x3 convolutions of width, 2 width, 4 width channels, the last two of stride 2.
+    """Three 3x3 convolutions of width, 2 width and 4 width channels, the last two of stride 2.
 
-    Their output is flattened into a dense layer of 8 width units, the penultimate features. There
-    are no batch statistics.
+    A dense layer of 8 width units follows, whose outputs are the penultimate features. There are no
+    batch statistics.
 
     Attributes:
-      num_classes: number of logits.
-      mean: per-channel mean that images are normalised by.
-      std: per-channel standard deviation, likewise.
+      num_classes: the number of logits.
+      mean: the per-channel mean to subtract from images.
+      std: the per-channel standard deviation to divide by.
       width: channels of the first convolution.
       dtype: of the computation; parameters are float32.
-      conv: what computes its convolutions, with the arguments of
-        `jax.lax.conv_general_dilated`; with `kernels.convolution.batch_last` the batch is the last
-        dimension between layers.
+      conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`; with
+        `kernels.convolution.batch_last`, the batch is the last dimension between layers.
     """
 
     num_classes: int
@@ -44,7 +43,7 @@ class SmallCNN(nn.Module):
         train: bool = False,
         features: bool = False,
     ) -> Outputs:
-        """Returns logits, and features on request; `train` changes nothing here."""
+        """Returns the logits, and on request the features; `train` has no effect."""
         x = normalize(images, self.mean, self.std, self.dtype)
         is_batch_last = self.conv is convolution.batch_last
         x = x.transpose(3, 1, 2, 0) if is_batch_last else x
@@ -62,7 +61,7 @@ class SmallCNN(nn.Module):
                 )
             x = nn.relu(convolve(x))
         if is_batch_last:
-            # The product takes its images as columns: their numbers need not change places.
+            # The dense layer reads its images as columns, which moves no data.
             x = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
         else:
             x = x.reshape(len(x), -1)

@@ -20,16 +20,15 @@ class WideResNet(nn.Module):
     """WRN-depth-widening: three stages of pre-activation blocks.
 
     Attributes:
-      num_classes: number of logits.
-      depth: 28 or 34; 6 n + 4 for n blocks a stage.
-      mean: per-channel mean that images are normalised by.
-      std: per-channel standard deviation, likewise.
-      width: channels of the stem; the stages have 10, 20 and 40 times as many. 16 in the paper.
-      stem: `cifar` or `tiny_imagenet`, whose 64x64 images a stride of 2 brings to 32x32.
-      axis_name: the mapped axis that batch norm is synchronised over, if any.
+      num_classes: the number of logits.
+      depth: 28 or 34; 6 n + 4 for n blocks per stage.
+      mean: the per-channel mean to subtract from images.
+      std: the per-channel standard deviation to divide by.
+      width: channels of the stem, 16 in the paper; the stages have 10, 20 and 40 times as many.
+      stem: `cifar`, or `tiny_imagenet`, whose stride of 2 reduces 64x64 images to 32x32.
+      axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
-      conv: what computes its convolutions, with the arguments of
-        `jax.lax.conv_general_dilated`.
+      conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
     """
 
     num_classes: int
@@ -44,7 +43,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
-        """Returns logits, and the pooled features on request."""
+        """Returns the logits, and on request the pooled features."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = normalize(images, self.mean, self.std, self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
