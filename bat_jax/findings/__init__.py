@@ -1,1 +1,1 @@
-"""Tests the paper's findings: the runs to make, their summary, and verdicts by fixed rules."""
+"""Tests the paper's findings: plans runs, summarizes them and reaches verdicts by fixed rules."""

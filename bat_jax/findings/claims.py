@@ -75,11 +75,11 @@ def _regime(regime: Mapping[str, Any]) -> Claim:
     attack = Measure.parse(regime["attack"]).title
     return Claim(
         "regime",
-        "Adversarial training fits its training images here and leaves a gap to the test set, so"
-        " that memorization can take place.",
-        f"Supported if pgd_at ends with at least {100 * regime['bound']:.0f} % of its training"
-        f" images right under {attack} and the interval of training minus test lies above 0;"
-        " refuted if not.",
+        "Adversarial training fits its training images and leaves a gap to the test set, so that"
+        " memorization can occur.",
+        f"Supported if pgd_at classifies at least {100 * regime['bound']:.0f} % of its training"
+        f" images correctly under {attack} at its end and the interval of training minus test lies"
+        " above 0; refuted if not.",
         "supported" if regime["holds"] else "refuted",
         f"Under {attack}: training {over(regime['train'])} %, test {over(regime['test'])} %, gap"
         f" {points(regime['gap'])} points.",
@@ -92,14 +92,14 @@ def _a(gains: Mapping[str, Any], attack: str) -> Claim:
         " but hardly their robust accuracy."
     )
     rule = (
-        "Of pgd_at, from the record at which it is half of the way to its last accuracy on atypical"
-        " training images, to the last. Supported if the interval of the clean gain on atypical"
-        " test images and that of the clean gain minus the robust one both lie above 0; refuted if"
-        " one lies below 0; else undecided."
+        "Gains of pgd_at from the record where its accuracy on atypical training images is half of"
+        " the way from the first to the last value, to the last record. Supported if the interval"
+        " of the clean gain on atypical test images and that of the clean gain minus the robust one"
+        " both lie above 0; refuted if one lies below 0; else undecided."
     )
     atypical = gains.get("atypical")
     if atypical is None:
-        return Claim("a", statement, rule, "undecided", "No atypical test images were followed.")
+        return Claim("a", statement, rule, "undecided", "No atypical test images were tracked.")
     title = Measure.parse(attack).title
     clean, beyond = atypical["clean"], atypical["clean_minus_robust"]
     return Claim(
@@ -122,9 +122,9 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
         f" removed, {state} checkpoint)."
     )
     rule = (
-        f"Robust accuracy ({title}) on typical test images, without the atypical training"
-        " images minus without as many random ones. Supported if its interval lies above 0, refuted"
-        " if below, else undecided."
+        f"Difference of robust accuracy ({title}) on typical test images: without the atypical"
+        " training images minus without equally many random ones. Supported if its interval lies"
+        " above 0, refuted if below, else undecided."
     )
     if "typical" not in row:
         return Claim(name, statement, rule, "undecided", "No typical test images are known.")
@@ -160,7 +160,7 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
             ("better than", better),
             ("worse than", worse),
             ("one accuracy up, the other down, against", moved),
-            ("no difference shown to", unknown),
+            ("no significant difference from", unknown),
         )
         if names
     ]
@@ -168,14 +168,14 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         f"{row['against']}: clean {points(row['clean'])}, {title} {points(row[attack])}"
         for row in rows
     )
-    caution = "" if attack == AUTOATTACK.key else " Without AutoAttack: no claim of robustness."
+    caution = "" if attack == AUTOATTACK.key else " Robustness was not tested with AutoAttack."
     return Claim(
         f"c, {state}",
         "(c) BAT gives a better trade-off between clean and robust accuracy than every other"
         f" adversarial method ({state} checkpoint).",
         "BAT is better than a method if the interval of one paired difference over seeds, of clean"
-        f" or of robust accuracy ({title}), lies above 0 and the other's not below."
-        " Supported if it is better than each; refuted if it is worse than one; else undecided.",
+        f" or of robust accuracy ({title}), lies above 0 and that of the other not below 0."
+        " Supported if BAT is better than each method; refuted if worse than one; else undecided.",
         verdict,
         f"{'; '.join(parts).capitalize()}. BAT minus {numbers} points.{caution}",
     )

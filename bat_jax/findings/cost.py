@@ -21,8 +21,8 @@ from bat_jax.training.state import number_of_parameters
 def describe_findings(config: ConfigDict) -> str:
     """Returns the runs of the findings, their FLOPs and their minimum time.
 
-    FLOPs count forward passes; the time is what they take at the rate of this machine's forward
-    pass. Images are not yet left out, AutoAttack is given as if it broke none.
+    FLOPs count forward passes; the time follows from the rate of this machine's forward pass. The
+    removal of images is ignored, and AutoAttack is assumed to break no image.
 
     Raises:
       UserError: the config, the data or the estimates are wrong.
@@ -48,10 +48,10 @@ def describe_findings(config: ConfigDict) -> str:
         attacked += _autoattack_passes(run.config, experiment) * forward
     lines += [
         f"parameters: {number_of_parameters(jax.eval_shape(experiment.initial_state).variables):,}",
-        f"forward pass: {forward / 1e9:.4g} GFLOP an image,"
+        f"forward pass: {forward / 1e9:.4g} GFLOP per image,"
         f" {rate / 1e9:,.4g} GFLOP/s in a batch on {jax.devices()[0].device_kind}",
         f"runs: {len(runs)}, {len(config.findings.seeds)} seed(s) of {len(arms)}:",
-        *(f"  {arm}: {flops / 1e12:,.4g} TFLOP a seed" for arm, flops in arms.items()),
+        *(f"  {arm}: {flops / 1e12:,.4g} TFLOP per seed" for arm, flops in arms.items()),
         f"training, validation, PGD: {total / 1e12:,.4g} TFLOP,"
         f" at least {total / rate / 3600:,.3g} hours here",
     ]
@@ -62,7 +62,7 @@ def describe_findings(config: ConfigDict) -> str:
     if config.memorization.estimates is None:
         members = describe_ensemble(plans.ensemble(config))
         lines.append(
-            "memorization estimates, on top:\n" + members[members.index("parameters of") :]
+            "memorization estimates, in addition:\n" + members[members.index("parameters of") :]
         )
     return "\n".join(lines)
 
@@ -81,7 +81,7 @@ def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
 
 
 def _evaluation_passes(config: ConfigDict, experiment: Experiment) -> int:
-    """Returns the forward passes of testing `best` and `last`, clean and under PGD."""
+    """Returns the forward passes to test `best` and `last`, clean and under PGD."""
     each = 1 + len(config.evaluation.losses) * (1 + 2 * config.evaluation.num_steps)
     return 2 * _tested(config, experiment) * each
 
@@ -106,7 +106,7 @@ def _tested(config: ConfigDict, experiment: Experiment) -> int:
 
 
 def _forward_rate(experiment: Experiment) -> float:
-    """Returns the FLOP/s of a batch's forward pass, the best of three."""
+    """Returns the FLOP/s of a batch's forward pass, the best of three timings."""
     images = jnp.zeros((experiment.config.train.batch_size, *experiment.dataset.image_shape))
     variables = experiment.initial_state().variables
     forward = jax.jit(lambda variables, images: experiment.model.apply(variables, images))

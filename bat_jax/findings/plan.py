@@ -22,8 +22,8 @@ class Planned:
     Attributes:
       part: one of `bat_jax.config.PARTS`.
       arm: a method, a variant of BAT or a removal, run once per seed.
-      seed: of the run.
-      config: of the run.
+      seed: the run's seed.
+      config: the run's config.
       removed: ids of the training images that the run leaves out, if any.
     """
 
@@ -45,10 +45,10 @@ def plan(
     """Returns all runs in order of execution, grouped by seed.
 
     Args:
-      config: from `bat_jax.config.findings()`, its `memorization.estimates` set.
+      config: from `bat_jax.config.findings()`, with `memorization.estimates` set.
       train: the training images.
       atypical: ids of the atypical training images.
-      folder: of the files with removed ids.
+      folder: the folder of the files with removed ids.
     """
     settings = config.findings
     runs = []
@@ -72,7 +72,7 @@ def plan(
 def ensemble(config: ConfigDict) -> ConfigDict:
     """Returns the config of the ensemble that estimates memorization of the training images.
 
-    It learns from the held-out images as well, so that the images drawn are the same ones.
+    It also learns from the held-out images, so that the seed draws the same images.
     """
     run = _section_by_section(config)
     run.job = "memorization"
@@ -84,15 +84,15 @@ def ensemble(config: ConfigDict) -> ConfigDict:
         run.update(config.findings.ensemble.to_dict())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"config.findings.ensemble: {_in_words(error)}; expected sections of this config, and"
-            " fields of theirs"
+            f"config.findings.ensemble: {_in_words(error)}; expected sections of this config and"
+            " their fields"
         ) from None
     configs.check(run)
     return run
 
 
 def removal_arm(kind: str, part: float) -> str:
-    """Returns the name of a removal of `atypical` images or as many `random` ones."""
+    """Returns the name of a removal of `atypical` images or of equally many `random` ones."""
     return f"pgd_at-without-{round(100 * part)}%-{kind}"
 
 
@@ -107,11 +107,11 @@ def removed_ids(
     """Returns randomly drawn ids to leave out, in ascending order.
 
     Args:
-      kind: `atypical`, or `random`: equally many of all training images, including atypical ones.
+      kind: `atypical`, or `random` for equally many of all training images.
       part: the fraction of the atypical training images.
       train: the training images.
       atypical: ids of the atypical training images.
-      seed: of the run.
+      seed: the run's seed.
     """
     pool = atypical if kind == "atypical" else train.ids
     key = keys.derive(seed, keys.Purpose.REMOVAL, int(kind == "random"))
@@ -129,7 +129,7 @@ def validate(config: ConfigDict) -> None:
     if settings.autoattack and "methods" not in settings.autoattack:
         raise UserError(
             f"config.findings.autoattack is {settings.autoattack}; expected methods among them, or"
-            " none: the others are shown beside pgd_at and bat"
+            " none: the other runs are compared with pgd_at and bat"
         )
     for method in ("pgd_at", "bat"):
         if method not in settings.methods:
@@ -144,8 +144,8 @@ def validate(config: ConfigDict) -> None:
     if not config.evaluation.track.images or not config.evaluation.losses:
         raise UserError(
             f"config.evaluation.track.images is {config.evaluation.track.images} and"
-            f" config.evaluation.losses {config.evaluation.losses}; expected some of both: the"
-            " findings are measured with them"
+            f" config.evaluation.losses {config.evaluation.losses}; expected some of both, which"
+            " the findings need"
         )
     if "cross_entropy" not in config.evaluation.losses:
         raise UserError(
@@ -155,8 +155,8 @@ def validate(config: ConfigDict) -> None:
     for name, fields in settings.variants.items():
         if not isinstance(fields, ConfigDict):
             raise UserError(
-                f"config.findings.variants.{name} is {shown(fields)}; expected fields of"
-                " config.objective.bat and their values"
+                f"config.findings.variants.{name} is {shown(fields)}; expected values for fields"
+                " of config.objective.bat"
             )
         unknown = set(fields) - set(config.objective.bat)
         if unknown:
@@ -191,8 +191,8 @@ def _change(config: ConfigDict, variant: str, fields: ConfigDict) -> None:
         config.objective.bat.update(fields)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"config.findings.variants.{variant}: {_in_words(error)}; expected values of fields of"
-            " config.objective.bat"
+            f"config.findings.variants.{variant}: {_in_words(error)}; expected values for fields"
+            " of config.objective.bat"
         ) from None
     configs.check(config)
 

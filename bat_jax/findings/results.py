@@ -32,7 +32,7 @@ class _Key:
 
     def check(self, value: Any, place: Place) -> Any:
         if not isinstance(value, str) or not Measure.is_key(value):
-            place.refuse(value, "a measure, as pgd20 or autoattack")
+            place.refuse(value, "a measure such as pgd20 or autoattack")
         return value
 
 
@@ -52,13 +52,13 @@ class _Curve:
             if isinstance(values, list) and len(values) != len(curve["epochs"]):
                 raise ShapeError(
                     f"{place.file}: {place.names} has {len(values)} values of {name} for"
-                    f" {len(curve['epochs'])} epochs; expected one an epoch"
+                    f" {len(curve['epochs'])} epochs; expected one per epoch"
                 )
         return curve
 
 
 def _measured(*required: str, **others: schema.Shape) -> Object:
-    """Returns the shape of values by measure, and by other names."""
+    """Returns the schema of values by measure and by other names."""
     return Object(
         dict.fromkeys(required, _OVER_SEEDS), others, _OVER_SEEDS, Measure.is_key, "a measure"
     )
@@ -119,7 +119,7 @@ _RESULTS = Object(
 
 
 def read_results(path: AnyPath) -> Mapping[str, Any]:
-    """Reads results.json of finished findings.
+    """Reads the results.json of finished findings.
 
     Raises:
       UserError: the file is missing or damaged.

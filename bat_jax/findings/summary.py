@@ -29,11 +29,11 @@ Arms = Mapping[str, Sequence[Run]]
 
 
 def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> dict[str, Any]:
-    """Returns the numbers of findings (a), (b), (c), of the ablation and of the regime.
+    """Returns the numbers of findings (a), (b) and (c), of the ablation and of the regime.
 
-    An accuracy is a part of 1, `mean`, `interval` and `values` over seeds with `n` of them, and
-    `images` how many each was measured on; the interval is cut at 0 and 1. Differences are of runs
-    of the same seed.
+    An accuracy, in [0, 1], has its `mean`, `interval` and `values` over `n` seeds, and the number
+    of `images` behind each value; intervals are clipped to [0, 1]. Differences pair runs of the
+    same seed.
     """
     settings = config.findings
     robust = Measure.pgd(config.evaluation.num_steps).key
@@ -83,9 +83,9 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
 
 
 def _is_at_chance(run: Run) -> bool:
-    """Returns whether the best state's clean accuracy is below twice that of chance.
+    """Returns whether the best state's clean accuracy is below twice chance.
 
-    A small network may collapse to a constant early in adversarial training, and stay there.
+    A small network may collapse to a constant early in adversarial training and never recover.
     """
     classes = len(np.unique(run.examples["labels"]))
     return bool(run.evaluations["best"].all[CLEAN].accuracy < 2 / classes)
@@ -123,7 +123,7 @@ def _accuracy(values: Sequence[float], *, images: int) -> dict[str, Any]:
 
 
 def _curves(runs: Sequence[Run]) -> dict[str, Any]:
-    """Returns the epochs and the accuracy over seeds at each, by set and attack."""
+    """Returns the recorded epochs and the accuracy over seeds at each, by set and attack."""
     found: dict[str, Any] = {}
     for name in SETS:
         epochs, images = runs[0].series(name, "n")
@@ -144,9 +144,10 @@ def _names(run: Run, split: str) -> list[str]:
 
 
 def _regime(runs: Sequence[Run], attack: str, bound: float) -> dict[str, Any]:
-    """Returns whether pgd_at fits its training images under attack, and leaves a gap to the test.
+    """Returns whether pgd_at fits its training images under attack and leaves a gap to the test.
 
-    Both over all images with an estimate, typical and atypical ones in their shares.
+    Both are measured over all images with an estimate: typical and atypical ones, weighted by
+    their numbers.
     """
     train, test = [], []
     for run in runs:
@@ -171,7 +172,7 @@ def _regime(runs: Sequence[Run], attack: str, bound: float) -> dict[str, Any]:
 
 
 def _weighted(run: Run, part: str, attack: str) -> float:
-    """Returns the last accuracy on typical and atypical images, weighted by how many there are."""
+    """Returns the last accuracy on typical and atypical images, weighted by their numbers."""
     total, weight = 0.0, 0
     for group in GROUPS:
         values, sizes = run.series(f"{part}_{group}", attack)[1], _sizes(run, f"{part}_{group}")
@@ -192,10 +193,10 @@ def _followed(run: Run, part: str) -> int:
 
 
 def _gains(runs: Sequence[Run], attack: str, method: str) -> dict[str, Any]:
-    """Returns what the test sets gain while a method memorizes its atypical training images.
+    """Returns the gains on test images while a method memorizes its atypical training images.
 
-    The phase runs from the record at which accuracy on atypical training images, as they are
-    trained on, has come half of the way from the first record to the last, to the last record.
+    The phase ends at the last record and begins where accuracy on atypical training images, as the
+    method trains on them, is halfway between the first and the last record.
     """
     trained_on = attack if has_attack(method) else "clean"
     series = [run.series("train_atypical", trained_on) for run in runs]
@@ -230,7 +231,7 @@ def _gains(runs: Sequence[Run], attack: str, method: str) -> dict[str, Any]:
 
 
 def _removal(arms: Arms, part: float, removed: int, state: str, attack: str) -> dict[str, Any]:
-    """Returns the effect of removing atypical images minus that of removing as many random ones."""
+    """Returns accuracy without atypical images minus accuracy without equally many random ones."""
     without, random = arms[removal_arm("atypical", part)], arms[removal_arm("random", part)]
     found: dict[str, Any] = {"part": part, "state": state, "removed": removed}
     for group in ("all", *GROUPS):
@@ -271,8 +272,7 @@ def _pairs(
 ) -> list[dict[str, Any]]:
     """Returns the tests of one arm against others: over seeds, and image by image within a seed.
 
-    The p values over seeds are also given adjusted by Holm's method for all others and both
-    measures.
+    `p_holm` is the p value over seeds adjusted by Holm's method for all others and both measures.
     """
     rows: list[dict[str, Any]] = []
     for other in others:
@@ -297,7 +297,7 @@ def _pairs(
 
 
 def _image_by_image(one: Run, other: Run, key: str) -> dict[str, Any]:
-    """Returns McNemar's test of two runs on the images that both were tested on."""
+    """Returns McNemar's test of two runs on their common test images."""
     _, ours, theirs = np.intersect1d(
         one.examples["ids"], other.examples["ids"], return_indices=True
     )
