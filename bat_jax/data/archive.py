@@ -17,13 +17,13 @@ from typing import Protocol, TypeVar, runtime_checkable
 from bat_jax.data.reading import Readable, is_stray, open_regular, read_at_most
 from bat_jax.errors import UserError
 
-# Of a .tar.gz archive: what may be unpacked for each byte that is wanted, since what is not wanted
-# must be unpacked to be passed over; how long the headers before one member may be; how many
-# members it may have. The published archives need 1.01, 1 KiB and 9.
+# Limits of a .tar.gz archive: the bytes unpacked per byte read, because skipping a member unpacks
+# it; the length of the headers before a member; the number of members. The published archives need
+# 1.01, 1 KiB and 9.
 _UNPACKED = 4
 _HEADERS = 1 << 20
 _MEMBERS = 10_000
-# These two unpack as much as asked for at a time. Others unpack whole blocks, of any size.
+# These two unpack only as much as is read. Others unpack whole blocks of any size.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _AnyPath = TypeVar("_AnyPath", bound=PurePath)
 
@@ -34,7 +34,7 @@ _DAMAGE = (
     zlib.error,
     tarfile.TarError,
     zipfile.BadZipFile,
-    NotImplementedError,  # zipfile's word for a compression it does not know.
+    NotImplementedError,  # zipfile raises it for unknown compression methods.
     RuntimeError,
     ValueError,
 )
@@ -42,13 +42,13 @@ _DAMAGE = (
 
 @runtime_checkable
 class Files(Protocol):
-    """The files below one top folder, by names relative to it."""
+    """The files below a top folder, named relative to it."""
 
     def read(self, name: str, limit: int) -> bytes:
-        """Returns the content of a file, which has at most `limit` bytes."""
+        """Returns the content of a file, of at most `limit` bytes."""
 
     def under(self, folder: str) -> list[str]:
-        """Returns the sorted names of what is directly in a folder: no folders, no stray files."""
+        """Returns the sorted names of the files directly in a folder, without stray files."""
 
 
 @contextlib.contextmanager
@@ -57,8 +57,8 @@ def opened(path: Path, *, marker: str, remedy: str) -> Iterator[Files]:
 
     Args:
       path: the folder or the archive.
-      marker: the name of a file that lies directly in the top folder, by which this folder is
-        found, whatever it is called and whether or not there is one.
+      marker: the name of a file directly in the top folder, which identifies that folder whatever
+        its name; an archive may also lack a top folder.
       remedy: what a user should do about a missing or damaged file.
     """
     if path.is_dir():
@@ -149,12 +149,12 @@ class _Zip:
 
 
 def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str, bytes | None]:
-    """Returns the files of a .tar.gz archive by their last name.
+    """Returns the files of a .tar.gz archive by base name.
 
     Args:
       path: the archive.
-      limits: the last names of the files to read, each with the most bytes that it may have; the
-        contents of other files are None.
+      limits: the base names of the files to read, with their maximum sizes in bytes; the contents
+        of other files are None.
       remedy: what a user should do about a damaged archive.
     """
     contents: dict[str, bytes | None] = {}
@@ -196,19 +196,19 @@ def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str,
                         f" expected all of them; {remedy}"
                     )
                 content = archive.extractfile(member)
-                assert content is not None  # as it is a file
+                assert content is not None  # The member is a file.
                 contents[name] = read_at_most(
                     content, limits[name], where=f"{path}: {name}", remedy=remedy
                 )
         stream.limit = total
-        # Tar ends before gzip does, and only the end of gzip has its checksum.
+        # The tar ends before the gzip stream, whose end holds the checksum.
         while stream.read(1 << 20):
             pass
     return contents
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that raises at the first byte beyond a limit, which its reader adjusts."""
+    """A stream that raises at the first byte beyond `limit`, which the reader adjusts."""
 
     def __init__(self, stream: Readable, limit: int, what: str, remedy: str) -> None:
         self.limit = limit
@@ -229,11 +229,11 @@ class _Bounded(io.RawIOBase):
 
 
 def read_file(path: Path, limit: int, *, remedy: str) -> bytes:
-    """Returns the content of a plain file, or of a .gz file, unpacked.
+    """Returns the content of a file, decompressed if its name ends in .gz.
 
     Args:
       path: the file.
-      limit: the most bytes that the content may have.
+      limit: the maximum size of the content in bytes.
       remedy: what a user should do about a damaged file.
     """
     with _reporting_damage(path, remedy), open_regular(path, remedy=remedy) as file:
@@ -242,7 +242,7 @@ def read_file(path: Path, limit: int, *, remedy: str) -> bytes:
 
 
 def refuse_escapes(path: Path, names: Collection[str]) -> None:
-    """Raises if a member's name escapes the archive, as only malicious archives have."""
+    """Raises if a member's name escapes the archive, as happens only in malicious archives."""
     for name in names:
         if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
             raise UserError(
@@ -255,7 +255,7 @@ def refuse_escapes(path: Path, names: Collection[str]) -> None:
 def _reporting_damage(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
-    except UserError:  # a ValueError, but already reported
+    except UserError:  # It is a ValueError, but needs no further report.
         raise
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__

@@ -16,22 +16,22 @@ from bat_jax.data.reading import TEXT_LIMIT
 from bat_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
-_SHAPE = (3, 32, 32)  # of the files: first all reds, then the greens, then the blues
+_SHAPE = (3, 32, 32)  # In the files: all reds, then all greens, then all blues.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """The differences between the two sets.
+    """The format of one of the two sets.
 
     Attributes:
       official: the published archive.
       train: the files of the training set, in order, with the MD5 of their published contents.
-      test: the files of the test set, with the same.
-      images: the number of images in a file of the training set; one of the test set has 10,000.
+      test: the files of the test set, likewise with MD5.
+      images: the number of images in a training file; test files have 10,000.
       names: the file of class names, one per line.
       classes: the number of classes.
-      label_bytes: how many bytes of labels precede an image; the last one is the class.
-      pickles: names that only the archive for Python has, whose files are pickles.
+      label_bytes: the number of label bytes before an image; the last one is the class.
+      pickles: file names that only the Python version of the archive has, whose files are pickles.
     """
 
     official: Official
@@ -45,12 +45,12 @@ class _Layout:
 
     @property
     def record(self) -> int:
-        """The bytes of an image with its labels."""
+        """The size of an image with its labels, in bytes."""
         return self.label_bytes + math.prod(_SHAPE)
 
     @property
     def limits(self) -> Mapping[str, int]:
-        """The most bytes that each file may have: those of the published one."""
+        """The maximum size of each file in bytes: that of the published one."""
         return {
             **dict.fromkeys(self.train, self.images * self.record),
             **dict.fromkeys(self.test, 10_000 * self.record),
@@ -91,7 +91,7 @@ _CIFAR100 = _Layout(
     images=50_000,
     names="fine_label_names.txt",
     classes=100,
-    label_bytes=2,  # the coarse label, which is not used, then the fine one
+    label_bytes=2,  # The coarse label, which is unused, then the fine one.
     pickles=frozenset({"train", "test", "meta"}),
 )
 
@@ -99,12 +99,12 @@ _CIFAR100 = _Layout(
 def read_cifar10(path: Path | None) -> Dataset:
     """Reads CIFAR-10: 50,000 training and 10,000 test images, 32x32x3, in 10 classes.
 
-    Reference: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. An id is a place in the
-    official order: for training images, through data_batch_1.bin to data_batch_5.bin.
+    Reference: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. An id is a position in
+    the official order: for training images, from data_batch_1.bin through data_batch_5.bin.
 
     Args:
-      path: cifar-10-binary.tar.gz, or the folder extracted from it, or a folder that holds one of
-        them. None looks in the data folder, then asks TFDS.
+      path: cifar-10-binary.tar.gz, the folder extracted from it, or a folder that holds either.
+        None looks in the data folder, then asks TFDS.
     """
     return _read(_CIFAR10, path)
 
@@ -112,12 +112,12 @@ def read_cifar10(path: Path | None) -> Dataset:
 def read_cifar100(path: Path | None) -> Dataset:
     """Reads CIFAR-100: 50,000 training and 10,000 test images, 32x32x3, in 100 (fine) classes.
 
-    Reference: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. An id is a place in the
-    official order.
+    Reference: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. An id is a position in
+    the official order.
 
     Args:
-      path: cifar-100-binary.tar.gz, or the folder extracted from it, or a folder that holds one of
-        them. None looks in the data folder, then asks TFDS.
+      path: cifar-100-binary.tar.gz, the folder extracted from it, or a folder that holds either.
+        None looks in the data folder, then asks TFDS.
     """
     return _read(_CIFAR100, path)
 
@@ -165,8 +165,8 @@ def _refuse_pickles(layout: _Layout, source: Path, names: set[str]) -> None:
     known = {"cifar-10-python", "cifar-100-python", "cifar-10-batches-py"}
     if names & (known | layout.pickles):
         raise UserError(
-            f"{source}: is the version for Python, whose files are pickles, which can run any"
-            " program and are never read here; expected the binary version; fetch"
+            f"{source}: is the version for Python, whose files are pickles; these can run arbitrary"
+            " code and are never read; expected the binary version; fetch"
             f" {layout.official.url}"
         )
 
@@ -176,13 +176,13 @@ def _class_names(layout: _Layout, source: Path, contents: Mapping[str, bytes]) -
         lines = contents[layout.names].decode("ascii").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{source}: {layout.names} is not text ({error.reason}); expected a class name a line;"
-            f" {layout.official.again}"
+            f"{source}: {layout.names} is not text ({error.reason}); expected one class name per"
+            f" line; {layout.official.again}"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise UserError(
-            f"{source}: {layout.names} is empty; expected a class name a line;"
+            f"{source}: {layout.names} is empty; expected one class name per line;"
             f" {layout.official.again}"
         )
     if len(names) > layout.classes or len(set(names)) < len(names):
@@ -213,7 +213,7 @@ def _split(
         found = hashlib.md5(contents[file], usedforsecurity=False).hexdigest()
         if len(contents[file]) == layout.limits[file] and found != md5:
             _LOG.warning(
-                "%s: %s has the published file's size but another content (MD5 %s; published: %s)",
+                "%s: %s has the published file's size but different content (MD5 %s; published %s)",
                 *(source, file, found, md5),
             )
     records = [np.frombuffer(contents[file], np.uint8).reshape(-1, size) for file in files]

@@ -9,12 +9,12 @@ from jaxtyping import Int32, Int64, Integer, UInt8
 
 from bat_jax.errors import UserError
 
-IDS = np.iinfo(np.int32)  # what an id can be, for devices hold ids as int32
+IDS = np.iinfo(np.int32)  # The range of ids, which devices hold as int32.
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images with their labels and their ids, in the order of the source.
+    """Images with labels and ids, in the order of the source.
 
     Attributes:
       images: uint8, NHWC.
@@ -124,8 +124,8 @@ def _check(what: str, split: Split, num_classes: int) -> None:
         )
     if not len(images) == len(labels) == len(ids):
         raise UserError(
-            f"{what}: {len(images)} images, {len(labels)} labels and {len(ids)} ids; expected as"
-            " many of each"
+            f"{what}: {len(images)} images, {len(labels)} labels and {len(ids)} ids; expected"
+            " equally many of each"
         )
     if not len(images):
         raise UserError(f"{what}: no images; expected at least one")

@@ -1,4 +1,4 @@
-"""The data set on the device, where batches, order, crops and flips are computed."""
+"""Data sets on devices, and the epoch order, batches, crops and flips computed there."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class DeviceSplit(NamedTuple):
     Attributes:
       images: uint8, NHWC.
       labels: int32.
-      ids: int32, the places in the source's order.
+      ids: int32, the positions in the source's order.
       memorization: mem(i) by row, NaN where unknown; all NaN without estimates.
     """
 
@@ -36,7 +36,7 @@ def to_devices(
     """Puts a split on every device of the mesh.
 
     Raises:
-      UserError: it would take more than 80 % of a device's free memory, or an id is not int32.
+      UserError: it would take more than 80 % of a device's free memory, or an id is out of range.
     """
     check_ids("data", split.ids)
     if memorization is None:
@@ -55,7 +55,7 @@ def to_devices(
 
 
 def shapes(split: Split) -> Any:
-    """Returns the shapes and types of a split on a device, to compile for it."""
+    """Returns the shapes and dtypes of a split on a device, for compilation."""
     return jax.eval_shape(
         lambda: DeviceSplit(
             jnp.zeros(split.images.shape, jnp.uint8),
@@ -67,7 +67,7 @@ def shapes(split: Split) -> Any:
 
 
 def free_bytes(device: jax.Device) -> int:
-    """Returns how much memory a device can still give."""
+    """Returns the free memory of a device in bytes."""
     stats = device.memory_stats()
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]

@@ -12,16 +12,16 @@ def read(path: Path | None) -> Dataset:
     """Reads the 1,797 gray 8x8 images of `sklearn.datasets.load_digits`.
 
     They are the test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak,
-    UCI, https://doi.org/10.24432/C50P49). An id is a place in scikit-learn's order. There is no
-    official split: every fourth image (id % 4 == 3) is a test image, 449 of them, and the other
-    1,348 are for training. The source's values 0 to 16 are scaled to 0 to 255 and rounded.
+    UCI, https://doi.org/10.24432/C50P49). An id is a position in scikit-learn's order. There is no
+    official split: every fourth image (id % 4 == 3), 449 in all, is a test image, and the other
+    1,348 are training images. Pixel values of 0 to 16 are scaled to 0 to 255 and rounded.
 
     Args:
       path: must be None.
     """
     if path is not None:
-        raise UserError(f"digits: got path {path}; expected none, for they ship with scikit-learn")
-    from sklearn.datasets import load_digits  # a second to import, which no other reader needs
+        raise UserError(f"digits: got path {path}; expected none: they ship with scikit-learn")
+    from sklearn.datasets import load_digits  # Imported here, as it takes a second.
 
     source = load_digits()
     images = np.round(source.images[..., np.newaxis] * (255 / 16)).astype(np.uint8)

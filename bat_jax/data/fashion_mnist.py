@@ -36,14 +36,15 @@ CLASS_NAMES = (
 
 
 def read(path: Path | None) -> Dataset:
-    """Reads 60,000 training and 10,000 test images, gray, 28x28 (Xiao, Rasul and Vollgraf).
+    """Reads Fashion-MNIST: 60,000 training and 10,000 test images, gray, 28x28, in 10 classes.
 
-    Reference: https://github.com/zalandoresearch/fashion-mnist, arXiv:1708.07747. An id is a place
-    in the file; or in TFDS's order, which is shuffled, where the images come from there.
+    Reference: Xiao, Rasul and Vollgraf, arXiv:1708.07747,
+    https://github.com/zalandoresearch/fashion-mnist. An id is a position in the file; for images
+    from TFDS, a position in its shuffled order.
 
     Args:
-      path: the folder of the four IDX files, gzipped or plain. None looks in the place of Debian's
-        package dataset-fashion-mnist, then in the folder fashion_mnist of the data folder, then
+      path: the folder of the four IDX files, gzipped or plain. None looks where Debian's package
+        dataset-fashion-mnist puts them, then in the folder fashion_mnist of the data folder, then
         asks TFDS.
     """
     if path is None:
@@ -91,8 +92,8 @@ def _split(folder: Path, part: str) -> Split:
         )
     if len(images) != len(labels):
         raise UserError(
-            f"{labels_file}: {len(labels)} labels; expected {len(images)}, as many as"
-            f" {images_file.name} has images; fetch both again from {_URL}/<name>.gz"
+            f"{labels_file}: {len(labels)} labels; expected {len(images)}, the number of images in"
+            f" {images_file.name}; fetch both again from {_URL}/<name>.gz"
         )
     check_labels(labels, len(CLASS_NAMES), where=str(labels_file), remedy=_AGAIN)
     note_count(str(images_file), len(images), official)
@@ -107,12 +108,12 @@ def read_idx(file: Path, largest: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     """Reads one IDX file of unsigned bytes.
 
     The format: two zero bytes, the type (8 for unsigned bytes), the rank, a big-endian 32-bit size
-    for every axis, then the values.
+    per axis, then the values.
 
     Args:
       file: gzipped if its name ends in .gz.
-      largest: the shape of the published array: the file must have as many axes, and may have as
-        many bytes.
+      largest: the shape of the published array: the file must have the same rank and at most the
+        same size.
 
     Returns:
       The array.

@@ -15,14 +15,15 @@ _LAYOUT = (
 
 
 def read(folder: Path) -> Dataset:
-    """Reads <folder>/train/<class>/* and <folder>/test/<class>/* (or val, where test is absent).
+    """Reads <folder>/train/<class>/* and <folder>/test/<class>/* (or val, if test is absent).
 
     Classes are the folders of train, sorted by name. Images are 8-bit BMP, JPEG, PNG, TIFF or WebP
-    of one size, gray or RGB; if any has colours, gray ones are made RGB. An id is a place in the
-    order of classes, then of file names, sorted. Hidden and system files are passed over.
+    of one size, gray or RGB; if any is in colour, gray ones are converted to RGB. An id is a
+    position in the order of classes, then of sorted file names. Hidden and system files are
+    skipped.
 
     Args:
-      folder: a folder of the layout above.
+      folder: a folder with the layout above.
     """
     if not folder.is_dir():
         raise UserError(f"folder:{folder}: is no folder; expected {_LAYOUT}")
@@ -37,14 +38,14 @@ def read(folder: Path) -> Dataset:
     unknown = set(_visible_folders(test)) - set(classes)
     if unknown:
         raise UserError(
-            f"{test}: has a class {min(unknown)!r} that {train} has not; expected the same classes;"
+            f"{test}: has a class {min(unknown)!r} that {train} lacks; expected the same classes;"
             " rename or remove it"
         )
     training_files = _files(train, classes, may_be_empty=False)
     test_files = _files(test, classes, may_be_empty=True)
     if not test_files:
         raise UserError(f"{test}: has no images; expected {_LAYOUT}")
-    # Decoded together, so that size and channels are one for both.
+    # Decoded together, so that both have the same size and channels.
     pixels = images.decode(
         [str(file.relative_to(folder)) for file, _ in training_files + test_files],
         lambda name: _content(folder / name),

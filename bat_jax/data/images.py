@@ -1,4 +1,4 @@
-"""Encoded images (JPEG, PNG, ...) to one uint8 array."""
+"""Decodes images (JPEG, PNG, ...) into one uint8 array."""
 
 import contextlib
 import io
@@ -19,11 +19,11 @@ from bat_jax.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow would open more: some (EPS) by starting programs, some (PPM) cut to 8 bits in silence.
+# Pillow opens more formats: some (EPS) run programs, some (PPM) are silently cut to 8 bits.
 _FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-# Pillow's modes of 8 bits a channel and no transparency, and their numbers of channels.
+# Pillow's modes with 8 bits per channel and no transparency, and their numbers of channels.
 _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
-# The most bytes of an image, as a file and as pixels: far more than a classifier is trained on.
+# The maximum bytes of an image, both as a file and as pixels: far more than classifiers use.
 LIMIT = 64 << 20
 
 
@@ -35,7 +35,7 @@ def decode(
     remedy: str,
     shape: tuple[int, int, int] | None = None,
 ) -> UInt8[np.ndarray, "images height width channels"]:
-    """Decodes images of one size, in threads: Pillow lets go of Python's lock while it decodes.
+    """Decodes images of one size, in threads: Pillow releases Python's lock while decoding.
 
     Args:
       names: the files of the images, at least one.
@@ -43,10 +43,10 @@ def decode(
       where: the folder or archive, for messages.
       remedy: what a user should do about a damaged image.
       shape: height, width and channels of the result, 1 for gray or 3 for RGB. None takes the size
-        of the first image, and RGB if any image has colours.
+        of the first image, and RGB if any image is in colour.
 
     Returns:
-      The images in the order of `names`. Gray ones are repeated to RGB where RGB is asked for.
+      The images in the order of `names`. In RGB results, gray images are repeated.
     """
     with _quiet_pillow(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
 
@@ -69,14 +69,14 @@ def decode(
         def fill(row: int) -> None:
             images[row] = _pixels(opened(names[row]), f"{where}: {names[row]}", shape, remedy)
 
-        for _ in pool.map(fill, range(len(names))):  # the first error ends it
+        for _ in pool.map(fill, range(len(names))):  # Raises the first error.
             pass
     return images
 
 
 @contextlib.contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Hides Pillow's warnings, which concern metadata or repeat exceptions."""
+    """Silences Pillow's warnings, which concern metadata or repeat exceptions."""
     logger = logging.getLogger("PIL")
     before = logger.level
     with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def check_memory(count: int, shape: tuple[int, int, int], *, where: str) -> None
 
 
 def _open(content: bytes, where: str, remedy: str) -> "Image":
-    from PIL import Image  # not needed by readers of raw arrays
+    from PIL import Image  # Readers of raw arrays do not need it.
 
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
@@ -109,25 +109,25 @@ def _open(content: bytes, where: str, remedy: str) -> "Image":
             f"{where}: has more than {LIMIT:,} bytes of pixels; expected at most that many;"
             " resize or remove it"
         ) from error
-    except Exception as error:  # damaged headers end in errors of many types
+    except Exception as error:  # Damaged headers raise errors of many types.
         raise UserError(
             f"{where}: is not an image that can be read; expected one of {', '.join(_FORMATS)};"
             f" {remedy}"
         ) from error
-    # Pillow reduces 16-bit colours to 8 without a word, except in the name of its decoder's mode.
+    # Pillow silently reduces 16-bit colours to 8; only the decoder's mode reveals it.
     if image.mode not in _CHANNELS or ";16" in str(image.tile):
         raise UserError(
             f"{where}: has pixels of mode {image.mode}"
             f"{' with 16 bits' if ';16' in str(image.tile) else ''}; expected gray or RGB of 8 bits"
             " without transparency; convert it"
         )
-    # A palette, and a PNG of the other modes, may have transparent colours beside its pixels.
+    # Palettes, and PNGs of the other modes, may declare transparent colours separately.
     if "transparency" in image.info:
         raise UserError(
             f"{where}: has transparent colours; expected gray or RGB of 8 bits without"
             " transparency; convert it"
         )
-    # MPO is how cameras store a JPEG with its preview: the first picture is the photograph.
+    # Cameras store a JPEG with its preview as MPO, whose first frame is the photograph.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise UserError(
             f"{where}: has several frames or pages; expected one image a file; split or remove it"
@@ -139,14 +139,14 @@ def _pixels(
     image: "Image", where: str, shape: tuple[int, int, int], remedy: str
 ) -> UInt8[np.ndarray, "height width channels"]:
     height, width, channels = shape
-    if image.size != (width, height):  # known before anything is decoded
+    if image.size != (width, height):  # Known before decoding.
         raise UserError(
             f"{where}: is {image.size[0]} wide and {image.size[1]} high; expected {width} and"
             f" {height}, one size for all images; resize or remove it"
         )
     try:
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except Exception as error:  # damaged pixels end in errors of many types
+    except Exception as error:  # Damaged pixels raise errors of many types.
         reason = " ".join(str(error).split())
         raise UserError(
             f"{where}: is a damaged image ({reason}); expected a whole one; {remedy}"

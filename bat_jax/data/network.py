@@ -13,15 +13,15 @@ from collections.abc import Iterable
 
 
 def unreachable(urls: Iterable[str], *, seconds: float = 8.0) -> str | None:
-    """Returns which server does not answer and why, or None if each of them does.
+    """Returns which server does not respond and why, or None if all do.
 
-    Every host is asked for one of its URLs, all at the same time, through the proxies of the
-    environment. Any answer counts, an error status too.
+    Requests one URL of every host, all concurrently, through the environment's proxies. Any
+    response counts, even an error status.
 
     Args:
-      urls: what would be downloaded; only http and https are asked for.
-      seconds: the time for everything. The time-out of a socket does not bound the resolution of
-        names, hence threads that are left behind when the time is over.
+      urls: the URLs to download later; only http and https are checked.
+      seconds: the time for all requests. Socket time-outs do not bound name resolution, so threads
+        that are still waiting then are abandoned.
     """
     hosts: dict[str, str] = {}
     for url in urls:
@@ -54,7 +54,7 @@ def _ask(
             pass
     except urllib.error.HTTPError as answer:
         answer.close()
-    except Exception as error:  # whatever it is, it is no answer, and it must reach the caller
+    except Exception as error:  # No response, whatever the reason; the caller reports it.
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         problem = str(reason) or type(reason).__name__
     answers.put((host, problem))

@@ -19,15 +19,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"{path}: begins with ~, and the home folder that it means is not known; expected an"
-            " existing path; write it in full"
+            f"{path}: begins with ~, but that home folder is not known; expected an existing path;"
+            " write it in full"
         ) from error
 
 
 def data_folder() -> Path | None:
     """Returns the folder for archives: `$BAT_JAX_DATA`, else ~/.cache/bat_jax/data.
 
-    None is returned for a user without a home folder, as in a container that does not know it.
+    Without a home folder, as in some containers, the default is None.
     """
     named = os.environ.get("BAT_JAX_DATA")
     if named:
@@ -39,7 +39,7 @@ def data_folder() -> Path | None:
 
 
 def data_folder_text(*names: str) -> str:
-    """Describes the folder for archives, or a path inside it, in a message."""
+    """Describes the folder for archives, or a path inside it, for messages."""
     folder = data_folder()
     if folder is None:
         return "/".join(("the folder that BAT_JAX_DATA names (set it: no home folder)", *names))
@@ -51,9 +51,9 @@ class Official:
     """The archive that the authors of a data set publish.
 
     Attributes:
-      name: what `bat_jax.data.load` calls the set.
-      url: where the archive is.
-      size: its size, for people.
+      name: the set's name in `bat_jax.data.load`.
+      url: the address of the archive.
+      size: its size, for messages.
       folder: the folder that it extracts to.
     """
 
@@ -69,11 +69,11 @@ class Official:
 
     @property
     def again(self) -> str:
-        """What to do about a damaged file."""
+        """The remedy for a damaged file."""
         return f"fetch {self.url} again"
 
     def instruction(self) -> str:
-        """What to do when there is no file."""
+        """Returns the remedy for a missing file."""
         return f"fetch {self.url} ({self.size}) and put it in {data_folder_text()}"
 
     def find(self, path: Path | None) -> Path | None:
@@ -109,9 +109,9 @@ def check_labels(
 
 
 def note_count(where: str, found: int, official: int) -> None:
-    """Warns if a set does not have its published size, as an intentional subset does not.
+    """Warns if a set differs in size from the published one, such as an intentional subset.
 
-    Readers raise an error for truncated examples or archives; this covers the other cases.
+    Readers raise errors for truncated examples or archives; this covers the other cases.
     """
     if found != official:
         _LOG.warning("%s: %d examples; the published set has %d", where, found, official)

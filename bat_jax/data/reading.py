@@ -6,7 +6,7 @@ from typing import IO, Protocol
 
 from bat_jax.errors import UserError
 
-# A list of names. The longest that is published, Tiny ImageNet's words.txt, has 2.7 MB.
+# For lists of names; the longest published one, Tiny ImageNet's words.txt, has 2.7 MB.
 TEXT_LIMIT = 16 << 20
 _CHUNK = 1 << 20
 _KINDS = {
@@ -16,7 +16,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-# What systems put into folders by themselves, in lower case; hidden files begin with a dot.
+# Files that operating systems create, in lower case; hidden files begin with a dot.
 _STRAY = {
     "#recycle",
     "$recycle.bin",
@@ -31,14 +31,14 @@ _STRAY = {
 
 
 class Readable(Protocol):
-    """A byte stream; returns no bytes at its end."""
+    """A byte stream."""
 
     def read(self, size: int, /) -> bytes:
-        """Returns at most `size` bytes."""
+        """Returns at most `size` bytes, none at the end."""
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder is hidden or the system's own, such as .DS_Store or Thumbs.db."""
+    """Returns whether a name is hidden or the system's own, such as .DS_Store or Thumbs.db."""
     return name.startswith(".") or name.lower() in _STRAY
 
 
@@ -49,7 +49,7 @@ def open_regular(path: Path, *, remedy: str) -> IO[bytes]:
 
     Args:
       path: the file.
-      remedy: what a user should do about anything else.
+      remedy: what a user should do about any other kind of file.
     """
     kind = stat.S_IFMT(path.stat().st_mode)
     if kind != stat.S_IFREG:
@@ -63,8 +63,8 @@ def read_at_most(stream: Readable, limit: int, *, where: str, remedy: str) -> by
     """Returns the rest of a stream, reading at most `limit` + 1 bytes.
 
     Args:
-      stream: a file, or a stream that unpacks one, whose size is not known before.
-      limit: the most bytes that the format allows.
+      stream: a file, or a decompressing stream, whose size is unknown in advance.
+      limit: the maximum size in bytes that the format allows.
       where: the file, for messages.
       remedy: what a user should do about a longer file.
     """

@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""Loads data sets by name."""
 
 import dataclasses
 import os
@@ -27,14 +27,14 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
       name: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `tiny_imagenet`, `tfds:<name>` for an
         image classification set of TensorFlow Datasets, `folder:<path>` for your own images, or
         `package.module:Name` for a function of the path that returns a `Dataset`.
-      path: the archive or folder of the set; for `tfds:<name>` the `data_dir` of TFDS. None looks
-        in the default places, which the readers of the sets tell, and may download.
+      path: the archive or folder of the set; for `tfds:<name>`, TFDS's `data_dir`. None looks in
+        the default places, which each reader documents, and may download.
 
     Returns:
       Training and test images (uint8, NHWC) with labels, ids and class names.
 
     Raises:
-      UserError: in one line, what is missing or wrong, and what to do.
+      UserError: the name is unknown, or the data are missing or damaged.
     """
     place = None if path is None else expanded(path)
     try:
@@ -43,7 +43,7 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
                 f"{name}: path {place} does not exist; expected the set's archive or folder"
             )
         return _read(name, place)
-    except OSError as error:  # such as a folder that may not be read
+    except OSError as error:  # Such as a folder without read permission.
         raise UserError(
             f"{name}: {error.filename or place} cannot be read ({error.strerror}); expected the"
             " set's files; check the path, its permissions and the disk"
@@ -67,7 +67,7 @@ def _read(name: str, place: Path | None) -> Dataset:
 
 
 def _from_outside(name: str, place: Path | None) -> Dataset:
-    """Returns what a function from outside makes of the path, None where the config has none."""
+    """Returns the data set that a user's function reads from the path, if any."""
     read = outside.load(name, "data.name")
     expected = "a function of a path, or of None"
     found = outside.call(read, name, "data.name", expected, place)

@@ -1,4 +1,4 @@
-"""Image classification sets of TensorFlow Datasets, read without TensorFlow."""
+"""Reads image classification sets of TensorFlow Datasets (TFDS) without TensorFlow."""
 
 import contextlib
 import difflib
@@ -21,7 +21,7 @@ from bat_jax.data.places import check_labels, data_folder, data_folder_text
 from bat_jax.data.reading import is_stray
 from bat_jax.errors import UserError
 
-# Builders that are registered by their import.
+# Modules whose import registers a builder.
 _OURS = {"tiny_imagenet": "bat_jax.data.tiny_imagenet_builder"}
 
 
@@ -32,24 +32,25 @@ def read(
     data_dir: Path | None = None,
     instruction: str | None = None,
 ) -> Dataset:
-    """Reads a set with the features `image` and `label`, and prepares it first where needed.
+    """Reads a set with the features `image` and `label`, and prepares it first if necessary.
 
     Reference: https://www.tensorflow.org/datasets/catalog/overview. The test set is the split
-    `test`, or `validation` where there is none. Where examples have a feature `id` that is or ends
-    in a number, as in b"train_16399", these numbers are the ids, and examples are sorted by them:
-    the order of the source. Otherwise an id is a place in TFDS's order, which is shuffled once and
-    for all when a set is prepared.
+    `test`, or else `validation`. If the examples have a feature `id` that is or ends in a number,
+    such as b"train_16399", these numbers are the ids and examples are sorted by them, into the
+    order of the source. Otherwise an id is a position in TFDS's order, which preparation shuffles
+    once.
 
     Args:
       builder_name: name[/config][:version], as in `tfds.builder`.
-      name: the name of the result; None is `builder_name`.
-      data_dir: where prepared sets are. None is `$TFDS_DATA_DIR`, else ~/tensorflow_datasets.
-      instruction: what to do if there is no network, where that is simpler than TFDS's files.
+      name: the name of the result; by default `builder_name`.
+      data_dir: the folder of prepared sets; by default `$TFDS_DATA_DIR`, else
+        ~/tensorflow_datasets.
+      instruction: what to do without a network, if simpler than fetching TFDS's files.
     """
     name = name or builder_name
     if not (data_dir or os.environ.get("TFDS_DATA_DIR") or _has_home()):
         raise UserError(
-            f"{name}: there is no home folder, where TFDS keeps its sets; expected another place;"
+            f"{name}: there is no home folder for TFDS's sets; expected another place;"
             f" {f'{instruction}, or ' if instruction else ''}set TFDS_DATA_DIR"
         )
     with _quiet():
@@ -103,18 +104,18 @@ def _dataset(builder: Any, name: str) -> Dataset:
 
 
 def _builder(builder_name: str, name: str, data_dir: Path | None) -> Any:
-    with _told(f"{name}: TFDS cannot be imported"):
-        import tensorflow_datasets as tfds  # two seconds, which only this reader costs
+    with _one_line(f"{name}: TFDS cannot be imported"):
+        import tensorflow_datasets as tfds  # Imported here, as it takes two seconds.
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or None
     bare = re.split("[/:]", builder_name)[0]
     if bare in _OURS:
         importlib.import_module(_OURS[bare])
     if re.match(r"\w*:(?![\d*])", builder_name):
         raise UserError(
-            f"{name}: names a set of a community; expected <name>[/<config>][:<version>] of TFDS's"
-            " own; see https://www.tensorflow.org/datasets/catalog/overview"
+            f"{name}: names a community set; expected <name>[/<config>][:<version>] of TFDS's own;"
+            " see https://www.tensorflow.org/datasets/catalog/overview"
         )
-    with _told(f"{name}: TFDS does not know it so"):
+    with _one_line(f"{name}: TFDS rejects the name"):
         try:
             return tfds.builder(builder_name, data_dir=place, file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
@@ -130,7 +131,7 @@ def _builder(builder_name: str, name: str, data_dir: Path | None) -> Any:
 def _prepare(builder: Any, name: str, instruction: str | None) -> None:
     import tensorflow_datasets as tfds
 
-    # Files that a user fetched by hand are taken from here, if they have the server's names.
+    # TFDS takes files that a user fetched by hand from here, if they have the server's names.
     folder = data_folder()
     by_hand = folder and folder / builder.name
     place = data_folder_text(builder.name)
@@ -139,13 +140,13 @@ def _prepare(builder: Any, name: str, instruction: str | None) -> None:
     by_instruction = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
     if by_instruction and not _has_files(by_hand):
         raise UserError(
-            f"{name}: not prepared in {builder.data_dir}, and its files are not in {place}, where"
-            f" they are to be put by hand: {' '.join(by_instruction.split())}"
+            f"{name}: not prepared in {builder.data_dir}, and its files are not in {place}; put"
+            f" them there by hand: {' '.join(by_instruction.split())}"
         )
     downloads = builder.url_infos or {}
     needed = [url for url, info in downloads.items() if not _fetched(by_hand, info)]
     if not downloads and not by_instruction:
-        problem = network.unreachable([builder.info.homepage])  # what it downloads is not known
+        problem = network.unreachable([builder.info.homepage])  # Its downloads are unknown.
     else:
         problem = network.unreachable(needed)
     if problem is not None:
@@ -154,8 +155,8 @@ def _prepare(builder: Any, name: str, instruction: str | None) -> None:
             f" {instruction or _by_hand(builder, needed, place)}"
         )
     config = tfds.download.DownloadConfig(manual_dir=by_hand, try_download_gcs=False)
-    # TFDS prints a box of stars when TensorFlow is missing; the error below says it in a line.
-    with _told(f"{name}: TFDS cannot prepare it"), contextlib.redirect_stdout(io.StringIO()):
+    # TFDS prints a banner when TensorFlow is missing; the error below says so in one line.
+    with _one_line(f"{name}: TFDS cannot prepare it"), contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_config=config)
 
 
@@ -178,7 +179,7 @@ def _by_hand(builder: Any, urls: Sequence[str], place: str) -> str:
 def _split(builder: Any, name: str, part: str, num_classes: int) -> Split:
     where = f"{name} {part}"
     feature = builder.info.features["image"]
-    with _told(f"{where}: cannot be read from {builder.data_dir}"):
+    with _one_line(f"{where}: cannot be read from {builder.data_dir}"):
         source = builder.as_data_source(split=part)
         check_memory(len(source), feature.shape, where=where)
         images = np.empty((len(source), *feature.shape), feature.np_dtype)
@@ -195,7 +196,7 @@ def _split(builder: Any, name: str, part: str, num_classes: int) -> Split:
             numbers.append(_number(example.get("id")))
     check_labels(labels, num_classes, where=where, remedy=f"prepare {builder.data_dir} again")
     ids = np.array([number for number in numbers if number is not None], np.int64)
-    if len(np.unique(ids)) < len(images):  # no ids, or not one an example
+    if len(np.unique(ids)) < len(images):  # Ids are absent or not unique.
         return Split(images, labels, np.arange(len(images), dtype=np.int64))
     order = np.argsort(ids)
     if np.array_equal(order, np.arange(len(order))):
@@ -204,7 +205,7 @@ def _split(builder: Any, name: str, part: str, num_classes: int) -> Split:
 
 
 def _number(value: Any) -> int | None:
-    """Returns the number that an example's id is or ends in, if it can be an id here."""
+    """Returns the number that an example's id is or ends in, or None if it is no int32."""
     if isinstance(value, bytes):
         match = re.search(rb"(?:^|\D)0*(\d{1,10})$", value)
         value = int(match[1]) if match else None
@@ -215,7 +216,7 @@ def _number(value: Any) -> int | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's warnings and log lines, which are for its developers, from ours."""
+    """Silences TFDS's warnings and log lines, which are meant for its developers."""
     before = logging.get_verbosity()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -227,8 +228,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tells in one line whatever TFDS or a builder of its raises, which can be anything."""
+def _one_line(what: str) -> Iterator[None]:
+    """Raises a one-line UserError for anything that TFDS or one of its builders raises."""
     try:
         yield
     except UserError:
@@ -236,9 +237,7 @@ def _told(what: str) -> Iterator[None]:
     except Exception as error:
         module = _missing_module(error)
         if module is not None:
-            raise UserError(
-                f"{what}: it needs {module}; install it with: pip install {module}"
-            ) from error
+            raise UserError(f"{what}: {module} is not installed; pip install {module}") from error
         lines = str(error).strip().splitlines() or [""]
         raise UserError(f"{what}: {type(error).__name__}: {lines[0]}") from error
 

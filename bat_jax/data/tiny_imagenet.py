@@ -19,23 +19,23 @@ OFFICIAL = Official(
 )
 SHAPE = (64, 64, 3)
 _ANNOTATIONS = "val/val_annotations.txt"
-_PER_CLASS = 500  # training images of a class in the whole set
+_PER_CLASS = 500  # Training images per class in the whole set.
 
 
 def read(path: Path | None) -> Dataset:
     """Reads Tiny ImageNet: 100,000 training images, 64x64x3, in 200 classes.
 
     Reference: Stanford CS231N, http://cs231n.stanford.edu/tiny-imagenet-200.zip. The 10,000
-    validation images are the test set, for the official test images have no labels. A label is a
-    class's line in wnids.txt. The id of a training image is 500 times its label plus the number in
-    its file's name, and that of a validation image the number in its file's name: so a subset has
-    the ids that its images have in the whole set. Gray images are made RGB. Validation images may
-    also lie in val/<class>, val/<class>/images or val/images/<class>, where scripts for readers of
-    class folders move them; val_annotations.txt is then not needed.
+    validation images are the test set, because the official test images have no labels. A label is
+    the line of its class in wnids.txt. The id of a training image is 500 times its label plus the
+    number in its file name, that of a validation image the number in its file name; ids in a subset
+    are therefore those of the whole set. Gray images are converted to RGB. Validation images may
+    also be in val/<class>, val/<class>/images or val/images/<class>, as scripts for class-folder
+    readers arrange them; val_annotations.txt is not needed then.
 
     Args:
-      path: tiny-imagenet-200.zip, or the folder extracted from it, or a folder that holds one of
-        them. None looks in the data folder.
+      path: tiny-imagenet-200.zip, the folder extracted from it, or a folder that holds either.
+        None looks in the data folder.
     """
     source = OFFICIAL.find(path)
     if source is None:
@@ -55,13 +55,13 @@ class _Reader:
         self._wnids = [line for line in self._lines("wnids.txt") if line]
         self._labels = {wnid: label for label, wnid in enumerate(self._wnids)}
         if len(self._labels) < len(self._wnids) or not self._labels:
-            raise self._wrong("wnids.txt", f"{len(self._labels)} different classes", "one a line")
+            raise self._wrong("wnids.txt", f"{len(self._labels)} different classes", "one per line")
         for wnid in self._wnids:
             if "/" in wnid or wnid.startswith("."):
                 raise self._wrong("wnids.txt", f"class {wnid!r}", "names of folders")
 
     def class_names(self) -> tuple[str, ...]:
-        """Returns each class's words, such as "goldfish, Carassius auratus"."""
+        """Returns the names of the classes, such as "goldfish, Carassius auratus"."""
         words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
         return tuple(words.get(wnid, wnid) for wnid in self._wnids)
 
@@ -93,11 +93,11 @@ class _Reader:
                     if number in rows:
                         raise self._doubled(name, rows[number][2])
                     rows[number] = (number, label, name)
-        # What a script has copied to class folders is here too, and is the same.
+        # Images that a script copied to class folders are here too, unchanged.
         for number, name in self._numbered("val/images", "val").items():
             file = name.rpartition("/")[2]
             if file not in annotated:
-                raise self._wrong(_ANNOTATIONS, f"no line for {file}", "one an image")
+                raise self._wrong(_ANNOTATIONS, f"no line for {file}", "one per image")
             if annotated[file] not in self._labels:
                 raise self._wrong(
                     _ANNOTATIONS,
@@ -117,7 +117,7 @@ class _Reader:
             file, _, rest = line.partition("\t")
             wnid = rest.partition("\t")[0]
             if wnid_of.setdefault(file, wnid) != wnid:
-                raise self._wrong(_ANNOTATIONS, f"two classes for {file}", "one an image")
+                raise self._wrong(_ANNOTATIONS, f"two classes for {file}", "one per image")
         return wnid_of
 
     def _split(self, rows: list[tuple[int, int, str]], official: int) -> Split:
@@ -137,7 +137,7 @@ class _Reader:
         for name in self._files.under(folder):
             file = name.rpartition("/")[2]
             match = re.fullmatch(rf"{re.escape(prefix)}_0*([0-9]+)\.JPEG", file)
-            # int() refuses numbers of thousands of digits.
+            # int() rejects numbers of thousands of digits.
             digits = match[1] if match else ""
             if not digits or len(digits) > len(str(IDS.max)) or int(digits) > IDS.max:
                 raise self._wrong(
@@ -160,7 +160,7 @@ class _Reader:
 
     def _doubled(self, name: str, other: str) -> UserError:
         return self._wrong(
-            name, f"the number of {other}", "one image a number", remedy="remove one of them"
+            name, f"the number of {other}", "one image per number", remedy="remove one of them"
         )
 
     def _wrong(

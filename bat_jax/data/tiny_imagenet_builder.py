@@ -1,7 +1,7 @@
 """Tiny ImageNet for TensorFlow Datasets, prepared and read without TensorFlow.
 
-Importing this module registers the builder. Its use, with tiny-imagenet-200.zip or the folder
-extracted from it in `manual_dir`:
+Importing this module registers the builder. With tiny-imagenet-200.zip or the folder extracted from
+it in `manual_dir`:
 
     import tensorflow_datasets as tfds
     import bat_jax.data.tiny_imagenet_builder
@@ -13,8 +13,8 @@ extracted from it in `manual_dir`:
     train = tfds.data_source("tiny_imagenet", split="train")
     train[0]["image"], train[0]["label"], train[0]["id"]
 
-`bat_jax.data.load("tfds:tiny_imagenet")` does all of it and returns what `load("tiny_imagenet")`
-returns.
+`bat_jax.data.load("tfds:tiny_imagenet")` does all of this and returns the same data set as
+`load("tiny_imagenet")`.
 """
 
 import io
@@ -31,10 +31,10 @@ from bat_jax.data.dataset import Split
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
-    """The images, labels and ids of `bat_jax.data.tiny_imagenet.read`, as splits of TFDS.
+    """The images, labels and ids of `bat_jax.data.tiny_imagenet.read` as TFDS splits.
 
-    Images are written as PNG, which has no loss: whatever decodes them, Pillow, OpenCV or
-    TensorFlow, gives the same pixels, as it would not from the JPEGs of the source.
+    Images are written as PNG, which is lossless: Pillow, OpenCV and TensorFlow decode the same
+    pixels, unlike from the JPEGs of the source.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -66,7 +66,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
         for image, label, number in zip(split.images, split.labels, split.ids, strict=True):
             png = io.BytesIO()
-            # Higher levels cost time, and photographs of this size hardly shrink by them.
+            # Higher levels cost time and hardly shrink photographs of this size.
             Image.fromarray(image).save(png, format="PNG", compress_level=1)
             yield (
                 int(number),

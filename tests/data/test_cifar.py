@@ -184,7 +184,7 @@ def test_a_file_of_the_published_size_and_another_content_gives_a_warning(
     assert "MD5" not in caplog.text
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     load("cifar100", path=tmp_path)
-    assert "train.bin has the published file's size but another content (MD5 " in caplog.text
+    assert "train.bin has the published file's size but different content (MD5 " in caplog.text
     assert published["train.bin"] in caplog.text
 
 

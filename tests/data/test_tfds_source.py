@@ -172,10 +172,10 @@ def test_a_damaged_file_is_told(tmp_path):
     ("name", "problem"),
     [
         ("tfds:mnst", "has no data set 'mnst'.*such as mnist"),
-        ("tfds:mnist/zzz", "TFDS does not know it so: ValueError"),
-        ("tfds:mnist:9.9.9", "TFDS does not know it so: AssertionError"),
-        ("tfds:huggingface:mnist", "names a set of a community"),
-        ("tfds:../mnist", "TFDS does not know it so: ValueError"),
+        ("tfds:mnist/zzz", "TFDS rejects the name: ValueError"),
+        ("tfds:mnist:9.9.9", "TFDS rejects the name: AssertionError"),
+        ("tfds:huggingface:mnist", "names a community set"),
+        ("tfds:../mnist", "TFDS rejects the name: ValueError"),
     ],
 )
 def test_names_that_tfds_does_not_know_are_told(name, problem):
@@ -225,7 +225,7 @@ def test_what_needs_tensorflow_to_prepare_says_how_to_install_it(monkeypatch, tm
     monkeypatch.setattr(tfds, "builder", lambda *args, **kwargs: builder)
     monkeypatch.setattr(tfds_source.network, "unreachable", lambda urls: None)
     found = error("tfds:needs_tensorflow", tmp_path)
-    assert "it needs tensorflow; install it with: pip install tensorflow" in found
+    assert "tensorflow is not installed; pip install tensorflow" in found
     assert not builder.is_prepared()
 
 
