@@ -21,19 +21,19 @@ Runs the experiment of a config: trains, resumes, evaluates or estimates memoriz
   {program} --config=digits_bat                          a page of this package, by name
   {program} --config=my/page.py --config.train.epochs=3  a page of yours, one field changed
 
-The same command resumes a run that was interrupted. On several hosts the same command is started
-on each: TPU pods, Slurm and Kubernetes are recognised, elsewhere --coordinator, --num_processes and
---process_id say who is who.
+The same command resumes an interrupted run. With several hosts, start the same command on each: TPU
+pods, Slurm and Kubernetes are recognised; elsewhere, set --coordinator, --num_processes and
+--process_id.
 
   --config=NAME or FILE
       The experiment: a page by its name, or a Python file whose get_config() returns a config.
   --config.SECTION.FIELD=VALUE
-      Sets a field of the config: numbers (0.1 or 8/255), words, true or false, tuples as
+      Sets a field of the config: numbers (0.1 or 8/255), words, true or false, tuples such as
       "(1.0, 2.0)". --dry_run prints all fields.
 {options}
 
-Exit status: 0 done, 1 the run failed, or another process did, 2 a wrong input, 128 + n stopped by
-signal n; 134 when JAX's runtime ends the process because another one is gone.
+Exit status: 0 done, 1 the run or another process failed, 2 a wrong input, 128 + n stopped by signal
+n, 134 ended by JAX's runtime because another process is gone.
 """
 
 _OPTIONS: dict[str, tuple[Text | Integer | Flag, str]] = {
@@ -44,25 +44,25 @@ _OPTIONS: dict[str, tuple[Text | Integer | Flag, str]] = {
     ),
     "compilation_cache": (
         Text(None),
-        "A folder that keeps compiled programs, or none; default: one among the user's caches.",
+        "The folder of compiled programs, or none; default: one in the user's cache folder.",
     ),
     "aot_topology": (
         Text(None),
-        "Compile the training step for a TPU slice, as v5e:16x16, print what it costs; train"
+        "Compile the training step for a TPU slice such as v5e:16x16, and print its cost; train"
         " nothing.",
     ),
     "coordinator": (
         Text(None),
-        "host:port of process 0, where the cluster is not recognised by itself.",
+        "host:port of process 0, if the cluster is not recognised.",
     ),
     "num_processes": (
         Integer(None, low=1),
-        "How many processes run together; 1 looks for no others.",
+        "The number of processes that run together; 1 does not look for others.",
     ),
-    "process_id": (Integer(None), "Which of them this is, from 0."),
+    "process_id": (Integer(None), "The number of this process, from 0."),
     "join_timeout": (
         Integer(300, low=1),
-        "Seconds that processes wait for one another at the start.",
+        "The seconds that processes wait for one another at the start.",
     ),
     "help": (Flag(None), "Print this."),
 }
@@ -79,7 +79,7 @@ class Arguments:
 
     Attributes:
       config: the checked config, with the command line's changes.
-      name: of the config's page.
+      name: the name of the config's page.
       workdir: the run's folder, if given.
       dry_run: whether to print the cost of the run instead of running it.
       compilation_cache: as for `bat_jax.runtime.backend.prepare`.
@@ -112,7 +112,7 @@ def help_text(program: str) -> str:
 
 
 def parse(arguments: Sequence[str]) -> Arguments | None:
-    """Reads a command line, without the program's name; None asks for help.
+    """Parses a command line without the program's name; returns None if it asks for help.
 
     Raises:
       UserError: an argument, the page or a field of the config is wrong.
@@ -127,16 +127,18 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
     if found.pop("help"):
         return None
     if page is None:
-        raise UserError("--config is not set; expected a page, as --config=configs/digits_bat.py")
+        raise UserError(
+            "--config is not set; expected a page, such as --config=configs/digits_bat.py"
+        )
     path = _page(page)
     _check_early(changes)
-    # Before a page, whose methods import JAX.
+    # Before the page, whose methods import JAX.
     environment.check()
     config = overrides.load(path)
     overrides.apply(config, [change for change in changes if change.field == "objective.name"])
     if "objective" in config:
-        # The section of a method from outside, whose name the command line may set. Methods import
-        # JAX, and so are imported when everything before is right.
+        # Adds the section of a method from outside, which the command line may name. Methods import
+        # JAX, so this comes after all cheaper checks.
         from bat_jax import methods
 
         methods.complete(config)
@@ -184,7 +186,7 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
     rest = values(["", *arguments])
     if len(rest) > 1:
         raise UserError(
-            f"unknown argument {shown(rest[1])}; expected flags, as --config=configs/<name>.py"
+            f"unknown argument {shown(rest[1])}; expected flags such as --config=configs/<name>.py"
         )
     return {name: _value(name, field, values[name].value) for name, (field, _) in _OPTIONS.items()}
 

@@ -1,4 +1,4 @@
-"""The command `bat-jax`, which is also `python launch.py`.
+"""The command `bat-jax`, also available as `python launch.py`.
 
     bat-jax --config=digits_bat [--workdir=DIR] [--config.train.epochs=3]
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 _STOPPED = 128 + signal.SIGINT
 _TOPOLOGY = ("--aot_topology", "-aot_topology")
 _LONGEST_REASON = 300
-# Remedies for system errors that running the command again does not solve.
+# Remedies for system errors that a rerun alone does not solve.
 _REMEDIES = {
-    errno.ENOSPC: "free some space, then run the same command to go on",
-    errno.EDQUOT: "free some of your quota, then run the same command to go on",
-    errno.EACCES: "expected a folder that can be written to: check its permissions",
-    errno.EPERM: "expected a folder that can be written to: check its permissions",
-    errno.EROFS: "expected a folder that can be written to: name another with --workdir",
+    errno.ENOSPC: "free some space, then run the same command to resume",
+    errno.EDQUOT: "free some of your quota, then run the same command to resume",
+    errno.EACCES: "expected a writable folder: check its permissions",
+    errno.EPERM: "expected a writable folder: check its permissions",
+    errno.EROFS: "expected a writable folder: name another with --workdir",
 }
-# For the TPU compiler without a TPU, so that it neither searches for one nor locks it.
+# Keep the TPU compiler from searching for a TPU or locking one.
 _WITHOUT_TPU = {
     "BAT_JAX_PROGRAMS": "accelerator",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -48,11 +48,11 @@ _WITHOUT_TPU = {
 def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
     """Runs the command and returns its exit status.
 
-    Where several processes run together, one that fails ends here, with that status.
+    If several processes run together, a failing one exits here with that status.
 
     Args:
-      argv: the arguments, without the program's name; by default those of this process.
-      program: what messages begin with.
+      argv: the arguments without the program's name; by default those of this process.
+      program: the name that messages begin with.
 
     Returns:
       0 done, 1 the run failed, 2 a wrong input, 128 + n stopped by signal n.
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
     except ModuleNotFoundError as error:
         return _fail(str(environment.missing(error)), 2, program)
     except BrokenPipeError:
-        # The reader of the output has exited, as `head` does: write nothing more to it.
+        # The reader of the output, such as `head`, has exited: write nothing more to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -75,7 +75,7 @@ def _main(argv: Sequence[str], program: str) -> int:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_importing_from_here())
-        # Before the page, which imports JAX, which reads its variables.
+        # Before the page, which imports JAX and thereby reads the variables.
         if any(argument.startswith(_TOPOLOGY) for argument in argv):
             stack.enter_context(_compiling_for_tpu())
         try:
@@ -110,7 +110,7 @@ def _check_job(arguments: "Arguments") -> None:
     if arguments.aot_topology and job not in ("train", "memorization"):
         raise UserError(
             f"--aot_topology: config.job is {job!r}; expected train or memorization: name the"
-            " config of one of its runs"
+            " config of a single run"
         )
 
 
@@ -132,7 +132,7 @@ def _run(arguments: "Arguments", program: str) -> int:
     with _undisturbed():
         import jax
 
-        import bat_jax.jobs  # noqa: F401 (with Orbax and what else is large)
+        import bat_jax.jobs  # noqa: F401 (imports Orbax and other large packages)
         from bat_jax.runtime import backend, distributed
         from bat_jax.runtime.storage import as_path
 
@@ -144,7 +144,7 @@ def _run(arguments: "Arguments", program: str) -> int:
             _join(arguments, workdir)
             backend.devices()
             return _run_job(arguments, workdir)
-        # Any class: unknown errors are raised again below.
+        # Unknown errors of any class are raised again below.
         except (Exception, KeyboardInterrupt) as error:
             found = _failure(error, workdir)
             if found is None:
@@ -161,7 +161,7 @@ def _undisturbed() -> Iterator[None]:
     """Defers Ctrl-C until the block ends, because it aborts imports of C++ extensions."""
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield  # Signals are for the main thread.
+        yield  # Only the main thread handles signals.
         return
     before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
     try:
@@ -194,7 +194,7 @@ def _prepare(arguments: "Arguments") -> None:
 
 
 def _join(arguments: "Arguments", workdir: "AnyPath") -> None:
-    """Joins the other processes, if there are any."""
+    """Joins the other processes, if any."""
     from bat_jax.runtime import distributed
     from bat_jax.runtime.storage import is_remote
 
@@ -212,7 +212,7 @@ def _join(arguments: "Arguments", workdir: "AnyPath") -> None:
 
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
-    """Shows this package's records, and others' warnings, above a progress bar if there is one."""
+    """Shows this package's log records, and warnings of others, above any progress bar."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from bat_jax.runtime.quiet import quiet
@@ -221,7 +221,7 @@ def _logging() -> Iterator[None]:
     handler.addFilter(_once())
     level = log.level
     log.setLevel(logging.INFO)
-    # First, as tqdm takes the form of the records from the first handler of a terminal.
+    # First in the list, because tqdm takes its format from the first terminal handler.
     logging.root.handlers.insert(0, handler)
     try:
         with quiet(), logging_redirect_tqdm():
@@ -232,7 +232,7 @@ def _logging() -> Iterator[None]:
 
 
 def _once() -> Callable[[logging.LogRecord], bool]:
-    """Returns a filter that passes every warning once: runs of one config repeat warnings."""
+    """Returns a filter that passes each warning once: runs of one config repeat them."""
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -324,7 +324,7 @@ def _show(table: str, workdir: "AnyPath") -> None:
 
 
 def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None:
-    """Returns the message and exit status for a known error, or None."""
+    """Returns the message and exit status of a known error, or None."""
     from bat_jax.errors import UserError
     from bat_jax.runtime import distributed
     from bat_jax.runtime.interruption import Interrupted
@@ -337,7 +337,7 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
     if isinstance(error, Interrupted):
         return str(error), 128 + error.signal
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; run the same command to go on", _STOPPED
+        return "stopped; run the same command to resume", _STOPPED
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"out of memory ({_in_short(error)}); lower config.train.batch_size or"
@@ -345,7 +345,7 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
             1,
         )
     if isinstance(error, OSError):
-        remedy = _REMEDIES.get(error.errno or 0, "fix that, then run the same command to go on")
+        remedy = _REMEDIES.get(error.errno or 0, "fix that, then run the same command to resume")
         return f"{error.filename or workdir}: {error.strerror or _in_short(error)}; {remedy}", 1
     lost = distributed.peer_lost(error)
     return None if lost is None else (str(lost), 1)

@@ -1,8 +1,8 @@
 """The fields of a config, each with its default, its legal values and its meaning.
 
-A config file starts from `default()` and changes the fields of its experiment. A field that only
-one choice reads is named after it: `objective.trades` is for the objective `trades`. `check`
-rejects invalid values before anything starts.
+A config file starts from `default()` and changes the fields of its experiment. Fields that only one
+choice reads are in a section named after it: `objective.trades` is for the objective `trades`.
+`check` rejects invalid values before anything starts.
 """
 
 import re
@@ -20,7 +20,7 @@ PARTS = ("methods", "removal", "variants")
 
 # The range of JAX's keys: larger seeds would alias others.
 _LARGEST_SEED = 2**32 - 1
-# PGD steps, each a forward and a backward pass of all images: more would never finish.
+# PGD steps; each is a forward and a backward pass, and more would never finish.
 _MOST_STEPS = 100_000
 # The subsets of a million members fill 6 GB for 50,000 images.
 _MOST_MEMBERS = 1_000_000
@@ -32,18 +32,19 @@ _STATES = Several(("best", "last"), Choice("best", ("best", "last")), unique=Tru
 _DATA: dict[str, fields.Field] = {
     # digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, tfds:<name> or folder:<path>.
     "name": Text("cifar100"),
-    # The archive or folder to read; by default the places that docs/data.md names.
+    # The archive or folder to read; by default the places listed in docs/data.md.
     "path": Text(None),
-    # What draws the held-out images, the subset and `evaluation.subset`; by default config.seed.
-    # Runs of several seeds that are to see the same images share it.
+    # The seed that draws the held-out images, the subset and `evaluation.subset`; by default
+    # config.seed. Set it to share these images among runs of several seeds.
     "seed": optional(_SEED),
-    # How many training images to hold out; they choose the best checkpoint.
+    # The number of training images to hold out; they select the best checkpoint.
     "validation": Integer(1000),
-    # Train on this many of the others, drawn by the seed; 0 is all of them.
+    # Train on this many of the others, drawn by the seed; 0 means all.
     "subset": Integer(0),
-    # A file of ids, one a line, of training images to leave out of these; none by default.
+    # A file of ids, one per line, of training images to leave out; none by default.
     "exclude": Text(None),
-    # Random crops after padding every side by this many pixels, fewer than a side has; 0 is none.
+    # Random crops after padding each side by this many pixels, fewer than the image has; 0 means
+    # no crops.
     "crop_padding": Integer(4),
     # Random horizontal flips.
     "flip": Flag(True),
@@ -68,12 +69,12 @@ _MODEL: dict[str, fields.Field] = {
 _ATTACK: dict[str, fields.Field] = {
     # The attack in training; evaluation uses its norm and epsilon. The objective chooses the loss.
     "norm": Choice("linf", ("linf", "l2")),
-    # Of images in [0, 1]; the command line takes 8/255 as well.
+    # For images in [0, 1]; the command line also takes 8/255.
     "epsilon": Real(8 / 255, low=0),
     "step_size": Real(2 / 255, low=0),
     "num_steps": Integer(10, high=_MOST_STEPS),
     "random_start": Flag(True),
-    # running or batch: the statistics of batch norm while the attack runs; never updated by it.
+    # running or batch: the statistics that batch norm uses in attacks, which never update them.
     "batch_norm": Choice("running", ("running", "batch")),
 }
 
@@ -81,9 +82,9 @@ _TRAIN: Schema = {
     "epochs": Integer(_EPOCHS, low=1),
     # Stop after this many steps instead, if set.
     "steps": Integer(None, low=1),
-    # Over all devices.
+    # Summed over all devices.
     "batch_size": Integer(128, low=1),
-    # Parts in which each device computes its share of the batch, one after another, to save memory.
+    # The number of parts in which each device computes its share of the batch, to save memory.
     "accumulation": Integer(1, low=1),
     "optimizer": {
         "learning_rate": Real(_LEARNING_RATE, low=0),
@@ -99,12 +100,11 @@ _TRAIN: Schema = {
         # For piecewise: the epochs at which the learning rate is multiplied by the factor.
         "boundaries": Several((100.0, 105.0), Real(0.0, low=0), unique=True),
         "factor": Real(0.1, low=0),
-        # For one_cycle: the part of training in which the learning rate rises, from 0 at the first
-        # step.
+        # For one_cycle: the fraction of training in which the learning rate rises, from 0.
         "rise": Real(0.3, low=0, high=1),
     },
-    # Decay of a moving average of parameters and batch statistics, which is then what is
-    # evaluated; 0 is none.
+    # Decay of a moving average of parameters and batch statistics, which evaluation then uses; 0
+    # means no average.
     "ema": Real(0.0, low=0, below=1),
     # Steps between records of metrics.jsonl.
     "log_every": Integer(50, low=1),
@@ -121,8 +121,8 @@ _TEST: dict[str, fields.Field] = {
     "losses": Several(
         ("cross_entropy", "margin"), Choice("margin", ("cross_entropy", "margin")), unique=True
     ),
-    # AutoAttack's attacks, in order: apgd-ce, apgd-dlr, apgd-t, fab-t, square. Without any, results
-    # show robustness to PGD alone.
+    # AutoAttack's attacks, in order: apgd-ce, apgd-dlr, apgd-t, fab-t, square. With none, results
+    # show robustness to PGD only.
     "attacks": Several(
         ("apgd-ce", "apgd-t", "fab-t", "square"),
         Choice("apgd-ce", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")),
@@ -130,57 +130,57 @@ _TEST: dict[str, fields.Field] = {
     ),
     # Which states AutoAttack attacks: best, last. It takes most of an evaluation's time.
     "attacked": _STATES,
-    # Test on this many of the test images, drawn by the seed; 0 is all of them.
+    # Test on this many of the test images, drawn by the seed; 0 means all.
     "subset": Integer(0),
-    # Over all devices.
+    # Summed over all devices.
     "batch_size": Integer(512, low=1),
 }
 
 _SCORES: Schema = {
-    # pgd or clean: the accuracy on validation images that chooses the best checkpoint.
+    # pgd or clean: the accuracy on validation images that selects the best checkpoint.
     "select_by": Choice("pgd", ("pgd", "clean")),
-    # With every checkpoint, record clean and PGD accuracy on this many typical and as many atypical
-    # images of the training and of the test set; 0 images is no such record.
+    # With every checkpoint, record clean and PGD accuracy on this many typical and this many
+    # atypical images of the training set and of the test set; 0 means no such record.
     "track": {"images": Integer(0), "num_steps": Integer(10, low=1, high=_MOST_STEPS)},
 }
 
 _TYPICALITY: dict[str, fields.Field] = {
-    # An estimates file (memorization.npz or the released layout); evaluation is then also reported
-    # on the typical and atypical test images, and the gate `memorized` reads it.
+    # An estimates file (memorization.npz or the released layout). Evaluation then also reports
+    # typical and atypical test images, and the gate `memorized` reads the file.
     "estimates": Text(None),
-    # Above it an example is atypical; memorization is a difference of two probabilities.
+    # Examples above it are atypical; memorization is a difference of two probabilities.
     "threshold": Real(0.15, low=-1, high=1),
 }
 
 _ENSEMBLE: dict[str, fields.Field] = {
-    # The rest is for the job `memorization`, which makes estimates: how many models to train. A
-    # finished run goes on where this is raised.
+    # The rest is for the job `memorization`, which makes estimates. The number of models to train;
+    # raise it to extend a finished run.
     "members": Integer(1000, low=1, high=_MOST_MEMBERS),
-    # The part of the training images that each is trained on.
+    # The fraction of the training images that each model is trained on.
     "ratio": Real(0.7, above=0, below=1),
-    # correct or probability (of the label): what a model is scored by on every image.
+    # correct or probability (of the label): the score of a model on an image.
     "statistic": Choice("correct", ("correct", "probability")),
-    # clean or adversarial: the images it is scored on.
+    # clean or adversarial: the images that models are scored on.
     "inputs": Choice("clean", ("clean", "adversarial")),
     # class (pairs of the same class), full or none.
     "influence": Choice("class", ("class", "full", "none")),
 }
 
-# How many devices to use; 0 is all of them.
+# The number of devices to use; 0 means all.
 _DEVICES = Integer(0)
 
 _CONVOLUTION = Choice(None, ("xla", "cpu", "patches", "batch_last"))
-# How programs are written, by default as suits the back end, the model and the job; --dry_run
-# prints what is chosen.
+# The forms of compiled programs, by default chosen for the back end, the model and the job;
+# --dry_run prints the choice.
 _PROGRAMS: Schema = {
     # The convolutions of the training pass, of attacks in training, and of evaluation.
     "training": _CONVOLUTION,
     "attack": _CONVOLUTION,
     "evaluation": _CONVOLUTION,
-    # Write the steps of PGD out instead of looping.
+    # Unroll the steps of PGD instead of looping.
     "unroll": Flag(None),
-    # How members of a device train, map (one after another) or vmap (all at once); how many a
-    # device takes at a time, by default as many as fit.
+    # Whether the members on a device train by map (one after another) or vmap (all at once), and
+    # how many a device holds at a time, by default as many as fit.
     "execution": Choice(None, ("map", "vmap")),
     "members_at_once": Integer(None, low=1),
 }
@@ -188,20 +188,19 @@ _PROGRAMS: Schema = {
 _OBJECTIVE: Schema = {"name": Text("bat")}
 
 _DEFAULT: Schema = {
-    # What to do: train, memorization, evaluation (that of `evaluation()`), or findings (that of
-    # `findings()`).
+    # train or memorization; the configs of `evaluation()` and `findings()` have their own job.
     "job": Choice(
         "train",
         ("train", "memorization"),
-        hint=": the jobs evaluation and findings have configs of their own, as"
+        hint=": the jobs evaluation and findings have configs of their own, such as"
         " configs/evaluation.py and configs/digits_findings.py",
     ),
-    # Every random draw follows from it.
+    # Determines every random draw.
     "seed": _SEED,
     "data": _DATA,
     "model": _MODEL,
-    # The method: standard, pgd_at, trades, mart, gairat, bat, or package.module:Class; and for each
-    # of them the fields that bat_jax/methods/<name>.py explains.
+    # The method: standard, pgd_at, trades, mart, gairat, bat, or package.module:Class. Each has a
+    # section of fields, which bat_jax/methods/<name>.py explains.
     "objective": _OBJECTIVE,
     "attack": _ATTACK,
     "train": _TRAIN,
@@ -210,7 +209,7 @@ _DEFAULT: Schema = {
     "checkpoint": {
         # Epochs between checkpoints; each is scored on the validation images.
         "every_epochs": Integer(1, low=1),
-        # How many of the last to keep, beside the best.
+        # The number of last checkpoints to keep, besides the best.
         "keep": Integer(2, low=1),
     },
     "parallel": {"devices": _DEVICES},
@@ -221,9 +220,9 @@ _EVALUATION: Schema = {
     "job": Choice("evaluation", ("evaluation",)),
     # The run's folder.
     "run": Text(None),
-    # Which of its states: best, last.
+    # Which of the run's states to evaluate: best, last.
     "checkpoints": Several(("best", "last"), _STATES.each, unique=True, least=1),
-    # Fields as in the run's own config, there explained.
+    # As in the run's own config (above).
     "data": {name: optional(_DATA[name]) for name in ("path", "exclude")},
     "attack": {name: optional(_ATTACK[name]) for name in ("norm", "epsilon")},
     "evaluation": {
@@ -240,19 +239,19 @@ _FINDINGS: Schema = {
     **_DEFAULT,
     "job": Choice("findings", ("findings",)),
     "findings": {
-        # Every run is made once a seed; `data.seed` draws the same images for all of them.
+        # Every run is made once per seed; `data.seed` draws the same images for all of them.
         "seeds": Several((0, 1, 2), _SEED, unique=True, least=1),
-        # Finding (c): these are compared, bat with each other one.
+        # Finding (c): bat is compared with each of the others.
         "methods": Several(
             ("standard", "pgd_at", "trades", "mart", "gairat", "bat"),
             _METHOD,
             unique=True,
             least=1,
         ),
-        # Finding (a): these record accuracy by typicality as they train (`evaluation.track`).
+        # Finding (a): these track accuracy by typicality during training (`evaluation.track`).
         "tracked": Several(("standard", "pgd_at"), _METHOD, unique=True),
-        # Finding (b): pgd_at without these parts of the atypical training images, against pgd_at
-        # without as many random ones.
+        # Finding (b): pgd_at without these fractions of the atypical training images, against
+        # pgd_at without equally many random ones.
         "removed": Several((0.5, 1.0), Real(1.0, above=0, high=1), unique=True, least=1),
         # The ablation of BAT: name -> fields of objective.bat.
         "variants": Open(
@@ -264,10 +263,10 @@ _FINDINGS: Schema = {
                 "gate_memorized": {"gate": "memorized"},
             }
         ),
-        # Which runs AutoAttack attacks: methods, removal, variants. The others meet PGD alone.
+        # The runs that AutoAttack attacks: methods, removal, variants. The others face PGD only.
         "autoattack": Several(("methods",), Choice("methods", PARTS), unique=True),
         # The ensemble that estimates memorization, unless `memorization.estimates` names a file:
-        # what differs from this config, by section.
+        # its differences from this config, by section.
         "ensemble": Open(
             {
                 "objective": {"name": "standard"},
@@ -278,7 +277,7 @@ _FINDINGS: Schema = {
                 },
             }
         ),
-        # Memorization is possible where pgd_at fits this part of its training images, under attack.
+        # Memorization can occur if pgd_at fits this fraction of its training images under attack.
         "regime": Real(0.95, low=0, high=1),
     },
 }
@@ -290,30 +289,30 @@ def default() -> ConfigDict:
 
 
 def evaluation() -> ConfigDict:
-    """Returns the config of the job `evaluation`: a run, and what to change of its own config.
+    """Returns the config of the job `evaluation`: a run, and changes to its own config.
 
-    A field that is not set keeps the run's own value.
+    Fields that are not set keep the run's values.
     """
     return fields.section(_EVALUATION).lock()
 
 
 def findings() -> ConfigDict:
-    """Returns the config of the job `findings`: a training config, and which runs to make of it.
+    """Returns the config of the job `findings`: a training config, and the runs to derive from it.
 
-    Every run has the fields of this config but for its seed, its method and, for some, the training
-    images left out; its `best` is chosen and its test made as for any run.
+    The runs differ in seed, method and, for some, the training images left out; they are trained
+    and evaluated like any other run.
     """
     return fields.section(_with_methods(_FINDINGS)).lock()
 
 
 def check(config: ConfigDict) -> None:
-    """Checks every field of a config, of any job, then those that must agree with one another.
+    """Checks every field of a config of any job, then fields that must agree with one another.
 
     Names of data sets and models, and sizes that depend on the data or the devices, are checked
     elsewhere.
 
     Raises:
-      UserError: the first field that is wrong, by name.
+      UserError: a field is wrong; the message names the first one.
     """
     schema = schema_of(config)
     fields.check(config, schema)
@@ -330,12 +329,12 @@ def check(config: ConfigDict) -> None:
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise UserError(
                     f"config.findings.variants has {fields.shown(name)}; expected names of letters,"
-                    " digits, '_', '-' and '.': a folder is named after each"
+                    " digits, '_', '-' and '.': they become names of folders"
                 )
 
 
 def defaults_of(config: ConfigDict) -> ConfigDict:
-    """Returns the defaults of a config's fields, those of its method among them."""
+    """Returns the defaults of a config's fields, including those of its method."""
     defaults = findings() if "findings" in config else default()
     from bat_jax import methods
 
@@ -352,9 +351,9 @@ def schema_of(config: Mapping[str, Any]) -> Schema:
 
 
 def known() -> tuple[ConfigDict, Schema]:
-    """Returns every field of every job but those of methods, and their schema.
+    """Returns the fields of all jobs except those of methods, and their schema.
 
-    This does not import JAX, unlike methods, so that a wrong field fails immediately.
+    Unlike methods, this does not import JAX, so that a wrong field fails immediately.
     """
     schema = {**_EVALUATION, **_FINDINGS, "job": Text("train")}
     return fields.section(schema).lock(), schema
@@ -403,17 +402,17 @@ def _check_attacked(config: ConfigDict) -> None:
     if not set(settings.attacked) & set(config.get("checkpoints", ("best", "last"))):
         raise UserError(
             f"config.evaluation.attacked is {settings.attacked}; expected a state that is"
-            " evaluated, for AutoAttack, or config.evaluation.attacks=()"
+            " evaluated, or config.evaluation.attacks=() to omit AutoAttack"
         )
 
 
 def _of_255(value: float) -> str:
     """Returns advice on writing a value meant in units of 1/255."""
-    return f"{value:g} of 255 grey levels is {value:g}/255, that is {value / 255:.4g}"
+    return f"{value:g} of 255 gray levels is {value:g}/255, that is {value / 255:.4g}"
 
 
 def _check_training_attack(config: ConfigDict) -> None:
-    """Checks that the attack is not empty if the method trains on adversarial images."""
+    """Checks that the attack has an effect if the method trains on adversarial images."""
     from bat_jax import methods
 
     if methods.find(config.objective.name).attack is None:

@@ -19,10 +19,10 @@ _DISTRIBUTIONS = {
 
 
 def missing(error: ModuleNotFoundError) -> UserError:
-    """Returns the input error that a package is not installed, with the command that installs it.
+    """Returns the error for a package that is not installed, with the command to install it.
 
     Raises:
-      ModuleNotFoundError: the module is one of this package, which is no input error.
+      ModuleNotFoundError: the module belongs to this package, which is no input error.
     """
     package = (error.name or "").partition(".")[0]
     if package in ("", "bat_jax"):
@@ -41,8 +41,8 @@ def check() -> None:
     count = os.environ.get("JAX_NUM_CPU_DEVICES")
     if count is not None and not (count.isdecimal() and int(count) > 0):
         raise UserError(
-            f"JAX_NUM_CPU_DEVICES is {count!r}; expected how many CPU devices there are to be, at"
-            " least 1, or no such variable"
+            f"JAX_NUM_CPU_DEVICES is {count!r}; expected the number of CPU devices, at least 1, or"
+            " no such variable"
         )
     try:
         import jax  # noqa: F401 (its import reads and checks the variables)

@@ -3,18 +3,18 @@
 import re
 
 _LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
-# Other control characters, which a terminal may obey, and halves of characters, which no encoding
-# can print: both come from names of files.
+# File names may contain control characters, which terminals interpret, and lone surrogates, which
+# no encoding can represent.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# Longer than any name of a file; a path or a number of this length is hardly meant.
+# Longer than any file name; a path or a number of this length is likely a mistake.
 _LONG_WORD = re.compile(r"\S{500,}")
 
 
 def one_line(message: str) -> str:
-    """Returns a message that can be printed as one line, whatever names and values it quotes.
+    """Returns a message that prints as one line, whatever names and values it quotes.
 
-    Line breaks become spaces, control characters their escapes, and words of 500 characters and
-    more lose their middle.
+    Line breaks become spaces, control characters are escaped, and words of 500 characters or more
+    lose their middle.
     """
     line = _LINE_BREAK.sub(" ", message)
     line = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
@@ -24,7 +24,7 @@ def one_line(message: str) -> str:
 class UserError(ValueError):
     """A wrong input, described in one line: what, where, what was expected and what to do.
 
-    `launch.py` prints the message alone, without a traceback, and ends with exit status 2.
+    `launch.py` prints only the message, without a traceback, and exits with status 2.
     """
 
     def __init__(self, message: str) -> None:

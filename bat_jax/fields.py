@@ -19,9 +19,9 @@ from ml_collections import ConfigDict, config_dict
 from bat_jax.errors import UserError
 
 LARGEST_INTEGER = 2**31 - 1
-"""What an int32 holds."""
+"""The largest int32."""
 
-# Limits of file systems: for a whole path, and between two slashes.
+# Limits of file systems, in bytes: for a whole path, and between two slashes.
 _LONGEST_PATH = 4095
 _LONGEST_NAME = 255
 _SHOWN = 80
@@ -63,7 +63,7 @@ class Real(Field):
     below: float | None = dataclasses.field(default=None, kw_only=True)
 
     def expected(self, value: object) -> str | None:
-        """Returns the range for a value that is no number or lies outside of it."""
+        """Returns the range if the value is no number or lies outside of it."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return "a number"
         if value != value or value in (float("inf"), float("-inf")):
@@ -72,7 +72,7 @@ class Real(Field):
             return self._range()
         try:
             (rounded,) = struct.unpack("<f", struct.pack("<f", value))
-        except (OverflowError, struct.error):  # Of a float, of an int.
+        except (OverflowError, struct.error):  # From a float or an int.
             return "a number that float32 can hold"
         if not self._contains(rounded):
             return f"{self._range()}, also in float32, which rounds it to {rounded:g}"
@@ -109,7 +109,7 @@ class Integer(Field):
     high: int = dataclasses.field(default=LARGEST_INTEGER, kw_only=True)
 
     def expected(self, value: object) -> str | None:
-        """Returns the range for a value that is no whole number or lies outside of it."""
+        """Returns the range if the value is no whole number or lies outside of it."""
         if isinstance(value, bool) or not isinstance(value, int):
             return "a whole number"
         if value < self.low:
@@ -129,7 +129,7 @@ class Choice(Field):
     choices: tuple[str, ...]
 
     def expected(self, value: object) -> str | None:
-        """Returns the names for a value that is none of them."""
+        """Returns the names if the value is none of them."""
         if isinstance(value, str) and value in self.choices:
             return None
         return f"one of {', '.join(self.choices)}"
@@ -146,9 +146,9 @@ class Text(Field):
     default: str | None
 
     def expected(self, value: object) -> str | None:
-        """Returns what a text is for a value that is none."""
+        """Returns the expectation if the value is no such text."""
         if value == "":
-            return "a text that is not empty"
+            return "a nonempty text"
         if not isinstance(value, str) or not value.isprintable():
             return "a text of printable characters"
         if len(value.encode()) > _LONGEST_PATH:
@@ -169,7 +169,7 @@ class Flag(Field):
     default: bool | None
 
     def expected(self, value: object) -> str | None:
-        """Returns the two values for anything else."""
+        """Returns the two values if the value is neither."""
         return None if isinstance(value, bool) else "True or False"
 
     def kind(self) -> type:
@@ -187,7 +187,7 @@ class Several(Field):
     least: int = dataclasses.field(default=0, kw_only=True)
 
     def expected(self, value: object) -> str | None:
-        """Returns what was expected of the tuple, or of the first entry that is not legal."""
+        """Returns the expectation that the tuple, or its first invalid entry, violates."""
         if not isinstance(value, tuple | list):
             return "a tuple"
         if len(value) < self.least:
@@ -207,12 +207,12 @@ class Several(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Open(Field):
-    """A section whose fields are checked elsewhere, because they depend on its subject."""
+    """A section of named fields, which are checked where they are used."""
 
     default: Mapping[str, Any]
 
     def expected(self, value: object) -> str | None:
-        """Returns what a section is for a value that is none."""
+        """Returns the expectation if the value is not a section."""
         is_section = isinstance(value, Mapping | ConfigDict)
         if is_section and all(isinstance(name, str) for name in value):  # type: ignore[attr-defined]
             return None
@@ -229,7 +229,7 @@ def optional(field: AnyField) -> AnyField:
 
 
 def section(schema: Schema) -> ConfigDict:
-    """Returns the config of a schema, every field at its default."""
+    """Returns the config of a schema with every field at its default."""
     config = ConfigDict()
     for name, field in schema.items():
         if not isinstance(field, Field):
@@ -247,12 +247,12 @@ def check(config: Mapping[str, Any], schema: Schema, prefix: str = "") -> None:
     """Checks every field of a config against its schema.
 
     Args:
-      config: the config, or a section of one.
-      schema: of that section; fields of the config that it does not name are left alone.
-      prefix: the section's own name, for messages.
+      config: a config, or a section of one.
+      schema: the schema of that section; fields that it does not name are not checked.
+      prefix: the name of the section, for messages.
 
     Raises:
-      UserError: a value is not legal, or a field is missing.
+      UserError: a value is invalid, or a field is missing.
     """
     for name, field in schema.items():
         path = f"{prefix}.{name}" if prefix else name
@@ -260,7 +260,7 @@ def check(config: Mapping[str, Any], schema: Schema, prefix: str = "") -> None:
             whole = f"config.{prefix}" if prefix else "the config"
             raise UserError(
                 f"config.{path} is missing; expected all fields of {whole}: set single fields"
-                " in place of a whole section"
+                " instead of a whole section"
             )
         value = config[name]
         if not isinstance(field, Field):
@@ -273,16 +273,16 @@ def check(config: Mapping[str, Any], schema: Schema, prefix: str = "") -> None:
 
 
 def refuse(path: str, value: object, expected: str | None) -> None:
-    """Raises a UserError of a field's value where something else was expected."""
+    """Raises a UserError on a field's value if `expected` says what it should be."""
     if expected is not None:
         raise UserError(f"config.{path} is {shown(value)}; expected {expected}")
 
 
 def shown(value: object) -> str:
-    """Formats a value for messages: on one line, and shortened."""
+    """Formats a value for messages, shortened to one line."""
     try:
         text = repr(value)
-    except ValueError:  # A number of more digits than Python writes.
+    except ValueError:  # The number has more digits than Python converts.
         return "a number of thousands of digits"
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}..."

@@ -27,8 +27,8 @@ class Purpose(enum.IntEnum):
 
 # The seed of a run, or the key of an ensemble's member.
 Seed = int | np.integer | Key[Array, ""]
-# What users give: keys of `jax.random.key` or the raw ones of `jax.random.PRNGKey`. Anything is
-# let in here, for `typed` says in words what is wrong with it.
+# Keys from users: of `jax.random.key`, or raw ones of `jax.random.PRNGKey`. The type admits
+# anything, because `typed` explains what is wrong with a value.
 GivenKey = Shaped[Array | np.ndarray, "..."]
 
 
@@ -41,7 +41,7 @@ def derive(
 
 
 def typed(key: object) -> Key[Array, "..."]:
-    """Returns a key, or an array of keys, of either kind as one of `jax.random.key`.
+    """Converts a key, or an array of keys, of either kind to keys of `jax.random.key`.
 
     Args:
       key: made by `jax.random.key`; or by `jax.random.PRNGKey`, uint32 words in the last dimension.
@@ -80,6 +80,6 @@ def per_image(
     if image_keys.ndim:
         raise UserError(
             f"key: keys of shape {image_keys.shape} for {len(positions)} images; expected one key,"
-            " or one an image"
+            " or one per image"
         )
     return jax.vmap(lambda position: jax.random.fold_in(image_keys, position))(positions)

@@ -33,7 +33,7 @@ def load(name: str, field: str) -> Any:
     except (Exception, SystemExit) as error:
         raise UserError(
             f"config.{field} is {name!r}; importing {module} fails ({raised(error)}); expected a"
-            " module that Python finds: install it, or run where it lies"
+            " module that Python finds: install it, or run the command from its folder"
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -49,19 +49,18 @@ def call(
 
     Args:
       made: the object.
-      name: what the config calls it.
+      name: its name in the config.
       field: the field of the config, for messages.
       expected: what the object should be, for messages.
-      *values: its arguments.
-      **named: its arguments by name.
+      *values: the positional arguments.
+      **named: the keyword arguments.
 
     Raises:
-      UserError: it cannot be called so, or it raises something.
+      UserError: it does not take these arguments, or it raises something.
     """
     try:
         return made(*values, **named)
-    # Of those that the object raises, these have an end of their own.
-    except (UserError, MemoryError):
+    except (UserError, MemoryError):  # The command handles these itself.
         raise
     except (Exception, SystemExit) as error:
         raise UserError(
@@ -70,10 +69,10 @@ def call(
 
 
 def raised(error: BaseException) -> str:
-    """Returns what an object from outside raised and where, for messages."""
+    """Describes an exception of an object from outside and its location, for messages."""
     words = str(error) or "without a message"
     frames = traceback.extract_tb(error.__traceback__)
-    # The innermost line that belongs neither to this package nor to one that is installed.
+    # The innermost line of code that is neither of this package nor installed.
     own = [frame for frame in frames if not _is_installed(frame.filename)]
     where = f" at {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
     return f"{type(error).__name__}{where}: {words}"

@@ -1,4 +1,4 @@
-"""Loads a config from its page and applies the changes of the command line.
+"""Loads a config from its page and applies changes from the command line.
 
 A page is a Python file whose `get_config()` returns the config. `--config.SECTION.FIELD=VALUE` sets
 a field: the field's type alone determines how the text is parsed.
@@ -25,8 +25,8 @@ class Override(NamedTuple):
     """A field set on the command line.
 
     Attributes:
-      field: its name, with those of its sections: `train.epochs`.
-      text: of the value; None for a flag that is named alone.
+      field: its name with its sections, such as `train.epochs`.
+      text: the value as text; None for a flag without one.
     """
 
     field: str
@@ -37,19 +37,21 @@ def load(path: Path) -> ConfigDict:
     """Returns the config of a page.
 
     Raises:
-      UserError: there is no such page, or it gives no config.
+      UserError: there is no such page, or it returns no config.
     """
     place = f"--config {shown(str(path))[1:-1]}"
     before, colon, argument = str(path).rpartition(":")
     if colon and not path.is_file() and Path(before).is_file():
         raise UserError(
-            f"{place}: takes no argument {argument!r}; name the file alone, and set fields, as"
+            f"{place}: takes no argument {argument!r}; name only the file, and set fields like"
             " --config.train.epochs=3"
         )
     if not path.is_file():
-        raise UserError(f"{place}: no such file; expected a page, as configs/digits_bat.py")
+        raise UserError(f"{place}: no such file; expected a page such as configs/digits_bat.py")
     if path.suffix != ".py":
-        raise UserError(f"{place}: not a page; expected a Python file, as configs/digits_bat.py")
+        raise UserError(
+            f"{place}: not a page; expected a Python file such as configs/digits_bat.py"
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None  # The suffix is Python's.
     assert spec.loader is not None
@@ -58,11 +60,11 @@ def load(path: Path) -> ConfigDict:
         spec.loader.exec_module(module)
         get_config = getattr(module, "get_config", None)
         if get_config is None:
-            raise UserError(f"{place}: has no function get_config; expected one, as the pages have")
+            raise UserError(f"{place}: has no function get_config; expected one, as in every page")
         config = get_config()
     except UserError:
         raise
-    # A page is a program: it may raise anything.
+    # A page is a program, which may raise anything.
     except (Exception, SystemExit) as error:
         raise UserError(f"{place}: {_raised(error, path)}") from None
     if not isinstance(config, ConfigDict):
@@ -79,7 +81,7 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
     A tuple that is set several times collects all values.
 
     Raises:
-      UserError: there is no such field, or the text is no value of its type.
+      UserError: there is no such field, or the text is not a value of its type.
     """
     seen: set[str] = set()
     for field, text in overrides:
@@ -166,16 +168,16 @@ def _real(field: str, text: str) -> float | None:
     try:
         return float(above) / float(below) if slash else float(text)
     except (ValueError, ZeroDivisionError):
-        refuse(field, text, "a number, as 0.1 or 8/255")
+        refuse(field, text, "a number such as 0.1 or 8/255")
     return None
 
 
 def _tuple(field: str, text: str) -> tuple[Any, ...]:
-    """Returns several values: a Python tuple or list, or one value, which may be a bare word."""
+    """Parses a Python tuple or list, or a single value, which may be a bare word."""
     value = _literal(text)
     if value is _NOT_LITERAL:
         if any(character in text for character in "()[]{},'\" "):
-            refuse(field, text, "a tuple, as (1.0, 2.0) or ('a', 'b')")
+            refuse(field, text, "a tuple such as (1.0, 2.0) or ('a', 'b')")
         value = text
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
@@ -187,7 +189,7 @@ def _section(field: str, text: str) -> ConfigDict | None:
             return ConfigDict(value)
         except (AttributeError, KeyError, TypeError, ValueError):
             pass
-    refuse(field, text, "a section, as {'name': value}: set its fields one by one")
+    refuse(field, text, "a section such as {'name': value}: set its fields one by one")
     return None
 
 

@@ -1,7 +1,7 @@
 """The config pages that come with this package, found by name.
 
-They are the files of `configs/`, which is beside `bat_jax` in a checkout and is installed within
-it, as `bat_jax.configs`.
+They are the files of `configs/`, which lies beside `bat_jax` in a checkout and is installed inside
+it as `bat_jax.configs`.
 """
 
 import difflib
@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """Returns the file of the page of that name, as `digits_bat`.
+    """Returns the file of the page of that name, such as `digits_bat`.
 
     Raises:
       UserError: there is no such page.

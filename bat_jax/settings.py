@@ -19,8 +19,8 @@ def fashion_mnist(objective: str) -> ConfigDict:
     config.attack.num_steps = 7
     config.evaluation.step_size = 0.01
     config.evaluation.batch_size = 1024
-    # An hour on two cores; of the finished run, configs/evaluation.py with
-    # --config.evaluation.subset=1000 runs it on 1,000 images.
+    # AutoAttack takes an hour on two cores. configs/evaluation.py runs it on the finished run, with
+    # --config.evaluation.subset=1000 on 1,000 images.
     config.evaluation.attacks = ()
     config.train.epochs = 6
     config.train.optimizer.learning_rate = 0.05
@@ -36,7 +36,7 @@ def cifar(name: str, objective: str) -> ConfigDict:
     config.objective.name = objective
     config.model.dtype = "bfloat16"
     if objective == "gairat":
-        # 120 epochs, weights from the middle on, as its authors train.
+        # The authors' schedule: 120 epochs, with weights from the middle on.
         config.train.epochs = 120
         config.train.schedule.boundaries = (60.0, 90.0)
     _select(config)
@@ -51,7 +51,7 @@ def tiny_imagenet(objective: str) -> ConfigDict:
 
 
 def cifar_findings(name: str) -> ConfigDict:
-    """Returns the findings in the setting of `cifar`: every run of one schedule, three seeds."""
+    """Returns the findings in the setting of `cifar`, with one schedule and three seeds."""
     config = findings()
     config.data.name = name
     config.model.dtype = "bfloat16"
@@ -59,13 +59,13 @@ def cifar_findings(name: str) -> ConfigDict:
     config.evaluation.track.images = 1000
     config.checkpoint.every_epochs = 5
     config.findings.ensemble.train.epochs = 110
-    # Every run meets AutoAttack, the ablation too.
+    # AutoAttack attacks every run, including the ablation.
     config.findings.autoattack = ("methods", "removal", "variants")
     return config
 
 
 def memorization(name: str) -> ConfigDict:
-    """Returns the ensemble of ResNet-18 that CIFAR-100 and Tiny ImageNet share."""
+    """Returns the ResNet-18 ensemble that CIFAR-100 and Tiny ImageNet share."""
     config = default()
     config.job = "memorization"
     config.data.name = name

@@ -38,7 +38,7 @@ def started(**variables):
 @pytest.mark.parametrize("count", ["abc", "0", "-2", "1.5", ""])
 def test_the_number_of_cpu_devices_is_a_positive_integer(monkeypatch, count):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", count)
-    with pytest.raises(UserError, match=r"JAX_NUM_CPU_DEVICES is .*; expected how many"):
+    with pytest.raises(UserError, match=r"JAX_NUM_CPU_DEVICES is .*; expected the number"):
         environment.check()
 
 

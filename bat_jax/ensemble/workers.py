@@ -203,7 +203,7 @@ class _Worker:
         assert code is not None  # It has ended.
         how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
         raise PeerError(
-            f"a process that trained members {how}; run the same command to go on from the members"
+            f"a process that trained members {how}; run the same command to resume from the members"
             " that are saved (where memory is short, with JAX_NUM_CPU_DEVICES=1)"
         ) from None
 

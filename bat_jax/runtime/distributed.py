@@ -42,7 +42,7 @@ _WELL, _FAILED, _WRONG_INPUT = range(3)
 
 
 class PeerError(RuntimeError):
-    """Another process failed, and this one cannot go on without it."""
+    """Another process failed, and this one cannot continue without it."""
 
 
 def initialize(
@@ -210,8 +210,8 @@ def peer_lost(error: BaseException) -> PeerError | None:
         return None
     reason = " ".join(str(cause).split())[:200]
     return PeerError(
-        f"another process is gone, and this one cannot go on without it ({reason}); run the same"
-        " command in all of them to go on"
+        f"another process is gone, and this one cannot continue without it ({reason}); run the same"
+        " command in all of them to resume"
     )
 
 

@@ -38,7 +38,7 @@ def naming(path: AnyPath) -> Iterator[None]:
             raise
         text = error.strerror or str(error)
         if error.errno in _FULL:
-            text += "; free space there, and run the same command to go on"
+            text += "; free space there, and run the same command to resume"
         raise OSError(error.errno, text, str(error.filename or path)) from error
 
 

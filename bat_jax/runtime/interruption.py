@@ -26,7 +26,7 @@ class Interrupted(Exception):
     def __init__(self, number: signal.Signals, message: str):
         """Builds the message, which states what is saved."""
         super().__init__(
-            f"stopped by {number.name}: {message}; run the same command to go on from there"
+            f"stopped by {number.name}: {message}; run the same command to resume from there"
         )
         self.signal = number
 

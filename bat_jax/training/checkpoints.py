@@ -213,7 +213,7 @@ class Checkpoints:
                 raise lost from error
             raise CheckpointError(
                 f"{self._folder}: a checkpoint could not be written ({reason(error)}); those before"
-                " it are whole: fix the folder or free space, and run the same command to go on"
+                " it are whole: fix the folder or free space, and run the same command to resume"
             ) from error
 
     def _steps(self) -> list[int]:

@@ -131,7 +131,7 @@ def _records_until(path: Path, step: int) -> list[bytes]:
         aside = name_aside(path)
         aside.write_bytes(content)
         log.warning(
-            "%s (%d such lines); the file is kept as %s, and the other records go on",
+            "%s (%d such lines); the file is kept as %s, and the run keeps the other records",
             damage[0],
             len(damage),
             aside.name,
