@@ -1,1 +1,1 @@
-"""One page an experiment; `get_config()` returns it."""
+"""One page per experiment; its `get_config()` returns the config."""

@@ -1,4 +1,4 @@
-"""BAT on CIFAR-100, the setting of the paper.
+"""BAT on CIFAR-100, in the paper's setting.
 
     python launch.py --config=configs/cifar100_bat.py
 

@@ -2,10 +2,10 @@
 
     python launch.py --config=configs/cifar100_memorization.py
 
-Method: Feldman & Zhang, arXiv:2008.03703, whose released values come from 4,000 ResNet-50 at 70 %;
-here ResNet-18, 50 epochs of a one-cycle schedule. Hardware: accelerators. `--dry_run` prints the
-FLOPs. Expected: not measured; compare with the released cifar100_infl_matrix.npz (docs/
-memorization.md).
+Method: Feldman & Zhang, arXiv:2008.03703, whose released values come from 4,000 ResNet-50 models
+trained on 70 % of the images; here ResNet-18, 50 epochs of a one-cycle schedule. Hardware:
+accelerators. `--dry_run` prints the FLOPs. Expected: not measured; compare with the released
+cifar100_infl_matrix.npz (docs/memorization.md).
 """
 
 from ml_collections import ConfigDict

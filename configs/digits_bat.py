@@ -1,10 +1,10 @@
-"""BAT on scikit-learn's real handwritten digits, 8x8 pixels: the demo, a minute on two CPU cores.
+"""BAT on scikit-learn's handwritten digits of 8x8 pixels: the demo, a minute on two CPU cores.
 
     python launch.py --config=configs/digits_bat.py
 
-A check that everything works, not a result of the paper: the images are tiny and the attack is
-Linf with eps = 0.2. Expected: the row in README.md, 99 % clean and 75 % under PGD-20. For what
-adversarial training brings, train without it:
+This checks that everything works; it reproduces no result of the paper: the images are tiny and the
+attack is Linf with eps = 0.2. Expected: the row in README.md, 99 % clean and 74 % under PGD-20. To
+see the effect of adversarial training, train without it:
 
     python launch.py --config=configs/digits_bat.py --config.objective.name=standard \
         --config.evaluation.select_by=clean --workdir=runs/digits_standard
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
 
     config.evaluation.step_size = 0.025
     config.evaluation.batch_size = 152
-    # For a demo of a minute; configs/evaluation.py runs AutoAttack on the finished run.
+    # Keeps the demo short; configs/evaluation.py runs AutoAttack on the finished run.
     config.evaluation.attacks = ()
     config.checkpoint.every_epochs = 5
     return config

@@ -1,13 +1,13 @@
-"""The findings of the paper on scikit-learn's digits: seven minutes on two CPU cores.
+"""The paper's findings on scikit-learn's digits: seven minutes on two CPU cores.
 
     python launch.py --config=configs/digits_findings.py
 
-A check that the whole pipeline works, not a test of the paper: 8x8 images, a small network, short
-trainings, PGD alone. docs/findings.md says what is run and by which rules it is judged.
+This checks that the whole pipeline works; it does not test the paper: 8x8 images, a small network,
+short trainings, PGD only. docs/findings.md explains the runs and the verdicts.
 
 Expected (two CPU cores of an AMD EPYC, 2026-11-23): 300 members and 36 runs in 7 min 1 s; PGD-AT
-has 96.8 % of its training and 84.9 % of the test images right under PGD-20 (3 seeds); with 12
-atypical test images (a), (b) and (c) stay undecided.
+reaches 96.8 % on training and 84.9 % on test images under PGD-20 (3 seeds); with 12 atypical test
+images, (a), (b) and (c) stay undecided.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.attack.epsilon = 0.1
     config.attack.step_size = 0.03
     config.attack.num_steps = 5
-    # A loop compiles faster than the steps written out, and these convolutions are small.
+    # A loop compiles faster than unrolled steps, and these convolutions are small.
     config.programs.unroll = False
 
     config.train.epochs = 24

@@ -1,10 +1,10 @@
-"""Memorization and influence on scikit-learn's handwritten digits, 8x8 pixels: 1,000 members.
+"""Memorization and influence on scikit-learn's handwritten digits: 1,000 members.
 
     python launch.py --config=configs/digits_memorization.py
 
 Method: Feldman & Zhang, arXiv:2008.03703; each member is trained on a random 70 % of the 1,348
-training images. Hardware: two CPU cores. Expected: docs/memorization.md. More members can be added
-to the finished run: the same command with --config.memorization.members=2000.
+training images. Hardware: two CPU cores. Expected: docs/memorization.md. To add members to the
+finished run, repeat the command with --config.memorization.members=2000.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
 
     config.objective.name = "standard"
 
-    # So many that members fit even wrong labels: with 12, flipped ones were found less well.
+    # Enough for members to fit even wrong labels: with 12, flipped labels were harder to detect.
     config.train.epochs = 24
     config.train.batch_size = 32
     config.train.optimizer.learning_rate = 0.05

@@ -1,11 +1,11 @@
-"""Evaluates a finished run again, with AutoAttack, or with another epsilon, norm or attack.
+"""Evaluates a finished run again, with AutoAttack or with another epsilon, norm or attack.
 
     python launch.py --config=configs/evaluation.py --config.run=runs/digits_bat
     python launch.py --config=configs/evaluation.py --config.run=runs/cifar100_bat \
         --config.attack.norm=l2 --config.attack.epsilon=0.5 --config.evaluation.step_size=0.125
 
-Results go to a folder of their own in the run's: evaluation-<norm>-<epsilon>. AutoAttack (Croce &
-Hein, arXiv:2003.01690) saves its verdicts after every batch: the same command resumes it.
+Results go to the run's subfolder evaluation-<norm>-<epsilon>. AutoAttack (Croce & Hein,
+arXiv:2003.01690) saves its verdicts after every batch, and the same command resumes it.
 """
 
 from ml_collections import ConfigDict

@@ -1,17 +1,16 @@
-"""The findings of the paper on a little of Fashion-MNIST, where memorization can occur.
+"""The paper's findings on 1,000 images of Fashion-MNIST, where memorization can occur.
 
     python launch.py --config=configs/fashion_mnist_findings.py --dry_run
     python launch.py --config=configs/fashion_mnist_findings.py
 
-1,000 training images, Linf eps 8/255, 60 epochs of a small_cnn of width 8 and no augmentation.
-Chosen on the 1,000 held-out images before anything of BAT was run, from pgd_at alone: with seeds 0,
-1 and 2 it ends with 97.8, 95.3 and 98.2 % of the training images right under the training attack,
-and 68.6, 71.0 and 69.7 % of the held-out ones under PGD-20. With eps 0.05 width 8 did not leave
+1,000 training images, Linf eps 8/255, 60 epochs of a small_cnn of width 8, no augmentation. This
+setting was chosen on the 1,000 held-out images from pgd_at alone, before BAT was run: with seeds 0,
+1 and 2, pgd_at ends at 97.8, 95.3 and 98.2 % on the training images under the training attack, and
+at 68.6, 71.0 and 69.7 % on the held-out images under PGD-20. With eps 0.05, width 8 stayed at
 chance (seed 0) or fitted 81.7 % (seed 1); width 12 fitted 91.0 %; width 16 fitted 97.6 %, in three
-times the time. The report says by rule whether it fits on the mean of the seeds. AutoAttack meets
-the best state of every method; docs/findings.md says what is run and how it is judged. The same
-command goes on after an interruption. Hardware: two CPU cores. Expected: 81 minutes, and
-what docs/results/fashion_mnist.md tells.
+times the time. AutoAttack attacks the best state of every method; docs/findings.md explains the
+runs and the verdicts. The same command resumes after an interruption. Hardware: two CPU cores.
+Expected: 81 minutes; the results are in docs/results/fashion_mnist.md.
 """
 
 from ml_collections import ConfigDict
@@ -43,15 +42,15 @@ def get_config() -> ConfigDict:
     config.evaluation.step_size = 1 / 255
     config.evaluation.batch_size = 500
     config.evaluation.losses = ("cross_entropy",)
-    # AutoAttack takes most of an evaluation: on the same 1,000 test images in every run.
+    # AutoAttack dominates the cost; every run is tested on the same 1,000 images.
     config.evaluation.subset = 1000
     config.evaluation.attacked = ("best",)
     config.evaluation.track.images = 500
     config.evaluation.track.num_steps = 20
     config.checkpoint.every_epochs = 6
 
-    # On 2,000 images: those trained on and those held out. With so few members an influence has a
-    # standard error of up to 0.08: at 0.15 two in three atypical test images would be so by chance.
+    # On 2,000 images: those trained on and those held out. With this few members, influences have
+    # standard errors of up to 0.08; at 0.15, two in three atypical test images would be by chance.
     config.memorization.members = 200
     config.memorization.threshold = 0.25
     config.findings.ensemble.train.epochs = 12

@@ -3,10 +3,10 @@
     python launch.py --config=configs/fashion_mnist_memorization.py
 
 Method: Feldman & Zhang, arXiv:2008.03703; each member is trained on a random 70 % of 10,000
-training images, which the seed draws. Hardware: two CPU cores. Expected: 46 minutes; 1,878 of the
-10,000 images above 0.15, rank correlation of two halves 0.905. That few members tell little of
-which test images are atypical: docs/memorization.md. More can be added to the finished run: the
-same command with --config.memorization.members=400.
+training images, drawn by the seed. Hardware: two CPU cores. Expected: 46 minutes; 1,878 of the
+10,000 images above 0.15, rank correlation of two halves 0.905. So few members do not reliably
+identify atypical test images (docs/memorization.md). To add members to the finished run, repeat the
+command with --config.memorization.members=400.
 """
 
 from ml_collections import ConfigDict

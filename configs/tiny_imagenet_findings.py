@@ -1,10 +1,10 @@
-"""The findings of the paper on Tiny ImageNet: PreActResNet-18, Linf 8/255, 110 epochs.
+"""The paper's findings on Tiny ImageNet: PreActResNet-18, Linf 8/255, 110 epochs.
 
     python launch.py --config=configs/tiny_imagenet_findings.py --dry_run
     python launch.py --config=configs/tiny_imagenet_findings.py
 
---dry_run prints the cost, which is large: 1,000 members estimate memorization, then every run is
-made. docs/findings.md says what is run and how it is judged. The same command goes on after an
+--dry_run prints the cost, which is large: 1,000 members estimate memorization before the runs.
+docs/findings.md explains the runs and the verdicts. The same command resumes after an
 interruption. Hardware: a slice of GPUs or TPUs. Expected: not measured.
 """
 
