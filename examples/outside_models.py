@@ -1,11 +1,11 @@
-"""AutoAttack on models that are not bat_jax's: one in plain JAX, one in Flax NNX.
+"""Attacks models from outside bat_jax with AutoAttack: one in plain JAX, one in Flax NNX.
 
     python examples/outside_models.py
 
-Both classify scikit-learn's handwritten digits, 8x8 pixels, and both are attacked by the same call,
-for `autoattack` takes any function from [0, 1] images to logits: an Equinox or Haiku model fits as
-well. The plain one is trained on clean images, the NNX one on images attacked by `pgd`. Less than a
-minute on two CPU cores.
+Both classify scikit-learn's handwritten digits of 8x8 pixels, and the same call attacks both,
+because `autoattack` takes any function from [0, 1] images to logits; Equinox and Haiku models work
+too. The plain model is trained on clean images, the NNX model on images attacked by `pgd`. Takes
+less than a minute on two CPU cores.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +28,12 @@ BATCH_SIZE = 64
 
 Images = Float[Array, "batch height width 1"]
 Logits = Float[Array, "batch classes"]
-# From parameters and images.
+# A function of parameters and images.
 Apply = Callable[[Any, Images], Logits]
 
 
 class Row(NamedTuple):
-    """What stood of a number of images: classified correctly, then after each attack."""
+    """The number of images classified correctly at first, and after each attack."""
 
     model: str
     images: int
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 def plain_jax() -> tuple[Apply, Any]:
-    """Returns a network of two layers as a function, and its parameters as a dict."""
+    """Returns a two-layer network as a function, and its parameters as a dict."""
     first, second = jax.random.split(jax.random.key(1))
     params = {
         "hidden": jax.random.normal(first, (64, 128)) / 8,
@@ -72,17 +72,17 @@ class Network(nnx.Module):
 
 
 def flax_nnx() -> tuple[Apply, Any]:
-    """Returns the network taken apart into a function and its parameters.
+    """Returns the network, split into a function and its parameters.
 
-    A model with batch norm or dropout is put in evaluation mode first, by `model.eval()`: what is
-    attacked must not change from call to call.
+    Put a model with batch norm or dropout in evaluation mode first, by `model.eval()`: an attacked
+    function must not change between calls.
     """
     structure, params = nnx.split(Network(nnx.Rngs(1)))
     return lambda params, images: nnx.merge(structure, params)(images), params
 
 
 def fit(apply: Apply, params: Any, train: data.Split, *, num_steps: int, adversarial: bool) -> Any:
-    """Returns the parameters after some steps of Adam, on attacked images if so wished."""
+    """Returns the parameters after `num_steps` of Adam, on attacked images if `adversarial`."""
     optimizer = optax.adam(2e-3)
     key = jax.random.key(2)
 
@@ -119,7 +119,7 @@ def fit(apply: Apply, params: Any, train: data.Split, *, num_steps: int, adversa
 def attack(
     name: str, logits_fn: Callable[[Images], Logits], test: data.Split, attacks: Sequence[Name]
 ) -> Row:
-    """Returns what AutoAttack leaves standing of the images."""
+    """Returns the numbers of images that survive AutoAttack."""
     result = autoattack(
         logits_fn,
         test.images.astype(np.float32) / np.float32(255),
@@ -140,12 +140,12 @@ def attack(
 def main(
     *, num_images: int = 100, num_steps: int = 200, attacks: Sequence[Name] = STANDARD
 ) -> list[Row]:
-    """Trains both models, attacks both, and prints a table.
+    """Trains and attacks both models, and prints a table.
 
     Args:
-      num_images: how many test images to attack.
-      num_steps: how long to train each model.
-      attacks: which, in order.
+      num_images: the number of test images to attack.
+      num_steps: the number of training steps of each model.
+      attacks: the attacks, in order.
 
     Returns:
       The rows of the table.

@@ -1,4 +1,4 @@
-"""The same from a program: `python fit.py`, in this folder."""
+"""Runs the example from a program: `python fit.py`, in this folder."""
 
 import mixer
 import page

@@ -1,9 +1,9 @@
-"""A method from outside: PGD adversarial training in which some classes count more.
+"""A method from outside the package: PGD adversarial training that weights some classes more.
 
     bat-jax --config=page.py
 
-A method is one class. What it does not define it has from `Method`: adversarial training by
-cross-entropy, all weights 1.
+A method is one class. `Method` supplies what it does not define: adversarial training by
+cross-entropy with all weights 1.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from bat_jax.methods import Batch, Method
 
 
 class LabelWeighted(Method):
-    """Weights an image by its label: `factor` for the classes named, 1 for the others."""
+    """Weights images by label: `factor` for the chosen classes, 1 for the others."""
 
     name = "label_weighted"
     title = "label-weighted PGD adversarial training"
@@ -24,6 +24,6 @@ class LabelWeighted(Method):
     }
 
     def weights(self, batch: Batch):
-        """Returns w_i = factor where y_i is among the classes, 1 elsewhere."""
+        """Returns w_i = factor if y_i is among the classes, else 1."""
         chosen = jnp.isin(batch.labels, jnp.asarray(self.settings["classes"], jnp.int32))
         return jnp.where(chosen, self.settings["factor"], 1.0)

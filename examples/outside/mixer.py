@@ -1,7 +1,7 @@
-"""A model from outside: any Flax module from images in [0, 1] to logits, here a small MLP-Mixer.
+"""A model from outside the package: a small MLP-Mixer.
 
-It has three duties: `train` and `features` are arguments of its call, logits and features are
-float32, and with `features=True` it returns both.
+Any Flax module from [0, 1] images to logits will do if its call takes `train` and `features`, its
+logits and features are float32, and it returns both with `features=True`.
 """
 
 import flax.linen as nn
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 
 class Mixer(nn.Module):
-    """Patches of 4x4 pixels, mixed over places, then over channels.
+    """Patches of 4x4 pixels, mixed over positions, then over channels.
 
     Attributes:
-      num_classes: number of logits.
-      width: channels of a patch.
+      num_classes: the number of logits.
+      width: the number of channels of a patch.
     """
 
     num_classes: int
@@ -21,7 +21,7 @@ class Mixer(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, features: bool = False):
-        """Returns logits, and the mean patch on request; `train` changes nothing here."""
+        """Returns the logits, and on request the mean patch; `train` has no effect."""
         del train
         x = nn.Conv(self.width, (4, 4), strides=4)(images - 0.5)
         x = x.reshape(len(x), -1, self.width)
@@ -34,6 +34,6 @@ class Mixer(nn.Module):
 
 
 def create(num_classes: int, image_shape: tuple[int, int, int]) -> Mixer:
-    """Returns the model for images of a shape; what `config.model.name` may name."""
+    """Returns the model for images of a shape; `config.model.name` names this function."""
     del image_shape
     return Mixer(num_classes)

@@ -1,4 +1,4 @@
-"""A data set from outside: arrays of the caller's own, here noisy bars of 8x8 pixels."""
+"""A data set from outside the package: arrays, here of noisy bars in 8x8 pixels."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def _draw(generator: np.random.Generator, count: int) -> tuple[np.ndarray, np.nd
 
 
 def load(path: Path | None = None) -> Dataset:
-    """Returns 800 images to train on and 200 to test on; what `config.data.name` may name.
+    """Returns 800 training and 200 test images; `config.data.name` names this function.
 
     Args:
-      path: `config.data.path`; these images are drawn, not read.
+      path: `config.data.path`, which is not used.
     """
     del path
     generator = np.random.default_rng(0)
