@@ -1,13 +1,13 @@
-"""Wall time of AutoAttack in JAX and in PyTorch: same network, same images, same cores, one run.
+"""Compares AutoAttack in JAX and in PyTorch: same network, same images, same cores, one run.
 
     python benchmarks/autoattack.py --reference=/tmp/reference/bin/python
 
-The network and the PyTorch side are those of tests/golden/make_autoattack.py, whose head says how
-to make the reference's environment; any Python that imports torch and pyautoattack will do. Each
-side is a process of its own that uses all cores it may: PyTorch by a thread a core, JAX by a CPU
-device a core. Times are of the whole call, compilation included, imports not. On a machine with
-other work PyTorch's threads wait for one another: `taskset -c 0` before the command gives both
-sides one core, and the CPU seconds are then what to compare.
+The network and the PyTorch side are those of tests/golden/make_autoattack.py, whose docstring
+explains how to make the reference's environment; any Python that imports torch and pyautoattack
+will do. Each side is its own process and uses all available cores: PyTorch with one thread per
+core, JAX with one CPU device per core. Times are of the whole call, including compilation but not
+imports. On a busy machine PyTorch's threads wait for one another: prefix the command with
+`taskset -c 0` to give both sides one core, and compare CPU seconds.
 """
 
 import argparse

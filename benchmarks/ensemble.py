@@ -1,12 +1,12 @@
-"""An ensemble's members trained together, here, and one after another in PyTorch eager.
+"""Compares training an ensemble here with training its members one by one in PyTorch eager.
 
     python benchmarks/ensemble.py --reference=/tmp/reference/bin/python
 
 The reference is any Python that imports torch. 16 members, three convolutions of 16, 32 and 64
-channels on 28x28 images, batch 64, float32. Each side is a process that uses all cores; they take
-turns, so that a machine that slows down slows both. A turn creates, trains and scores all members.
-Printed are medians with the smallest and largest, their ratio, and how much of the machine's own
-float32 matrix-product rate, measured in the same run, the training's FLOPs come to.
+channels on 28x28 images, batch 64, float32. Each side is a process that uses all cores; the sides
+take turns, so that a slowdown of the machine affects both. A turn creates, trains and scores all
+members. The output has medians with the smallest and largest, their ratio, and the training's
+FLOP/s relative to the machine's float32 matrix-product rate in the same run.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SUBSET = round(RATIO * EXAMPLES)
 
 
 def prepare_jax() -> tuple[Callable[[], object], float]:
-    """Returns a function that does one turn, and the FLOPs of the training in it."""
+    """Returns a function that does one turn, and the FLOPs of its training."""
     from bat_jax.runtime import backend
 
     backend.use_cores_as_devices()
@@ -70,7 +70,7 @@ def prepare_jax() -> tuple[Callable[[], object], float]:
 
 
 def prepare_torch() -> tuple[Callable[[], object], float]:
-    """Returns a function that does one turn, in the peer at its best: channels_last, no copies."""
+    """Returns a function that does one turn in tuned PyTorch: channels_last, no copies."""
     import torch
     from torch import nn
 
@@ -130,7 +130,7 @@ def prepare_torch() -> tuple[Callable[[], object], float]:
 
 
 def serve(side: str) -> None:
-    """Does a turn for each question, and answers with the seconds it took."""
+    """Does a turn per question and answers with its seconds."""
     do_turn, flops = prepare_jax() if side == "jax" else prepare_torch()
 
     def answer(_: object) -> dict[str, float]:
@@ -151,7 +151,7 @@ def serve(side: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reference", help="a Python that imports torch; without it ours alone")
+    parser.add_argument("--reference", help="a Python that imports torch; by default JAX alone")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--side", choices=["jax", "torch"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -161,7 +161,7 @@ def main() -> None:
     pythons = {"jax": sys.executable} | ({"torch": options.reference} if options.reference else {})
     commands = {side: [python, __file__, f"--side={side}"] for side, python in pythons.items()}
     with sides.started(commands) as running:
-        first = {side: process.told for side, process in running.items()}
+        first = {side: process.facts for side, process in running.items()}
         answers = sides.alternate(running, None, turns=options.turns)
     seconds = {side: [answer["seconds"] for answer in given] for side, given in answers.items()}
     steps = EPOCHS * (SUBSET // BATCH)
@@ -171,7 +171,7 @@ def main() -> None:
         medians[side] = statistics.median(taken)
         print(
             f"{side:6} {medians[side]:6.2f} s (min {min(taken):.2f}, max {max(taken):.2f}),"
-            f" {1e3 * medians[side] / steps:.0f} ms for a step of all;"
+            f" {1e3 * medians[side] / steps:.0f} ms per step of all members;"
             f" first {first[side]['first']:.1f} s"
         )
     rate = max(answer["rate"] for answer in answers["jax"])

@@ -1,10 +1,10 @@
-"""How the cost of a training step grows with batch, width, attack steps and devices: a figure.
+"""Draws how the cost of a training step grows with batch, width, attack steps and devices.
 
     python benchmarks/growth.py --out=benchmarks/growth.svg
 
-PreActResNet-18, PGD-AT, float32, 32x32, ours alone; one thing varies at a time around width 32,
-batch 64 and ten attack steps, every setting in a process of its own. About eight minutes of two
-cores, half of it compilation.
+PreActResNet-18, PGD-AT, float32, 32x32, JAX alone; one setting varies at a time around width 32,
+batch 64 and ten attack steps, each in its own process. About eight minutes on two cores, half of it
+compilation.
 """
 
 import argparse
@@ -25,14 +25,14 @@ FACTORS = {
 
 
 def measured(case: dict[str, Any], times: int) -> list[float]:
-    """Returns the seconds of so many steps."""
+    """Returns the seconds of each of `times` steps."""
     environment = {"JAX_NUM_CPU_DEVICES": str(case["devices"])}
     with sides.started({"jax": train_step.command("jax", case)}, environment) as running:
         return running["jax"].ask(times)["seconds"]
 
 
 def draw(found: dict[str, dict[int, list[float]]], path: Path) -> None:
-    """Draws the medians with their ranges, and what plain proportion would be."""
+    """Draws the medians with their ranges, and lines of proportional growth."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -51,7 +51,7 @@ def draw(found: dict[str, dict[int, list[float]]], path: Path) -> None:
         panel.set_ylim(bottom=0)
         panel.grid(color="#dddddd")
         panel.set_axisbelow(True)
-    panels[0].set_ylabel("seconds a step")
+    panels[0].set_ylabel("seconds per step")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})
 
 

@@ -1,8 +1,8 @@
-"""The sides of a comparison: a process each, all with the whole machine, in turns.
+"""The sides of a comparison: one process per side, each using the whole machine in turns.
 
-Turn by turn, a machine that slows down slows all of them. A side is a script that calls `serve`;
-the one that compares calls `started` and `alternate`. Only the standard library is imported: the
-PyTorch side has no JAX.
+Taking turns, all sides are affected when the machine slows down. A side is a script that calls
+`serve`; the comparison calls `started` and `alternate`. Only the standard library is imported,
+because the PyTorch side has no JAX.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ Answer = dict[str, Any]
 
 
 class Side:
-    """A process that answers a line with a line.
+    """A process that answers lines with lines.
 
     Attributes:
-      told: what it said when it was ready.
+      facts: its first answer, when it was ready.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]):
-        """Starts it and waits until it is ready."""
+        """Starts the process and waits until it is ready."""
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -33,10 +33,10 @@ class Side:
             env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **environment},
             text=True,
         )
-        self.told = self._answer()
+        self.facts = self._answer()
 
     def ask(self, question: object) -> Answer:
-        """Returns its answer."""
+        """Returns the answer to a question."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
@@ -59,7 +59,7 @@ class Side:
 def started(
     commands: Mapping[str, Sequence[str]], environment: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Side]]:
-    """Gives the sides, started one after another: the first thing they do may be to compile."""
+    """Yields the sides, started one after another because they may compile first."""
     sides: dict[str, Side] = {}
     try:
         for name, command in commands.items():
@@ -73,7 +73,7 @@ def started(
 def alternate(
     sides: Mapping[str, Side], question: object, *, turns: int
 ) -> dict[str, list[Answer]]:
-    """Asks all sides the same, one after another, so many times."""
+    """Asks all sides the same question, one after another, `turns` times."""
     answers: dict[str, list[Answer]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, side in sides.items():
@@ -81,20 +81,20 @@ def alternate(
     return answers
 
 
-def serve(told: Answer, answer: Callable[[Any], Answer]) -> None:
-    """Says that this side is ready, and answers until the other end is gone."""
-    print(json.dumps(told), flush=True)
+def serve(facts: Answer, answer: Callable[[Any], Answer]) -> None:
+    """Reports that this side is ready, then answers questions until the other end closes."""
+    print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Returns the median in milliseconds, with the smallest, the largest and their number."""
+    """Returns the median in milliseconds, with the smallest, the largest and the count."""
     low, middle, high = (1e3 * f(seconds) for f in (min, statistics.median, max))
     return f"{middle:,.0f} ms ({low:,.0f} to {high:,.0f}, n = {len(seconds)})"
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table as Markdown has it."""
+    """Prints a table in Markdown."""
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(row) + " |", flush=True)

@@ -1,15 +1,15 @@
-"""The PGD adversarial training step, here and in PyTorch eager: same network, batch and cores.
+"""Compares a PGD training step here and in PyTorch eager: same network, batch and cores.
 
     python benchmarks/train_step.py --reference=/tmp/reference/bin/python
 
-The reference is any Python that imports torch. Each side is a process of its own that uses all
-cores; they take turns, so that a machine that slows down slows both. Ours is the whole step of the
-trainer, with batches, draws, metrics and update; the PyTorch side (train_step_torch.py) is written
-for this comparison: channels_last, gradients of the input alone in the attack, batch norm with
-running statistics there. Printed are medians with the smallest and largest, ratios to the last
-side, images a second, seconds to compile, peak memory of the process, what the compiled program
-holds, and how much of the machine's own float32 matrix-product rate, measured in the same run, the
-FLOPs of the step come to (of plain convolutions, whichever form computes them).
+The reference is any Python that imports torch. Each side is its own process and uses all cores; the
+sides take turns, so that a slowdown of the machine affects both. Ours is the trainer's whole step,
+with batches, draws, metrics and update; the PyTorch side (train_step_torch.py) is written for this
+comparison: channels_last, and in the attack only input gradients and batch norm with running
+statistics. The output has medians with the smallest and largest, ratios to the last side, images
+per second, compilation time, the memory of the compiled program, the peak memory of the process,
+and the step's FLOP/s relative to the machine's float32 matrix-product rate in the same run (FLOPs
+of plain convolutions, whichever form computes them).
 
 BAT against PGD-AT: `--objectives=bat,pgd_at` without a reference.
 """
@@ -77,7 +77,7 @@ def make_experiment(case: Case) -> Any:
 
 
 def serve_jax(case: Case) -> None:
-    """Takes steps of the trainer."""
+    """Serves steps of the trainer."""
     from bat_jax.runtime import backend
 
     # As launch.py does.
@@ -95,9 +95,9 @@ def serve_jax(case: Case) -> None:
     rate = matrix_rate()
     began = time.perf_counter()
     step = lowered_step(experiment).compile()
-    told: dict[str, float] = {"compile": time.perf_counter() - began}
+    facts: dict[str, float] = {"compile": time.perf_counter() - began}
     memory: Any = step.memory_analysis()
-    told["held"] = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**20
+    facts["held"] = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**20
     order = epoch_order(
         0, 0, examples=len(experiment.train), batch_size=experiment.config.train.batch_size
     )
@@ -110,12 +110,12 @@ def serve_jax(case: Case) -> None:
         jax.block_until_ready((carried[0], metrics))
 
     take()
-    told |= {"flops": step_flops(experiment), "rate": max(rate, matrix_rate())}
-    sides.serve(told, lambda steps: timed(take, steps))
+    facts |= {"flops": step_flops(experiment), "rate": max(rate, matrix_rate())}
+    sides.serve(facts, lambda steps: timed(take, steps))
 
 
 def serve_torch(case: Case) -> None:
-    """Takes steps of the peer."""
+    """Serves steps of the PyTorch side."""
     from train_step_torch import prepare
 
     take = prepare(case)
@@ -124,7 +124,7 @@ def serve_torch(case: Case) -> None:
 
 
 def timed(take: Any, steps: int) -> dict[str, Any]:
-    """Returns the seconds of so many steps, and the process's peak memory in MiB."""
+    """Returns the seconds of each step, and the process's peak memory in MiB."""
     import resource
 
     seconds = []
@@ -139,19 +139,19 @@ def timed(take: Any, steps: int) -> dict[str, Any]:
 
 
 def command(side: str, case: Case, python: str = sys.executable) -> list[str]:
-    """Returns what starts a side."""
+    """Returns the command that starts a side."""
     return [python, __file__, "--side", side, "--case", json.dumps(case)]
 
 
 def compare(
     name: str, cases: dict[str, Case], reference: str | None, turns: int, steps: int
 ) -> Any:
-    """Runs the sides of one case in turns and returns their lines of the table."""
+    """Runs the sides of one case in turns and yields their rows of the table."""
     commands = {f"here, {objective}": command("jax", case) for objective, case in cases.items()}
     if reference:
         commands["PyTorch"] = command("torch", next(iter(cases.values())), reference)
     with sides.started(commands) as running:
-        told = {side: process.told for side, process in running.items()}
+        known = {side: process.facts for side, process in running.items()}
         answers = sides.alternate(running, steps, turns=turns)
     seconds = {
         side: [second for answer in given for second in answer["seconds"]]
@@ -161,7 +161,7 @@ def compare(
     last = list(medians)[-1]
     case = next(iter(cases.values()))
     for side, taken in seconds.items():
-        facts = told[side]
+        facts = known[side]
         share = compiled = ""
         if facts:
             reached = facts["flops"] / medians[side]
@@ -181,14 +181,14 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--reference", help="Python of the PyTorch side; without it ours alone")
+    parser.add_argument("--reference", help="Python of the PyTorch side; by default JAX alone")
     parser.add_argument("--cases", default=",".join(CASES), help="some of " + ", ".join(CASES))
     parser.add_argument("--dtypes", default="float32", help="float32,bfloat16")
-    parser.add_argument("--objectives", default="pgd_at", help="of ours; PyTorch's is pgd_at")
+    parser.add_argument("--objectives", default="pgd_at", help="of JAX; PyTorch's is pgd_at")
     parser.add_argument("--attack_steps", type=int, default=10)
-    parser.add_argument("--batch", type=int, help="for a trial; by default the case's")
+    parser.add_argument("--batch", type=int, help="the batch size; by default the case's")
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="training steps a turn")
+    parser.add_argument("--steps", type=int, default=2, help="training steps per turn")
     parser.add_argument("--side", choices=["jax", "torch"], help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -207,12 +207,12 @@ def main() -> None:
             print(f"{name}, {dtype}", file=sys.stderr)
             rows += compare(name, cases, options.reference, options.turns, options.steps)
     sides.print_table(
-        ["case", "side", "a step", "ratio", "images/s", "of the product rate", "compiled", "peak"],
+        ["case", "side", "step", "ratio", "images/s", "of the product rate", "compiled", "peak"],
         rows,
     )
 
 
 if __name__ == "__main__":
-    # Beside this file lie the PyTorch side and the protocol.
+    # The PyTorch side and the protocol are beside this file.
     sys.path.insert(0, str(Path(__file__).parent))
     main()

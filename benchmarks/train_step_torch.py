@@ -1,7 +1,7 @@
-"""The peer of train_step.py: PGD adversarial training in idiomatic PyTorch eager, on CPU.
+"""The PyTorch side of train_step.py: PGD adversarial training in idiomatic eager mode on CPU.
 
-At its best: channels_last memory, gradients of the input alone and batch norm in evaluation mode
-while the attack runs, `set_to_none` gradients, fused loops of torch.optim.SGD, a thread a core.
+Tuned: channels_last memory, only input gradients and batch norm in evaluation mode in the attack,
+`set_to_none` gradients, fused loops of torch.optim.SGD, one thread per core.
 """
 
 import os
@@ -33,7 +33,7 @@ class PreActivationBlock(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """As `bat_jax.models.create("preact_resnet18", 10)`."""
+    """The network of `bat_jax.models.create("preact_resnet18", 10)`."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class PreActResNet18(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """As `bat_jax.models.create("small_cnn", 10)`, for 28x28 images."""
+    """The network of `bat_jax.models.create("small_cnn", 10)`, for 28x28 images."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()

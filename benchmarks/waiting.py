@@ -1,14 +1,14 @@
-"""What a user waits for besides the steps: the start, the rest of an epoch, checkpoints.
+"""Measures what a user waits for besides steps: the start, the rest of an epoch, checkpoints.
 
     python benchmarks/waiting.py
 
-Three tables, ours alone, about six minutes of two cores:
+Prints three tables in about six minutes on two cores:
 
-- from the command to the first step recorded, with no compiled program kept and with them kept;
-- an epoch of `fit`, with its data, records and progress bar, against the same steps dispatched
-  bare: the share of the epoch that is in the step;
-- a checkpoint of PreActResNet-18: how long training stands still for it, and the steps that go on
-  while it is written, against steps with nothing written.
+- the time from the command to the first recorded step, with a cold and a warm compilation cache;
+- the time of an epoch of `fit`, with its data, records and progress bar, against the same steps
+  alone;
+- the time that a checkpoint of PreActResNet-18 blocks training, and the time of steps while it is
+  written, against steps without.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import sides
 import train_step
 
 LAUNCH = Path(__file__).parents[1] / "launch.py"
-# Flags after the config; the images of the second need Debian's dataset-fashion-mnist.
+# Flags after the config; the second start needs Debian's dataset-fashion-mnist.
 COMMANDS = {
     "`digits_bat`, small_cnn": ("digits_bat",),
     "`fashion_mnist_bat` with preact_resnet18, width 32": (
@@ -63,18 +63,18 @@ def seconds_to_first_step(config: str, flags: Sequence[str], cache: Path) -> flo
 
 
 def print_starts(times: int) -> None:
-    """Prints how long a start takes, cold and warm."""
+    """Prints the times of starts with a cold and a warm cache."""
     rows = []
     for name, (config, *flags) in COMMANDS.items():
         with tempfile.TemporaryDirectory() as cache:
             cold = seconds_to_first_step(config, flags, Path(cache))
             warm = [seconds_to_first_step(config, flags, Path(cache)) for _ in range(times)]
         rows.append((name, f"{cold:.1f} s", f"{statistics.median(warm):.1f} s"))
-    sides.print_table(["launch to first step", "no program kept", "kept"], rows)
+    sides.print_table(["launch to first step", "cold cache", "warm cache"], rows)
 
 
 class EpochTimes:
-    """A log that writes where a run does, and notes when each epoch's last record came."""
+    """A log that writes as a run's does, and notes the time of each epoch's last record."""
 
     def __init__(self, folder: Path):
         from bat_jax.training.metrics import MetricsLog
@@ -95,7 +95,7 @@ class EpochTimes:
 
 
 def print_epoch(epochs: int, batches: int) -> None:
-    """Prints the time of an epoch of `fit` and of its steps alone, before and after."""
+    """Prints the time of an epoch of `fit`, and of its steps alone before and after."""
     import dataclasses
 
     import jax
@@ -112,7 +112,7 @@ def print_epoch(epochs: int, batches: int) -> None:
     experiment = train_step.make_experiment({**case, "steps": 10})
     config = experiment.config.copy_and_resolve_references()
     config.train.epochs = epochs
-    config.checkpoint.every_epochs = 10 * epochs  # Validation is no part of an epoch's training.
+    config.checkpoint.every_epochs = 10 * epochs  # Excludes validation from the epochs.
     rows = np.arange(batches * case["batch"]) % len(experiment.train)
     experiment = dataclasses.replace(
         experiment,
@@ -134,7 +134,7 @@ def print_epoch(epochs: int, batches: int) -> None:
             began = time.perf_counter()
             for _ in range(batches):
                 state, metrics = step(state, data, order, root)
-                # As `fit` does, one step ahead and no further: CPU devices that wait for each other
+                # As in `fit`, dispatch only one step ahead: CPU devices that wait for each other
                 # in many steps at once run out of threads.
                 jax.block_until_ready(previous)
                 previous = metrics
@@ -157,7 +157,7 @@ def print_epoch(epochs: int, batches: int) -> None:
     whole = np.diff(log.ends)
     share = statistics.median(alone) / statistics.median(whole)
     sides.print_table(
-        ["an epoch", "of `fit`", "its steps alone", "in the step"],
+        ["epoch", "`fit`", "its steps alone", "share of the steps"],
         [
             (
                 f"small_cnn, {batches} steps of {case['batch']}",
@@ -170,14 +170,14 @@ def print_epoch(epochs: int, batches: int) -> None:
 
 
 def print_checkpoint(width: int, times: int) -> None:
-    """Prints how long training stands still for a checkpoint, and what goes on meanwhile."""
+    """Prints how long a checkpoint blocks training, and the steps while it is written."""
     import jax
 
     from bat_jax import parallel
     from bat_jax.data.device import epoch_order
     from bat_jax.training.checkpoints import Checkpoints
 
-    # A short step, so that many fit into the time of writing.
+    # A short step, so that many run while the checkpoint is written.
     case = {**train_step.CASES["preact32"], "width": width, "batch": 4, "steps": 1}
     experiment = train_step.make_experiment({**case, "dtype": "float32", "objective": "pgd_at"})
     data, root = experiment.train_data(), experiment.root()
@@ -208,13 +208,13 @@ def print_checkpoint(width: int, times: int) -> None:
             written.append(time.perf_counter() - began)
         checkpoints.close()
     sides.print_table(
-        ["a checkpoint", "training stands", "written after", "steps meanwhile", "a step else"],
+        ["checkpoint", "blocks training", "written after", "steps meanwhile", "steps otherwise"],
         [
             (
                 f"preact_resnet18, width {width}, {size:.0f} MiB",
                 sides.spread(stood),
                 sides.spread(written),
-                f"{len(during) / times:.0f} a checkpoint, {sides.spread(during)}",
+                f"{len(during) / times:.0f} per checkpoint, {sides.spread(during)}",
                 sides.spread(plain),
             )
         ],
@@ -224,9 +224,9 @@ def print_checkpoint(width: int, times: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="starts,epoch,checkpoint")
-    parser.add_argument("--epochs", type=int, default=6, help="of `fit`, the first left out")
-    parser.add_argument("--batches", type=int, default=60, help="steps an epoch")
-    parser.add_argument("--width", type=int, default=64, help="of the checkpoint's network")
+    parser.add_argument("--epochs", type=int, default=6, help="of `fit`; the first is not counted")
+    parser.add_argument("--batches", type=int, default=60, help="steps per epoch")
+    parser.add_argument("--width", type=int, default=64, help="of the checkpointed network")
     parser.add_argument("--times", type=int, default=3)
     options = parser.parse_args()
 
@@ -234,7 +234,7 @@ def main() -> None:
 
     from bat_jax.runtime import backend
 
-    # As launch.py does: Orbax tells of every file.
+    # As in launch.py: Orbax logs every file.
     logging.set_verbosity(logging.FATAL)
     backend.prepare(compilation_cache=None)
     backend.use_cores_as_devices(sharing=(train_step.CASES["small_cnn"]["batch"], 4))

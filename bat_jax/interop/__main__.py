@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--checkpoint", choices=STATES, default="best")
     command.add_argument("--out", required=True, help="the safetensors file to write")
     options = parser.parse_args(arguments)
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file.
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every file.
     if not options.run or str(options.out) in ("", "."):
         parser.error("--run and --out: expected a folder and a file, found an empty one")
     try:
