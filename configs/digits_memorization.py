@@ -3,8 +3,8 @@
     python launch.py --config=configs/digits_memorization.py
 
 Method: Feldman & Zhang, arXiv:2008.03703; each member is trained on a random 70 % of the 1,348
-training images. Hardware: two CPU cores. Expected: docs/memorization.md. To add members to the
-finished run, repeat the command with --config.memorization.members=2000.
+training images. Hardware: two CPU cores. Expected: docs/results/memorization.md. To add members to
+the finished run, repeat the command with --config.memorization.members=2000.
 """
 
 from ml_collections import ConfigDict
