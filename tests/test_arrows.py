@@ -78,5 +78,5 @@ def test_no_packages_import_each_other_in_a_circle():
     assert not [part for part in graph if part in reached(part)]
 
 
-def test_memorization_knows_nothing_of_training():
+def test_memorization_does_not_import_training():
     assert not arrows()["memorization"] & {"training", "ensemble", "methods", "jobs"}

@@ -68,7 +68,7 @@ def _elsewhere(tmp_path, monkeypatch):
         (["--flagfile=/nowhere"], "/nowhere"),
     ],
 )
-def test_a_wrong_flag_or_field_is_one_line_and_status_two(tmp_path, flags, words):
+def test_a_wrong_flag_or_field_gives_one_line_and_status_2(tmp_path, flags, words):
     line = refused(f"--config={CONFIGS}/digits_bat.py", *flags)
     assert words in line
     assert len(line) < 400
@@ -105,7 +105,7 @@ def test_a_wrong_flag_or_field_is_one_line_and_status_two(tmp_path, flags, words
         ),
     ],
 )
-def test_a_page_that_gives_no_config_is_named_with_the_line(tmp_path, page, words):
+def test_a_page_that_returns_no_config_is_named_with_the_line(tmp_path, page, words):
     path = tmp_path / "page.py"
     if page is not None:
         path.write_text(page)
@@ -126,7 +126,7 @@ def test_a_page_that_gives_no_config_is_named_with_the_line(tmp_path, page, word
         ("--dry_run", "--config is not set; expected a page"),
     ],
 )
-def test_what_is_no_page_is_one_line(flag, words):
+def test_a_file_that_is_not_a_page_gives_one_line(flag, words):
     assert words in refused(flag)
 
 
@@ -169,7 +169,7 @@ def test_a_page_is_found_by_name_and_fields_are_set_in_every_form(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_text_for_any_field_is_legal_or_refused_by_the_field(kind):
+def test_any_text_for_any_field_is_legal_or_refused_by_that_field(kind):
     config = KINDS[kind]()
     texts = ["", "abc", "()", "[[[", "{1: 2}", "{'a': {}}", "True", "-", "9" * 5000, "(" * 3000]
     texts += [str(value) for value in WRONG if not isinstance(value, int) or value < 10**400]
@@ -208,7 +208,7 @@ def test_help_names_every_flag_and_starts_nothing():
         assert word in ended.stdout
 
 
-def test_an_answer_about_flags_imports_nothing_large():
+def test_help_and_flag_errors_import_nothing_large():
     # In a process of its own: here everything is imported.
     program = (
         "import sys; from bat_jax import cli;"
@@ -263,7 +263,7 @@ def full_disk():
         ),
     ],
 )
-def test_a_failure_is_one_line_and_a_status(failing, error, status, words):
+def test_a_failure_gives_one_line_and_a_status(failing, error, status, words):
     ended = failing(error)
     assert ended.returncode == status
     assert ended.stderr.count("\n") == 1
@@ -275,7 +275,7 @@ def test_an_error_of_the_program_itself_is_raised(failing):
         failing(ZeroDivisionError())
 
 
-def test_control_c_before_the_job_is_one_line(monkeypatch):
+def test_control_c_before_the_job_gives_one_line(monkeypatch):
     def interrupted(argv):
         raise KeyboardInterrupt
 
@@ -340,7 +340,7 @@ def of_thread(name):
     thread.join()
 
 
-def test_only_what_orbax_says_of_its_threads_is_hidden(caplog):
+def test_only_messages_of_orbax_about_its_threads_are_hidden(caplog):
     shown = []
     before, threading.excepthook = threading.excepthook, lambda args: shown.append(args.exc_value)
     try:

@@ -173,7 +173,7 @@ def test_the_defaults_are_legal_and_can_be_written_as_json(kind):
         ({"data.validation": 0}, r"data\.validation is 0; expected 1 or more"),
     ],
 )
-def test_nonsense_is_refused_with_what_was_meant(changes, words):
+def test_nonsense_is_refused_with_a_suggestion(changes, words):
     config = configs.default().unlock()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
@@ -206,7 +206,7 @@ def test_what_an_ablation_needs_is_legal():
         ),
     ],
 )
-def test_an_evaluation_that_says_nothing_is_refused(changes, words):
+def test_an_empty_evaluation_is_refused(changes, words):
     config = configs.evaluation().unlock()
     config.evaluation.attacks = ("square",)
     config.update_from_flattened_dict(changes)
@@ -222,7 +222,7 @@ def test_a_variant_that_cannot_name_a_folder_is_refused(name):
         configs.check(Anything(config))
 
 
-def test_a_field_knows_its_values():
+def test_a_field_accepts_only_its_values():
     assert Real(0.0).expected(True) == "a number"
     assert Real(0.0).expected(10**400) == "a number that float32 can hold"
     assert Real(0.0).expected(1e308) == "a number that float32 can hold"

@@ -42,7 +42,7 @@ def test_the_number_of_cpu_devices_is_a_positive_integer(monkeypatch, count):
         environment.check()
 
 
-def test_a_right_environment_is_right(monkeypatch):
+def test_a_valid_environment_passes(monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "3")
     environment.check()
 
@@ -56,7 +56,7 @@ def test_a_right_environment_is_right(monkeypatch):
         ({"JAX_NUM_CPU_DEVICES": "3"}, "3 devices"),
     ],
 )
-def test_what_jax_says_of_its_variables_is_one_line(variables, said):
+def test_errors_of_jax_about_its_variables_give_one_line(variables, said):
     assert said in started(**variables)
 
 
@@ -67,7 +67,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it():
     assert str(error) == "optax is not installed; pip install optax"
 
 
-def test_a_missing_module_of_this_package_is_no_input_error():
+def test_a_missing_module_of_this_package_is_not_an_input_error():
     with pytest.raises(ModuleNotFoundError):
         environment.missing(ModuleNotFoundError(name="bat_jax.none"))
 

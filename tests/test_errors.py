@@ -27,5 +27,5 @@ def test_a_message_is_one_printable_line(message, line):
     str(error).encode()
 
 
-def test_it_crosses_the_border_of_a_process():
+def test_it_survives_pickling():
     assert str(pickle.loads(pickle.dumps(UserError("a\nb")))) == "a b"

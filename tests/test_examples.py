@@ -90,7 +90,7 @@ def test_fit_takes_a_model_and_arrays(outside):
     assert not list(outside.glob("run*"))
 
 
-def test_fit_goes_on_in_its_folder_and_knows_its_model(outside):
+def test_fit_resumes_in_its_folder_and_records_its_model(outside):
     import mixer
     import shapes
 
@@ -116,7 +116,7 @@ def test_fit_goes_on_in_its_folder_and_knows_its_model(outside):
         ({"objective.name": "mixer:Mixer"}, "not a class derived from bat_jax.methods.Method"),
     ],
 )
-def test_what_cannot_be_used_from_outside_is_named(outside, fields, words):
+def test_unusable_objects_from_outside_are_named(outside, fields, words):
     config = short()
     config.update_from_flattened_dict(fields)
     with pytest.raises(UserError, match=words):

@@ -21,7 +21,7 @@ def test_seeds_of_any_kind_derive_the_same_keys(seed):
     same(keys.derive(seed, keys.Purpose.ATTACK, np.int64(2)), expected)
 
 
-def test_raw_keys_are_those_that_they_hold():
+def test_raw_keys_draw_like_the_typed_keys_they_hold():
     key, raw = jax.random.key(3), jax.random.PRNGKey(3)
     places = jnp.arange(4)
     expected = keys.per_image(key, places)
@@ -32,7 +32,7 @@ def test_raw_keys_are_those_that_they_hold():
 
 
 @pytest.mark.parametrize("wrong", [3, None, "key", 0.5, np.zeros(2), jnp.zeros(3, jnp.uint32)])
-def test_what_is_no_key_is_refused_in_one_line(wrong):
+def test_a_value_that_is_not_a_key_is_refused_in_one_line(wrong):
     with pytest.raises(UserError, match=r"^key: .*expected a key, such as jax\.random\.key\(0\)$"):
         keys.typed(wrong)
 

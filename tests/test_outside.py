@@ -61,7 +61,7 @@ def test_a_function_that_fails_is_named(tmp_path, monkeypatch, body, words):
         assert str(caught.value).isprintable()
 
 
-def test_memory_that_is_used_up_is_no_fault_of_the_function(tmp_path, monkeypatch):
+def test_running_out_of_memory_is_not_blamed_on_the_function(tmp_path, monkeypatch):
     module(tmp_path, monkeypatch, "of_memory", "def read(path):\n    raise MemoryError\n")
     with pytest.raises(MemoryError):
         data.load("of_memory:read")

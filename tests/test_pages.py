@@ -24,13 +24,13 @@ def test_an_installed_package_holds_its_pages(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["digits_bta", "configs/digits_bta.py", "digit_bat"])
-def test_an_unknown_name_is_answered_with_those_like_it(name):
+def test_an_unknown_name_gets_similar_suggestions(name):
     with pytest.raises(UserError, match=r"no page '.*'; expected .*: digits_bat") as error:
         pages.find(name)
     assert "tiny_imagenet" not in str(error.value)
 
 
-def test_a_name_like_none_is_answered_with_all():
+def test_a_name_unlike_any_lists_all_pages():
     with pytest.raises(UserError) as error:
         pages.find("zzz")
     assert str(error.value).endswith(", ".join(pages.names()))
@@ -44,7 +44,7 @@ def test_only_pages_are_found(name):
 
 
 @pytest.mark.parametrize("name", pages.names())
-def test_a_page_needs_nothing_but_the_package(monkeypatch, tmp_path, name):
+def test_a_page_needs_only_the_package(monkeypatch, tmp_path, name):
     page = pages.find(name)
     imported = [
         node.module

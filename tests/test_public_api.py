@@ -63,7 +63,7 @@ def public_functions():
 FUNCTIONS = dict(public_functions())
 
 
-def test_the_promised_names_are_there():
+def test_the_documented_names_exist():
     for name in (
         "attacks.apgd",
         "attacks.pgd",
@@ -112,7 +112,7 @@ def test_every_config_is_a_page_with_its_command(page):
         check(config)
 
 
-def test_the_losses_need_jax_optax_and_jaxtyping_alone():
+def test_the_losses_import_only_jax_optax_and_jaxtyping():
     # In a process of its own: here everything is imported.
     program = (
         "import sys, bat_jax.losses; heavy = ('flax', 'orbax', 'ml_collections', 'scipy',"

@@ -24,7 +24,7 @@ def test_checkpoints_are_those_of_the_paper():
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("loss", ["cross_entropy", "dlr", "targeted"])
-def test_it_breaks_exactly_what_can_be_broken(norm, loss):
+def test_it_breaks_exactly_the_breakable_images(norm, loss):
     logits_fn, weights, images, labels = linear.problem()
     epsilon = linear.median_radius(weights, images, labels, norm)
     options = {"epsilon": epsilon, "norm": norm, "batch_size": 48, "num_iterations": 30}
@@ -62,7 +62,7 @@ def run(logits_fn, images, labels, steps, **settings):
         yield state
 
 
-def test_the_step_is_halved_where_the_loss_no_longer_rises():
+def test_the_step_is_halved_if_the_loss_no_longer_rises():
     def flat_after_start(x):
         return jnp.zeros((len(x), 4)) + 0 * x.sum(axis=(1, 2, 3))[:, None]
 
@@ -185,7 +185,7 @@ def test_dlr_ignores_scale_and_shift():
         )
 
 
-def test_dlr_is_its_formula():
+def test_dlr_follows_its_formula():
     logits = jnp.array([[3.0, 1.0, 2.0, -1.0, 0.5]])
     label, target = jnp.array([0]), jnp.array([3])
     assert float(inner_losses.dlr(logits, label, target)[0]) == pytest.approx(-(3 - 2) / (3 - 1))

@@ -32,18 +32,18 @@ def result(problem):
     )
 
 
-def test_the_verdict_is_the_exact_one(problem, result):
+def test_the_verdict_is_exact(problem, result):
     np.testing.assert_array_equal(result.robust, problem[4])
 
 
-def test_clean_errors_are_broken_by_no_attack(problem, result):
+def test_no_attack_is_credited_with_clean_errors(problem, result):
     assert not result.clean[:5].any()
     assert result.clean[5:].all()
     assert not result.robust[:5].any()
     assert not any(broken[:5].any() for broken in result.by_attack.values())
 
 
-def test_every_image_is_robust_a_clean_error_or_broken_once(result):
+def test_every_image_is_robust_or_a_clean_error_or_broken_once(result):
     broken = np.sum([*result.by_attack.values()], axis=0)
     np.testing.assert_array_equal(broken + result.robust + ~result.clean, 1)
 
@@ -111,7 +111,7 @@ def test_no_batch_recompiles(problem):
     assert run(16) == run(40)
 
 
-def test_the_model_is_traced_once_a_shape_and_its_arrays_are_not_embedded():
+def test_the_model_is_traced_once_per_shape_and_its_arrays_are_not_embedded():
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(64, 10)), jnp.float32)
     logits_fn = jax.jit(lambda x: x.reshape(len(x), -1) @ weights)
     engine = Engine(logits_fn, batch_size=8, devices=jax.devices()[:1])
@@ -120,7 +120,7 @@ def test_the_model_is_traced_once_a_shape_and_its_arrays_are_not_embedded():
     assert engine._model.constants((4, 8, 8, 1))[0] is constants[0]
 
 
-def test_a_single_key_or_one_an_image(problem, result):
+def test_a_single_key_or_one_per_image(problem, result):
     logits_fn, images, labels, epsilon, _ = problem
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0), n))(jnp.arange(len(images)))
     rows = np.array([30, 8, 21])
@@ -149,7 +149,7 @@ def test_l2_keeps_its_constraint():
     assert geometry.within(result.adversarial, images, epsilon, "l2").all()
 
 
-def test_adversarial_images_not_kept_are_refused(problem):
+def test_adversarial_images_that_were_not_kept_are_refused(problem):
     logits_fn, images, labels, epsilon, _ = problem
     result = autoattack(
         logits_fn,
@@ -204,7 +204,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_told_in_one_line(name):
+def test_bad_input_is_reported_in_one_line(name):
     changed, message = BAD[name]
     with pytest.raises(UserError, match=message) as caught:
         autoattack(**{**good(), **changed})

@@ -51,7 +51,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 3, 4])
-def test_it_goes_on_after_any_batch(arguments, whole, after, tmp_path, monkeypatch):
+def test_it_resumes_after_any_batch(arguments, whole, after, tmp_path, monkeypatch):
     path = tmp_path / "new" / "verdicts.npz"
     write, written = VerdictFile.write, []
 
@@ -99,7 +99,7 @@ def test_another_evaluation_is_refused(arguments, changed, message, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut"])
-def test_a_file_of_something_else_is_refused(arguments, content, tmp_path):
+def test_an_unrelated_file_is_refused(arguments, content, tmp_path):
     path = tmp_path / "verdicts.npz"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"verdicts\.npz: cannot be read"):
@@ -149,7 +149,7 @@ def test_damaged_arrays_are_refused_by_name(written, name, change, message, tmp_
     assert path.read_bytes() == content
 
 
-def test_missing_images_are_told(arguments, tmp_path):
+def test_missing_images_are_reported(arguments, tmp_path):
     path = tmp_path / "verdicts.npz"
     one = {**arguments, "attacks": ("apgd-dlr",)}
     autoattack(**one, path=path)
@@ -171,7 +171,7 @@ autoattack(logits_fn, images, labels, jax.random.key(0), epsilon=epsilon, batch_
 
 
 @pytest.mark.slow
-def test_a_killed_process_leaves_a_file_to_go_on_from(tmp_path):
+def test_a_killed_process_leaves_a_file_to_resume_from(tmp_path):
     killed, quiet = tmp_path / "killed.npz", tmp_path / "quiet.npz"
     command = [sys.executable, "-c", SCRIPT]
     process = subprocess.Popen([*command, str(killed)], env=os.environ)

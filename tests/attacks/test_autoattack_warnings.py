@@ -34,7 +34,7 @@ def test_a_sound_model_gets_no_warning(problem):
     assert attack(logits_fn, images, labels)[1] == []
 
 
-def test_noise_drawn_while_tracing(problem):
+def test_noise_drawn_while_tracing_gives_a_warning(problem):
     logits_fn, images, labels, _ = problem
     noise = np.random.default_rng(0)
 
@@ -44,7 +44,7 @@ def test_noise_drawn_while_tracing(problem):
     assert "logits_fn is random" in attack(noisy, images, labels)[1][0]
 
 
-def test_noise_drawn_while_running(problem):
+def test_noise_drawn_while_running_gives_a_warning(problem):
     logits_fn, images, _, _ = problem
     noise = np.random.default_rng(0)
 
@@ -59,13 +59,13 @@ def test_noise_drawn_while_running(problem):
         checks.warn_if_random(noisy, images)
 
 
-def test_probabilities(problem):
+def test_probabilities_give_a_warning(problem):
     logits_fn, images, labels, _ = problem
     messages = attack(lambda x: jax.nn.softmax(logits_fn(x)), images, labels)[1]
     assert ["looks like probabilities" in message for message in messages] == [True]
 
 
-def test_a_saturated_head_is_told_and_does_not_fool_the_verdict(problem):
+def test_a_saturated_head_gives_a_warning_and_does_not_fool_the_verdict(problem):
     logits_fn, images, labels, epsilon = problem
     options = {"epsilon": epsilon, "attacks": ("apgd-ce", "apgd-t", "fab-t")}
     plain, _ = attack(logits_fn, images, labels, **options)
@@ -76,7 +76,7 @@ def test_a_saturated_head_is_told_and_does_not_fool_the_verdict(problem):
     assert plain.robust.mean() == pytest.approx(0.5)
 
 
-def test_gradients_masked_from_all_but_square(problem):
+def test_gradients_masked_from_all_but_square_give_a_warning(problem):
     logits_fn, images, labels, epsilon = problem
     steps = 2 * epsilon
 
@@ -103,7 +103,7 @@ def test_three_classes_get_the_untargeted_loss(problem):
     np.testing.assert_array_equal(result.robust, expected)
 
 
-def test_two_classes_leave_it_out():
+def test_two_classes_omit_it():
     logits_fn, _, images, labels = linear.problem(count=8, classes=2)
     result, messages = attack(logits_fn, images, labels, attacks=("apgd-ce", "apgd-t"))
     assert list(result.by_attack) == ["apgd-ce"]
@@ -129,7 +129,7 @@ def test_nan_logits_count_as_broken(problem):
     assert any("logits are NaN for 2 of 16 images" in message for message in messages)
 
 
-def test_logits_that_are_nan_everywhere(problem):
+def test_logits_that_are_nan_everywhere_give_a_warning(problem):
     _, images, labels, _ = problem
     result, messages = attack(lambda x: jnp.full((len(x), 6), jnp.nan), images, labels)
     assert not result.robust.any()
@@ -137,14 +137,14 @@ def test_logits_that_are_nan_everywhere(problem):
     assert "logits are NaN for 16 of 16 images" in messages[-1]
 
 
-def test_pgd_far_above_autoattack():
+def test_pgd_far_above_autoattack_gives_a_warning():
     robust = np.arange(100) < 30
     with pytest.warns(RobustnessWarning, match=r"11\.0 points above AutoAttack's"):
         checks.warn_if_pgd_misleads(np.arange(100) < 41, robust)
     checks.warn_if_pgd_misleads(np.arange(100) < 40, robust)
 
 
-def test_square_may_take_a_fifth_of_a_point():
+def test_square_may_break_a_fifth_of_a_point_without_a_warning():
     checks.warn_if_square_wins(2, 1000)
     with pytest.warns(RobustnessWarning, match=r"square lowered robust accuracy by 0\.30 points"):
         checks.warn_if_square_wins(3, 1000)

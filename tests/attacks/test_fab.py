@@ -60,7 +60,7 @@ def test_steps_are_the_shortest(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_hyperplane_out_of_reach_takes_all_the_room(norm):
+def test_an_unreachable_hyperplane_moves_to_the_corner_of_the_box(norm):
     x = jnp.array([0.25, 0.5]).reshape(1, 1, 2, 1)
     w = jnp.array([1.0, -2.0]).reshape(1, 1, 2, 1)
     d = shortest_steps(x, w, jnp.array([5.0]), norm)
@@ -75,7 +75,7 @@ def test_no_gradient_means_no_step(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_it_breaks_exactly_what_can_be_broken(norm):
+def test_it_breaks_exactly_the_breakable_images(norm):
     logits_fn, weights, images, labels = linear.problem()
     epsilon = linear.median_radius(weights, images, labels, norm)
     options = {"epsilon": epsilon, "norm": norm, "batch_size": 48, "num_iterations": 20}

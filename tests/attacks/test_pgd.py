@@ -88,7 +88,7 @@ def test_epsilon_zero_returns_the_image_itself(problem, norm):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
-def test_a_linear_model_is_attacked_to_the_analytic_optimum(norm, loss):
+def test_a_linear_model_is_attacked_to_its_analytic_optimum(norm, loss):
     weights = jax.random.normal(jax.random.key(2), (64,))
     images = jnp.full((3, *SHAPE), 0.5)
     labels = jnp.zeros(3, jnp.int32)
@@ -238,7 +238,7 @@ def test_a_loss_may_be_any_function(problem):
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", optax.softmax_cross_entropy])
-def test_targets_take_the_place_of_labels_in_the_loss_alone(problem, loss):
+def test_targets_replace_labels_only_in_the_loss(problem, loss):
     logits_fn, images, labels = problem
     settings = PgdSettings(epsilon=0.1, step_size=0.03, num_steps=2, loss=loss)
     other = (labels + 1) % 4
@@ -296,7 +296,7 @@ def rooted(images):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_gradient_that_is_not_finite_moves_nothing_and_is_warned_of(norm):
+def test_a_gradient_that_is_not_finite_moves_nothing_and_gives_a_warning(norm):
     images = jnp.stack([jnp.full(SHAPE, value) for value in (0.0, 0.5, 0.0)])
     labels = jnp.zeros(3, jnp.int32)
     attack = {"epsilon": 0.1, "step_size": 0.1, "num_steps": 2, "norm": norm, "random_start": False}
@@ -338,7 +338,7 @@ def test_wrong_arrays_are_refused_in_one_line(problem, wrong, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_ball_wider_than_the_box_is_warned_of():
+def test_a_ball_wider_than_the_box_gives_a_warning():
     with pytest.warns(RobustnessWarning, match="epsilon: 8 exceeds .* such as 8 / 255"):
         PgdSettings(epsilon=8.0, step_size=2.0, num_steps=1)
     PgdSettings(epsilon=8.0, step_size=2.0, num_steps=1, norm="l2")

@@ -41,7 +41,7 @@ def test_the_linf_start_is_vertical_stripes():
     assert len(np.unique(np.sign(offset[0]))) == 2
 
 
-def test_a_linf_window_is_a_square_of_one_sign_a_channel():
+def test_a_linf_window_is_a_square_of_one_sign_per_channel():
     x = jnp.full((8, 8, 3), 0.5)
     query = jax.jit(functools.partial(_linf_query, epsilon=0.1, side=jnp.int32(3)))
     places = set()

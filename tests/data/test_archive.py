@@ -69,19 +69,19 @@ def test_a_member_of_a_negative_size_is_damage(tmp_path):
     assert "damaged or incomplete" in error(tmp_path / "a.tar.gz")
 
 
-def test_unwanted_members_may_not_be_long_together_either(tmp_path):
+def test_skipped_members_are_bounded_together(tmp_path):
     write(tmp_path / "a.tar.gz", [(member(f"{k}", 40_000), bytes(40_000)) for k in range(5)])
     assert "to the end of its member '3'; expected at most 160,000" in error(tmp_path / "a.tar.gz")
 
 
-def test_what_follows_the_last_member_is_bounded(tmp_path):
+def test_data_after_the_last_member_are_bounded(tmp_path):
     write(tmp_path / "a.tar.gz", [(member("train.bin", 1), b"x")], tail=bytes(1 << 20))
     assert "unpacks to more than 160,000 bytes" in error(tmp_path / "a.tar.gz")
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 @pytest.mark.parametrize("place", [0, 1])
-def test_headers_are_bounded_too(kind, place, tmp_path, monkeypatch):
+def test_headers_are_bounded(kind, place, tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "_HEADERS", 20_480)  # two of tarfile's blocks
     members = [(member("0", 0), b"")] * place
     write(tmp_path / "a.tar.gz", [*members, (member("long", 1 << 40, kind), b"n" * 100_000)])
@@ -110,7 +110,7 @@ def test_two_members_of_one_name_are_refused(other, tmp_path):
     assert "has two members train.bin" in error(tmp_path / "a.tar.gz")
 
 
-def test_stray_members_are_passed_over(tmp_path):
+def test_stray_members_are_skipped(tmp_path):
     files = {"set/._train.bin": b"x" * 90_000, "set/train.bin": b"x", "set/.DS_Store": b"x"}
     archives.write_tar(tmp_path / "a.tar.gz", files)
     found = archive.read_tar(tmp_path / "a.tar.gz", LIMITS, remedy="")
@@ -182,7 +182,7 @@ def test_methods_that_unpack_without_bound_are_refused(method, tmp_path):
         (["x/m", "y/m", "z/w/m"], "has a file m both in x and in y;"),
     ],
 )
-def test_members_that_could_be_mistaken_are_refused(names, problem, tmp_path):
+def test_ambiguous_members_are_refused(names, problem, tmp_path):
     with (
         pytest.raises(UserError, match=problem),
         opened_zip(tmp_path / "a.zip", [(name, b"") for name in names]),
@@ -190,7 +190,7 @@ def test_members_that_could_be_mistaken_are_refused(names, problem, tmp_path):
         pass
 
 
-def test_a_member_without_a_name_is_passed_over(tmp_path):
+def test_a_member_without_a_name_is_skipped(tmp_path):
     path = tmp_path / "a.zip"
     with opened_zip(path, [("m", b""), ("?", b"")]):
         pass
@@ -199,7 +199,7 @@ def test_a_member_without_a_name_is_passed_over(tmp_path):
         assert files.under(".") == ["m"]
 
 
-def test_stray_members_of_a_zip_are_passed_over(tmp_path):
+def test_stray_members_of_a_zip_are_skipped(tmp_path):
     names = ["t/m", "t/d/a", "t/d/._a", "t/d/Thumbs.db", "t/@eaDir/a", "__MACOSX/t/._m"]
     with opened_zip(tmp_path / "a.zip", [(name, b"") for name in names]) as files:
         assert files.under("d") == ["d/a"]

@@ -53,7 +53,7 @@ def test_the_fine_labels_of_cifar100_are_the_classes(tmp_path):
 
 
 @both
-def test_a_truncated_archive_is_told(name, tmp_path):
+def test_a_truncated_archive_is_reported(name, tmp_path):
     file = tmp_path / ARCHIVE[name]
     MAKE[name](file)
     content = file.read_bytes()
@@ -64,7 +64,7 @@ def test_a_truncated_archive_is_told(name, tmp_path):
 
 
 @both
-def test_a_flipped_byte_is_told(name, tmp_path):
+def test_a_flipped_byte_is_reported(name, tmp_path):
     file = tmp_path / ARCHIVE[name]
     MAKE[name](file)
     content = bytearray(file.read_bytes())
@@ -75,14 +75,14 @@ def test_a_flipped_byte_is_told(name, tmp_path):
 
 
 @both
-def test_what_is_no_archive_is_told(name, tmp_path):
+def test_a_file_that_is_not_an_archive_is_reported(name, tmp_path):
     file = tmp_path / ARCHIVE[name]
     file.write_bytes(b"<html>404 Not Found</html>")
     with pytest.raises(UserError, match=r"damaged or incomplete.*fetch https"):
         load(name, path=file)
 
 
-def test_a_file_cut_inside_a_record_is_told(tmp_path):
+def test_a_file_cut_inside_a_record_is_reported(tmp_path):
     archives.make_cifar100(tmp_path / "a.tar.gz")
     archives.extract(tmp_path / "a.tar.gz", tmp_path)
     file = tmp_path / "cifar-100-binary" / "train.bin"
@@ -92,7 +92,7 @@ def test_a_file_cut_inside_a_record_is_told(tmp_path):
             load("cifar100", path=tmp_path)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     archives.make_cifar10(tmp_path / "a.tar.gz")
     archives.extract(tmp_path / "a.tar.gz", tmp_path)
     (tmp_path / "cifar-10-batches-bin" / "data_batch_4.bin").unlink()
@@ -100,13 +100,13 @@ def test_a_missing_file_is_told(tmp_path):
         load("cifar10", path=tmp_path)
 
 
-def test_the_archive_of_the_other_set_is_told(tmp_path):
+def test_the_archive_of_the_other_set_is_reported(tmp_path):
     archives.make_cifar100(tmp_path / "a.tar.gz")
     with pytest.raises(UserError, match=r"has no file data_batch_1.bin.*cifar-10-binary.tar.gz"):
         load("cifar10", path=tmp_path / "a.tar.gz")
 
 
-def test_a_label_out_of_range_is_told_with_its_place(tmp_path):
+def test_a_label_out_of_range_is_reported_with_its_position(tmp_path):
     archives.make_cifar100(tmp_path / "a.tar.gz")
     archives.extract(tmp_path / "a.tar.gz", tmp_path)
     file = tmp_path / "cifar-100-binary" / "test.bin"
@@ -117,7 +117,7 @@ def test_a_label_out_of_range_is_told_with_its_place(tmp_path):
         load("cifar100", path=tmp_path)
 
 
-def test_class_names_that_are_missing_or_no_text_are_told(tmp_path):
+def test_missing_and_non_text_class_names_are_reported(tmp_path):
     archives.make_cifar100(tmp_path / "a.tar.gz")
     archives.extract(tmp_path / "a.tar.gz", tmp_path)
     for content, problem in ((b"\x80\x04\x95", "not text"), (b"\n", "empty")):
@@ -130,7 +130,7 @@ def test_class_names_that_are_missing_or_no_text_are_told(tmp_path):
     ("names", "found"),
     [(["a"] * 10, "1 different names in 10"), (range(1000), "1000 different names in 1000")],
 )
-def test_class_names_that_are_equal_or_too_many_are_refused(names, found, tmp_path):
+def test_equal_or_too_many_class_names_are_refused(names, found, tmp_path):
     archives.make_cifar10(tmp_path / "a.tar.gz")
     archives.extract(tmp_path / "a.tar.gz", tmp_path)
     text = "".join(f"{name}\n" for name in names)
@@ -151,7 +151,7 @@ def test_a_file_above_its_published_size_is_refused(tmp_path):
         file.write_bytes(whole)
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path):
+def test_special_files_are_refused(tmp_path):
     archives.make_cifar100(tmp_path / "a.tar.gz")
     archives.extract(tmp_path / "a.tar.gz", tmp_path)
     file = tmp_path / "cifar-100-binary" / "train.bin"
@@ -170,7 +170,7 @@ def test_a_set_of_another_size_gives_a_warning(tmp_path, caplog):
     assert {record.name for record in caplog.records} == {"bat_jax.data.places"}
 
 
-def test_a_file_of_the_published_size_and_another_content_gives_a_warning(
+def test_a_file_of_the_published_size_with_different_content_gives_a_warning(
     tmp_path, caplog, monkeypatch
 ):
     file = tmp_path / "cifar-100-binary" / "train.bin"

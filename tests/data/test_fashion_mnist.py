@@ -32,7 +32,7 @@ def test_the_place_of_the_debian_package_comes_before_the_data_folder(data_folde
     assert first.train.digest() != load("fashion_mnist").train.digest()
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     archives.make_fashion_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(UserError, match=r"has no file t10k-labels-idx1-ubyte.gz"):
@@ -76,14 +76,14 @@ zeros = np.zeros((30, 28, 28), np.uint8)
         "label",
     ],
 )
-def test_a_wrong_file_is_told(name, content, problem, tmp_path):
+def test_a_wrong_file_is_reported(name, content, problem, tmp_path):
     archives.make_fashion_mnist(tmp_path)
     write(tmp_path, name, content)
     with pytest.raises(UserError, match=rf"{name}\.gz: {problem}.*fetch"):
         load("fashion_mnist", path=tmp_path)
 
 
-def test_truncated_and_corrupt_gzip_is_told(tmp_path):
+def test_truncated_and_corrupt_gzip_is_reported(tmp_path):
     archives.make_fashion_mnist(tmp_path)
     file = tmp_path / f"{IMAGES}.gz"
     whole = file.read_bytes()
@@ -103,7 +103,7 @@ def test_a_file_above_its_published_size_is_refused(name, size, tmp_path):
         load("fashion_mnist", path=tmp_path)
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path):
+def test_special_files_are_refused(tmp_path):
     archives.make_fashion_mnist(tmp_path)
     (tmp_path / f"{LABELS}.gz").unlink()
     (tmp_path / f"{LABELS}.gz").symlink_to("/dev/zero")

@@ -57,7 +57,7 @@ def test_gray_images_have_one_channel(tmp_path):
     np.testing.assert_array_equal(dataset.train.images, images[..., np.newaxis])
 
 
-def test_one_image_with_colours_makes_all_rgb(tmp_path):
+def test_one_image_in_colour_makes_all_rgb(tmp_path):
     images = make(tmp_path, gray=True)
     Image.fromarray(pixels(9)).save(tmp_path / "test" / "dog" / "9.png")
     dataset = load(f"folder:{tmp_path}")
@@ -65,7 +65,7 @@ def test_one_image_with_colours_makes_all_rgb(tmp_path):
     assert dataset.image_shape == (6, 5, 3)
 
 
-def test_a_missing_split_is_told_with_the_layout(tmp_path):
+def test_a_missing_split_is_reported_with_the_layout(tmp_path):
     assert "has no folder train; expected <folder>/train/<class>" in error(tmp_path)
     (tmp_path / "train" / "cat").mkdir(parents=True)
     assert "has no folder test or val" in error(tmp_path)
@@ -76,7 +76,7 @@ def test_a_missing_split_is_told_with_the_layout(tmp_path):
     assert "is no folder" in error(tmp_path / "nowhere")
 
 
-def test_a_test_split_without_images_or_with_unknown_classes_is_told(tmp_path):
+def test_a_test_split_without_images_or_with_unknown_classes_is_reported(tmp_path):
     make(tmp_path)
     (tmp_path / "test" / "cow").mkdir()
     assert "has a class 'cow' that" in error(tmp_path)
@@ -85,7 +85,7 @@ def test_a_test_split_without_images_or_with_unknown_classes_is_told(tmp_path):
     assert "test: has no images" in error(tmp_path)
 
 
-def test_mixed_sizes_are_told_with_the_file(tmp_path):
+def test_mixed_sizes_are_reported_with_the_file(tmp_path):
     make(tmp_path)
     Image.fromarray(pixels(0, size=(6, 7))).save(tmp_path / "train" / "dog" / "1.png")
     assert "train/dog/1.png: is 7 wide and 6 high; expected 5 and 6" in error(tmp_path)
@@ -105,7 +105,7 @@ def test_16_bit_and_transparent_images_are_refused(where, tmp_path):
     assert "expected gray or RGB of 8 bits" in error(tmp_path)
 
 
-def test_16_bit_colours_are_refused_which_pillow_would_cut_to_8(tmp_path):
+def test_16_bit_colours_that_pillow_would_cut_to_8_are_refused(tmp_path):
     make(tmp_path)
     (tmp_path / "train" / "dog" / "a.png").write_bytes(png(5, 6, bits=16))
     assert "train/dog/a.png: has pixels of mode RGB with 16 bits" in error(tmp_path)
@@ -123,7 +123,7 @@ def png(width, height, *, bits=8):
     )
 
 
-def test_what_is_no_image_or_a_damaged_one_is_told(tmp_path):
+def test_damaged_images_and_other_files_are_reported(tmp_path):
     make(tmp_path)
     file = tmp_path / "train" / "cat" / "3.jpg"
     file.write_text("notes")
@@ -141,7 +141,7 @@ def test_what_is_no_image_or_a_damaged_one_is_told(tmp_path):
     assert "3.jpg: cannot be read (No such file" in error(tmp_path)
 
 
-def test_what_pillow_logs_is_hidden_for_the_error_says_it(tmp_path, caplog):
+def test_logs_of_pillow_are_hidden_because_the_error_repeats_them(tmp_path, caplog):
     make(tmp_path)
     whole = archives.encoded(pixels(1), "TIFF")
     samples = struct.pack("<HHI", 277, 3, 1)  # the tag of samples per pixel, a 16-bit number
@@ -158,13 +158,13 @@ def test_formats_that_pillow_opens_with_other_programs_are_refused(tmp_path):
     assert "train/cat/3.eps: is not an image that can be read" in error(tmp_path)
 
 
-def test_a_path_besides_the_name_is_refused(tmp_path):
+def test_a_path_in_addition_to_the_name_is_refused(tmp_path):
     make(tmp_path)
     with pytest.raises(UserError, match="expected the folder in the name alone"):
         load(f"folder:{tmp_path}", path=tmp_path)
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path):
+def test_special_files_are_refused(tmp_path):
     make(tmp_path)
     for name, kind in (("fifo.png", "a FIFO"), ("zero.png", "a device")):
         file = tmp_path / "train" / "cat" / name
@@ -176,7 +176,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
         file.unlink()
 
 
-def test_files_of_the_system_are_passed_over(tmp_path):
+def test_system_files_are_skipped(tmp_path):
     whole = make(tmp_path)
     for place in (tmp_path / "train", tmp_path / "train" / "cat", tmp_path / "test" / "dog"):
         for name in ("._1.png", "Thumbs.db", "desktop.ini"):
@@ -215,7 +215,7 @@ def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_transparent_colours_are_refused_which_are_not_in_the_mode(mode, tmp_path):
+def test_transparent_colours_outside_the_mode_are_refused(mode, tmp_path):
     make(tmp_path)
     colour = (0, 0, 0) if mode == "RGB" else 0
     Image.new(mode, (5, 6)).save(tmp_path / "train" / "cat" / "a.png", transparency=colour)

@@ -38,7 +38,7 @@ def test_a_server_that_answers_with_an_error_is_reachable(server):
     assert unreachable([f"{server}/a.zip", f"{server}/b.zip"], seconds=5.0) is None
 
 
-def test_a_closed_port_is_told_with_the_host(server):
+def test_a_closed_port_is_reported_with_the_host(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
@@ -46,7 +46,7 @@ def test_a_closed_port_is_told_with_the_host(server):
     assert problem.startswith(f"{host} cannot be reached")
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time():
+def test_a_silent_server_times_out():
     with socket.create_server(("127.0.0.1", 0)) as mute:
         host = f"127.0.0.1:{mute.getsockname()[1]}"
         start = time.monotonic()
@@ -55,7 +55,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up_in_time():
     assert time.monotonic() - start < 2
 
 
-def test_names_that_take_forever_to_resolve_are_given_up_in_time(monkeypatch):
+def test_slow_name_resolution_times_out(monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: over.wait(30) and [])
     start = time.monotonic()

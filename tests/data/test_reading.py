@@ -22,12 +22,12 @@ from bat_jax.errors import UserError
         "__MACOSX",
     ],
 )
-def test_hidden_files_and_those_of_a_system_are_stray(name):
+def test_hidden_and_system_files_are_stray(name):
     assert is_stray(name)
 
 
 @pytest.mark.parametrize("name", ["val_0.JPEG", "n01443537", "a.b", "thumbs", "_x", "notes.txt"])
-def test_other_files_are_not(name):
+def test_other_files_are_not_stray(name):
     assert not is_stray(name)
 
 
@@ -39,7 +39,7 @@ def test_a_file_and_a_link_to_one_are_opened(tmp_path):
             assert file.read() == b"content"
 
 
-def test_what_is_no_regular_file_is_refused_before_it_is_opened(tmp_path):
+def test_special_files_are_refused_before_opening(tmp_path):
     os.mkfifo(tmp_path / "fifo")  # whose opening would wait
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
@@ -73,7 +73,7 @@ def test_a_stream_up_to_its_limit_is_read(length):
 
 
 @pytest.mark.parametrize("limit", [0, 10, 3_000_000])
-def test_a_stream_beyond_its_limit_is_refused_and_not_read_on(limit):
+def test_a_stream_beyond_its_limit_is_refused_and_not_read_further(limit):
     stream = Endless()
     with pytest.raises(UserError, match=rf"a.bin: has more than {limit:,} bytes; .*; fetch it"):
         read_at_most(stream, limit, where="a.bin", remedy="fetch it")

@@ -10,7 +10,7 @@ from bat_jax.data.places import data_folder as current_data_folder
 from bat_jax.errors import UserError
 
 
-def test_an_unknown_name_is_told_with_the_known_ones():
+def test_an_unknown_name_is_reported_with_the_known_ones():
     with pytest.raises(UserError, match=r"'cifar' is unknown.*digits.*cifar100.*tfds:<name>"):
         load("cifar")
 
@@ -22,12 +22,12 @@ def test_a_name_without_its_rest_is_unknown(name):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"])
-def test_a_path_that_does_not_exist_is_told(name, tmp_path):
+def test_a_path_that_does_not_exist_is_reported(name, tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         load(name, path=tmp_path / "nowhere")
 
 
-def test_the_import_costs_no_library_that_only_one_reader_needs():
+def test_importing_data_imports_no_library_that_only_one_reader_needs():
     program = (
         "import sys, bat_jax.data;"
         "print([m for m in ('sklearn', 'PIL', 'tensorflow_datasets', 'tensorflow')"
@@ -37,7 +37,7 @@ def test_the_import_costs_no_library_that_only_one_reader_needs():
     assert done.stdout.strip() == b"[]"
 
 
-def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+def test_a_folder_without_read_permission_is_reported(tmp_path, monkeypatch):
     def forbidden(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 

@@ -67,7 +67,7 @@ def error(name, folder):
     return str(caught.value)
 
 
-def test_ids_are_the_numbers_of_the_source_and_its_order(tmp_path):
+def test_ids_are_the_numbers_and_the_order_of_the_source(tmp_path):
     prepared(tmp_path, "made", ID="{part}_{row:05d}")
     dataset = load("tfds:made", path=tmp_path)
     np.testing.assert_array_equal(dataset.train.images, PIXELS)
@@ -81,7 +81,7 @@ def test_ids_are_the_numbers_of_the_source_and_its_order(tmp_path):
 @pytest.mark.parametrize(
     "ids", [None, "{part}", "{part}_7", "{part}_9999999{row}999", "{part}_{row}" + "9" * 5000]
 )
-def test_without_an_id_for_each_example_ids_are_places(ids, tmp_path):
+def test_without_unique_ids_positions_are_the_ids(ids, tmp_path):
     prepared(tmp_path, "made", ID=ids)
     train = load("tfds:made", path=tmp_path).train
     assert train.ids.tolist() == [0, 1, 2, 3, 4, 5]
@@ -90,7 +90,7 @@ def test_without_an_id_for_each_example_ids_are_places(ids, tmp_path):
     )
 
 
-def test_validation_is_the_test_set_where_there_is_no_other(tmp_path):
+def test_validation_is_the_test_set_if_there_is_no_other(tmp_path):
     prepared(tmp_path, "made", SPLITS=("train", "validation"))
     assert len(load("tfds:made", path=tmp_path).test) == 2
 
@@ -116,22 +116,22 @@ def test_cifar_comes_from_tfds_in_the_official_order(name, tmp_path, no_network)
     assert not no_network
 
 
-def test_a_set_without_test_images_is_told(tmp_path):
+def test_a_set_without_test_images_is_reported(tmp_path):
     prepared(tmp_path, "made", SPLITS=("train",))
     assert "has no split 'validation' but train" in error("tfds:made", tmp_path)
 
 
-def test_images_of_no_fixed_size_are_told(tmp_path):
+def test_images_without_a_fixed_size_are_reported(tmp_path):
     prepared(tmp_path, "made", IMAGE=tfds.features.Image())
     assert "'image' has shape (None, None, 3); expected one fixed" in error("tfds:made", tmp_path)
 
 
-def test_an_image_of_another_size_is_told(tmp_path):
+def test_an_image_of_another_size_is_reported(tmp_path):
     prepared(tmp_path, "made", image=lambda self, row: png(PIXELS[row][: 8 - row]))
     assert "has shape (" in error("tfds:made", tmp_path)
 
 
-def test_nan_and_floats_in_the_data_are_told(tmp_path):
+def test_nan_and_floats_in_the_data_are_reported(tmp_path):
     image = np.zeros((8, 8, 3), np.float32)
     image[0, 0, 0] = np.nan
     prepared(
@@ -151,17 +151,17 @@ def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
     assert "made train: 6 images, 8 wide and 8 high, need" in error("tfds:made", tmp_path)
 
 
-def test_labels_that_are_no_classes_are_told(tmp_path):
+def test_labels_that_are_not_classes_are_reported(tmp_path):
     prepared(tmp_path, "made", LABEL=tfds.features.Scalar(np.int64))
     assert "'label' is Scalar; expected ClassLabel" in error("tfds:made", tmp_path)
 
 
-def test_a_label_out_of_range_is_told(tmp_path):
+def test_a_label_out_of_range_is_reported(tmp_path):
     prepared(tmp_path, "made", label=lambda self, row: -1)  # TFDS's mark of an unknown label
     assert "has label -1; expected 0 to 2" in error("tfds:made", tmp_path)
 
 
-def test_a_damaged_file_is_told(tmp_path):
+def test_a_damaged_file_is_reported(tmp_path):
     prepared(tmp_path, "made")
     (file,) = tmp_path.glob("made/1.0.0/*train*")
     file.write_bytes(file.read_bytes()[:100])
@@ -178,12 +178,12 @@ def test_a_damaged_file_is_told(tmp_path):
         ("tfds:../mnist", "TFDS rejects the name: ValueError"),
     ],
 )
-def test_names_that_tfds_does_not_know_are_told(name, problem):
+def test_names_that_tfds_rejects_are_reported(name, problem):
     with pytest.raises(UserError, match=problem):
         load(name)
 
 
-def test_a_name_that_is_not_in_the_data_dir_either_is_told(tmp_path):
+def test_a_name_that_is_missing_in_the_data_dir_too_is_reported(tmp_path):
     assert "has no data set 'mnst'" in error("tfds:mnst", tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_without_a_network_the_error_names_the_files_and_their_place(data_folder
     assert len(no_network[0]) == 4
 
 
-def test_files_fetched_by_hand_are_not_asked_the_network_for(data_folder, no_network):
+def test_files_fetched_by_hand_are_not_requested_again(data_folder, no_network):
     (data_folder / "mnist").mkdir()
     for part in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
@@ -214,7 +214,7 @@ def test_a_set_to_fetch_by_hand_says_so(data_folder):
         load("tfds:imagenet2012")
 
 
-def test_what_needs_tensorflow_to_prepare_says_how_to_install_it(monkeypatch, tmp_path):
+def test_a_set_that_needs_tensorflow_to_prepare_says_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
 
     class NeedsTensorflow(Made, skip_registration=True):

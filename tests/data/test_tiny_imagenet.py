@@ -62,7 +62,7 @@ def test_without_data_the_error_says_what_to_fetch(data_folder):
     assert f"put it in {data_folder}" in str(caught.value)
 
 
-def test_truncated_and_corrupt_zips_are_told(tmp_path):
+def test_truncated_and_corrupt_zips_are_reported(tmp_path):
     file = tmp_path / "a.zip"
     archives.write_zip(file, archives.tiny_imagenet_files())
     whole = file.read_bytes()
@@ -78,7 +78,7 @@ def test_truncated_and_corrupt_zips_are_told(tmp_path):
     assert "damaged or incomplete" in error(file)
 
 
-def test_an_encrypted_zip_is_told(tmp_path):
+def test_an_encrypted_zip_is_reported(tmp_path):
     file = tmp_path / "a.zip"
     archives.write_zip(file, {"wnids.txt": b"n1\n"})
     content = bytearray(file.read_bytes())
@@ -146,7 +146,7 @@ CUT = archives.encoded(NOISE, "JPEG")[:-1000]
         "class outside",
     ],
 )
-def test_a_wrong_file_is_told(name, content, problem, tmp_path):
+def test_a_wrong_file_is_reported(name, content, problem, tmp_path):
     files = archives.tiny_imagenet_files()
     if content is None:
         del files[name]
@@ -167,7 +167,7 @@ def test_a_number_of_thousands_of_digits_is_shortened_in_the_error(tmp_path):
     assert len(message) < 500
 
 
-def test_files_of_the_system_are_passed_over(tmp_path):
+def test_system_files_are_skipped(tmp_path):
     files = archives.tiny_imagenet_files()
     for place in ("", "val/", "val/images/", f"train/{WNID}/images/"):
         for name in (".DS_Store", "._x.JPEG", "Thumbs.db", "desktop.ini", "@eaDir/a.JPEG"):
@@ -200,7 +200,7 @@ def test_validation_images_in_class_folders_are_read(layout, annotated, tmp_path
     check(load("tiny_imagenet", path=tmp_path / "folder"), files)
 
 
-def test_validation_images_of_which_some_are_moved_or_copied_are_read(tmp_path):
+def test_partly_moved_or_copied_validation_images_are_read(tmp_path):
     moved = sorted_files("val/{wnid}", numbers=(10, 40))
     archives.write_zip(tmp_path / "moved.zip", moved)
     check(load("tiny_imagenet", path=tmp_path / "moved.zip"), moved)
@@ -209,7 +209,7 @@ def test_validation_images_of_which_some_are_moved_or_copied_are_read(tmp_path):
     check(load("tiny_imagenet", path=tmp_path / "copied.zip"), copied)
 
 
-def test_class_folders_that_contradict_are_refused(tmp_path):
+def test_contradictory_class_folders_are_refused(tmp_path):
     files = sorted_files("val/{wnid}")
     name = f"val/{archives.WNIDS[0]}/val_0.JPEG"
     files[f"val/{archives.WNIDS[1]}/val_0.JPEG"] = files.pop(name)
@@ -224,7 +224,7 @@ def test_class_folders_that_contradict_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("place", [f"train/{WNID}/images/", "val/images/"])
-def test_an_empty_folder_of_images_is_told(place, tmp_path):
+def test_an_empty_folder_of_images_is_reported(place, tmp_path):
     files = archives.tiny_imagenet_files()
     archives.write_folder(
         tmp_path, {name: files[name] for name in files if not name.startswith(place)}

@@ -40,7 +40,7 @@ def test_load_prepares_it_from_the_data_folder(data_folder):
     assert len(load("tfds:tiny_imagenet").train) == 12  # it is prepared once
 
 
-def test_a_missing_and_a_damaged_archive_are_told(data_folder):
+def test_a_missing_and_a_damaged_archive_are_reported(data_folder):
     with pytest.raises(UserError, match=r"Fetch http://cs231n\S*/tiny-imagenet-200.zip"):
         load("tfds:tiny_imagenet")
     (data_folder / "tiny-imagenet-200.zip").write_bytes(b"PK")

@@ -20,14 +20,14 @@ def four():
     return trained([0, 1, 2, 3], **{"memorization.statistic": "probability"})
 
 
-def test_members_have_subsets_of_the_asked_size_and_each_its_own(four):
+def test_members_have_different_subsets_of_the_requested_size(four):
     assert four.masks.shape == (4, 200)
     np.testing.assert_array_equal(four.masks.sum(1), 140)
     assert len(np.unique(four.masks, axis=0)) == 4
     assert len(np.unique(four.test, axis=0)) == 4
 
 
-def test_a_member_does_not_depend_on_its_company(four):
+def test_a_member_does_not_depend_on_the_others(four):
     # Another round, another device of it, and a place to fill up.
     alone = trained([7, 2, 5], **{"memorization.statistic": "probability"})
     for name in ("masks", "train", "test"):
@@ -35,7 +35,7 @@ def test_a_member_does_not_depend_on_its_company(four):
 
 
 @pytest.mark.parametrize("conv", ["batch_last", "patches", "xla"])
-def test_all_at_once_they_are_what_they_are_one_after_another(four, conv):
+def test_members_trained_at_once_equal_members_trained_one_by_one(four, conv):
     fields = {"programs.training": conv, "programs.evaluation": conv}
     fields |= {"memorization.statistic": "probability", "programs.execution": "vmap"}
     at_once = trained([0, 1, 2, 3], **fields)
@@ -44,7 +44,7 @@ def test_all_at_once_they_are_what_they_are_one_after_another(four, conv):
     np.testing.assert_allclose(at_once.test, four.test, atol=2e-4)
 
 
-def test_right_or_wrong_is_what_the_probabilities_say(four):
+def test_correctness_follows_from_the_probabilities(four):
     correct = trained([0, 1])
     assert correct.train.dtype == np.bool_
     # Ten classes: above a half a label wins, below a tenth it cannot.
@@ -52,7 +52,7 @@ def test_right_or_wrong_is_what_the_probabilities_say(four):
     assert not correct.train[four.train[:2] < 0.1].any()
 
 
-def test_members_are_trained_and_scored_on_attacked_images_where_asked():
+def test_members_are_trained_and_scored_on_attacked_images_on_request():
     scores = trained([0, 1], **{"objective.name": "pgd_at", "memorization.inputs": "adversarial"})
     clean = trained([0, 1], **{"objective.name": "pgd_at"})
     assert scores.train.mean() < clean.train.mean()
@@ -83,19 +83,19 @@ def test_a_loss_that_is_not_finite_names_the_member():
         ({"data.validation": 10}, "expected 0"),
     ],
 )
-def test_wrong_fields_are_told(fields, words):
+def test_wrong_fields_are_reported(fields, words):
     with pytest.raises(UserError, match=words):
         Ensemble(experiment(**fields), members=4)
 
 
-def test_rounds_leave_the_fewest_places_empty():
+def test_rounds_leave_the_fewest_slots_empty():
     assert even_rounds(1000, fitting=16, devices=2) == 20
     assert even_rounds(3, fitting=16, devices=2) == 4
     assert even_rounds(64, fitting=16, devices=2) == 32
     assert even_rounds(1, fitting=100, devices=8) == 8
 
 
-def test_as_many_members_are_taken_as_memory_has_room_for(monkeypatch):
+def test_as_many_members_run_as_fit_in_memory(monkeypatch):
     found = experiment(**{"programs.execution": "vmap"})
     monkeypatch.setattr(members, "free_bytes", lambda device: 2**34)
     taken = Ensemble(found, members=10**9).round_size

@@ -12,7 +12,7 @@ from bat_jax.runtime.distributed import PeerError
 from tests.ensemble.members import experiment
 
 
-def test_members_are_what_they_are_in_one_process_and_a_killed_process_is_told():
+def test_workers_train_the_same_members_and_a_killed_process_is_reported():
     fields = {"memorization.statistic": "probability", "programs.members_at_once": 2}
     alone = Ensemble(experiment(**fields), members=3).train(np.array([7, 0, 4]))
     told = []
@@ -30,7 +30,7 @@ def test_members_are_what_they_are_in_one_process_and_a_killed_process_is_told()
     assert not multiprocessing.active_children()
 
 
-def test_a_wrong_field_is_told_and_no_process_is_left():
+def test_a_wrong_field_is_reported_and_no_process_is_left():
     fields = {"train.batch_size": 150}
     with pytest.raises(UserError, match="140 images of a member's subset"):
         Workers(experiment(**fields), members=2)

@@ -146,7 +146,7 @@ def one_line(error):
 
 @pytest.mark.parametrize("damage", BYTES)
 @pytest.mark.parametrize("kind", READERS)
-def test_a_file_that_is_not_the_one_expected_is_refused_in_one_line(kind, damage, tmp_path):
+def test_an_unexpected_file_is_refused_in_one_line(kind, damage, tmp_path):
     read, right = READERS[kind]
     whole = json.dumps(right).encode()
     name = "config.json" if kind == "config" else "results.json"
@@ -244,7 +244,7 @@ def test_a_run_without_a_field_that_a_report_needs_is_refused_by_name(run, path)
         b"[" * 10_000,
     ],
 )
-def test_a_damaged_record_is_named_and_a_cut_last_one_passed_over(run, line, caplog):
+def test_a_damaged_record_is_named_and_a_truncated_last_one_skipped(run, line, caplog):
     path = run / "metrics.jsonl"
     whole = lines(RECORDS)
     # A killed writer leaves a part of a line, without its end.

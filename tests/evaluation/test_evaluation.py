@@ -91,7 +91,7 @@ def test_verdicts_do_not_depend_on_the_batch_size_or_the_devices(model, digits):
             assert np.mean(correct == other[name]) >= 0.998
 
 
-def test_groups_are_reported_beside_the_whole_and_empty_ones_left_out():
+def test_groups_are_reported_besides_all_images_and_empty_ones_omitted():
     verdicts = {"clean": np.array([True, True, False, True]), "pgd20": np.zeros(4, bool)}
     summary = summarize(verdicts, {"typical": np.array([0, 2]), "atypical": np.array([], int)})
     assert summary["clean"]["accuracy"] == 0.75

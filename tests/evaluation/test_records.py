@@ -25,7 +25,7 @@ def test_a_measure_has_a_key_and_a_title(measure, key, title):
 @pytest.mark.parametrize(
     "key", ["", "pgd", "pgd020", "pgd-1", "pgd20_", "pgd20_cross_entropy", "typical", "Clean"]
 )
-def test_other_names_are_no_measures(key):
+def test_other_names_are_not_measures(key):
     assert not Measure.is_key(key)
     with pytest.raises(ValueError, match="is no measure"):
         Measure.parse(key)

@@ -7,7 +7,7 @@ from scipy import stats
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 
 
-def test_mcnemar_counts_the_images_that_one_alone_has_right():
+def test_mcnemar_counts_the_images_that_only_one_classifies_correctly():
     first = np.array([1, 1, 1, 1, 1, 1, 0, 1, 0], bool)
     second = np.array([0, 0, 0, 0, 0, 1, 1, 1, 0], bool)
     test = mcnemar(first, second)
@@ -35,12 +35,12 @@ def test_one_seed_has_no_interval():
     assert over_seeds([0.5]) == {"mean": 0.5, "n": 1, "values": [0.5]}
 
 
-def test_equal_values_over_seeds_are_no_division_by_zero():
+def test_equal_values_over_seeds_do_not_divide_by_zero():
     assert over_seeds([0.0, 0.0])["p_value"] == 1.0
     assert over_seeds([0.1, 0.1])["interval"] == [0.1, 0.1]
 
 
-def test_seeds_that_agree_to_the_last_image_are_known_to_one_image_at_best():
+def test_seeds_that_agree_exactly_deviate_by_one_image():
     found = over_seeds([0.25, 0.25, 0.25], images=100)
     # 4.303 times 0.01 / sqrt 3.
     assert found["interval"] == pytest.approx([0.25 - 0.02484, 0.25 + 0.02484], abs=1e-5)
@@ -48,7 +48,7 @@ def test_seeds_that_agree_to_the_last_image_are_known_to_one_image_at_best():
     assert over_seeds(spread, images=100) == over_seeds(spread)
 
 
-def test_holm_multiplies_by_how_many_are_left_and_keeps_the_order():
+def test_holm_multiplies_by_the_number_of_remaining_tests_and_keeps_the_order():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []

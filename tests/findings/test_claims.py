@@ -97,7 +97,7 @@ def test_bat_must_gain_in_one_and_lose_in_neither(clean, robust, expected):
     assert verdict("c, best", clean=clean, robust=robust) == expected
 
 
-def test_the_regime_is_told_from_the_training_accuracy():
+def test_the_regime_follows_from_the_training_accuracy():
     assert verdict("regime", train=0.96) == "supported"
     assert verdict("regime", train=0.94) == "refuted"
 
@@ -108,7 +108,7 @@ def test_one_or_two_seeds_decide_nothing():
     assert points(over_seeds([0.3])) == "+30.0 (no interval; 1 seed)"
 
 
-def test_every_claim_tells_its_numbers_with_seeds():
+def test_every_claim_states_its_numbers_with_seeds():
     for claim in claims(summary(clean=UP, robust=UP)):
         assert "3 seeds" in claim.numbers
         assert claim.rule

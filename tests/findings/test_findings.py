@@ -55,7 +55,7 @@ def test_differences_are_those_of_the_runs(finished):
     assert row["pgd2"]["mcnemar"][0]["only_first"] == (ours & ~theirs).sum()
 
 
-def test_accuracy_is_followed_by_typicality(finished):
+def test_accuracy_is_tracked_by_typicality(finished):
     folder, summary, _ = finished
     run = read(folder / "runs" / "pgd_at-seed0")
     for name in SETS:
@@ -88,7 +88,7 @@ def page(finished):
     return report(finished[0])
 
 
-def test_the_page_tells_every_claim_with_its_numbers_and_the_failed_regime(finished, page):
+def test_the_page_states_every_claim_with_its_numbers_and_the_failed_regime(finished, page):
     import html
 
     text = html.unescape(page.read_text()).replace("\N{NO-BREAK SPACE}", " ")
@@ -116,7 +116,7 @@ def test_a_browser_shows_the_findings_without_an_error_or_a_request(page, tmp_pa
 
 
 @pytest.mark.slow
-def test_killed_five_times_it_ends_with_the_same_numbers_and_repeats_no_run(tmp_path, estimates):
+def test_after_five_kills_it_ends_with_the_same_numbers_and_repeats_no_run(tmp_path, estimates):
     flags = (
         f"--config.memorization.estimates={estimates}",
         "--config.train.epochs=3",

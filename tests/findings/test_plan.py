@@ -22,7 +22,7 @@ def of(config, train, atypical=()):
     return plan(config, train, np.asarray(atypical, np.int64), Path("excluded"))
 
 
-def test_every_arm_is_made_once_a_seed_and_differs_in_what_it_is_about(findings_config, train):
+def test_every_arm_runs_once_per_seed_and_differs_only_in_its_subject(findings_config, train):
     config = findings_config(**{"findings.seeds": (3, 4)})
     config.findings.variants = ConfigDict({"weight_only": {"beta_dl": 0.0}})
     runs = of(config, train)
@@ -42,7 +42,7 @@ def test_every_arm_is_made_once_a_seed_and_differs_in_what_it_is_about(findings_
     assert {run.config.data.seed for run in runs} == {config.seed}
 
 
-def test_autoattack_meets_the_parts_that_are_named(findings_config, train):
+def test_autoattack_attacks_the_parts_that_are_named(findings_config, train):
     config = findings_config(**{"evaluation.attacks": ("apgd-ce",)})
     attacked = {run.name: run.config.evaluation.attacks for run in of(config, train)}
     assert attacked["bat-seed0"] == ("apgd-ce",)
@@ -64,7 +64,7 @@ def test_removals_are_of_one_size_and_atypical_ones_of_atypical_images(train):
     np.testing.assert_array_equal(some, removed_ids("atypical", 0.5, train, atypical, seed=0))
 
 
-def test_the_ensemble_learns_from_the_images_that_are_trained_on_and_held_out(findings_config):
+def test_the_ensemble_learns_from_training_and_held_out_images(findings_config):
     from bat_jax.training.experiment import build
 
     config = findings_config(**{"data.subset": 256})
@@ -96,7 +96,7 @@ def test_wrong_findings_are_refused_by_field(findings_config, fields, words):
         validate(findings_config(**fields))
 
 
-def test_a_variant_of_no_field_of_bat_is_refused(findings_config):
+def test_a_variant_of_an_unknown_field_is_refused(findings_config):
     config = findings_config()
     config.findings.variants = ConfigDict({"hot": {"temprature": 1.0}})
     with pytest.raises(UserError, match=r"variants\.hot has temprature"):

@@ -52,7 +52,7 @@ def refused(tmp_path, content, num_classes=3):
 
 
 @pytest.mark.parametrize("part", np.linspace(0, 0.999, 12))
-def test_a_file_that_was_cut(part, exported, tmp_path):
+def test_a_truncated_file_is_refused(part, exported, tmp_path):
     content = exported[1]
     message = refused(tmp_path, content[: int(part * len(content))])
     assert "expected a whole safetensors file" in message
@@ -79,7 +79,7 @@ def test_a_file_with_a_flipped_byte_is_read_or_refused(exported, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "U8", "BOOL", "NONSENSE"])
-def test_tensors_of_a_wrong_type(dtype, exported, tmp_path):
+def test_tensors_of_a_wrong_type_are_refused(dtype, exported, tmp_path):
     header, data = header_of(exported[1])
     # The last tensor of the file, so that the others stay where they are.
     last = max(header.keys() - {"__metadata__"}, key=lambda name: header[name]["data_offsets"][1])
@@ -95,7 +95,7 @@ def test_tensors_of_a_wrong_type(dtype, exported, tmp_path):
 @pytest.mark.parametrize(
     "shape", [[], [1], [0, 2**62], [1] * 100, [2**62, 2**62], [-1], ["x"], None]
 )
-def test_a_further_tensor_of_any_shape(shape, exported, tmp_path):
+def test_an_extra_tensor_of_any_shape_is_refused(shape, exported, tmp_path):
     header, data = header_of(exported[1])
     end = len(data)
     size = 0 if shape and 0 in shape else 4
@@ -121,13 +121,13 @@ def test_a_further_tensor_of_any_shape(shape, exported, tmp_path):
         ({"mean": {"a": {}}}, "expected a whole safetensors file"),
     ],
 )
-def test_wrong_metadata(metadata, words, exported, tmp_path):
+def test_wrong_metadata_is_refused(metadata, words, exported, tmp_path):
     header, data = header_of(exported[1])
     header["__metadata__"] |= metadata
     assert words in refused(tmp_path, joined(header, data))
 
 
-def test_metadata_nested_without_end(exported, tmp_path):
+def test_endlessly_nested_metadata_is_refused(exported, tmp_path):
     data = header_of(exported[1])[1]
     nested = b'{"__metadata__":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001
     assert "expected a whole safetensors file" in refused(tmp_path, joined(nested, data))
@@ -141,7 +141,7 @@ def test_metadata_nested_without_end(exported, tmp_path):
         (np.float64(1e300), "fc2.bias holds inf"),
     ],
 )
-def test_weights_that_are_not_finite(value, words, exported, tmp_path):
+def test_weights_that_are_not_finite_are_refused(value, words, exported, tmp_path):
     tensors = load(exported[1])
     bias = tensors["fc2.bias"].astype(np.float64)
     bias[1] = value
@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite(value, words, exported, tmp_path):
     assert words in refused(tmp_path, save(tensors | {"fc2.bias": bias}, metadata))
 
 
-def test_a_negative_running_variance(tmp_path):
+def test_a_negative_running_variance_is_refused(tmp_path):
     model = models.create("resnet18", 3, width=1)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), dict(shapes))
@@ -168,7 +168,7 @@ def test_a_negative_running_variance(tmp_path):
         ({"mean": (1,), "normalize.mean": (2,)}, "normalize.mean differs from another buffer"),
     ],
 )
-def test_further_tensors_are_named_on_one_line(further, words, exported, tmp_path):
+def test_extra_tensors_are_named_on_one_line(further, words, exported, tmp_path):
     further = {name: np.ones(shape, np.float32) for name, shape in further.items()}
     assert words in refused(tmp_path, save(load(exported[1]) | further))
 
@@ -191,7 +191,7 @@ def test_a_missing_tensor_is_named(missing, exported, tmp_path):
 @pytest.mark.parametrize(
     ("num_classes", "expected"), [(0, "1 or more"), (-1, "1 or more"), (1.5, "a whole number")]
 )
-def test_a_network_without_classes(num_classes, expected, exported, tmp_path):
+def test_a_network_without_classes_is_refused(num_classes, expected, exported, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(exported[1])
     with pytest.raises(UserError, match=f"num_classes is {num_classes}; expected {expected}"):

@@ -105,7 +105,7 @@ def test_a_round_trip_changes_nothing(name, image_shape, stem, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, imported.variables, variables)
 
 
-def test_synonyms_prefixes_and_unused_tensors_of_other_repositories(saved):
+def test_synonyms_prefixes_and_unused_tensors_of_other_repositories_are_read(saved):
     case = "resnet18"
     expected = read(saved(drawn(case)), case).variables
     renamed = {
@@ -267,7 +267,7 @@ def test_a_run_is_exported_from_the_command_line(run, checkpoint, value, tmp_pat
     assert 0.2 < model.mean[0] < 0.4
 
 
-def test_a_run_is_exported_beside_its_training_and_left_as_it_is(run, tmp_path):
+def test_a_run_is_exported_during_its_training_and_left_unchanged(run, tmp_path):
     def content():
         return {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 

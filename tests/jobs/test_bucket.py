@@ -110,9 +110,7 @@ def test_an_ensemble_in_a_bucket_trains_only_the_members_that_are_missing(bucket
         ("s3://bucket/run", None, "s3://bucket/run: expected a folder of a disk, or gs://"),
     ],
 )
-def test_a_bucket_that_cannot_be_used_is_a_wrong_input_of_one_line(
-    bucket, workdir, refused, reason
-):
+def test_an_unusable_bucket_is_a_wrong_input_of_one_line(bucket, workdir, refused, reason):
     bucket.refused = refused
     (ended,) = finish(start(workdir, 1))
     assert ended.status == 2, ended.stderr
@@ -124,7 +122,7 @@ def test_a_bucket_that_cannot_be_used_is_a_wrong_input_of_one_line(
 
 
 @pytest.mark.slow
-def test_a_bucket_that_takes_no_checkpoint_ends_the_run_with_one_line(bucket):
+def test_a_bucket_that_rejects_checkpoints_ends_the_run_with_one_line(bucket):
     bucket.refused = ("POST .*checkpoints/8", 403)
     (ended,) = finish(start(WORKDIR, 1))
     assert ended.status == 1

@@ -136,7 +136,7 @@ def test_processes_of_different_configs_are_refused(tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_what_the_main_process_is_refused_ends_all(tmp_path):
+def test_an_input_error_of_the_main_process_ends_all_processes(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "config.json").write_text("{}")
@@ -195,7 +195,7 @@ def test_a_killed_main_process_ends_the_others_and_the_run_resumes_bit_identical
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over_by_all(finished, tmp_path):
+def test_all_processes_skip_a_damaged_checkpoint(finished, tmp_path):
     from tests.jobs.test_train import checkpoint_steps, damage
 
     whole, _ = finished

@@ -81,7 +81,7 @@ def test_autoattack_attacks_the_states_that_are_named(run):
     assert "broken_by" not in results["last"]
 
 
-def test_autoattack_is_taken_up_where_it_ended(run, monkeypatch):
+def test_autoattack_resumes_where_it_stopped(run, monkeypatch):
     folder, _ = run
     config = configs.evaluation()
     config.run = str(folder)
@@ -134,7 +134,7 @@ def test_wrong_evaluations_are_refused(run):
     assert not (folder / "first").exists()
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     config = configs.evaluation()
     with pytest.raises(UserError, match=r"config\.run is not set"):
         evaluate_run(config)

@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
     return workdir, result
 
 
-def test_it_writes_estimates_of_this_data_set_and_says_what_they_are(finished):
+def test_it_writes_estimates_that_name_their_data_set_and_kind(finished):
     workdir, result = finished
     found = memorization.load(workdir / "memorization.npz")
     estimates.check(found, data.load("digits"))
@@ -118,7 +118,7 @@ def test_control_c_is_for_the_main_process_which_ends_the_others_after_a_round(t
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_random_it_ends_with_the_same_bytes(tmp_path):
+def test_after_ten_random_kills_it_ends_with_the_same_bytes(tmp_path):
     members = "--config.memorization.members=60"
     assert launch(tmp_path / "whole", members, capture_output=True).returncode == 0
     workdir, draws, kills = tmp_path / "killed", random.Random(0), 0
@@ -152,7 +152,7 @@ def test_two_processes_estimate_what_one_does(tmp_path):
     assert estimated_by(2) == estimated_by(1)
 
 
-def test_a_finished_run_is_told_and_left(finished):
+def test_a_finished_run_is_reported_and_left_unchanged(finished):
     workdir, _ = finished
     before = (workdir / "memorization.npz").stat().st_mtime_ns
     result = commands.launch("--config=digits_memorization", f"--workdir={workdir}", *TINY)

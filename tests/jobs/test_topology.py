@@ -77,7 +77,7 @@ def compile_for(name, config, *flags):
     )
 
 
-def test_only_the_jobs_that_can_be_compiled_are():
+def test_a_job_without_a_step_to_compile_is_refused():
     line = refused("--config=digits_findings", "--aot_topology=v5e:2x2")
     assert "--aot_topology: config.job is 'findings'" in line
 
@@ -97,7 +97,7 @@ def test_a_step_is_compiled_for_four_chips_and_described():
 
 @pytest.mark.slow
 @has_compiler
-def test_it_is_told_how_many_members_a_chip_holds():
+def test_the_number_of_members_that_a_chip_holds_is_printed():
     result = compile_for("v5e:2x2", "digits_memorization")
     assert result.returncode == 0, result.stderr
     found = re.search(r"members a chip, at once: (\d+) in 80 %", result.stdout)

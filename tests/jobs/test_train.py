@@ -98,7 +98,7 @@ def finished(tmp_path_factory):
     return workdir, result
 
 
-def test_a_run_leaves_what_it_should(finished):
+def test_a_run_leaves_the_documented_files(finished):
     workdir, result = finished
     assert "best clean" in result.stdout
     results = json.loads((workdir / "results.json").read_bytes())
@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_half_written_checkpoint_is_not_taken(finished, tmp_path):
+def test_a_half_written_checkpoint_is_ignored(finished, tmp_path):
     whole, _ = finished
     workdir = tmp_path / "run"
     shutil.copytree(whole, workdir)

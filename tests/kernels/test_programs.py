@@ -48,14 +48,14 @@ def test_without_an_attack_the_batch_is_last_on_cpu(cpu):
     assert found.execution == "map"
 
 
-def test_each_choice_has_an_option_of_its_own(cpu):
+def test_each_choice_has_its_own_option(cpu):
     found = resolved(training="xla", unroll=False, execution="vmap", members_at_once=3)
     assert (found.training, found.attack) == ("xla", "cpu")
     assert (found.unroll, found.execution, found.members_at_once) == (False, "vmap", 3)
     assert resolved(evaluation="xla").autoattack == "xla"
 
 
-def test_members_are_scored_on_what_a_cache_keeps_where_convolutions_are_patches(cpu):
+def test_with_patches_members_are_scored_on_batches_that_fit_in_the_cache(cpu):
     small = resolved(is_small=True)
     assert small.scored_at_once(500, pixels=28 * 28) == 16
     assert small.scored_at_once(500, pixels=8 * 8) == 196

@@ -86,7 +86,7 @@ def test_the_last_number_is_that_of_all_members():
     assert aggregates.sizes(1000) == [50, 100, 200, 500, 1000]
 
 
-def test_the_strongest_pairs_leave_out_influence_that_is_not_known():
+def test_the_strongest_pairs_omit_unknown_influence():
     estimates = memorization.Estimates(
         "here",
         np.array([0.9, 0.9, 0.1]),

@@ -45,7 +45,7 @@ def test_the_released_layout_gives_typical_and_atypical_sets(tmp_path):
     assert set(sets.test_typical) == {1, 2}
 
 
-def test_a_test_image_is_atypical_for_training_images_that_are_trained_on(tmp_path):
+def test_a_test_image_is_atypical_by_the_images_that_are_trained_on(tmp_path):
     estimates = memorization.load(write(tmp_path / "infl.npz", released()))
     sets = memorization.split(estimates, 0.15, among=np.array([0, 1, 2]))
     assert set(sets.train_atypical) == {0, 3}

@@ -37,7 +37,7 @@ def test_memorization_and_influence_are_differences_of_means():
             assert block.standard_error[i, j] == pytest.approx(error, abs=1e-6)
 
 
-def test_the_error_of_right_and_wrong_is_that_of_two_proportions():
+def test_the_standard_error_is_that_of_two_proportions():
     masks, train, _ = ensemble()
     found = estimate(masks, train)
     q_in = (train & masks).sum(0) / masks.sum(0)
@@ -46,7 +46,7 @@ def test_the_error_of_right_and_wrong_is_that_of_two_proportions():
     np.testing.assert_allclose(found.memorization_se, error)
 
 
-def test_probabilities_are_estimated_likewise():
+def test_probabilities_are_estimated_the_same_way():
     masks, _, _ = ensemble()
     draws = np.random.default_rng(1)
     train, test = draws.random((40, 7)), draws.random((40, 5))
@@ -76,7 +76,7 @@ def test_masks_of_0_and_1_of_any_type_are_masks(dtype):
     np.testing.assert_array_equal(found.influence[0].values, expected.influence[0].values)
 
 
-def test_influence_within_classes_is_a_part_of_the_full_one():
+def test_influence_within_classes_is_part_of_the_full_influence():
     masks, train, test = ensemble()
     train_labels, test_labels = np.arange(7) % 3, np.arange(5) % 3
     full = estimate(masks, train, test).influence[0]
@@ -90,7 +90,7 @@ def test_influence_within_classes_is_a_part_of_the_full_one():
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_no_order_or_grouping_of_the_models_changes_a_bit(binary):
+def test_the_order_and_grouping_of_models_change_no_bit(binary):
     masks, train, test = ensemble()
     if not binary:
         # As the store keeps probabilities.

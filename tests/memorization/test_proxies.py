@@ -34,7 +34,7 @@ def written(tmp_path):
     return path, images
 
 
-def test_a_file_holds_a_row_an_image_without_pickles(written):
+def test_a_file_holds_one_row_per_image_without_pickles(written):
     path, images = written
     with np.load(path, allow_pickle=False) as file:
         assert set(file.files) == {
@@ -49,7 +49,7 @@ def test_a_file_holds_a_row_an_image_without_pickles(written):
         np.testing.assert_array_equal(file["ever_correct"][:4], [False, False, True, True])
 
 
-def test_what_was_never_right_is_forgotten_most_and_what_was_never_seen_is_unknown(written):
+def test_never_correct_ranks_as_most_forgotten_and_never_seen_is_unknown(written):
     found = proxies.load(written[0])
     np.testing.assert_array_equal(found.forgetting[:4], [np.nan, np.inf, 2, 0])
     assert np.isnan(found.mean_loss[0])
@@ -85,7 +85,7 @@ def test_estimates_with_other_labels_are_refused(written, tmp_path):
         proxies.compare(proxies.load(written[0]), other)
 
 
-def test_files_that_are_no_such_file_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file; expected the training examples of a run"):
         proxies.load(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", ids=np.arange(3))

@@ -15,7 +15,7 @@ def tied(n=300, seed=0):
     return hardness, draws.poisson(3 * hardness)
 
 
-def test_they_are_those_of_scipy_and_scikit_learn():
+def test_correlations_and_aurocs_equal_those_of_scipy_and_scikit_learn():
     numbers, counts = tied()
     expected = stats.spearmanr(numbers, counts).statistic
     assert rank_correlation(numbers, counts).value == pytest.approx(expected, abs=1e-12)
@@ -26,7 +26,7 @@ def test_they_are_those_of_scipy_and_scikit_learn():
     assert found.n == 300
 
 
-def test_intervals_hold_the_value_and_narrow_with_the_number_of_examples():
+def test_intervals_contain_the_value_and_narrow_with_more_examples():
     few, many = (rank_correlation(*tied(n)) for n in (400, 6400))
     for measured in (few, many):
         low, high = measured.interval

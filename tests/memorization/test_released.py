@@ -39,7 +39,7 @@ def images(labels, ids):
     )
 
 
-def test_scores_are_joined_by_id_and_labels_asserted():
+def test_scores_are_joined_by_id_and_labels_are_checked():
     scores = released.CScores(np.array([3, 1, 4]), np.array([0.1, 0.5, 0.9]))
     released.check_cscores(scores, images([4, 3], [2, 0]))
     with pytest.raises(UserError, match="example 2 has label 4, in the data 3"):

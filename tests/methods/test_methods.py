@@ -24,7 +24,7 @@ def from_outside(name, **fields):
     return config
 
 
-def test_every_method_says_what_it_is():
+def test_every_method_has_a_title_and_a_reference():
     for name, method in methods.METHODS.items():
         assert (method.name, methods.title(name)) == (name, method.title)
         assert method.reference
@@ -41,7 +41,7 @@ def test_every_method_says_what_it_is():
         ("bat_jax.methods:Method", "has no name, title, reference"),
     ],
 )
-def test_what_is_no_method_is_refused(name, words):
+def test_an_object_that_is_not_a_method_is_refused(name, words):
     with pytest.raises(UserError, match=words):
         methods.find(name)
 
@@ -69,7 +69,7 @@ def test_what_is_no_method_is_refused(name, words):
         ({"__init__": lambda self: None}, "calling it fails"),
     ],
 )
-def test_a_class_from_outside_that_is_no_whole_method_is_refused(monkeypatch, attributes, words):
+def test_an_incomplete_method_from_outside_is_refused(monkeypatch, attributes, words):
     monkeypatch.setattr(outside, "Odd", type("Odd", (outside.Smoothed,), attributes), raising=False)
     with pytest.raises(UserError, match=words):
         build(from_outside("Odd"))
@@ -85,7 +85,7 @@ def test_a_class_from_outside_that_is_no_whole_method_is_refused(monkeypatch, at
         ({"seen": np.zeros(3, np.float32)}, r"float32 of shape \(3,\) as seen; expected an object"),
     ],
 )
-def test_a_memory_that_is_none_is_refused(monkeypatch, memory, words):
+def test_an_object_that_is_not_a_memory_is_refused(monkeypatch, memory, words):
     monkeypatch.setattr(outside.Remembering, "memory", lambda self, examples: memory)
     with pytest.raises(UserError, match=words):
         build(from_outside("Remembering")).initial_state()
@@ -105,7 +105,7 @@ def test_a_memory_that_is_none_is_refused(monkeypatch, memory, words):
         (lambda batch: (mean(batch.logits[:, 0]), {"x": batch.labels}), "int32 of .* the metric x"),
     ],
 )
-def test_a_loss_that_is_no_number_is_refused(monkeypatch, found, words):
+def test_a_loss_that_is_not_a_number_is_refused(monkeypatch, found, words):
     monkeypatch.setattr(outside.Doubting, "loss", lambda self, batch: found(batch))
     with pytest.raises(UserError, match=words):
         run(from_outside("Doubting"), steps=1)
@@ -189,7 +189,7 @@ def test_what_is_remembered_changes_the_loss_at_the_next_visit():
     assert float(second["pull"]) > 0.0
 
 
-def test_a_memory_has_a_name_of_its_own(monkeypatch):
+def test_a_memory_needs_its_own_name(monkeypatch):
     monkeypatch.setattr(outside.Remembering, "memory", lambda self, examples: {"ema": None})
     with pytest.raises(UserError, match=r"memory\(\) has the name .ema."):
         build(from_outside("Remembering")).initial_state()
@@ -260,7 +260,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_first_steps_are_what_they_were(name):
+def test_the_first_steps_are_unchanged(name):
     start = {"objective.bat.start_epoch": 0.0, "objective.gairat.start_epoch": 0.0}
     experiment = build(tiny(name, **start))
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()

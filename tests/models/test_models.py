@@ -92,7 +92,7 @@ def test_training_mode_updates_statistics_and_evaluation_mode_does_not():
         assert all(jax.tree.leaves(same)) != train
 
 
-def test_wrong_requests_are_refused_by_name():
+def test_wrong_arguments_are_refused_by_name():
     with pytest.raises(UserError, match="'resnet50' is unknown; expected one of small_cnn"):
         models.create("resnet50", 10)
     with pytest.raises(UserError, match="cannot take images of 64x64"):

@@ -35,7 +35,7 @@ def page(runs):
     return report(runs[0])
 
 
-def test_every_accuracy_is_there_with_its_n_and_interval(page):
+def test_the_page_shows_every_accuracy_with_its_n_and_interval(page):
     text = page.read_text()
     results = json.loads((page.parent / "results.json").read_bytes())
     rows = re.findall(r'<tr><th scope="row">(.*?)</tr>', text)
@@ -64,7 +64,7 @@ def test_every_figure_is_on_the_page_with_words_and_as_files(page):
     assert all(len(html.unescape(alt)) > 20 for alt in alts)
 
 
-def test_the_page_names_no_place_to_fetch_from(page):
+def test_the_page_fetches_nothing(page):
     places = re.findall(r'(?:src|srcset|href)="([^"]{0,5})', page.read_text())
     assert places
     assert set(places) == {"data:"}
@@ -99,7 +99,7 @@ def test_a_run_without_its_checkpoints_is_reported_without_pictures(runs, tmp_pa
     assert 'id="triplets"' not in text
 
 
-def test_a_run_that_met_no_attack_says_so(runs, tmp_path):
+def test_the_report_of_a_run_without_attacks_says_so(runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
     results = json.loads((folder / "results.json").read_bytes())
@@ -123,7 +123,7 @@ def test_runs_are_compared_side_by_side_and_image_by_image(runs, tmp_path):
     assert re.findall(r'<th scope="row">(.*?)</th>', settings) == ["objective.name"]
 
 
-def test_the_command_names_the_page_and_refuses_what_is_no_finished_run(runs, tmp_path, capsys):
+def test_the_command_names_the_page_and_refuses_unfinished_runs(runs, tmp_path, capsys):
     assert main([*map(str, runs), f"--output={tmp_path / 'both'}"]) == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'both' / 'report.html'}\n"
     assert main([str(tmp_path)]) == 2
@@ -156,7 +156,7 @@ def test_a_page_that_cannot_be_written_is_one_line_that_names_the_flag(runs, tmp
     assert capsys.readouterr().err == "bat_jax.report: --output is empty; expected a folder\n"
 
 
-def test_the_page_of_a_run_that_cannot_be_written_to_goes_elsewhere(runs, tmp_path):
+def test_the_page_of_a_read_only_run_goes_elsewhere(runs, tmp_path):
     ignore = shutil.ignore_patterns("checkpoints", "figures")
     shutil.copytree(runs[1], tmp_path / "run", ignore=ignore)
     (tmp_path / "run" / "report.html").unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def test_the_page_of_a_run_that_cannot_be_written_to_goes_elsewhere(runs, tmp_pa
     assert not (tmp_path / "run" / "report.html").exists()
 
 
-def test_a_method_that_is_not_known_here_is_shown_by_its_name(runs, tmp_path):
+def test_an_unknown_method_is_shown_by_its_name(runs, tmp_path):
     folder = tmp_path / "run"
     ignore = shutil.ignore_patterns("checkpoints", "figures")
     shutil.copytree(runs[1], folder, ignore=ignore)

@@ -79,7 +79,7 @@ def test_a_name_is_literal_in_legends_ticks_and_titles(name):
     assert not any(text.get_parse_math() for text in figure.findobj(Text))
 
 
-def test_every_entry_of_a_legend_is_there_whatever_its_name():
+def test_every_legend_entry_appears_whatever_its_name():
     names = ("_a", "b", "_", "_child0")
 
     def draw(figure):
@@ -91,7 +91,7 @@ def test_every_entry_of_a_legend_is_there_whatever_its_name():
     assert len(figure.legends[0].legend_handles) == 4
 
 
-def test_a_legend_of_many_long_names_leaves_the_axes_their_room():
+def test_a_legend_of_many_long_names_leaves_room_for_the_axes():
     names = [f"{number} " + "a long name of a run " * 10 for number in range(20)]
 
     def draw(figure):
@@ -132,7 +132,7 @@ def test_more_series_than_colours_differ_from_one_another():
     assert len({tuple(point(number).items()) for number in range(64)}) == 64
 
 
-def test_a_logarithmic_axis_writes_its_numbers_out():
+def test_a_logarithmic_axis_has_plain_numbers():
     def draw(figure):
         axes = figure.subplots()
         axes.plot([0, 1], [1, 5000])
@@ -142,7 +142,7 @@ def test_a_logarithmic_axis_writes_its_numbers_out():
     assert not any("mathdefault" in text for text in texts(drawn(draw)))
 
 
-def test_characters_without_a_glyph_are_named_once_a_page(tmp_path, caplog):
+def test_characters_without_a_glyph_are_named_once_per_page(tmp_path, caplog):
     def draw(figure):
         figure.subplots().set_title("日本 한")
 

@@ -54,7 +54,7 @@ def test_nan_is_read_where_it_may_be_and_infinity_nowhere(written):
         read(written)
 
 
-def test_an_array_that_cannot_be_right_is_not_unpacked(written):
+def test_an_implausible_array_is_not_unpacked(written):
     with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as file:
         # A header alone: unpacking it would fail in another way.
         with file.open("ids.npy", "w") as member:
@@ -93,7 +93,7 @@ def test_a_damaged_file_ends_in_one_line(written, damage):
     assert "\n" not in str(raised.value)
 
 
-def test_what_the_system_refuses_is_not_taken_for_damage(tmp_path, monkeypatch, written):
+def test_system_errors_are_not_taken_for_damage(tmp_path, monkeypatch, written):
     with pytest.raises(UserError, match="no such file; expected two columns"):
         read(tmp_path / "none.npz")
     with pytest.raises(UserError, match="is not a file"):
@@ -111,7 +111,7 @@ def test_what_the_system_refuses_is_not_taken_for_damage(tmp_path, monkeypatch, 
     assert not isinstance(raised.value, ContentError)
 
 
-def test_trouble_on_the_way_to_a_bucket_is_not_taken_for_damage(written, monkeypatch):
+def test_connection_errors_of_a_bucket_are_not_taken_for_damage(written, monkeypatch):
     # Paths of this kind are those of buckets; this one is on the disk.
     path = epath.Path(written)
     np.testing.assert_array_equal(read(path)["ids"], [0, 1, 2])

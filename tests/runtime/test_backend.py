@@ -49,7 +49,7 @@ def test_a_users_flags_and_cache_stay(monkeypatch, tmp_path):
     assert jax.config.jax_compilation_cache_dir == before
 
 
-def test_programs_are_kept_among_the_users_caches(monkeypatch, tmp_path):
+def test_programs_are_kept_in_the_users_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     backend.prepare(compilation_cache=None)
@@ -59,7 +59,7 @@ def test_programs_are_kept_among_the_users_caches(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("why", ["no home folder", "not writable"])
-def test_without_a_folder_for_them_programs_are_not_kept_which_is_said_once(
+def test_without_a_cache_folder_programs_are_not_kept_with_one_warning(
     monkeypatch, tmp_path, caplog, why
 ):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
@@ -107,7 +107,7 @@ def updated(monkeypatch, tmp_path):
     ("cores", "sharing", "devices"),
     [(4, (), 4), (4, (64, 1000), 4), (3, (64, 1000), 2), (7, (9,), 3)],
 )
-def test_cores_are_devices_that_can_share_the_batches(
+def test_cores_become_devices_that_can_share_the_batches(
     monkeypatch, updated, cores, sharing, devices
 ):
     monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: range(cores))
@@ -126,7 +126,7 @@ def test_cores_are_devices_that_can_share_the_batches(
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
     ],
 )
-def test_a_containers_limit_of_cpu_time_is_kept(updated, tmp_path, files, devices):
+def test_a_containers_cpu_limit_is_respected(updated, tmp_path, files, devices):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content + "\n")

@@ -62,7 +62,7 @@ def test_flags_that_do_not_fit_together_are_refused(monkeypatch, flags):
     assert not jax.distributed.is_initialized()
 
 
-def test_a_signal_is_heard_at_the_next_poll_and_by_the_last_look():
+def test_a_signal_is_seen_at_the_next_poll_and_at_the_last_check():
     before = signal.getsignal(signal.SIGTERM)
 
     def run():
@@ -103,7 +103,7 @@ def test_a_signal_is_not_forgotten_at_the_end(monkeypatch, moment):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_without_a_signal_nothing_is_raised_and_a_failure_stays_what_it_is():
+def test_without_a_signal_nothing_is_raised_and_failures_pass_through():
     with Interruption().listening("all is saved") as interruption:
         pass
     assert interruption.requested is None
@@ -123,7 +123,7 @@ def test_a_thread_runs_without_listening():
         assert not threads.submit(run).result()
 
 
-def test_a_process_that_has_joined_leaves_no_sign_of_its_waiting(tmp_path):
+def test_a_process_that_has_joined_removes_its_sign(tmp_path):
     folder = tmp_path / "run"
     with distributed._roll_call(folder, 2, 0, 60):
         (sign,) = folder.iterdir()
@@ -133,7 +133,7 @@ def test_a_process_that_has_joined_leaves_no_sign_of_its_waiting(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
-def test_a_file_system_without_locks_knows_processes_by_their_age(
+def test_without_locks_the_age_of_a_sign_shows_whether_its_process_waits(
     tmp_path, monkeypatch, capsys, code
 ):
     def flock(*_):
@@ -155,7 +155,7 @@ def test_a_file_system_without_locks_knows_processes_by_their_age(
     assert "missing: 2, 3; start all" in capsys.readouterr().err
 
 
-def test_a_process_that_never_held_its_sign_is_missing(tmp_path, monkeypatch, capsys):
+def test_a_process_that_did_not_lock_its_sign_is_missing(tmp_path, monkeypatch, capsys):
     given_up = []
     monkeypatch.setattr(os, "_exit", given_up.append)
     monkeypatch.setattr(distributed, "_GRACE_SECONDS", 0)

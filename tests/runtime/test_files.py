@@ -11,7 +11,7 @@ from bat_jax.errors import UserError
 from bat_jax.runtime import files
 
 
-def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+def test_only_leftovers_of_killed_processes_are_removed(tmp_path):
     for name in (".results.json.123.part", ".process_1.part"):
         (tmp_path / name).write_text("{")
     kept = ["results.json", ".mine.part", "notes.1.part", ".lock"]
@@ -32,7 +32,7 @@ def test_a_link_in_the_place_of_a_partial_file_is_not_followed(tmp_path):
     assert (tmp_path / "results.json").read_text() == '{\n  "a": 1\n}\n'
 
 
-def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
+def test_the_error_of_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -56,7 +56,7 @@ def test_plain_files_are_opened_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "device", "folder"])
-def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path, kind):
+def test_special_files_are_refused_without_waiting(tmp_path, kind):
     path = tmp_path / "file"
     if kind == "link":
         path.symlink_to(tmp_path / "target")
@@ -72,7 +72,7 @@ def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path, kind):
     assert not (tmp_path / "target").exists()
 
 
-def test_a_lock_is_free_held_or_not_to_be_had(tmp_path, monkeypatch):
+def test_a_lock_is_free_held_or_unavailable(tmp_path, monkeypatch):
     first, second = ((tmp_path / "lock").open("w") for _ in range(2))
     with first, second:
         assert files.lock(first.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,11 +101,11 @@ def test_a_lock_is_free_held_or_not_to_be_had(tmp_path, monkeypatch):
         (ValueError(""), "ValueError"),
     ],
 )
-def test_a_reason_is_the_systems_own(error, words):
+def test_the_reason_is_the_systems_message(error, words):
     assert files.reason(error) == words
 
 
-def test_what_is_no_plain_file_is_never_replaced(tmp_path):
+def test_special_files_are_never_replaced(tmp_path):
     pipe, folder = tmp_path / "pipe", tmp_path / "folder"
     os.mkfifo(pipe)
     folder.mkdir()

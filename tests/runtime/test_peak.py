@@ -12,12 +12,12 @@ def devices(kind, count):
     return [SimpleNamespace(platform="tpu", device_kind=kind, process_index=0)] * count
 
 
-def test_known_devices_add_up():
+def test_the_peaks_of_known_devices_add_up():
     assert peak.together(devices("TPU v5 lite", 4), "bfloat16") == pytest.approx(4 * 197e12)
     assert peak.together(devices("NVIDIA A100-SXM4-80GB", 1), "float32") == 156e12
 
 
-def test_of_unknown_ones_nothing_is_said():
+def test_unknown_devices_have_no_peak():
     assert peak.together(devices("TPU v99", 1), "float32") is None
 
 

@@ -48,7 +48,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert storage.as_path("runs/~/one") == Path("runs/~/one")
 
 
-def test_paths_that_cannot_be_are_one_line():
+def test_impossible_paths_give_one_line():
     with pytest.raises(UserError, match="~nosuchuser/x: the home folder ~nosuchuser is not known"):
         storage.as_path("~nosuchuser/x")
     with pytest.raises(UserError, match="has a NUL character"):

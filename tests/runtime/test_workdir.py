@@ -49,7 +49,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
-def test_a_file_system_without_locks_is_used_and_said_once(tmp_path, monkeypatch, caplog, code):
+def test_a_file_system_without_locks_is_used_with_one_warning(tmp_path, monkeypatch, caplog, code):
     def flock(*_):
         raise OSError(code, os.strerror(code))
 
@@ -71,7 +71,7 @@ def test_a_link_or_fifo_as_the_lock_is_refused_and_its_target_left_alone(tmp_pat
     assert precious.read_text() == "mine"
 
 
-def test_a_config_says_its_format(folder):
+def test_a_config_records_its_format(folder):
     assert json.loads((folder / "config.json").read_text())["format"] == workdirs.FORMAT
     edit(folder, lambda content: content.pop("format"))
     claim(folder)
@@ -98,7 +98,7 @@ def test_a_wrong_format_is_refused(folder, number):
 @pytest.mark.parametrize(
     "content", ["", "null", "3", "[]", "{", "[" * 10_000, '{"config": [], "data": {}}', "{}"]
 )
-def test_what_is_no_config_is_one_line(tmp_path, content):
+def test_a_file_that_is_not_a_config_gives_one_line(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match="not a run's config") as caught:
         claim(tmp_path)
@@ -138,7 +138,7 @@ def test_mappings_that_users_fill_are_compared_as_they_are(tmp_path):
         claim(tmp_path, configs.findings(), configs.findings())
 
 
-def test_a_pipe_in_place_of_a_config_is_refused_and_not_waited_for(folder):
+def test_a_pipe_in_place_of_a_config_is_refused_without_waiting(folder):
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
     with pytest.raises(UserError, match="is no plain file; expected the config of a run"):

@@ -40,12 +40,12 @@ class Scripted(nn.Module):
         (lambda z, h: 1 / 0, r"fails for images of shape \(8, 8, 1\) \(ZeroDivisionError at test_"),
     ],
 )
-def test_a_model_from_outside_that_is_no_classifier_is_refused(tiny_config, change, words):
+def test_a_model_from_outside_that_is_not_a_classifier_is_refused(tiny_config, change, words):
     with pytest.raises(UserError, match=f"model Scripted: .*{words}"):
         build(tiny_config(), model=Scripted(change))
 
 
-def test_a_model_from_outside_without_what_the_trainer_asks_for_is_refused(tiny_config):
+def test_a_model_from_outside_without_arguments_or_parameters_is_refused(tiny_config):
     class Plain(nn.Module):
         @nn.compact
         def __call__(self, images):

@@ -154,7 +154,7 @@ def test_a_read_that_fails_every_time_ends_in_one_line_and_changes_nothing(
         'RESOURCE_EXHAUSTED: Failed to open: "/x": Too many open files [spec]',
     ],
 )
-def test_what_tensorstore_says_of_the_system_is_no_damage(run, monkeypatch, text):
+def test_system_errors_of_tensorstore_are_not_damage(run, monkeypatch, text):
     calls = []
 
     def fail(*_, **__):
@@ -224,7 +224,7 @@ METRIC_DAMAGES["no metrics"] = lambda step: (step / "metrics" / "metrics").unlin
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, *METRIC_DAMAGES])
-def test_a_damaged_checkpoint_is_renamed_by_a_run_that_goes_on(run, damage, caplog):
+def test_a_resuming_run_renames_a_damaged_checkpoint(run, damage, caplog):
     (DAMAGES | METRIC_DAMAGES)[damage](run / "checkpoints" / "3")
     before = content(run / "checkpoints" / "3")
     assert last_and_best(run) == (2, 1)
@@ -240,7 +240,7 @@ def test_a_damaged_checkpoint_is_renamed_by_a_run_that_goes_on(run, damage, capl
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "no state", "seconds nan"])
-def test_those_who_read_fall_back_and_change_nothing(run, damage):
+def test_readers_fall_back_and_change_nothing(run, damage):
     DAMAGES[damage](run / "checkpoints" / "3")
     before = content(run)
     assert last_and_best(run, keep=None) == (2, 1)
@@ -271,7 +271,7 @@ def test_the_best_and_the_newest_are_kept(run):
     assert steps(run) == [1, 5]
 
 
-def test_if_all_scores_are_damaged_a_run_goes_on_from_the_newest_state(run):
+def test_if_all_scores_are_damaged_a_run_resumes_from_the_newest_state(run):
     for step in SCORES:
         METRIC_DAMAGES["no metrics"](run / "checkpoints" / str(step))
     checkpoints = opened(run)
@@ -335,7 +335,7 @@ def former(now):
     return FormerState(now.step, now.variables, now.opt_state, now.ema, now.memory["history"])
 
 
-def test_checkpoints_are_on_disk_as_the_whole_train_state_was(run, tmp_path):
+def test_states_saved_whole_and_in_parts_read_alike(run, tmp_path):
     """Runs made before the state was saved as a dict of its parts are read, and the other way."""
     saved = state(3, ema=True)
     shapes = jax.eval_shape(lambda: saved)
@@ -360,7 +360,7 @@ def test_checkpoints_are_on_disk_as_the_whole_train_state_was(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, backward, former(saved))
 
 
-def test_a_reader_follows_a_training_that_removes_what_it_reads(run):
+def test_a_reader_follows_a_training_that_removes_its_checkpoint(run):
     training, reader = opened(run, keep=1), opened(run, keep=None)
     original, taken = reader._read, []
 
@@ -433,7 +433,7 @@ def test_a_write_that_fails_gives_its_reason(run, monkeypatch, error, words):
 
 
 @pytest.mark.parametrize("part", ["metrics/metrics", "check/metadata", "state/manifest.ocdbt"])
-def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(run, part):
+def test_a_pipe_in_a_checkpoint_is_damage_and_does_not_block(run, part):
     path = run / "checkpoints/3" / part
     path.unlink()
     os.mkfifo(path)
@@ -441,7 +441,7 @@ def test_a_pipe_in_a_checkpoint_is_damage_and_not_waited_for(run, part):
     assert aside(run) == ["damaged-3"]
 
 
-def test_a_folder_that_is_no_checkpoint_is_kept_while_others_are_removed(run):
+def test_a_folder_that_is_not_a_checkpoint_is_kept_while_others_are_removed(run):
     (run / "checkpoints/0").mkdir()
     (run / "checkpoints/0/notes.txt").write_text("mine")
     checkpoints = opened(run, keep=1)

@@ -56,7 +56,7 @@ def test_a_step_computes_no_more_than_its_objective_must(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_cost_of_a_step_is_what_it_was(objective):
+def test_the_cost_of_a_step_is_unchanged(objective):
     assert flops(compile_step(objective)[1]) == pytest.approx(1e6 * PINNED[objective], rel=0.05)
 
 

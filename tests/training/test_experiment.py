@@ -65,7 +65,7 @@ def test_a_batch_the_devices_cannot_share_is_refused(tiny_config, tmp_path, fiel
     assert not (tmp_path / "run").exists()
 
 
-def test_a_weight_that_never_applies_is_told(tiny_config, caplog):
+def test_a_weight_that_never_applies_is_reported(tiny_config, caplog):
     build(tiny_config("bat", **{"train.schedule.boundaries": (5.0,)}))
     assert "apply from epoch 5, never do" in caplog.text
 
@@ -83,9 +83,7 @@ def test_an_l2_attack_that_reaches_any_image_is_refused(tiny_config):
         ({"train.schedule.name": "one_cycle"}, "takes 8 step(s): the first has a learning rate of"),
     ],
 )
-def test_a_schedule_that_the_training_does_not_meet_is_warned_of(
-    tiny_config, caplog, fields, words
-):
+def test_a_schedule_beyond_the_training_gives_a_warning(tiny_config, caplog, fields, words):
     build(tiny_config("pgd_at", **fields))
     (message,) = caplog.messages
     assert words in message
@@ -100,12 +98,12 @@ def test_a_schedule_that_the_training_does_not_meet_is_warned_of(
         {"train.schedule.name": "one_cycle", "train.epochs": 5},
     ],
 )
-def test_a_schedule_that_the_training_meets_is_not_warned_of(tiny_config, caplog, fields):
+def test_a_schedule_within_the_training_gives_no_warning(tiny_config, caplog, fields):
     build(tiny_config("pgd_at", **fields))
     assert not caplog.messages
 
 
-def test_other_estimates_make_another_run(tiny_config, tmp_path):
+def test_other_estimates_make_a_different_run(tiny_config, tmp_path):
     dataset = build(tiny_config()).dataset
     config = tiny_config("bat", **{"memorization.estimates": str(tmp_path / "m.npz")})
     digests = set()
@@ -210,7 +208,7 @@ def test_a_wrong_file_of_ids_is_refused(tiny_config, tmp_path, content):
         build(tiny_config(**{"data.exclude": str(path)}))
 
 
-def test_a_folder_is_not_taken_for_a_run_with_other_images_left_out(tiny_config, tmp_path):
+def test_a_run_with_other_excluded_images_needs_another_folder(tiny_config, tmp_path):
     path = tmp_path / "ids.txt"
     path.write_text("0\n")
     config = tiny_config("bat", **{"data.exclude": str(path), "train.steps": 1})
@@ -219,7 +217,7 @@ def test_a_folder_is_not_taken_for_a_run_with_other_images_left_out(tiny_config,
         train_and_evaluate(tiny_config("bat", **{"train.steps": 1}), tmp_path / "run")
 
 
-def test_runs_of_two_seeds_see_the_same_images_where_the_config_says_so(tiny_config):
+def test_runs_of_two_seeds_share_their_images_on_request(tiny_config):
     def ids(**fields):
         return set(build(tiny_config(**fields)).train.ids.tolist())
 
@@ -232,7 +230,7 @@ def test_accuracy_by_typicality_needs_estimates(tiny_config):
         build(tiny_config(**{"evaluation.track.images": 5}))
 
 
-def test_ids_to_leave_out_are_read_of_a_plain_file_alone(tiny_config):
+def test_excluded_ids_are_read_from_plain_files_only(tiny_config):
     config = tiny_config(**{"data.exclude": "/dev/zero"})
     with pytest.raises(UserError, match=r"data\.exclude /dev/zero: is no plain file; expected a"):
         build(config)

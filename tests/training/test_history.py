@@ -11,7 +11,7 @@ from bat_jax.training.state import fingerprint
 from tests.training.test_step import history_of, order_of, run
 
 
-def test_an_example_is_forgotten_where_it_was_right_and_is_wrong():
+def test_an_example_that_was_correct_and_is_wrong_is_forgotten():
     verdicts = {0: [False, False, False], 1: [True, False, True], 2: [False, True, False]}
     seen = history.create(4)
     for turn in range(3):
@@ -26,7 +26,7 @@ def test_an_example_is_forgotten_where_it_was_right_and_is_wrong():
     np.testing.assert_array_equal(seen.ever_correct, [False, True, True, False])
 
 
-def test_a_step_adds_the_losses_that_examples_had_before_it(tiny_config):
+def test_a_step_adds_the_losses_of_examples_before_its_update(tiny_config):
     experiment = build(tiny_config("standard"))
     before = jax.device_get(experiment.initial_state())
     after, metrics = run(tiny_config("standard"), steps=1)
@@ -52,7 +52,7 @@ def test_the_losses_are_those_of_the_adversarial_images(tiny_config):
     assert history_of(attacked).loss_sum.sum() > 1.02 * history_of(clean).loss_sum.sum()
 
 
-def test_the_fingerprint_knows_the_history(tiny_config):
+def test_the_fingerprint_depends_on_the_history(tiny_config):
     state = build(tiny_config()).initial_state()
     seen = {int(fingerprint(state))}
     for name in ("presented", "loss_sum", "forgotten", "is_correct"):

@@ -76,7 +76,7 @@ def train(experiment, folder, interruption=None):
         checkpoints.close()
 
 
-def test_stopped_at_any_step_a_run_ends_with_the_same_bits(experiment, tmp_path):
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(experiment, tmp_path):
     (tmp_path / "whole").mkdir()
     whole, best = train(experiment, tmp_path / "whole")
     assert whole.step == 6
@@ -91,7 +91,7 @@ def test_stopped_at_any_step_a_run_ends_with_the_same_bits(experiment, tmp_path)
         assert resumed_best == best
 
 
-def test_a_checkpoint_that_memory_does_not_hold_is_not_damaged(experiment, tmp_path, monkeypatch):
+def test_a_checkpoint_too_large_for_memory_is_not_damaged(experiment, tmp_path, monkeypatch):
     train(experiment, tmp_path)
     checkpoints = Checkpoints(
         tmp_path / "checkpoints", keep=2, score=experiment.score, mesh=experiment.mesh
@@ -109,7 +109,7 @@ def test_a_checkpoint_that_memory_does_not_hold_is_not_damaged(experiment, tmp_p
     checkpoints.close()
 
 
-def test_damaged_checkpoints_are_kept_by_those_who_only_read(experiment, tmp_path, monkeypatch):
+def test_readers_keep_damaged_checkpoints(experiment, tmp_path, monkeypatch):
     train(experiment, tmp_path)
     checkpoints = Checkpoints(
         tmp_path / "checkpoints", keep=2, score=experiment.score, mesh=experiment.mesh
@@ -123,7 +123,7 @@ def test_damaged_checkpoints_are_kept_by_those_who_only_read(experiment, tmp_pat
     checkpoints.close()
 
 
-def test_a_score_that_was_not_taken_is_no_score(experiment, tmp_path):
+def test_a_missing_score_is_reported(experiment, tmp_path):
     train(experiment, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2, score="pgd77", mesh=experiment.mesh)
     with pytest.raises(UserError, match="no checkpoint was scored by pgd77"):

@@ -50,7 +50,7 @@ def test_the_first_decay_is_that_of_the_schedule_or_half_the_training(name, boun
     assert state.first_decay(config, 10.0) == epoch
 
 
-def test_a_resumed_log_drops_what_lies_beyond_and_what_is_broken(tmp_path):
+def test_a_resumed_log_drops_later_and_broken_records(tmp_path):
     log = MetricsLog(tmp_path, resumed_step=0)
     for step in (1, 2, 3):
         log.write(step, step / 10, "train", {"loss": 1.0 / step, "bad": float("nan")})

@@ -208,7 +208,7 @@ def test_an_attack_runs_in_either_mode_of_batch_norm(batch_norm):
 
 
 @pytest.mark.parametrize("batch_norm", ["running", "batch"])
-def test_batch_statistics_after_a_step_do_not_know_of_the_attack(tiny_config, batch_norm):
+def test_batch_statistics_after_a_step_do_not_depend_on_the_attack(tiny_config, batch_norm):
     """With epsilon 0 the images stay the same, however often the attack runs the network."""
     statistics = []
     for num_steps in (1, 3):
@@ -220,7 +220,7 @@ def test_batch_statistics_after_a_step_do_not_know_of_the_attack(tiny_config, ba
     jax.tree.map(np.testing.assert_array_equal, *statistics)
 
 
-def test_the_trainers_bat_is_the_librarys(tiny_config):
+def test_the_trainers_bat_equals_the_librarys(tiny_config):
     config = tiny_config("bat", **{"objective.bat.start_epoch": 1.0, "objective.bat.alpha": 2.0})
     method = methods.create(config.objective, methods.Setup(num_steps=2, first_decay=9.0))
     keys = jax.random.split(jax.random.key(0), 3)
@@ -319,7 +319,7 @@ def test_forward_passes_are_counted_for_every_method(tiny_config):
         assert method.forward_passes(10) == passes
 
 
-def test_the_fingerprint_knows_every_bit(tiny_config):
+def test_the_fingerprint_depends_on_every_bit(tiny_config):
     state = build(tiny_config()).initial_state()
     kernel = np.array(state.variables["params"]["head"]["kernel"])
     seen = {int(fingerprint(state))}
