@@ -1,4 +1,4 @@
-"""The command in this process, as a user gives it, with what it prints."""
+"""Runs the command in this process and returns what it prints."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ class Ended(NamedTuple):
 
 
 def launch(*arguments):
-    """Returns how a command line ends."""
+    """Returns the status and the output of a command line."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(out))
@@ -31,7 +31,7 @@ def launch(*arguments):
 
 
 def refused(*arguments):
-    """Returns the one line that a wrong input ends with."""
+    """Returns the one line of a wrong input."""
     ended = launch(*arguments)
     assert ended.returncode == 2, ended
     assert ended.stdout == ""

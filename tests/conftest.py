@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-# Tests of runs in processes of their own compile the same few programs: they share them.
+# Tests that run other processes compile the same few programs, and share them here.
 _CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-# The command sets flags of its own where there are none, which a process that has begun ignores:
+# The command sets its own flags if there are none, which a running process ignores:
 # runs in this process and in others are compared bit by bit.
 os.environ.setdefault("XLA_FLAGS", "")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -57,7 +57,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True)
 def _promotion_stays_strict():
-    """Programs that run within a test set what their libraries need."""
+    """Restores what programs within a test set for their libraries."""
     yield
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,4 +1,4 @@
-"""An estimates file for digits, made up: 10 atypical training and 100 atypical test images."""
+"""A made-up estimates file for digits: 10 atypical training and 100 atypical test images."""
 
 import numpy as np
 

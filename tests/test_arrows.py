@@ -1,4 +1,4 @@
-"""Imports run one way: from the command down to the formulas, and between packages in no circle."""
+"""Imports run one way, from the command down to the formulas, without cycles of packages."""
 
 import ast
 from pathlib import Path
@@ -23,13 +23,13 @@ LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
 
 def part_of(module):
-    """Returns the module or package right below bat_jax that a dotted name lies in, if any."""
+    """Returns the module or package directly below bat_jax that contains a dotted name, if any."""
     parts = module.split(".")
     return parts[1] if parts[0] == "bat_jax" and len(parts) > 1 else None
 
 
 def imported(path):
-    """Yields the parts that a file imports, wherever in it."""
+    """Yields the parts that a file imports anywhere."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "bat_jax":
             yield from (part_of(f"bat_jax.{name.name}") for name in node.names)
@@ -40,7 +40,7 @@ def imported(path):
 
 
 def arrows():
-    """Returns which parts each part imports, itself aside."""
+    """Returns the other parts that each part imports."""
     found = {}
     for path in ROOT.rglob("*.py"):
         part = path.relative_to(ROOT).parts[0].removesuffix(".py")

@@ -1,4 +1,4 @@
-"""The command: what it refuses, in which words, how soon, and with which status."""
+"""The inputs that the command refuses, with its messages, timing and status."""
 
 import errno
 import logging
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """Every command starts in an empty folder, which a refusal leaves empty."""
+    """Every command starts in an empty folder, which a refused one leaves empty."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -230,7 +230,7 @@ def test_the_program_names_itself(capsys):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Returns a function that has the job of a command raise."""
+    """Returns a function that makes the job of a command raise."""
 
     def fail(error):
         def job(config, workdir):
@@ -331,7 +331,7 @@ def test_a_warning_is_shown_once(monkeypatch):
 
 
 def of_thread(name):
-    """Returns what a thread raises in a function of a file of this name."""
+    """Returns the exception of a thread in a function of a file of this name."""
     function = compile("def raising(): raise OSError(28, 'No space left')", name, "exec")
     namespace = {}
     exec(function, namespace)

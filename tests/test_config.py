@@ -1,4 +1,4 @@
-"""Every field of every config holds a legal value, or is refused by its name."""
+"""Every field of every config has a legal value, or is refused by name."""
 
 import json
 import math
@@ -26,7 +26,7 @@ CONFIGS = {
     "evaluation": configs.evaluation,
     "findings": configs.findings,
 }
-# What a command line, a config file or a slip of the hand may put into any field.
+# Values that a command line, a config file or a slip may put into any field.
 WRONG = (
     None,
     "",
@@ -67,12 +67,12 @@ def all_fields(schema, prefix=""):
 
 
 def plain(config):
-    """Returns a config as nested dicts, in which any value can be put."""
+    """Returns a config as nested dicts, which take any value."""
     return {k: plain(v) if isinstance(v, ConfigDict) else v for k, v in config.items()}
 
 
 class Anything(dict):
-    """Any values, with a config's access by attributes."""
+    """Any values, accessed by attributes as in a config."""
 
     def __getattr__(self, name):
         value = self[name]
@@ -80,7 +80,7 @@ class Anything(dict):
 
 
 def with_value(config, path, value):
-    """Returns a config in which one field has a value that a ConfigDict might not take."""
+    """Returns a config with a value in one field that a ConfigDict might reject."""
     *sections, name = path.split(".")
     content = place = Anything(config)
     for part in sections:
@@ -91,7 +91,7 @@ def with_value(config, path, value):
 
 
 def refusal(config, path, value):
-    """Returns what is said of a config in which one field has this value, or None."""
+    """Returns the message for a config with this value in one field, or None."""
     try:
         configs.check(with_value(config, path, value))
     except UserError as error:

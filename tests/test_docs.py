@@ -1,4 +1,4 @@
-"""What README.md and the guides say is there: snippets run, and links, pages and names resolve."""
+"""README.md and the guides are right: snippets run, and links, pages and names resolve."""
 
 import contextlib
 import importlib
@@ -23,7 +23,7 @@ _PAGE = re.compile(r"--config=([\w./-]+)(?![\w./<-])")
 _NAME = re.compile(r"`(bat_jax(?:\.\w+)+)")
 _COMMAND = re.compile(r"^[ $]*(?:srun )?(?:\S*/)?(?:python launch\.py|bat-jax) (.+)$", re.MULTILINE)
 
-# Pages that lie beside the example that a text is about.
+# The folder of the example whose page a text names.
 _EXAMPLES = ROOT / "examples" / "outside"
 
 

@@ -1,4 +1,4 @@
-"""What is wrong around the program ends in one line, before anything starts."""
+"""A wrong environment ends in one line, before anything starts."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ except UserError as error:
 
 
 def started(**variables):
-    """Returns what a program says that starts with these environment variables."""
+    """Returns the message of a program that starts with these environment variables."""
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", START],
         capture_output=True,

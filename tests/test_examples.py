@@ -1,4 +1,4 @@
-"""The examples run, and show what they say."""
+"""The examples run and show what they claim."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ MODULES = ("fit", "label_weighted", "mixer", "page", "shapes")
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
-    """A folder with the examples from outside, which is the current one."""
+    """A copy of the examples from outside, as the current folder."""
     folder = shutil.copytree(OUTSIDE, tmp_path / "outside")
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)

@@ -1,4 +1,4 @@
-"""Objects from outside the package may do anything: it is one line, with their own place in it."""
+"""Errors of objects from outside the package become one line with their location."""
 
 import sys
 

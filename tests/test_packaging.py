@@ -1,4 +1,4 @@
-"""What is built holds all it needs: the wheel runs anywhere, the sdist is the repository."""
+"""The built packages are complete: the wheel runs anywhere, the sdist is the repository."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Conventions of what others import: documented, annotated, hyperparameters by keyword."""
+"""Public functions are documented and annotated, with hyperparameters by keyword."""
 
 import ast
 import inspect

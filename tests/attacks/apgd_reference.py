@@ -1,10 +1,10 @@
-"""Auto-PGD in float64 NumPy, an image at a time, as the paper has it: no code of the package."""
+"""Auto-PGD in float64 NumPy, one image at a time, from the paper: no code of the package."""
 
 import itertools
 
 import numpy as np
 
-# After how many iterations eta may be halved, and how many iterations lie behind.
+# The iterations at which eta may be halved, and the numbers of iterations between them.
 CHECKPOINTS = {22: 22, 41: 19, 57: 16, 70: 13, 80: 10, 87: 7, 93: 6, 99: 6}
 
 
@@ -24,19 +24,19 @@ def direction(gradient, norm):
 
 
 def run(look, image, iterates, epsilon, norm):
-    """Returns what the paper makes of the iterates of an attack on one image.
+    """Returns what the paper computes from the iterates of an attack on one image.
 
     Each iterate is computed from the given ones before it, so that rounding does not add up.
 
     Args:
-      look: from x to (loss, its gradient, whether x is misclassified).
+      look: maps x to (loss, its gradient, whether x is misclassified).
       image: the center of the ball.
-      iterates: x_0 to x_100, as the attack looked at them.
+      iterates: x_0 to x_100 of the attack.
       epsilon: radius of the ball.
       norm: `linf` or `l2`.
 
     Returns:
-      A dictionary: the iterates x_1 to x_100 as they should be; eta after each look; the last
+      A dictionary: the expected iterates x_1 to x_100; eta after each iteration; the last
       misclassified iterate, else the best one; why eta was halved, a list of sets a checkpoint; how
       often the attack went back to the best iterate; and the smallest difference between two losses
       that were compared.

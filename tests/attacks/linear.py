@@ -26,7 +26,7 @@ def problem(*, seed=0, count=48, classes=CLASSES):
 
 
 def distances(weights, images, labels, norm):
-    """Returns how far the nearest decision boundary is from each image."""
+    """Returns the distance of each image from the nearest decision boundary."""
     logits = images.reshape(len(images), -1).astype(np.float64) @ weights.astype(np.float64)
     nearest = np.full(len(images), np.inf)
     for target in range(weights.shape[1]):

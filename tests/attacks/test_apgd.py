@@ -1,4 +1,4 @@
-"""Auto-PGD follows its schedule, keeps its constraint and finds what there is to find."""
+"""Auto-PGD follows its schedule, keeps its constraint and breaks every breakable image."""
 
 import functools
 
@@ -153,7 +153,7 @@ def test_every_iterate_and_step_size_is_that_of_the_paper(norm, epsilon, frequen
         np.testing.assert_array_equal(state.adversarial[row], expected["adversarial"])
         reasons += expected["reasons"]
         returns += expected["returns"]
-    # The images meet all that the schedule knows: neither condition, each alone, and returns.
+    # The images cover all cases of the schedule: neither condition, each alone, and returns.
     assert all(why in reasons for why in met)
     assert returns > 50
     assert compared >= 15

@@ -1,4 +1,4 @@
-"""AutoAttack's verdicts are the worst case, checked anew, whatever the batches and devices."""
+"""AutoAttack's verdicts are the worst case, verified, for any batches and devices."""
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def test_no_batch_recompiles(problem):
         )
         return sorted(traces)
 
-    # Five batches take no more traces of the model than two: one a batch shape.
+    # Five batches take no more traces of the model than two: one per batch shape.
     assert run(16) == run(40)
 
 

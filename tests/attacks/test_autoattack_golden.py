@@ -80,7 +80,7 @@ def verdicts(network, norm, attacks, count=1000, **options):
 
 @functools.cache
 def whole(network):
-    """Returns the standard version's result, which several tests look at."""
+    """Returns the standard version's result, which several tests use."""
     return verdicts(network, "linf", STANDARD, batch_size=250)
 
 

@@ -1,4 +1,4 @@
-"""A stopped evaluation goes on where it ended, and ends as if it had not been stopped."""
+"""A stopped evaluation resumes where it stopped, and ends like an uninterrupted one."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def assert_same(result, other):
 
 
 class StoppedError(Exception):
-    """Ends the evaluation from outside."""
+    """Stops the evaluation from outside."""
 
 
 @pytest.mark.parametrize("after", [1, 3, 4])

@@ -1,4 +1,4 @@
-"""Defences that AutoAttack does not measure well are planted; each gets its warning."""
+"""Defences that AutoAttack does not measure well give their warnings."""
 
 import warnings
 
@@ -14,7 +14,7 @@ from tests.attacks import linear
 
 
 def attack(logits_fn, images, labels, **options):
-    """Returns the result and the messages of the warnings on the way."""
+    """Returns the result and the messages of its warnings."""
     options = {"epsilon": 0.01, "attacks": ("apgd-ce",), **options}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""PGD keeps its constraint whatever happens, and finds what brute force finds."""
+"""PGD keeps its constraint in every case, and finds what brute force finds."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Square draws what its paper says, keeps its constraint and only ever lowers the margin."""
+"""Square draws as in its paper, keeps its constraint and never raises the margin."""
 
 import functools
 

@@ -1,7 +1,7 @@
-"""Small data sets in the layouts that their authors publish, with random pixels.
+"""Small data sets in the published layouts, with random pixels.
 
-Every function writes at `path` and returns the images, labels and, where the layout has them apart,
-ids that a reader must find there.
+Every function writes to `path` and returns the images, labels and, if the layout has them, ids that
+a reader must find there.
 """
 
 import gzip
@@ -20,7 +20,7 @@ WNIDS = ("n02124075", "n04067472", "n01443537")
 
 
 def random_split(count, classes, shape, seed):
-    """Returns images and labels; every class occurs where there are images enough."""
+    """Returns images and labels; every class occurs if there are enough images."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (count, *shape), np.uint8)
     return images, random.permutation(np.arange(count) % classes).astype(np.int32)
@@ -44,7 +44,7 @@ def write_tar(path, files):
 
 
 def make_cifar100(path, *, train=64, test=32, classes=100, seed=0):
-    """Writes cifar-100-binary.tar.gz as published, but for the numbers of images and classes.
+    """Writes cifar-100-binary.tar.gz as published, except for the numbers of images and classes.
 
     Args:
       path: the archive's file name.
@@ -72,7 +72,7 @@ def make_cifar100(path, *, train=64, test=32, classes=100, seed=0):
 
 
 def make_cifar10(path, *, per_file=6, seed=0):
-    """Writes cifar-10-binary.tar.gz as published, but for the number of images in a file."""
+    """Writes cifar-10-binary.tar.gz as published, except for the number of images per file."""
     splits = {
         "train": random_split(5 * per_file, 10, (32, 32, 3), seed),
         "test": random_split(per_file, 10, (32, 32, 3), seed + 1),
@@ -83,7 +83,7 @@ def make_cifar10(path, *, per_file=6, seed=0):
         images, labels = splits["train"]
         files[f"data_batch_{number + 1}.bin"] = cifar_records(images[rows], labels[rows])
     files["test_batch.bin"] = cifar_records(*splits["test"])
-    # The published archive does not have its files in their order either.
+    # The files of the published archive are not in order either.
     shuffled = sorted(files, key=lambda name: name[::-1])
     write_tar(path, {f"cifar-10-batches-bin/{name}": files[name] for name in shuffled})
     return splits
@@ -165,6 +165,6 @@ def write_folder(folder, files):
 
 
 def extract(archive, folder):
-    """Extracts a .tar.gz archive of ours."""
+    """Extracts a .tar.gz archive of these tests."""
     with tarfile.open(archive) as file:
         file.extractall(folder, filter="data")

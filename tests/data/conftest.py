@@ -1,4 +1,4 @@
-"""Every test looks for data in folders of its own and never waits for a network."""
+"""Every test looks for data in its own folders and never waits for a network."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def data_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Answers at once that nothing is reachable; returns the lists of URLs that were asked for."""
+    """Makes every URL unreachable at once; returns the lists of requested URLs."""
     asked = []
 
     def unreachable(urls, *, seconds=8.0):

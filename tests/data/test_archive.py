@@ -1,4 +1,4 @@
-"""Archives made to exhaust memory or time, or to be misread."""
+"""Archives that are made to exhaust memory or time, or to be misread."""
 
 import contextlib
 import gzip
@@ -26,7 +26,7 @@ def error(path, limits=LIMITS):
 
 
 def write(path, members, tail=b""):
-    """Writes a .tar.gz of (TarInfo, content) as they are, whatever size the former claims."""
+    """Writes a .tar.gz of (TarInfo, content) pairs, whatever sizes the former claim."""
     stream = io.BytesIO()
     for member, content in members:
         stream.write(member.tobuf(tarfile.GNU_FORMAT))

@@ -17,7 +17,7 @@ def no_proxy(monkeypatch):
 
 @pytest.fixture
 def server():
-    """A server on this machine that knows no file at all; returns its URL."""
+    """Serves 404 for every file on this machine; returns the URL."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as listening:
         thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()

@@ -56,7 +56,7 @@ def test_special_files_are_refused_before_opening(tmp_path):
 
 
 class Endless(io.RawIOBase):
-    """Zeros without an end; knows how many were asked for."""
+    """An endless stream of zeros that counts the bytes read."""
 
     asked = 0
 

@@ -80,7 +80,7 @@ def test_a_path_that_no_system_takes_is_shortened_in_the_error(path):
 
 @pytest.fixture
 def no_home(monkeypatch):
-    """A user whom the system does not know, as in containers."""
+    """A user unknown to the system, as in containers."""
 
     def unknown(user):
         raise KeyError(user)

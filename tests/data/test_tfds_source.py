@@ -19,7 +19,7 @@ def png(pixels):
 
 
 class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Six training and two test images; what is wrong with a set is set on a subclass."""
+    """Six training and two test images; subclasses introduce errors."""
 
     VERSION = tfds.core.Version("1.0.0")
     IMAGE = tfds.features.Image(shape=(8, 8, 3), encoding_format="png")
@@ -55,7 +55,7 @@ class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def prepared(folder, name, **what):
-    """Prepares a set called `name` in `folder`, as if TFDS had done it before."""
+    """Prepares a set called `name` in `folder`, as TFDS would have before."""
     builder = type(name, (Made,), {"name": name, **what}, skip_registration=True)
     builder(data_dir=folder, file_format="array_record").download_and_prepare()
 

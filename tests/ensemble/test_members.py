@@ -1,4 +1,4 @@
-"""A member is a function of the seed and its number, and of nothing it is trained beside."""
+"""A member is a function of the seed and its number, and does not depend on the others."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_members_have_different_subsets_of_the_requested_size(four):
 
 
 def test_a_member_does_not_depend_on_the_others(four):
-    # Another round, another device of it, and a place to fill up.
+    # Another round, another device, and a slot to fill.
     alone = trained([7, 2, 5], **{"memorization.statistic": "probability"})
     for name in ("masks", "train", "test"):
         np.testing.assert_array_equal(getattr(alone, name)[1], getattr(four, name)[2])

@@ -1,4 +1,4 @@
-"""Members trained by processes of their own are what they are in one, and errors come through."""
+"""Members trained by several processes equal those of one, and errors are passed on."""
 
 import multiprocessing
 
@@ -15,10 +15,10 @@ from tests.ensemble.members import experiment
 def test_workers_train_the_same_members_and_a_killed_process_is_reported():
     fields = {"memorization.statistic": "probability", "programs.members_at_once": 2}
     alone = Ensemble(experiment(**fields), members=3).train(np.array([7, 0, 4]))
-    told = []
+    progress = []
     with Workers(experiment(**fields), members=3) as workers:
         assert workers.round_size == 4
-        shared = workers.train(np.array([7, 0, 4]), told.append)
+        shared = workers.train(np.array([7, 0, 4]), progress.append)
         # Fewer than there are processes.
         np.testing.assert_array_equal(workers.train(np.array([4])).train[0], alone.train[2])
         multiprocessing.active_children()[0].kill()
@@ -26,7 +26,7 @@ def test_workers_train_the_same_members_and_a_killed_process_is_reported():
             workers.train(np.array([1, 2]))
     for found, expected in zip(shared, alone, strict=True):
         np.testing.assert_array_equal(found, expected)
-    assert sum(told) == pytest.approx(3)
+    assert sum(progress) == pytest.approx(3)
     assert not multiprocessing.active_children()
 
 

@@ -1,4 +1,4 @@
-"""Every file of a run under every kind of damage: one line with the file and the place."""
+"""Damage of any kind to any file of a run gives one line with the file and the place."""
 
 import io
 import json
@@ -110,7 +110,7 @@ def run(tmp_path):
     return folder
 
 
-# Each reader with a file of its own and what is right in it.
+# Each reader with a valid file of its own.
 READERS = {
     "config": (runs.read_about, ABOUT),
     "results": (runs.read_results, RESULTS),
@@ -164,7 +164,7 @@ WRONG = (None, True, -1e300, 1e300, "x", [], {}, float("inf"), 10**400, [[]], {"
 
 
 def places(value, path=()):
-    """Yields the path of every value in a file, a list's first value standing for all."""
+    """Yields the path of every value in a file; a list's first value stands for all."""
     yield path
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -256,7 +256,7 @@ def test_a_damaged_record_is_named_and_a_truncated_last_one_skipped(run, line, c
         with pytest.raises(UserError, match=r"metrics.jsonl: line 1: ") as error:
             runs.read(run)
         one_line(error)
-    # A training that goes on keeps the damaged file, and every whole record.
+    # A resumed training keeps the damaged file, and every whole record.
     log = MetricsLog(run, resumed_step=1)
     log.close()
     assert path.read_bytes() == lines(RECORDS[:2])
@@ -307,9 +307,9 @@ def test_the_command_ends_with_one_line_for_results_of_another_job(run, job, cap
     wrong = RESULTS if job in ("memorization", "findings") else MEMORIZATION
     (run / "results.json").write_text(json.dumps(wrong))
     assert main([str(run)]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "expected" in told
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "expected" in line
 
 
 @pytest.mark.parametrize("damage", BYTES)

@@ -1,4 +1,4 @@
-"""Every image is counted once, with its n and its interval, whatever the batch."""
+"""Every image is counted once for any batch size, and accuracies have n and an interval."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def model(digits):
-    """A small network trained a little by least squares on its random features."""
+    """A small network whose last layer is fitted by least squares to its random features."""
     model = models.create("small_cnn", 10, image_shape=(8, 8, 1), width=4)
     images = jnp.asarray(np.float32(digits.train.images / 255))
     variables = model.init(jax.random.key(0), images[:1])

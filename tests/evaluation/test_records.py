@@ -1,4 +1,4 @@
-"""Measures have one name in files and one on pages; accuracies have an interval."""
+"""Measures have a name in files and a title on pages; accuracies have an interval."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Intervals over seeds and paired tests, against values worked out by hand or by SciPy."""
+"""Intervals over seeds and paired tests, against values computed by hand or by SciPy."""
 
 import numpy as np
 import pytest

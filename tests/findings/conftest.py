@@ -1,4 +1,4 @@
-"""The findings of seconds: tiny runs on real digits, with made-up estimates."""
+"""Findings that take seconds: tiny runs on real digits, with made-up estimates."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ def estimates(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def findings_config(estimates):
-    """Returns a function that makes the config of findings of seconds."""
+    """Returns a function that makes the config of findings that take seconds."""
 
     def make(**fields):
         config = configs.findings()

@@ -1,4 +1,4 @@
-"""The rules: each verdict at made-up numbers on either side of its bound."""
+"""Each rule's verdicts at made-up numbers on either side of its bound."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Findings as a whole: every run once, resumed after a kill, reported on one page."""
+"""Findings make every run once, resume after a kill, and write one page."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_every_run_is_made_and_counted(finished):
     removed = summary["removal"][0]["removed"]
     ids = (folder / "excluded" / "pgd_at-without-100%-atypical-seed0.txt").read_text().split()
     assert len(ids) == removed > 0
-    # One seed shows nothing by a rule that needs intervals; it does not fit its data in an epoch.
+    # The rules need intervals over several seeds; one epoch does not fit the data.
     assert {claim["verdict"] for claim in summary["claims"][1:]} == {"undecided"}
     assert summary["claims"][0]["verdict"] == "refuted"
 
@@ -108,10 +108,10 @@ def test_the_page_states_every_claim_with_its_numbers_and_the_failed_regime(fini
 def test_a_browser_shows_the_findings_without_an_error_or_a_request(page, tmp_path):
     with browsing(tmp_path / "profile") as browser:
         browser.open(page, width=380)
-        urls = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
+        urls = [event["request"]["url"] for event in browser.of_kind("Network.requestWillBeSent")]
         assert {url.partition(":")[0] for url in urls} == {"file", "data"}
         for kind in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
-            assert browser.told(kind) == []
+            assert browser.of_kind(kind) == []
         assert browser.evaluate("document.documentElement.scrollWidth") <= 380
 
 
@@ -144,7 +144,7 @@ def test_after_five_kills_it_ends_with_the_same_numbers_and_repeats_no_run(tmp_p
     folder, kept = tmp_path / "killed", {}
     for number in range(1, 6):
         process = start(folder)
-        # Killed when the next run has begun, alternately by force and by request.
+        # Killed when the next run has begun, by SIGKILL and SIGTERM in turn.
         while process.poll() is None and len(list(folder.glob("runs/*/metrics.jsonl"))) < number:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
@@ -154,8 +154,8 @@ def test_after_five_kills_it_ends_with_the_same_numbers_and_repeats_no_run(tmp_p
             assert path.stat().st_mtime_ns == written
         kept = results(folder)
     process = start(folder)
-    _, told = process.communicate()
-    assert process.returncode == 0, told
+    _, output = process.communicate()
+    assert process.returncode == 0, output
     for path, written in kept.items():
         assert path.stat().st_mtime_ns == written
     whole = start(tmp_path / "whole")

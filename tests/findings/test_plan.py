@@ -1,4 +1,4 @@
-"""Which runs the findings make: every arm once a seed, all else equal, removals of equal size."""
+"""The findings plan every arm once per seed, all else equal, with removals of equal size."""
 
 from pathlib import Path
 

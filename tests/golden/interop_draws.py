@@ -1,4 +1,4 @@
-"""Weights and images that PyTorch and the tests draw alike, so that no file has to hold them."""
+"""Weights and images that PyTorch and the tests draw alike, so that no file needs to hold them."""
 
 import zlib
 
@@ -14,8 +14,8 @@ def image_batch(side: int, channels: int) -> np.ndarray:
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a tensor of a PyTorch network, a function of its name and shape.
 
-    Weights are small enough for logits of a few units behind any depth; batch statistics are far
-    from 0 and 1.
+    Weights are small enough for logits of a few units at any depth; batch statistics are far from 0
+    and 1.
     """
     *_, last = name.split(".")
     if last == "num_batches_tracked":

@@ -1,4 +1,4 @@
-"""Writes autoattack_verdicts.npz: what the PyTorch implementation says of two small networks.
+"""Writes autoattack_verdicts.npz: the PyTorch implementation's verdicts on two small networks.
 
     python3 -m venv /tmp/reference
     /tmp/reference/bin/pip install torch numpy
@@ -6,9 +6,9 @@
     /tmp/reference/bin/python tests/golden/make_autoattack.py
 
 pyautoattack is Croce and Hein's implementation as packaged on PyPI. It runs its own standard
-version (100 iterations, 9 targets, 5000 queries), every attack by itself on all images and, for
-Linf, the whole of it, on the first 1000 test images of Fashion-MNIST and the networks that
-train_small_cnn.py trained. Per network and attack the file holds one robust / broken bit an image.
+version (100 iterations, 9 targets, 5000 queries) on the first 1000 test images of Fashion-MNIST and
+the networks of train_small_cnn.py: each attack alone on all images and, for Linf, all in turn. For
+each network and attack, the file holds one bit per image: robust or broken.
 """
 
 import gzip
@@ -30,7 +30,7 @@ ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
 
 
 class SmallCNN(torch.nn.Module):
-    """`bat_jax.models.small_cnn` in PyTorch, with the parameters that Flax named."""
+    """`bat_jax.models.small_cnn` in PyTorch, with Flax's parameters."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def read(name: str, header: int) -> np.ndarray:
 
 
 def test_images() -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the images, NCHW in [0, 1], and labels of the cross-check."""
+    """Returns the images (NCHW in [0, 1]) and labels of the cross-check."""
     images = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)[:NUM_IMAGES]
     labels = read("t10k-labels-idx1-ubyte.gz", 8)[:NUM_IMAGES]
     return torch.tensor(images.astype(np.float32) / 255), torch.tensor(labels.astype(np.int64))
@@ -73,7 +73,7 @@ def reference(model: torch.nn.Module, norm: str) -> AutoAttack:
 
 
 def main() -> None:
-    """Runs what the file does not hold yet; about an hour on two cores."""
+    """Runs the attacks that the file lacks; about an hour on two cores."""
     images, labels = test_images()
     file = HERE / "autoattack_verdicts.npz"
     verdicts = dict(np.load(file, allow_pickle=False)) if file.exists() else {}

@@ -4,9 +4,9 @@
     /tmp/reference/bin/pip install torch==2.13.0 numpy
     /tmp/reference/bin/python tests/golden/make_interop.py
 
-The networks here are the architectures that exported weights load into, written out. Each is small
-and gets the weights of interop_draws.py by a strict load_state_dict. To compare a network with
-weights that bat_jax exported, in an environment with safetensors too:
+These are the architectures that exported weights load into. Each is small and gets the weights of
+interop_draws.py by a strict load_state_dict. To compare a network with weights exported by bat_jax,
+in an environment that also has safetensors:
 
     /tmp/reference/bin/python tests/golden/make_interop.py WEIGHTS.safetensors IMAGES.npy LOGITS.npy
 

@@ -3,8 +3,8 @@
     python tests/golden/train_small_cnn.py
 
 writes small_cnn_standard.npz and small_cnn_adversarial.npz beside itself: the parameters of
-`bat_jax.models.create("small_cnn", 10, width=8)`, named as Flax does. About five minutes on two
-cores. The adversarial one is trained by PGD with 5 steps at epsilon 0.1, reached in 900 steps.
+`bat_jax.models.create("small_cnn", 10, width=8)` with Flax's names. About five minutes on two
+cores. The adversarial network is trained by PGD with 5 steps at epsilon 0.1, reached in 900 steps.
 """
 
 from pathlib import Path

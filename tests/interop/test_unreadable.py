@@ -1,4 +1,4 @@
-"""Whatever is wrong with a file of weights, its import ends in one line that names the file."""
+"""The import of any invalid file of weights ends in one line that names the file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Weights cross to PyTorch and back; the logits are those that PyTorch computed."""
+"""Weights go to PyTorch and back, with the logits that PyTorch computes."""
 
 import fcntl
 import json
@@ -40,7 +40,7 @@ def read(path, case, **settings):
 
 
 def filled(model, image_shape):
-    """Returns variables of random numbers, which are drawn faster than a model initialises."""
+    """Returns random variables, which are faster to draw than to initialise."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     draw = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: draw.random(leaf.shape, np.float32), dict(shapes))
@@ -70,7 +70,7 @@ def test_imported_weights_give_the_logits_of_pytorch(case, saved):
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_exported_weights_are_what_pytorch_loads(case, saved, tmp_path):
-    """The golden logits are of a network that loaded these very tensors strictly."""
+    """The golden logits are of a network that loaded these tensors strictly."""
     golden = GOLDEN[case]
     imported = read(saved(drawn(case)), case)
     path = tmp_path / "exported.safetensors"
@@ -223,7 +223,7 @@ def test_variables_of_another_model_are_not_exported(tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with a better first checkpoint, all 1 but for the averages, and a last, all 2."""
+    """A run whose best, first checkpoint is all 1 except the averages, and whose last is all 2."""
     config = configs.default()
     config.data.name = "digits"
     config.model.name = "small_cnn"
@@ -253,7 +253,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize(("checkpoint", "value"), [("best", 1), ("last", 2)])
 def test_a_run_is_exported_from_the_command_line(run, checkpoint, value, tmp_path, capsys):
-    """What evaluation uses is exported: here, the moving averages."""
+    """Exports the variables that evaluation uses: here, the moving averages."""
     out = tmp_path / "weights.safetensors"
     main(["export", f"--run={run}", f"--checkpoint={checkpoint}", f"--out={out}"])
     captured = capsys.readouterr()

@@ -1,5 +1,5 @@
-"""A bucket on this machine: so much of Google Cloud Storage's JSON protocol as gcsfs, Orbax and
-TensorStore speak, over HTTP, so that they are tested as they are."""
+"""A bucket on this machine: the part of Google Cloud Storage's JSON protocol that gcsfs, Orbax and
+TensorStore use, over HTTP, so that the real libraries are tested."""
 
 import base64
 import contextlib
@@ -17,7 +17,7 @@ pytest.importorskip("gcsfs", reason="needs requirements-gcs.txt")
 
 
 class Bucket:
-    """The objects of one bucket, by name; an object is there whole or not at all."""
+    """The objects of one bucket, by name; objects are whole or absent."""
 
     def __init__(self, name):
         self.name = name
@@ -31,13 +31,13 @@ class Bucket:
 
     @property
     def environment(self):
-        """What makes the libraries of a process talk to this server, and to none other."""
+        """The environment variables that direct a process's libraries to this server only."""
         return {
             "STORAGE_EMULATOR_HOST": self.address,
             "TENSORSTORE_GCS_HTTP_URL": self.address,
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
             "FSSPEC_GCS_TOKEN": "anon",
-            # Asks by gRPC what kind of bucket it is.
+            # Queries the kind of the bucket by gRPC.
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
 
@@ -45,7 +45,7 @@ class Bucket:
         return sorted(name for name in self.objects if name.startswith(folder))
 
     def put(self, name, content, expected=None):
-        """Returns the object's new generation; None where it is not of the expected one."""
+        """Returns the object's new generation; None if it is not of the expected one."""
         with self._lock:
             if expected is not None and int(expected) != self.objects.get(name, (0, b""))[0]:
                 return None
@@ -209,7 +209,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_):
-        """Says nothing: gcsfs asks for several things at once, and hangs up on the slower."""
+        """Logs nothing: gcsfs sends several requests at once, and drops the slower ones."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One run in several processes on this machine, each with CPU devices of its own."""
+"""One run in several processes on this machine, each with its own CPU devices."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ class Ended(NamedTuple):
 
 
 def start(workdir, count, *flags, config="digits_bat", devices=2, missing=(), port=None):
-    """Starts all of `count` processes but the missing ones."""
+    """Starts all of `count` processes except the missing ones."""
     port = port or free_port()
     started = []
     for index in range(count):
@@ -61,7 +61,7 @@ def start(workdir, count, *flags, config="digits_bat", devices=2, missing=(), po
 
 
 def finish(processes, timeout=300):
-    """Returns how they ended; kills and reaps those that do not."""
+    """Returns the ended processes; kills and reaps those that do not end."""
     try:
         # Their pipes are read one after another; none of them writes enough to fill one.
         outputs = [process.communicate(timeout=timeout) for process in processes]
@@ -81,7 +81,7 @@ def run(workdir, count, *flags, config="digits_bat", devices=2):
 
 
 def wait_for(found, processes, timeout=300):
-    """Waits until `found()`, while all processes run."""
+    """Waits until `found()` is true, while all processes run."""
     deadline = time.monotonic() + timeout
     while not found():
         assert time.monotonic() < deadline
@@ -101,7 +101,7 @@ def free_port():
 
 
 def final_state(workdir):
-    """Returns the leaves of the newest checkpoint, whatever devices wrote it."""
+    """Returns the leaves of the newest checkpoint, written by any devices."""
     folder = workdir / "checkpoints"
     step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
     checkpointer = ocp.PyTreeCheckpointer()
@@ -112,7 +112,7 @@ def final_state(workdir):
 
 
 def leftovers(workdir):
-    """Returns what a run should not leave behind."""
+    """Returns the files that a run should not leave behind."""
     return [
         path
         for path in workdir.rglob("*")

@@ -1,6 +1,6 @@
-"""A run whose folder is in a bucket of Google Cloud Storage, a stand-in for which is served here.
+"""A run whose folder is in a bucket of Google Cloud Storage, served locally.
 
-Everything but the bucket is real: gcsfs, Orbax, TensorStore and the program.
+Except for the bucket, everything is real: gcsfs, Orbax, TensorStore and the program.
 """
 
 import json

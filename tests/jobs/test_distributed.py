@@ -1,4 +1,4 @@
-"""A run in several processes: the numbers of one process, and an end for whatever happens."""
+"""A run in several processes has the numbers of one, and always ends."""
 
 import json
 import random
@@ -71,7 +71,7 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
 @pytest.mark.slow
 def test_under_slurm_processes_find_one_another(finished, monkeypatch, tmp_path):
     whole, _ = finished
-    # What srun tells each of two tasks on one node.
+    # The variables that srun sets in each of two tasks on one node.
     monkeypatch.setenv("SLURM_JOB_ID", str(free_port()))
     monkeypatch.setenv("SLURM_STEP_NODELIST", "localhost")
     monkeypatch.setenv("SLURM_STEP_NUM_NODES", "1")
@@ -94,9 +94,9 @@ def test_sigterm_in_one_process_stops_all_at_one_step_and_the_run_resumes(finish
     processes[1].send_signal(signal.SIGTERM)
     ended = finish(processes)
     assert [process.status for process in ended] == [128 + signal.SIGTERM] * 2
-    told = {process.stderr.splitlines()[-1].partition("stopped by")[2] for process in ended}
-    assert len(told) == 1
-    assert "is saved; run the same command" in told.pop()
+    messages = {process.stderr.splitlines()[-1].partition("stopped by")[2] for process in ended}
+    assert len(messages) == 1
+    assert "is saved; run the same command" in messages.pop()
     assert not leftovers(workdir)
     main, _ = run(workdir, 2)
     assert "resuming from step" in main.stderr

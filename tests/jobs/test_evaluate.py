@@ -1,4 +1,4 @@
-"""A run's final evaluation: AutoAttack, typical and atypical images, and evaluating again."""
+"""A run's evaluations: AutoAttack, typical and atypical images, and a second evaluation."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The job memorization: killed and resumed, extended, refused; its file is read by the trainer."""
+"""The job memorization is killed and resumed, extended, refused; the trainer reads its file."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, t
     assert len(trainers) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Nor do the processes that trained its members go on.
+    # Nor do the processes that trained its members survive.
     assert not psutil.wait_procs(trainers, timeout=10)[1]
     before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
     assert not (workdir / "memorization.npz").exists()
@@ -110,11 +110,11 @@ def test_control_c_is_for_the_main_process_which_ends_the_others_after_a_round(t
     )
     wait_for_members(process, tmp_path / "run")
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
-    assert "stopped by SIGINT" in told
-    assert "of 2000 members are saved" in told
-    assert "Traceback" not in told
+    assert "stopped by SIGINT" in output
+    assert "of 2000 members are saved" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_after_ten_random_kills_it_ends_with_the_same_bytes(tmp_path):
         # Most of it is starting: a round takes a tenth of a second.
         try:
             process.wait(timeout=draws.uniform(1.0, 8.0))
-            # It came to its end before: what it has is thrown away but for some members.
+            # It had already finished: discard its results except for some members.
             for path in [workdir / "results.json", *(workdir / "members").glob("*5-*.npz")]:
                 path.unlink()
         except subprocess.TimeoutExpired:

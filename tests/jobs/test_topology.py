@@ -1,4 +1,4 @@
-"""Compiling for a TPU slice: reading the program; where libtpu is installed, the real thing."""
+"""Compiling for a TPU slice: reading programs and, with libtpu installed, compiling them."""
 
 import importlib.util
 import re
@@ -89,7 +89,7 @@ def test_a_step_is_compiled_for_four_chips_and_described():
     assert result.returncode == 0, result.stderr
     for words in ("4 chips of 16 GiB", ": fits", "all-reduce of", "PREDICTED by a roofline"):
         assert words in result.stdout
-    # XLA's count, with the loop put right, and the one by forward passes are of one size.
+    # XLA's count, corrected for the loop, agrees with the count of forward passes.
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("FLOPs"))
     counted, expected = (float(word) for word in line.split() if word[0].isdigit() and "." in word)
     assert counted == pytest.approx(expected, rel=0.3)

@@ -1,4 +1,4 @@
-"""A run as a user makes it: by the command, and in a process of its own where one is stopped."""
+"""A run by the command, as a user makes it, in its own process if it is to be stopped."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def assert_same_arrays(workdir, other, name):
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_pages():
-    """Draws no page at the end of a run, which takes longer than these trainings."""
+    """Omits the page at the end of a run, which takes longer than these trainings."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("bat_jax.report.report", lambda workdir: workdir)
         yield

@@ -1,4 +1,4 @@
-"""Convolutions with the batch last compute what every other one does."""
+"""Convolutions with the batch last equal XLA's."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The CPU's own convolution of gray images computes what every other one does."""
+"""The CPU form of convolutions of gray images equals XLA's."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Programs are resolved once, from the back end, the model and the job, or as a config asks."""
+"""Programs are resolved once, from the back end, the model and the job, or from the config."""
 
 import pytest
 

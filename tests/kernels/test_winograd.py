@@ -1,4 +1,4 @@
-"""Winograd's convolution computes what the plain one does, to float rounding."""
+"""Winograd's convolution equals the plain one up to float rounding."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""Memorization by brute force: models that have an example, and models that have not.
+"""Memorization by brute force: models trained with an example, and models trained without.
 
-A plain loop that shares nothing with the ensemble but the network: NumPy draws subsets and orders,
+A plain loop that shares only the network with the ensemble: NumPy draws subsets and orders, and
 optax updates one model at a time.
 """
 
@@ -15,7 +15,7 @@ import optax
 def memorization_of(
     model, images, labels, row, *, models, epochs, batch_size, schedule, decay, ratio=0.7, seed=0
 ):
-    """Returns mem(row) and its standard error from `models` that have it and as many without.
+    """Returns mem(row) and its standard error from `models` with it and equally many without.
 
     Args:
       model: a Flax module, `apply` from [0, 1] images to logits.

@@ -1,4 +1,4 @@
-"""How two halves of the first members agree, whatever the order in which members were stored."""
+"""The agreement of two halves of the first members, in any order of storage."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ MEMBERS, TRAIN, TEST = 120, 40, 12
 
 @pytest.fixture(scope="module")
 def scores():
-    """Returns made-up members: examples are learned more or less easily by who has them."""
+    """Returns made-up members, which learn examples in their subset more or less easily."""
     draws = np.random.default_rng(0)
     masks = draws.random((MEMBERS, TRAIN)) < 0.7
     easy = np.linspace(0.2, 1.0, TRAIN)
@@ -30,7 +30,7 @@ def scores():
 
 @pytest.fixture(scope="module")
 def summarized(scores, tmp_path_factory):
-    """Returns the halves and the results of a store with members in rounds that are mixed up."""
+    """Returns the halves and the results of a store with members in shuffled rounds."""
     store = Store(tmp_path_factory.mktemp("members"), train=TRAIN, test=TEST, statistic="correct")
     order = np.random.default_rng(1).permutation(MEMBERS)
     for start in range(0, MEMBERS, 30):

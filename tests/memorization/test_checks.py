@@ -90,7 +90,7 @@ def test_estimates_agree_with_brute_force():
 
 
 def flipped(experiment, part):
-    """Returns the experiment with a part of its training labels moved to another class."""
+    """Returns the experiment with some of its training labels moved to another class."""
     draws = np.random.default_rng(0)
     train, classes = experiment.train, experiment.dataset.num_classes
     rows = draws.choice(len(train), round(part * len(train)), replace=False)

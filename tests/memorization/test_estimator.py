@@ -1,4 +1,4 @@
-"""The estimator is the formula of Feldman & Zhang, with standard errors, whatever the stream."""
+"""The estimator follows the formula of Feldman & Zhang, with standard errors, for any stream."""
 
 import inspect
 

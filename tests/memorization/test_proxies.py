@@ -1,4 +1,4 @@
-"""The file of a run's training examples, and what it says against estimates."""
+"""The file of a run's training examples, and its comparison with estimates."""
 
 import dataclasses
 

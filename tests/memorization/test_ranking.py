@@ -1,4 +1,4 @@
-"""Rank correlation and AUROC against scipy and scikit-learn, ties and all, and their intervals."""
+"""Rank correlation and AUROC against scipy and scikit-learn, with ties, and their intervals."""
 
 import numpy as np
 import pytest

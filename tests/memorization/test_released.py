@@ -1,4 +1,4 @@
-"""Figures that others released: read, and joined by the original order."""
+"""Released figures are read, and joined by the original order."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The store gives back what was put in, and refuses files that cannot be part of it."""
+"""The store returns what was put in, and refuses files that cannot be part of it."""
 
 import numpy as np
 import pytest

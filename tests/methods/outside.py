@@ -10,7 +10,7 @@ from bat_jax.methods import Attack, Method, mean
 
 
 class Perturbed(Method):
-    """Updates by the gradient at weights moved a little along the gradient: two passes."""
+    """Updates by the gradient at weights moved slightly along the gradient: two passes."""
 
     name, title, reference = "perturbed", "Perturbed weights", "tests"
     fields = {"gamma": Real(0.01, low=0)}
@@ -43,7 +43,7 @@ class Average(flax.struct.PyTreeNode):
 
 
 class Remembering(Method):
-    """Pulls predictions towards what the example was given before."""
+    """Pulls predictions towards the example's earlier ones."""
 
     name, title, reference = "remembering", "Remembered predictions", "tests"
 
@@ -78,7 +78,7 @@ def confidence(logits, labels):
 
 
 class Doubting(Method):
-    """Trains on images that lower the probability of the label: a loss of its own."""
+    """Trains on images that lower the probability of the label, by its own inner loss."""
 
     name, title, reference = "doubting", "Lowered confidence", "tests"
     attack = Attack(confidence)

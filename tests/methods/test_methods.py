@@ -1,4 +1,4 @@
-"""Methods own their fields and their loss; those from outside train in the same trainer."""
+"""Methods define their fields and their loss; those from outside use the same trainer."""
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ def test_a_method_may_take_two_passes():
 
 
 def attacked(experiment, state):
-    """Returns the adversarial images of the first batch, from the keys of its places."""
+    """Returns the adversarial images of the first batch, from the keys of its positions."""
     rows = np.asarray(order_of(experiment))[0]
     split, attack = experiment.train.take(rows.astype(np.int64)), experiment.config.attack
     from bat_jax import keys

@@ -1,4 +1,4 @@
-"""A page opened in headless Chromium, spoken to over its debugging pipe (no network, no driver)."""
+"""Opens a page in headless Chromium through its debugging pipe, without network or driver."""
 
 import base64
 import contextlib
@@ -16,7 +16,7 @@ CHROMIUM = next(
 
 
 class Browser:
-    """A session with one page; `events` holds everything the browser has told."""
+    """A session with one page; `events` holds all events of the browser."""
 
     def __init__(self, reading: int, writing: int):
         self._reading, self._writing = reading, writing
@@ -52,12 +52,12 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=Path(path).resolve().as_uri())
-        while not self.told("Page.loadEventFired"):
+        while not self.of_kind("Page.loadEventFired"):
             self._next()
         # What images and scripts still have to say comes before the answer to this.
         self.evaluate("Promise.all([...document.images].map(image => image.decode()))")
 
-    def told(self, method):
+    def of_kind(self, method):
         return [event["params"] for event in self.events if event.get("method") == method]
 
     def evaluate(self, expression):
@@ -84,7 +84,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browsing(profile):
-    """Runs Chromium with a profile folder of its own while the block runs."""
+    """Runs Chromium with its own profile folder while the block runs."""
     to_browser, writing = os.pipe()
     reading, from_browser = os.pipe()
     # Chromium reads commands from descriptor 3 and answers on 4.

@@ -1,4 +1,4 @@
-"""Two finished runs of seconds on real digits, with made-up estimates."""
+"""Two short finished runs on real digits, with made-up estimates."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.training.conftest import tiny
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folders of a run of BAT and of one of PGD-AT."""
+    """The folders of a BAT run and of a PGD-AT run."""
     folder = tmp_path_factory.mktemp("reported")
     estimates = str(write_digits_estimates(folder / "memorization.npz"))
     fields = {"memorization.estimates": estimates, "train.epochs": 4}

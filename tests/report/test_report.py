@@ -1,4 +1,4 @@
-"""Reports: one file that needs no network, figures as files, every accuracy with its n."""
+"""Reports are one file without network access, with figures as files and n for each accuracy."""
 
 import html
 import json
@@ -118,7 +118,7 @@ def test_runs_are_compared_side_by_side_and_image_by_image(runs, tmp_path):
     row = re.search(r'<th scope="row">pgd_at, best, PGD-2</th>(.*?)</tr>', text)
     cells = re.findall(r"<td>(.*?)</td>", row[1])
     assert cells[:3] == ["449", str((bat & ~pgd_at).sum()), str((~bat & pgd_at).sum())]
-    # What differs between their configs is told, and nothing else.
+    # Only the differences of their configs are shown.
     settings = text[text.index("<h2>Settings</h2>") :]
     assert re.findall(r'<th scope="row">(.*?)</th>', settings) == ["objective.name"]
 
@@ -150,8 +150,8 @@ def test_a_run_is_not_compared_with_itself_and_equal_names_gain_their_parents(ru
 def test_a_page_that_cannot_be_written_is_one_line_that_names_the_flag(runs, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([str(runs[1]), f"--output={tmp_path / 'file'}"]) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1].endswith("Not a directory; name another folder with --output")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith("Not a directory; name another folder with --output")
     assert main([str(runs[1]), "--output="]) == 2
     assert capsys.readouterr().err == "bat_jax.report: --output is empty; expected a folder\n"
 
@@ -181,11 +181,11 @@ def test_an_unknown_method_is_shown_by_its_name(runs, tmp_path):
 def test_a_browser_shows_it_without_an_error_or_a_request(page, tmp_path, width, dark):
     with browsing(tmp_path / "profile") as browser:
         browser.open(page, width=width, dark=dark)
-        urls = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
+        urls = [event["request"]["url"] for event in browser.of_kind("Network.requestWillBeSent")]
         assert page.resolve().as_uri() in urls
         assert {url.partition(":")[0] for url in urls} == {"file", "data"}
         for kind in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
-            assert browser.told(kind) == []
+            assert browser.of_kind(kind) == []
         images = "[...document.images].filter(image => image.naturalWidth > 0).length"
         assert browser.evaluate(images) == len(BAT_FIGURES)
         # The page is as wide as the screen: only tables may scroll sideways.

@@ -1,4 +1,4 @@
-"""Figures show the names of users as they are, in their place, on any machine."""
+"""Figures show the names of users literally and in their space, on any machine."""
 
 import itertools
 import logging
@@ -43,7 +43,7 @@ ODD = (
 
 
 def drawn(draw):
-    """Returns the figure that `draw` filled, after it was rendered."""
+    """Returns the figure that `draw` filled, after rendering."""
     figures = []
 
     def keep(figure):
@@ -167,14 +167,14 @@ def test_a_user_s_own_settings_do_not_change_a_figure():
 @pytest.mark.parametrize("name", ["module://matplotlib_inline.backend_inline", "nonsense", ""])
 def test_matplotlib_is_imported_whatever_back_end_is_named(name):
     script = "import os, runpy; runpy.run_path(%r); print(os.environ['MPLBACKEND'])"
-    told = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", script % drawing.__file__],
         env={**os.environ, "MPLBACKEND": name},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout == f"{name}\n"
+    assert ended.stdout == f"{name}\n"
 
 
 def test_no_other_module_imports_matplotlib():

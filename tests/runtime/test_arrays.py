@@ -1,4 +1,4 @@
-"""Arrays of a file are read only where they are what was expected of them."""
+"""Arrays of a file are read only if they are as expected."""
 
 import os
 import zipfile

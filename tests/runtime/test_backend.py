@@ -1,4 +1,4 @@
-"""What programs set before JAX starts never goes over what a user has set."""
+"""Settings before JAX starts never override a user's settings."""
 
 import jax
 import pytest
@@ -94,7 +94,7 @@ def test_a_folder_named_for_programs_is_made_or_refused(monkeypatch, tmp_path):
 
 @pytest.fixture
 def updated(monkeypatch, tmp_path):
-    """A machine of four cores without limits; returns what JAX's config is updated with."""
+    """A machine of four cores without limits; returns the updates of JAX's config."""
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
     monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: range(4))
     monkeypatch.setattr(backend, "_CGROUP", tmp_path)

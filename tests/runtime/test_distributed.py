@@ -1,4 +1,4 @@
-"""What processes share, in a single one; tests/jobs/test_distributed.py runs several."""
+"""What processes share, tested in one; tests/jobs/test_distributed.py runs several."""
 
 import errno
 import fcntl
@@ -84,7 +84,7 @@ def test_a_signal_is_not_forgotten_at_the_end(monkeypatch, moment):
     before = signal.getsignal(signal.SIGTERM)
 
     def anywhere(value):
-        # Of two processes this one hears the signal too late to say so.
+        # Of two processes, this one receives the signal too late to report it.
         answer = value
         signal.raise_signal(signal.SIGTERM)
         return answer

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and that never lead elsewhere."""
+"""Files are whole or absent, and never lead elsewhere."""
 
 import errno
 import fcntl

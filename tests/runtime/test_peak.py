@@ -1,4 +1,4 @@
-"""What utilisation is a share of."""
+"""The peak rates that utilisation is relative to."""
 
 from types import SimpleNamespace
 

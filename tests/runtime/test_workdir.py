@@ -1,4 +1,4 @@
-"""The folder of a run: who holds it, and which config and version it is of."""
+"""The folder of a run: its lock, its config and its version."""
 
 import errno
 import fcntl
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def edit(folder, change):
-    """Changes config.json as another version would have written it."""
+    """Changes config.json to that of another version."""
     path = folder / "config.json"
     content = json.loads(path.read_text())
     change(content)

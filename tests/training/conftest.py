@@ -7,12 +7,12 @@ from bat_jax.config import default
 
 @pytest.fixture
 def tiny_config():
-    """Returns a function that makes the config of a run of seconds."""
+    """Returns a function that makes the config of a short run."""
     return tiny
 
 
 def tiny(objective="bat", **fields):
-    """Returns the config of a run of seconds on real digits."""
+    """Returns the config of a short run on real digits."""
     config = default()
     config.data.name = "digits"
     config.data.validation = 32

@@ -1,4 +1,4 @@
-"""A model from outside is tried as shapes before anything starts."""
+"""A model from outside is checked by its shapes before anything starts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from bat_jax.training.experiment import build
 
 
 class Scripted(nn.Module):
-    """A classifier whose outputs are changed on their way out."""
+    """A classifier with modified outputs."""
 
     change: Callable[..., Any]
 

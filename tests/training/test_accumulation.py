@@ -1,4 +1,4 @@
-"""A batch in parts is the batch in one piece, where no statistics of a batch are in the model."""
+"""A batch in parts equals the whole batch if the model has no batch statistics."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, unreadable or of another version: nothing of a user's is lost."""
+"""With damaged, unreadable or foreign checkpoints, no data of a user are lost."""
 
 import builtins
 import errno
@@ -74,7 +74,7 @@ def content(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run with three scored checkpoints, the first of them the best."""
+    """A run with three scored checkpoints, of which the first is the best."""
     run = tmp_path_factory.mktemp("made") / "run"
     run.mkdir()
     config = configs.default()
@@ -88,7 +88,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def run(made, tmp_path, monkeypatch):
-    """A copy of it; reads that fail are tried again at once."""
+    """A copy of that run, with immediate retries of failed reads."""
     monkeypatch.setattr(trouble, "PAUSES", (0, 0))
     shutil.copytree(made, tmp_path / "run")
     return tmp_path / "run"
@@ -96,7 +96,7 @@ def run(made, tmp_path, monkeypatch):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Has the opening of files fail with an error of the system, for the first so many times."""
+    """Makes the first attempts to open files fail with a system error."""
 
     def fail(part, code, times):
         left = [times]
@@ -322,7 +322,7 @@ def test_a_state_of_another_structure_is_refused_by_its_version(run, keep, like,
 
 
 class FormerState(flax.struct.PyTreeNode):
-    """The train state of format 1, which checkpoints held as it was."""
+    """The train state of format 1, which checkpoints held whole."""
 
     step: jax.Array
     variables: dict
@@ -336,7 +336,7 @@ def former(now):
 
 
 def test_states_saved_whole_and_in_parts_read_alike(run, tmp_path):
-    """Runs made before the state was saved as a dict of its parts are read, and the other way."""
+    """Versions from before and after states were saved as dicts read each other's runs."""
     saved = state(3, ema=True)
     shapes = jax.eval_shape(lambda: saved)
     as_dict, as_state = tmp_path / "dict", tmp_path / "state"
@@ -381,7 +381,7 @@ def test_a_reader_follows_a_training_that_removes_its_checkpoint(run):
 
 
 def test_a_reader_writes_nothing(run, monkeypatch):
-    """Not even what a killed training left unfinished is removed."""
+    """Even unfinished leftovers of a killed training are kept."""
     (run / "checkpoints" / "4.orbax-checkpoint-tmp-1").mkdir()
     before = content(run)
     times = {path: path.stat().st_mtime_ns for path in run.rglob("*")}

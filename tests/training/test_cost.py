@@ -1,4 +1,4 @@
-"""What a step costs, as the compiler counts it: numbers that no busy machine changes."""
+"""The cost of a step in the compiler's count, which does not depend on the machine's load."""
 
 import functools
 
@@ -34,7 +34,7 @@ def _accelerator_style():
 
 @functools.cache
 def compile_step(objective):
-    """Returns an experiment and its compiled step, the attack written out so that it is counted."""
+    """Returns an experiment and its compiled step, with the attack unrolled to be counted."""
     fields = {
         "model.width": 16,
         "programs.unroll": True,

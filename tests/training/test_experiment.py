@@ -1,4 +1,4 @@
-"""Every wrong input is told in one line that names it, before anything is written."""
+"""Every wrong input ends in one line that names it, before anything is written."""
 
 import jax
 import numpy as np

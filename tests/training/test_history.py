@@ -1,4 +1,4 @@
-"""What training has seen of every example: right by hand, on any devices, after any stop."""
+"""The history of every example agrees with a count by hand, on any devices, after any stop."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A run that stops anywhere goes on to the same bits, with batch norm, bfloat16, crops and EMA."""
+"""A run stopped anywhere resumes to the same bits, with batch norm, bfloat16, crops and EMA."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ from tests.training.test_step import history_of
 
 
 class AfterSteps(Interruption):
-    """SIGTERM as it comes after so many steps."""
+    """Simulates SIGTERM after a number of steps."""
 
     def __init__(self, steps):
         super().__init__()
@@ -35,7 +35,7 @@ class AfterSteps(Interruption):
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """Two epochs of three steps of a narrow PreActResNet-18 on made images."""
+    """Two epochs of three steps of a narrow PreActResNet-18 on random images."""
     from tests.training.conftest import tiny
 
     archive = tmp_path_factory.mktemp("cifar") / "cifar-100-binary.tar.gz"
@@ -60,7 +60,7 @@ def experiment(tmp_path_factory):
 
 
 def train(experiment, folder, interruption=None):
-    """Trains in a folder, from its newest checkpoint on, and returns the last state."""
+    """Trains in a folder from its newest checkpoint and returns the last state."""
     checkpoints = Checkpoints(
         folder / "checkpoints", keep=2, score=experiment.score, mesh=experiment.mesh
     )

@@ -12,7 +12,7 @@ from bat_jax.training import saved
 
 @pytest.fixture
 def written(tmp_path):
-    """Returns a function that writes a run's config.json after a change of the default config."""
+    """Returns a function that changes the default config and writes it as a run's config.json."""
 
     def write(change, **fields):
         config = plain(configs.default())

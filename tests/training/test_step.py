@@ -1,4 +1,4 @@
-"""The train step is the science: what it must equal, and on any number of devices."""
+"""The train step equals its formula, on any number of devices."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ _RUNS = {}
 def run(config, steps=3, model=None):
     """Returns the state after some steps, of another model if given, and the last metrics.
 
-    Several tests look at the same run, which is made once.
+    Several tests share the run, which is made once.
     """
     made = (config.to_json_best_effort(sort_keys=True), steps, model)
     if made not in _RUNS:
@@ -47,7 +47,7 @@ def _run(config, steps, model):
 
 
 def history_of(state):
-    """Returns what a state remembers of the examples' losses and verdicts."""
+    """Returns a state's history of the examples' losses and verdicts."""
     return state.memory["history"]
 
 
@@ -209,7 +209,7 @@ def test_an_attack_runs_in_either_mode_of_batch_norm(batch_norm):
 
 @pytest.mark.parametrize("batch_norm", ["running", "batch"])
 def test_batch_statistics_after_a_step_do_not_depend_on_the_attack(tiny_config, batch_norm):
-    """With epsilon 0 the images stay the same, however often the attack runs the network."""
+    """With epsilon 0 the images stay the same, for any number of attack steps."""
     statistics = []
     for num_steps in (1, 3):
         fields = {"attack.epsilon": 0.0, "attack.num_steps": num_steps}
@@ -253,7 +253,7 @@ def test_the_trainers_bat_equals_the_librarys(tiny_config):
 
 
 def test_synchronised_batch_norm_makes_devices_agree(tiny_config):
-    """With batch norm over the global batch, eight devices compute what one does."""
+    """With batch norm over the global batch, eight devices compute the same as one."""
     states = {}
     for sync in (True, False):
         for devices in (1, 8):
