@@ -57,7 +57,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True)
 def _promotion_stays_strict():
-    """Restores what programs within a test set for their libraries."""
+    """Restores strict promotion, which programs within a test may relax."""
     yield
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
