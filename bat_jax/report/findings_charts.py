@@ -138,7 +138,7 @@ def trade_off(
         f"Clean against robust accuracy, {state} checkpoint",
         f"Scatter plot of clean against robust accuracy in percent. {numbers}.",
         "Mean and 95 % interval over seeds."
-        + (f" Not shown, because a run failed to train: {', '.join(left_out)}." * bool(left_out)),
+        + (f" Not shown, as a run failed to train: {', '.join(left_out)}." if left_out else ""),
         draw,
         height=3.5,
     )
