@@ -75,7 +75,7 @@ def label_values(labels: Shaped[np.ndarray, "..."], num_images: int) -> None:
     """Rejects everything but one integer per image."""
     if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"labels: {labels.dtype} of shape {labels.shape}; expected one integer an image,"
+            f"labels: {labels.dtype} of shape {labels.shape}; expected one integer per image,"
             f" shape ({num_images},)"
         )
 

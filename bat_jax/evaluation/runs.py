@@ -204,7 +204,7 @@ def _read_examples(
     if not path.exists():
         raise UserError(f"{path}: no such file; expected {what}: {_FINISHED}")
     if not path.is_file():
-        raise UserError(f"{path}: is no plain file; expected {what}")
+        raise UserError(f"{path}: is not a regular file; expected {what}")
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             examples = {name: file[name] for name in file.files}
@@ -226,6 +226,6 @@ def _read_examples(
         if array.dtype.kind not in kinds or array.shape != (measures.get(name, images),):
             raise ShapeError(
                 f"{path}: {name} is {array.dtype} of shape {array.shape}; expected {words} of shape"
-                f" ({measures.get(name, images)},), an image of results.json each"
+                f" ({measures.get(name, images)},), one value per image of results.json"
             )
     return examples

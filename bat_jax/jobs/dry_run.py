@@ -33,9 +33,9 @@ def describe(config: ConfigDict) -> str:
         [
             json.dumps(plain(config), indent=2),
             f"parameters: {number_of_parameters(state.variables):,}",
-            f"steps: {experiment.total_steps:,}, {experiment.steps_per_epoch:,} an epoch",
+            f"steps: {experiment.total_steps:,}, {experiment.steps_per_epoch:,} per epoch",
             f"programs: {experiment.programs}",
-            f"forward pass: {forward / 1e9:.4g} GFLOP an image",
+            f"forward pass: {forward / 1e9:.4g} GFLOP per image",
             f"training step: {model / 1e9:,.4g} GFLOP over {devices} device(s)"
             f" ({passes} forward passes of {config.train.batch_size} images)",
             *_least_time(experiment, model),

@@ -27,7 +27,9 @@ def evaluate_run(
     """
     configs.check(config)
     if config.run is None:
-        raise UserError("config.run is not set; expected a run's folder, as --config.run=runs/NAME")
+        raise UserError(
+            "config.run is not set; expected a run's folder, such as --config.run=runs/NAME"
+        )
     run = as_path(config.run)
     with distributed.agreed():
         experiment = read_run(run, config)

@@ -276,7 +276,7 @@ def _slice(topology: str) -> tuple[Chip, list[jax.Device]]:
     if generation not in CHIPS:
         raise UserError(
             f"--aot_topology={topology}: unknown generation; expected one of {', '.join(CHIPS)}"
-            " and a shape, as v5e:16x16"
+            " and a shape, such as v5e:16x16"
         )
     try:
         return CHIPS[generation], list(
@@ -285,8 +285,8 @@ def _slice(topology: str) -> tuple[Chip, list[jax.Device]]:
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--aot_topology={topology}: {reason}; expected a slice that exists, as v5e:16x16, and"
-            " the environment of requirements-tpu.txt (make topology)"
+            f"--aot_topology={topology}: {reason}; expected an existing slice, such as v5e:16x16,"
+            " and the environment of requirements-tpu.txt (make topology)"
         ) from None
 
 

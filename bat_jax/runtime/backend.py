@@ -142,7 +142,7 @@ def _made(compilation_cache: str | None) -> str | None:
                 " folder that can be written to, or none"
             ) from error
         _LOGGER.warning(
-            "compiled programs are not kept (%s), so that every start compiles anew; name a folder"
+            "compiled programs are not kept (%s), so every start compiles again; name a folder"
             " for them with --compilation_cache",
             error,
         )

@@ -53,7 +53,7 @@ def open_plain(path: Path, flags: int) -> int:
       UserError: the path is not a regular file, but a symbolic link, a FIFO or a device.
       OSError: the file cannot be opened.
     """
-    wrong = f"{path}: is no plain file; expected one, or none: remove it"
+    wrong = f"{path}: is not a regular file; expected one, or none: remove it"
     try:
         # Without O_NONBLOCK, opening a FIFO blocks until its other end opens.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -121,7 +121,7 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
         storage.put(path, content.getvalue())
         return
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is no plain file; expected one to write: name another")
+        raise UserError(f"{path}: is not a regular file; expected one to write: name another")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with naming(path):

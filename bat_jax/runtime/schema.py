@@ -214,7 +214,7 @@ def read_plain(path: AnyPath, what: str) -> bytes:
     if not path.exists():
         raise UserError(f"{path}: no such file; expected {what}")
     if not path.is_file():
-        raise UserError(f"{path}: is no plain file; expected {what}")
+        raise UserError(f"{path}: is not a regular file; expected {what}")
     return path.read_bytes()
 
 
@@ -234,10 +234,10 @@ def parse(content: bytes, shape: Shape, place: Place) -> Any:
     except RecursionError:
         raise ShapeError(f"{where}is nested too deeply; expected JSON as a run writes it") from None
     except UnicodeDecodeError:
-        raise ShapeError(f"{where}is no text in UTF-8; expected JSON") from None
+        raise ShapeError(f"{where}is not UTF-8 text; expected JSON") from None
     except json.JSONDecodeError as error:
         raise ShapeError(
-            f"{where}is no JSON (line {error.lineno}, column {error.colno}: {error.msg}); expected"
+            f"{where}is not JSON (line {error.lineno}, column {error.colno}: {error.msg}); expected"
             " the file as a run writes it"
         ) from None
     except ValueError as error:  # Of the hooks, and of integers with thousands of digits.
@@ -274,7 +274,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(text: str) -> NoReturn:
-    raise _JsonError(f"{text}, which is no number of JSON")
+    raise _JsonError(f"{text}, which is not a JSON number")
 
 
 def _is_flat(value: Any, deepest: int) -> bool:

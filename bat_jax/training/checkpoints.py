@@ -183,7 +183,7 @@ class Checkpoints:
             if damaged:
                 raise UserError(
                     f"{self._folder}: the score of every scored checkpoint is damaged"
-                    f" ({len(damaged)} found); restore {damaged[-1]}/metrics/metrics, or begin anew"
+                    f" ({len(damaged)} found); restore {damaged[-1]}/metrics/metrics, or start over"
                     " in another folder"
                 )
             raise UserError(
@@ -276,7 +276,7 @@ class Checkpoints:
             return None
         raise UserError(
             f"{self._folder}: every checkpoint is damaged ({len(steps)} found); restore one, or"
-            " begin anew in another folder"
+            " start over in another folder"
         )
 
     def _read(self, step: int, like: TrainState) -> Saved | None:
@@ -311,7 +311,7 @@ class Checkpoints:
         """Returns how the structure of a stored state differs from the expected one."""
         special = self._special(step)
         if special:
-            return Trouble(DAMAGED, f"{special} is no plain file")
+            return Trouble(DAMAGED, f"{special} is not a regular file")
         with_metadata = ocp.StandardCheckpointHandler()
         try:
             stored = with_metadata.metadata(epath.Path(self._folder) / str(step) / "state")

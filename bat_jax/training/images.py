@@ -22,7 +22,7 @@ def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] 
     path = config.data.exclude
     if path is None:
         return None
-    what = "a file of ids, one a line"
+    what = "a file of ids, one per line"
     try:
         lines = read_plain(as_path(path), what).decode().split()
         ids = np.unique(np.asarray([int(line) for line in lines], np.int64))
@@ -69,7 +69,7 @@ def normalization(config: ConfigDict, images: Split) -> tuple[tuple[float, ...],
             continue
         if len(value) != channels or not all(isinstance(v, int | float) for v in value):
             raise UserError(
-                f"config.model.{field} is {value!r}; expected {channels} number(s), one a channel"
+                f"config.model.{field} is {value!r}; expected {channels} number(s), one per channel"
             )
         if field == "std" and not min(value) > 0:
             raise UserError(f"config.model.std is {value!r}; expected numbers above 0")

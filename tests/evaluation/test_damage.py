@@ -293,11 +293,11 @@ def test_damaged_verdicts_are_refused_in_one_line(run, content):
 def test_a_folder_or_a_fifo_in_place_of_a_file_is_refused(run, name):
     (run / name).unlink()
     (run / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: is no plain file"):
+    with pytest.raises(UserError, match=f"{name}: is not a regular file"):
         runs.read(run)
     (run / name).rmdir()
     os.mkfifo(run / name)
-    with pytest.raises(UserError, match=f"{name}: is no plain file"):
+    with pytest.raises(UserError, match=f"{name}: is not a regular file"):
         runs.read(run)
 
 

@@ -27,7 +27,7 @@ def test_a_measure_has_a_key_and_a_title(measure, key, title):
 )
 def test_other_names_are_not_measures(key):
     assert not Measure.is_key(key)
-    with pytest.raises(ValueError, match="is no measure"):
+    with pytest.raises(ValueError, match="is not a measure"):
         Measure.parse(key)
 
 

@@ -169,7 +169,7 @@ def test_a_process_that_did_not_lock_its_sign_is_missing(tmp_path, monkeypatch, 
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert "missing: 1, 2; start all" in capsys.readouterr().err
-    with pytest.raises(UserError, match="part: is no plain file"):
+    with pytest.raises(UserError, match="part: is not a regular file"):
         distributed.initialize(
             coordinator="localhost:1", num_processes=3, process_id=1, folder=tmp_path
         )

@@ -67,7 +67,9 @@ def test_special_files_are_refused_without_waiting(tmp_path, kind):
     else:
         path = Path("/dev/null")
     for flags in (os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_CREAT):
-        with pytest.raises(UserError, match="is no plain file; expected one, or none: remove it"):
+        with pytest.raises(
+            UserError, match="is not a regular file; expected one, or none: remove it"
+        ):
             files.open_plain(path, flags)
     assert not (tmp_path / "target").exists()
 
@@ -113,7 +115,9 @@ def test_special_files_are_never_replaced(tmp_path):
     link.symlink_to(pipe)
     for path in (pipe, folder, link):
         with (
-            pytest.raises(UserError, match="is no plain file; expected one to write: name another"),
+            pytest.raises(
+                UserError, match="is not a regular file; expected one to write: name another"
+            ),
             files.written_whole(path) as file,
         ):
             file.write(b"content")

@@ -66,7 +66,7 @@ def test_a_link_or_fifo_as_the_lock_is_refused_and_its_target_left_alone(tmp_pat
     for name, make in (("link", lambda p: p.symlink_to(precious)), ("fifo", os.mkfifo)):
         (tmp_path / name).mkdir()
         make(tmp_path / name / ".lock")
-        with pytest.raises(UserError, match="lock: is no plain file"):
+        with pytest.raises(UserError, match="lock: is not a regular file"):
             open_and_close(tmp_path / name)
     assert precious.read_text() == "mine"
 
@@ -141,6 +141,6 @@ def test_mappings_that_users_fill_are_compared_as_they_are(tmp_path):
 def test_a_pipe_in_place_of_a_config_is_refused_without_waiting(folder):
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    with pytest.raises(UserError, match="is no plain file; expected the config of a run"):
+    with pytest.raises(UserError, match="is not a regular file; expected the config of a run"):
         claim(folder)
     assert workdirs.begun_by(folder) == "an unknown version"

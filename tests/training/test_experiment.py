@@ -232,5 +232,7 @@ def test_accuracy_by_typicality_needs_estimates(tiny_config):
 
 def test_excluded_ids_are_read_from_plain_files_only(tiny_config):
     config = tiny_config(**{"data.exclude": "/dev/zero"})
-    with pytest.raises(UserError, match=r"data\.exclude /dev/zero: is no plain file; expected a"):
+    with pytest.raises(
+        UserError, match=r"data\.exclude /dev/zero: is not a regular file; expected a"
+    ):
         build(config)
