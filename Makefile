@@ -1,11 +1,11 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both build .venv once.
 #
-# The packages are those of requirements.txt on Python 3.11 and those of requirements-newest.txt on a
-# newer one. `make test PYTHON=python3.13`, or PINS=newest, tests with the latter in an environment of
-# its own, .venv-newest.
+# Python 3.11 uses the packages of requirements.txt, newer ones those of requirements-newest.txt.
+# `make test PYTHON=python3.13`, or PINS=newest, tests with the latter in its own environment,
+# .venv-newest.
 
 ASKED := $(filter-out undefined,$(origin PYTHON) $(origin PINS))
-# The first of these Pythons that runs, by its name or where pyenv keeps it.
+# The first of these Pythons that runs, by name or from pyenv's folder.
 runs = $(shell for python in $(foreach name,$(1),$(name) \
   "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/*/bin/$(name)); \
   do "$$python" -c "" 2>/dev/null && echo "$$python" && break; done)
@@ -25,10 +25,10 @@ VENV := $(if $(and $(ASKED),$(filter newest,$(PINS))),.venv-newest,.venv)
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements$(if $(filter newest,$(PINS)),-newest).txt
 
-# The programs of fast tests run for milliseconds: most of their time is compilation.
+# The programs of fast tests run for milliseconds and spend most of their time compiling.
 COMPILE_FAST := --xla_backend_optimization_level=0
-# What meets the packages most, in about a minute: losses, attacks, models, a step of every method, and
-# a run with its checkpoints.
+# The tests that depend most on the packages, in about a minute: losses, attacks, models, a step of
+# every method, and a run with its checkpoints.
 SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.py tests/models \
   tests/training/test_step.py::test_every_objective_steps_to_finite_parameters \
   tests/training/test_state.py tests/training/test_history.py tests/interop/test_weights.py \
@@ -43,7 +43,7 @@ demo: $(VENV)/installed
 	@echo "== demo: done. Open runs/digits_bat/report.html; its numbers are in results.json."
 
 test: lint types
-	@echo "== test: everything but the tests marked slow (those: make test-slow)"
+	@echo "== test: all tests except those marked slow (make test-slow)"
 	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-short: $(VENV)/installed-dev
@@ -53,7 +53,7 @@ test-short: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
 
-# The compiler for TPUs has an environment of its own: requirements-tpu.txt says why.
+# The compiler for TPUs needs its own environment; requirements-tpu.txt explains why.
 topology:
 	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/installed-tpu
 	@echo "== topology: compiling training steps for TPU slices without a TPU"

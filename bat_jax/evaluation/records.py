@@ -49,8 +49,8 @@ class Measure(NamedTuple):
         found = _PGD.fullmatch(key)
         if found is None or found[2] == "cross_entropy":
             raise ValueError(
-                f"{key!r} is not a measure; expected clean, autoattack, or PGD's steps and loss, as"
-                " pgd20 or pgd20_margin"
+                f"{key!r} is not a measure; expected clean, autoattack, or PGD's steps and loss,"
+                " such as pgd20 or pgd20_margin"
             )
         return cls.pgd(int(found[1]), found[2] or "cross_entropy")
 
