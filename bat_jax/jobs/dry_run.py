@@ -39,9 +39,9 @@ def describe(config: ConfigDict) -> str:
             f"training step: {model / 1e9:,.4g} GFLOP over {devices} device(s)"
             f" ({passes} forward passes of {config.train.batch_size} images)",
             *_least_time(experiment, model),
-            f"compiled step: {program / 1e9:,.4g} GFLOP a device, {share:.3g} of the model's in all"
-            " (loops counted as often as they run)",
-            "memory, a device:"
+            f"compiled step: {program / 1e9:,.4g} GFLOP per device, in all {share:.3g} of the"
+            " model's (loops counted as often as they run)",
+            "memory per device:"
             f" {memory.argument_size_in_bytes / 2**20:,.1f} MiB of state and data,"
             f" {memory.temp_size_in_bytes / 2**20:,.1f} MiB of temporaries",
         ]

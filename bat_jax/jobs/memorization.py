@@ -140,7 +140,7 @@ def _ensemble(
         else:
             ensemble = Ensemble(experiment, members=members)
         log.info(
-            "%d members on %s (%d training, %d test images), %s, %s, %d device(s), %d a round",
+            "%d members on %s (%d training, %d test images), %s, %s, %d device(s), %d per round",
             members,
             experiment.dataset.name,
             len(experiment.train),

@@ -140,7 +140,7 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
     lines = [
         _headline(topology, chip, devices),
         f"{config.objective.name} on {config.data.name}, {config.model.name}, batch {batch}"
-        f" ({batch // chips} a chip), {steps} attack steps",
+        f" ({batch // chips} per chip), {steps} attack steps",
         *adjusted,
         f"parameters: {_parameters(experiment):,}",
     ]
@@ -156,12 +156,12 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
     # Products and traffic overlap; collectives are assumed not to.
     seconds = max(products, traffic) + talk
     lines += [
-        f"memory, a chip: {cost.memory / 2**20:,.1f} MiB,"
+        f"memory per chip: {cost.memory / 2**20:,.1f} MiB,"
         f" {100 * cost.memory / chip.memory:.1f} % of its capacity:"
         f" {'fits' if fits else 'does not fit'}",
-        f"FLOPs, a chip and step: {cost.flops / 1e9:,.4g} G by XLA's count;"
+        f"FLOPs per chip and step: {cost.flops / 1e9:,.4g} G by XLA's count;"
         f" {forward * passes * batch / chips / 1e9:,.4g} G as {passes} forward passes",
-        f"memory traffic, a chip and step: {cost.traffic / 1e9:,.4g} GB by XLA's count",
+        f"memory traffic per chip and step: {cost.traffic / 1e9:,.4g} GB by XLA's count",
         *_table(cost.collectives, steps),
         f"predicted step: {1e3 * seconds:.3g} ms = max(products {1e3 * products:.3g},"
         f" memory traffic {1e3 * traffic:.3g}) + collectives {1e3 * talk:.3g};"
@@ -171,7 +171,7 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
         "PREDICTED by a roofline, not measured; assumed: "
         f"{100 * _MATRIX_EFFICIENCY:.0f} % of peak FLOP/s, {100 * _BANDWIDTH_EFFICIENCY:.0f} % of"
         " memory bandwidth, rings over all links at their full rate, "
-        f"{1e6 * _COLLECTIVE_SECONDS:.0f} us a collective, no overlap of collectives, no waiting"
+        f"{1e6 * _COLLECTIVE_SECONDS:.0f} us per collective, no overlap of collectives, no waiting"
         " for the host",
     ]
     return "\n".join(lines), fits
@@ -215,7 +215,7 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
             f"{settings.members:,} members: {config.objective.name} on {config.data.name},"
             f" {config.model.name}, {_parameters(experiment):,} parameters, batch"
             f" {config.train.batch_size}",
-            f"members a chip, at once: {fitting} in {100 * _MEMORY_PART:.0f} % of its memory;"
+            f"members per chip, at once: {fitting} in {100 * _MEMORY_PART:.0f} % of its memory;"
             f" {math.ceil(settings.members / size)} round(s) of {size} on the slice",
             f"FLOPs of all members: {flops / 1e15:,.4g} P",
             f"predicted: at least {seconds / 3600:.3g} h on {chips} chips",
@@ -347,7 +347,7 @@ def _parameters(experiment: Experiment) -> int:
 def _table(found: tuple[Collective, ...], num_steps: int) -> list[str]:
     """Returns one line for each kind and size of collectives."""
     groups = collections.Counter(found)
-    lines = [f"collectives, a step: {len(found)} in the program"]
+    lines = [f"collectives per step: {len(found)} in the program"]
     for one, times in sorted(groups.items(), key=lambda item: -item[0].size * item[1]):
         loop = f", in the attack's loop: {num_steps} times each" if one.in_loop else ""
         lines.append(f"  {times} x {one.kind} of {one.size / 1024:,.3g} KiB{loop}")

@@ -241,7 +241,7 @@ def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:
                         (f"{arm}, {state}, {group}", f"{measured['clean']['images']:,}", *cells)
                     )
     return Table(
-        "Accuracy in percent, mean and 95 % interval over seeds; n test images a seed.",
+        "Accuracy in percent, mean and 95 % interval over seeds; n test images per seed.",
         ("run, checkpoint, test images", "n", *map(_title, measures)),
         tuple(rows),
     )

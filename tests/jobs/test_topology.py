@@ -100,7 +100,7 @@ def test_a_step_is_compiled_for_four_chips_and_described():
 def test_the_number_of_members_that_a_chip_holds_is_printed():
     result = compile_for("v5e:2x2", "digits_memorization")
     assert result.returncode == 0, result.stderr
-    found = re.search(r"members a chip, at once: (\d+) in 80 %", result.stdout)
+    found = re.search(r"members per chip, at once: (\d+) in 80 %", result.stdout)
     # The state of a member, its momentum and its activations take more than 100 KB.
     assert 1 <= int(found[1]) < 0.8 * 16 * 2**30 / 1e5
 
