@@ -150,7 +150,7 @@ def test_characters_without_a_glyph_are_named_once_per_page(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         write(Page("日本 \udcff", "", {}, (Section("", charts=charts),), {}), tmp_path)
     assert len(caplog.records) == 1
-    assert "for 日 本 한: drawn" in caplog.text
+    assert "for 日 本 한; drawn" in caplog.text
     assert "日本 ?" in (tmp_path / "report.html").read_text()
 
 
