@@ -13,8 +13,8 @@ from bat_jax.fields import Real
 from bat_jax.methods import mean
 from bat_jax.training.experiment import build
 from tests.methods import outside
-from tests.training.conftest import tiny
-from tests.training.test_step import assert_close, order_of, run
+from tests.training.conftest import built, tiny
+from tests.training.test_step import FROM_START, assert_close, order_of, run
 
 
 def from_outside(name, **fields):
@@ -127,7 +127,7 @@ def test_a_method_may_take_two_passes():
     config = from_outside("Perturbed", **{"objective.perturbed.gamma": 0.5})
     moved, _ = run(config, steps=1)
     # By hand: the gradient at params + gamma * gradient, applied to params.
-    experiment = build(tiny("pgd_at"))
+    experiment = built(tiny("pgd_at"))
     state, step = experiment.initial_state(), config.train.optimizer
     images, labels = attacked(experiment, state)
 
@@ -167,11 +167,11 @@ def attacked(experiment, state):
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_method_may_remember_every_example(devices):
     config = from_outside("Remembering", **{"parallel.devices": devices})
-    steps = build(config).steps_per_epoch
+    steps = built(config).steps_per_epoch
     after, metrics = run(config, steps=steps)
     memory = after.memory["average"]
     # Every row of the epoch's batches was seen once, and its probabilities add up to 1.
-    rows = np.unique(np.asarray(order_of(build(config))))
+    rows = np.unique(np.asarray(order_of(built(config))))
     np.testing.assert_array_equal(np.flatnonzero(memory.visits), rows)
     np.testing.assert_allclose(memory.sums[rows].sum(axis=1), 1.0, rtol=1e-5)
     assert metrics["pull"] == 0
@@ -179,8 +179,7 @@ def test_a_method_may_remember_every_example(devices):
 
 
 def test_what_is_remembered_changes_the_loss_at_the_next_visit():
-    config = from_outside("Remembering")
-    experiment = build(config)
+    experiment = built(from_outside("Remembering"))
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     order, step = order_of(experiment)[:1], experiment.train_step
     state, first = step(state, data, order, root)
@@ -197,7 +196,7 @@ def test_a_memory_needs_its_own_name(monkeypatch):
 
 def test_soft_targets_reach_the_attack_and_the_loss():
     _, metrics = run(from_outside("Smoothed", **{"attack.epsilon": 0.0}), steps=1)
-    experiment = build(from_outside("Smoothed", **{"attack.epsilon": 0.0}))
+    experiment = built(from_outside("Smoothed", **{"attack.epsilon": 0.0}))
     images, labels = attacked(experiment, experiment.initial_state())
     logits = experiment.model.apply(experiment.initial_state().variables, images)
     target = 0.8 * jax.nn.one_hot(labels, 10) + 0.02
@@ -261,8 +260,8 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_first_steps_are_unchanged(name):
-    start = {"objective.bat.start_epoch": 0.0, "objective.gairat.start_epoch": 0.0}
-    experiment = build(tiny(name, **start))
+    model = {"model.name": "small_cnn", "model.width": 4}
+    experiment = build(tiny(name, **model, **FROM_START))
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     before = jax.device_get(state.variables)
     order, step = order_of(experiment), experiment.train_step

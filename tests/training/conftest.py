@@ -3,6 +3,17 @@
 import pytest
 
 from bat_jax.config import default
+from bat_jax.training.experiment import build
+
+_BUILT = {}
+
+
+def built(config):
+    """Returns the experiment of a config; a process compiles its programs once."""
+    key = config.to_json_best_effort(sort_keys=True)
+    if key not in _BUILT:
+        _BUILT[key] = build(config)
+    return _BUILT[key]
 
 
 @pytest.fixture
@@ -19,8 +30,7 @@ def tiny(objective="bat", **fields):
     config.data.subset = 256
     config.data.crop_padding = 0
     config.data.flip = False
-    config.model.name = "small_cnn"
-    config.model.width = 4
+    config.model.name = "tests.networks:create"
     config.objective.name = objective
     config.attack.epsilon = 0.1
     config.attack.step_size = 0.05

@@ -7,17 +7,17 @@ import pytest
 
 from bat_jax.errors import UserError
 from bat_jax.training import accumulation
-from bat_jax.training.experiment import build, check_batch
-from tests.training.test_step import assert_close, history_of, run, smooth_attack
+from bat_jax.training.experiment import check_batch
+from tests.training.conftest import built
+from tests.training.test_step import FROM_START, assert_close, history_of, run, smooth_attack
 
 
 @pytest.mark.parametrize("objective", ["bat", "trades", "mart", "gairat"])
 def test_a_step_in_parts_is_the_step_of_the_large_batch(tiny_config, objective):
     fields = {
-        "objective.bat.start_epoch": 0.0,
-        "objective.gairat.start_epoch": 0.0,
-        "parallel.devices": 2,
+        **FROM_START,
         **smooth_attack(objective),
+        "parallel.devices": 2,
     }
     whole, metrics = run(tiny_config(objective, **fields))
     parts, in_parts = run(tiny_config(objective, **fields, **{"train.accumulation": 4}))
@@ -52,7 +52,7 @@ def test_batch_norm_moves_once_by_the_mean_over_the_parts():
 def test_a_batch_that_does_not_divide_into_the_parts_is_refused(tiny_config):
     config = tiny_config(**{"train.accumulation": 3, "parallel.devices": 2})
     with pytest.raises(UserError, match="64, which 2 devices in 3 parts each cannot share"):
-        check_batch(build(config))
+        check_batch(built(config))
 
 
 def test_parts_come_together_in_order():

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 
 from bat_jax.memorization import history
-from bat_jax.training.experiment import build
 from bat_jax.training.state import fingerprint
+from tests.training.conftest import built
 from tests.training.test_step import history_of, order_of, run
 
 
@@ -27,7 +27,7 @@ def test_an_example_that_was_correct_and_is_wrong_is_forgotten():
 
 
 def test_a_step_adds_the_losses_of_examples_before_its_update(tiny_config):
-    experiment = build(tiny_config("standard"))
+    experiment = built(tiny_config("standard"))
     before = jax.device_get(experiment.initial_state())
     after, metrics = run(tiny_config("standard"), steps=1)
     rows = np.asarray(order_of(experiment))[0]
@@ -53,7 +53,7 @@ def test_the_losses_are_those_of_the_adversarial_images(tiny_config):
 
 
 def test_the_fingerprint_depends_on_the_history(tiny_config):
-    state = build(tiny_config()).initial_state()
+    state = built(tiny_config()).initial_state()
     seen = {int(fingerprint(state))}
     for name in ("presented", "loss_sum", "forgotten", "is_correct"):
         history = history_of(state)

@@ -35,7 +35,7 @@ class AfterSteps(Interruption):
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """Two epochs of three steps of a narrow PreActResNet-18 on random images."""
+    """Two epochs of three steps of a small network on made images."""
     from tests.training.conftest import tiny
 
     archive = tmp_path_factory.mktemp("cifar") / "cifar-100-binary.tar.gz"
@@ -47,9 +47,7 @@ def experiment(tmp_path_factory):
         "data.subset": 0,
         "data.crop_padding": 4,
         "data.flip": True,
-        "model.name": "preact_resnet18",
-        "model.width": 2,
-        "model.dtype": "bfloat16",
+        "model.name": "tests.networks:in_bfloat16",
         "train.batch_size": 16,
         "train.ema": 0.9,
         "attack.num_steps": 1,

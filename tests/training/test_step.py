@@ -12,11 +12,13 @@ import pytest
 from bat_jax import losses, methods, models, parallel
 from bat_jax.attacks import pgd
 from bat_jax.data.device import epoch_order
-from bat_jax.models.layers import batch_norm
-from bat_jax.training.experiment import build
 from bat_jax.training.state import fingerprint
 from bat_jax.training.step import TrainStep
+from tests.networks import Normalized
+from tests.training.conftest import built
 
+# Weights apply from the first step.
+FROM_START = {"objective.bat.start_epoch": 0.0, "objective.gairat.start_epoch": 0.0}
 OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
 
 
@@ -35,7 +37,7 @@ def run(config, steps=3, model=None):
 
 
 def _run(config, steps, model):
-    experiment = build(config)
+    experiment = built(config)
     if model is not None:
         experiment = dataclasses.replace(experiment, model=model)
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
@@ -118,7 +120,7 @@ def test_bat_weights_apply_from_the_first_decay(tiny_config):
 def test_a_step_equals_one_written_by_hand(tiny_config):
     """One PGD-AT step against plain JAX on the whole batch: data, loss, gradient and update."""
     config = tiny_config("pgd_at", **{"attack.epsilon": 0.0, "train.optimizer.momentum": 0.5})
-    experiment = build(config)
+    experiment = built(config)
     before = jax.device_get(experiment.initial_state())
     after, metrics = run(config, steps=1)
     rows = np.asarray(order_of(experiment))[0]
@@ -136,15 +138,14 @@ def test_a_step_equals_one_written_by_hand(tiny_config):
     assert_close(after.variables["params"], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["bat", "gairat", "trades"])
-def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
-    fields = {"objective.bat.start_epoch": 0.0, "objective.gairat.start_epoch": 0.0}
-    config = tiny_config(objective, **fields, **smooth_attack(objective))
-    alone, alone_metrics = run(config)
-    for devices in (2, 8):
-        with config.unlocked():
-            config.parallel.devices = devices
-        state, metrics = run(config)
+@pytest.mark.parametrize(
+    ("objective", "counts"), [("bat", (2, 8)), ("gairat", (8,)), ("trades", (8,))]
+)
+def test_any_number_of_devices_gives_the_same_step(tiny_config, objective, counts):
+    fields = {**FROM_START, **smooth_attack(objective)}
+    alone, alone_metrics = run(tiny_config(objective, **fields))
+    for devices in counts:
+        state, metrics = run(tiny_config(objective, **fields, **{"parallel.devices": devices}))
         assert_close(state.variables, alone.variables, rtol=2e-4, atol=2e-6)
         assert_close(metrics, alone_metrics, rtol=1e-3)
         np.testing.assert_allclose(
@@ -152,7 +153,10 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
         )
         np.testing.assert_array_equal(history_of(state).presented, history_of(alone).presented)
 
-    experiment = build(config)
+
+def test_pmap_gives_the_same_step(tiny_config):
+    alone, _ = run(tiny_config("bat", **FROM_START))
+    experiment = built(tiny_config("bat", **FROM_START, **{"parallel.devices": 8}))
     devices = jax.devices()[:8]
     step = TrainStep(
         experiment.model,
@@ -166,7 +170,7 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
         lambda leaf: jnp.stack([leaf] * 8), jax.device_get(experiment.initial_state())
     )
     data, order = jax.device_get((experiment.train_data(), order_of(experiment)))
-    root = jax.random.key(config.seed)
+    root = jax.random.key(experiment.config.seed)
     for _ in range(3):
         state, _ = mapped(state, data, order, root)
     first = jax.tree.map(lambda leaf: leaf[0], jax.device_get(state))
@@ -174,24 +178,9 @@ def test_one_two_and_eight_devices_and_pmap_agree(tiny_config, objective):
     np.testing.assert_allclose(history_of(first).loss_sum, history_of(alone).loss_sum, rtol=1e-3)
 
 
-class BatchNormNet(nn.Module):
-    """A small network with batch norm, synchronised or not."""
-
-    sync: bool
-
-    @nn.compact
-    def __call__(self, x, *, train=False, features=False):
-        x = nn.Conv(4, (3, 3))(x)
-        axis_name = parallel.AXIS if self.sync else None
-        x = batch_norm(train=train, axis_name=axis_name, dtype=jnp.float32)(x)
-        x = nn.relu(x).mean(axis=(1, 2))
-        logits = nn.Dense(10)(x)
-        return (logits, x) if features else logits
-
-
 @pytest.mark.parametrize("batch_norm", ["running", "batch"])
 def test_an_attack_runs_in_either_mode_of_batch_norm(batch_norm):
-    model = BatchNormNet(sync=False)
+    model = Normalized(sync=False)
     images = jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))
     labels = jnp.arange(8)
     variables = model.init(jax.random.key(1), images)
@@ -214,7 +203,7 @@ def test_batch_statistics_after_a_step_do_not_depend_on_the_attack(tiny_config, 
     for num_steps in (1, 3):
         fields = {"attack.epsilon": 0.0, "attack.num_steps": num_steps}
         config = tiny_config("pgd_at", **fields, **{"attack.batch_norm": batch_norm})
-        state, _ = run(config, steps=1, model=BatchNormNet(sync=True))
+        state, _ = run(config, steps=1, model=Normalized(sync=True))
         statistics.append(state.variables["batch_stats"])
         assert not np.array_equal(statistics[-1]["BatchNorm_0"]["mean"], np.zeros(4))
     jax.tree.map(np.testing.assert_array_equal, *statistics)
@@ -259,7 +248,7 @@ def test_synchronised_batch_norm_makes_devices_agree(tiny_config):
         for devices in (1, 8):
             # Two images a device: the shares' statistics differ much from the batch's.
             fields = {"parallel.devices": devices, "train.batch_size": 16}
-            state, _ = run(tiny_config("pgd_at", **fields), steps=2, model=BatchNormNet(sync))
+            state, _ = run(tiny_config("pgd_at", **fields), steps=2, model=Normalized(sync))
             states[sync, devices] = state.variables
     assert_close(states[True, 1], states[True, 8], rtol=2e-3, atol=2e-5)
     deviation = {
@@ -275,7 +264,7 @@ def test_synchronised_batch_norm_makes_devices_agree(tiny_config):
 
 
 def test_the_step_transfers_nothing_and_compiles_once(tiny_config):
-    experiment = build(tiny_config())
+    experiment = built(tiny_config())
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     order = parallel.replicate(order_of(experiment), experiment.mesh)
     train_step = experiment.train_step
@@ -289,7 +278,7 @@ def test_the_step_transfers_nothing_and_compiles_once(tiny_config):
 
 def test_the_average_follows_the_parameters(tiny_config):
     config = tiny_config("standard", **{"train.ema": 0.5})
-    initial = jax.device_get(build(config).initial_state())
+    initial = jax.device_get(built(config).initial_state())
     one, _ = run(config, steps=1)
     expected = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, initial.ema, one.variables)
     assert_close(one.ema, expected, rtol=1e-6, atol=1e-7)
@@ -320,7 +309,7 @@ def test_forward_passes_are_counted_for_every_method(tiny_config):
 
 
 def test_the_fingerprint_depends_on_every_bit(tiny_config):
-    state = build(tiny_config()).initial_state()
+    state = built(tiny_config()).initial_state()
     kernel = np.array(state.variables["params"]["head"]["kernel"])
     seen = {int(fingerprint(state))}
     for change in ("bit", "exchange"):
