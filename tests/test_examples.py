@@ -59,7 +59,7 @@ def test_outside_models_are_attacked_by_the_same_call(capsys):
 
 def test_a_method_a_model_and_data_from_outside_make_a_run(outside):
     fields = [f"--config.{name}={value}" for name, value in SHORT.items()]
-    command = ("--config=page.py", "--workdir=run", "--compilation_cache=none", *fields)
+    command = ("--config=page.py", "--workdir=run", *fields)
     # The command promotes as JAX does by default.
     with jax.numpy_rank_promotion("allow"):
         ended = launch(*command, "--config.objective.label_weighted.factor=3")
@@ -82,7 +82,7 @@ def test_fit_takes_a_model_and_arrays(outside):
 
     dataset = shapes.load()
     with jax.numpy_rank_promotion("allow"):
-        fitted = bat_jax.fit(short(), model=mixer.Mixer(4, width=8), dataset=dataset)
+        fitted = bat_jax.fit(short(), model=mixer.Mixer(4), dataset=dataset)
         images = jnp.float32(dataset.test.images) / 255
         logits = fitted.model.apply(fitted.best, images)
     accuracy = np.mean(np.argmax(np.asarray(logits), axis=1) == dataset.test.labels)

@@ -102,6 +102,7 @@ def test_an_ensemble_in_a_bucket_trains_only_the_members_that_are_missing(bucket
     assert all(all_of_them[name] == content for name, content in first.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workdir", "refused", "reason"),
     [

@@ -10,7 +10,9 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.command import launch
 from tests.jobs.processes import (
+    TINY,
     final_state,
     finish,
     free_port,
@@ -53,9 +55,11 @@ def finished(tmp_path_factory):
     return workdir, run(workdir, 2)
 
 
-def test_two_processes_give_the_numbers_of_one(finished, tmp_path):
+def test_two_processes_give_the_numbers_of_one(finished, tmp_path, monkeypatch):
     workdir, (main, other) = finished
-    run(tmp_path / "one", 1, devices=4)
+    monkeypatch.setattr("bat_jax.report.report", lambda workdir: workdir)
+    alone = ("--config=digits_bat", f"--workdir={tmp_path / 'one'}", "--config.parallel.devices=4")
+    assert launch(*alone, *TINY).returncode == 0
     assert_close(workdir, tmp_path / "one")
     assert_same_results(workdir, tmp_path / "one", {"clean", "pgd2"})
     # One process writes, and once.
@@ -136,6 +140,7 @@ def test_processes_of_different_configs_are_refused(tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_an_input_error_of_the_main_process_ends_all_processes(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()

@@ -1,7 +1,6 @@
 """A run by the command, as a user makes it, in its own process if it is to be stopped."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TINY = (
     "--config.data.validation=32",
     "--config.data.subset=256",
-    "--config.model.width=4",
+    "--config.model.name=tests.networks:create",
     "--config.attack.num_steps=2",
     "--config.programs.unroll=False",
     "--config.train.log_every=2",
@@ -234,14 +233,13 @@ def test_training_stops_at_the_first_loss_that_is_not_finite(tmp_path, monkeypat
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
-    # Files of at most 8 KiB, and an error rather than a signal for more: as on a full disk.
-    limited = ["bash", "-c", 'ulimit -f 8; trap "" XFSZ; exec "$@"', "-"]
+    # Files of at most 2 KiB, and an error rather than a signal for more: as on a full disk.
+    limited = ["bash", "-c", 'ulimit -f 2; trap "" XFSZ; exec "$@"', "-"]
     result = subprocess.run(
-        [*limited, *command(tmp_path / "run", *TINY, "--config.train.epochs=1")],
+        [*limited, *command(tmp_path / "run", *TINY, "--config.train.epochs=3")],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": ""},
         check=False,
     )
     assert result.returncode == 1, result.stderr
@@ -259,6 +257,7 @@ def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path, monkeypatch
     flags = (
         f"--config.data.path={archive}",
         "--config.data.validation=16",
+        "--config.model.name=small_cnn",
         "--config.model.width=2",
         "--config.attack.num_steps=1",
         "--config.programs.unroll=False",
@@ -266,6 +265,7 @@ def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path, monkeypatch
         "--config.evaluation.batch_size=16",
         "--config.evaluation.num_steps=1",
         "--config.evaluation.losses=('cross_entropy',)",
+        "--config.evaluation.attacks=()",
         "--config.parallel.devices=1",
     )
     workdir, save = tmp_path / "run", Checkpoints.save

@@ -107,7 +107,9 @@ def test_wrong_arguments_are_refused_by_name():
         ("small_cnn", (9, 8, 1), "cifar", "patches"),
         ("small_cnn", (9, 8, 1), "cifar", "batch_last"),
         ("small_cnn", (8, 9, 3), "cifar", "batch_last"),
-        ("preact_resnet18", (16, 18, 3), "tiny_imagenet", "patches"),
+        pytest.param(
+            "preact_resnet18", (16, 18, 3), "tiny_imagenet", "patches", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_all_forms_of_convolutions_are_the_same_function(name, image_shape, stem, conv):
