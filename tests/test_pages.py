@@ -56,3 +56,19 @@ def test_a_page_needs_only_the_package(monkeypatch, tmp_path, name):
     found = runpy.run_path(str(page))["get_config"]()
     kinds = {"evaluation": config.evaluation, "findings": config.findings}
     assert set(found) == set(kinds.get(found.job, config.default)())
+
+
+@pytest.mark.parametrize("method", ["standard", "pgd_at", "trades", "mart", "gairat", "bat"])
+def test_a_fast_recipe_differs_in_its_schedule_alone(method):
+    def fields(name):
+        found = runpy.run_path(str(pages.find(name)))["get_config"]()
+        return found.to_dict()
+
+    long, fast = fields(f"cifar100_{method}"), fields(f"cifar100_{method}_fast")
+    assert fast["train"]["epochs"] == 30
+    assert fast["train"]["batch_size"] == 512
+    assert fast["train"]["schedule"]["name"] == "one_cycle"
+    assert fast["model"]["dtype"] == "bfloat16"
+    for section in ("train", "checkpoint"):
+        fast[section] = long[section]
+    assert fast == long

@@ -1,0 +1,17 @@
+"""GAIRAT (Zhang et al., arXiv:2010.01736) on CIFAR-100, the fast recipe.
+
+    python launch.py --config=configs/cifar100_gairat_fast.py
+
+PreActResNet-18, Linf 8/255, PGD-10, 30 epochs of a one-cycle schedule, bfloat16, batch 512;
+cifar100_gairat is the long recipe. Its weights apply from epoch 15, half the training. Hardware:
+one GPU or TPU. Expected: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from bat_jax.settings import cifar_fast
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    return cifar_fast("cifar100", "gairat")
