@@ -235,10 +235,10 @@ class Ensemble:
 
         def batch(rows: Int32[Array, " batch"]) -> Shaped[Array, " batch"]:
             images, labels = to_unit(data.images[rows]), data.labels[rows]
-            if settings.inputs == "adversarial":
-                image_keys = keys.per_image(attack_key, data.ids[rows])
-                images = pgd_trajectory(logits_of, images, labels, image_keys, attack).images
             with jax.default_matmul_precision("highest"):
+                if settings.inputs == "adversarial":
+                    image_keys = keys.per_image(attack_key, data.ids[rows])
+                    images = pgd_trajectory(logits_of, images, labels, image_keys, attack).images
                 logits = logits_of(images)
             if settings.statistic == "correct":
                 return correct(logits, labels)

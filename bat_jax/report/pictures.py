@@ -114,11 +114,13 @@ def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
     ) -> tuple[Array, ...]:
         logits_fn = models.logits_fn(model, variables)
         key = keys.derive(config.seed, keys.Purpose.EVALUATION)
-        found = pgd_trajectory(logits_fn, images, labels, keys.per_image(key, ids), settings)
-        outputs: Any = model.apply(variables, found.images, train=False, features=True)
-        logits, features = outputs
+        with jax.default_matmul_precision("highest"):
+            found = pgd_trajectory(logits_fn, images, labels, keys.per_image(key, ids), settings)
+            outputs: Any = model.apply(variables, found.images, train=False, features=True)
+            logits, features = outputs
+            clean_logits = logits_fn(images)
         robust_steps = found.robust_steps + correct(logits, labels).astype(jnp.int32)
-        return found.images, logits_fn(images), logits, features, robust_steps
+        return found.images, clean_logits, logits, features, robust_steps
 
     def of_split(variables: Variables, split: Split) -> _Attacked:
         split = _drawn(split, config.seed)
