@@ -38,8 +38,9 @@ class PgdSettings:
       random_start: start from a uniformly random point of the ball rather than from x.
       gaussian_start: if above 0, start from x + gaussian_start * N(0, 1) instead, as TRADES does.
       restarts: how many attacks to run. With more than one, each costs an extra forward pass.
-      unroll: whether to unroll the steps instead of looping; None unrolls only on CPU, whose back
-        end runs convolutions inside a loop on a single thread.
+      unroll: whether to unroll the steps instead of looping, or how many steps an iteration of the
+        loop holds; None unrolls only on CPU, whose back end runs convolutions inside a loop on a
+        single thread.
 
     Raises:
       UserError: an unknown norm or loss, or a number out of range.
@@ -53,7 +54,7 @@ class PgdSettings:
     random_start: bool = True
     gaussian_start: float = 0.0
     restarts: int = 1
-    unroll: bool | None = None
+    unroll: bool | int | None = None
 
     def __post_init__(self) -> None:
         checks.radius(self.epsilon, self.norm, allow_zero=True)
@@ -311,8 +312,8 @@ def _best_of_restarts(
     return best
 
 
-def _unrolls(settings: PgdSettings) -> bool:
-    """Returns whether to unroll steps rather than loop."""
+def _unrolls(settings: PgdSettings) -> bool | int:
+    """Returns whether to unroll steps rather than loop, or how many an iteration holds."""
     return programs.is_cpu_style() if settings.unroll is None else settings.unroll
 
 

@@ -37,7 +37,8 @@ class Programs:
       attack: convolution of attacks in training.
       evaluation: convolution of evaluation, its PGD and the scoring of ensembles.
       autoattack: convolution of AutoAttack, whose steps are separate programs.
-      unroll: whether to unroll the steps of PGD instead of looping.
+      unroll: whether to unroll the steps of PGD instead of looping, or how many a loop's iteration
+        holds.
       execution: train a device's members in sequence (`map`) or at once (`vmap`).
       members_at_once: how many members a device trains at a time; None means as many as fit.
     """
@@ -46,7 +47,7 @@ class Programs:
     attack: str
     evaluation: str
     autoattack: str
-    unroll: bool
+    unroll: bool | int
     execution: Execution
     members_at_once: int | None = None
 

@@ -1,7 +1,10 @@
 """The cost of a step in the compiler's count, which does not depend on the machine's load."""
 
+import dataclasses
 import functools
+import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -92,3 +95,41 @@ def test_evaluation_compiles_once_whatever_the_last_batch():
     data = to_devices(experiment.train.take(np.arange(100)), experiment.mesh)
     assert len(evaluator(variables, data)["clean"]) == 100
     assert evaluator._step._cache_size() == 1
+
+
+@functools.cache
+def lowered(num_steps):
+    """Returns an experiment on 256 images, and its step as StableHLO."""
+    experiment = build(tiny("pgd_at", **{"attack.num_steps": num_steps}))
+    return experiment, lowered_step(experiment).as_text()
+
+
+def test_a_longer_attack_is_the_same_program():
+    short, long = (lowered(steps)[1] for steps in (2, 10))
+    assert len(short.splitlines()) == len(long.splitlines())
+
+
+def test_an_iteration_of_the_attacks_loop_may_hold_several_steps():
+    def lines(unroll):
+        experiment = build(tiny("pgd_at", **{"attack.num_steps": 4}))
+        chosen = dataclasses.replace(experiment.programs, unroll=unroll)
+        program = lowered_step(dataclasses.replace(experiment, programs=chosen)).as_text()
+        return len(program.splitlines())
+
+    assert lines(False) == lines(1) < lines(2)
+
+
+def test_the_state_is_updated_in_place():
+    experiment, text = lowered(2)
+    state = jax.eval_shape(experiment.initial_state)
+    donated = text.count("tf.aliasing_output") + text.count("jax.buffer_donor")
+    assert donated == len(jax.tree.leaves(state))
+
+
+def test_images_stay_uint8_until_a_batch_is_taken():
+    experiment, text = lowered(2)
+    batch, every = 64, len(experiment.train)
+    types = set(re.findall(r"tensor<(\d+)x8x8x1x(\w+)>", text))
+    assert (str(every), "ui8") in types
+    assert (str(every), "f32") not in types
+    assert (str(batch), "f32") in types
