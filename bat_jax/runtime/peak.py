@@ -19,7 +19,7 @@ class _Peak(NamedTuple):
 
 # TPUs multiply float32 as bfloat16 by default, NVIDIA's cards as TensorFloat-32. Rates are without
 # sparsity. Sources: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; NVIDIA's data sheets
-# of the A100 and of the H100 (SXM).
+# of the A100, and of the H100 and H200 (SXM).
 _TPUS = {
     "TPU v4": _Peak(275e12, 275e12),
     "TPU v5 lite": _Peak(197e12, 197e12),
@@ -32,6 +32,7 @@ _TPUS = {
 _GPUS = {
     "NVIDIA A100": _Peak(156e12, 312e12),
     "NVIDIA H100 80GB HBM3": _Peak(494.7e12, 989.4e12),
+    "NVIDIA H200": _Peak(494.7e12, 989.4e12),
 }
 
 
