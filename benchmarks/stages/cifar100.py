@@ -1,0 +1,163 @@
+"""CIFAR-100 by the fast recipes: trained, then tested clean, under PGD-20 and by AutoAttack."""
+
+import logging
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bat_jax import config as configs
+from bat_jax import jobs
+from bat_jax.attacks.auto_attack import STANDARD
+from bat_jax.evaluation import runs
+from stages import recipes
+from stages.machine import HIGHEST, precision
+from stages.stage import Stage, Values, is_out_of_memory
+
+METHODS = ("pgd_at", "bat", "trades")
+# The public figures of the long recipe, Linf 8/255 (docs/method.md), beside which these stand.
+ANCHORS: dict[str, dict[str, float]] = {
+    "pgd_at": {"clean": 0.560, "pgd20": 0.293, "autoattack": 0.252},
+    "trades": {"clean": 0.578, "autoattack": 0.252},
+}
+# Seconds: less than these is not worth the compilation. A cut training goes on later.
+NEEDS = {"training": 60.0, "autoattack": 60.0, "all": 600.0}
+_PARTS = 8
+
+
+def run(stage: Stage) -> None:
+    """Trains every method with every seed, as far as the time goes."""
+    if stage.run.data is None:
+        stage.skip("data", "there is no --data", precision="-", seeds=stage.run.seeds)
+        return
+    smoke = stage.run.smoke
+    for seed in stage.run.seeds:
+        for method in METHODS:
+            _trained(stage, method, seed)
+    sizes = (8,) if smoke else (1_000, 10_000)
+    for size in sizes:
+        for seed in stage.run.seeds:
+            for method in METHODS:
+                _attacked(stage, method, seed, size)
+
+
+def _trained(stage: Stage, method: str, seed: int) -> None:
+    """Trains a method and tests it on the whole test set."""
+    config = recipes.training(stage.run, method, seed=seed)
+    about: dict[str, Any] = {
+        "precision": f"training {precision(config.model.dtype)}, tests {HIGHEST}",
+        "seeds": (seed,),
+    }
+    key = f"{method}/seed {seed}"
+
+    def train() -> Values:
+        began = time.monotonic()
+        with _noting(stage, key, about):
+            results, folder, parts = _train(stage, config, _folder(stage, method, seed))
+        rates = runs.read(folder).series("train", "images_per_second")[1]
+        found: Values = {
+            f"{state}_{name}": results[state]["test"][name]["accuracy"]
+            for state in ("best", "last")
+            for name in ("clean", f"pgd{config.evaluation.num_steps}")
+        }
+        found |= {
+            "n": results["last"]["test"]["clean"]["n"],
+            "training_minutes": results["seconds"] / 60,
+            "images_per_second": statistics.median(rates),
+            "minutes_in_this_run": (time.monotonic() - began) / 60,
+            "folder": folder.name,
+            "intervals": {
+                f"{state}_{name}": results[state]["test"][name]["interval"]
+                for state in ("best", "last")
+                for name in results[state]["test"]
+            },
+            "anchor": ANCHORS.get(method, {}),
+        }
+        return found if parts == 1 else {**found, "accumulation": parts}
+
+    needs = 2 if stage.run.smoke else NEEDS["training"]
+    stage.measure(key, train, needs=needs, by_card=False, **about)
+
+
+def _train(stage: Stage, config: ConfigDict, name: str) -> tuple[Any, Any, int]:
+    """Trains with the batch in as few parts as the memory allows."""
+    parts = 1
+    while True:
+        config.train.accumulation = parts
+        # A folder of its own, since the parts belong to a run's config.
+        folder = stage.run.work / "cifar100" / (name if parts == 1 else f"{name}-{parts}_parts")
+        try:
+            return jobs.train_and_evaluate(config, folder), folder, parts
+        except Exception as error:
+            if not is_out_of_memory(error) or parts == _PARTS:
+                raise
+        parts *= 2
+        stage.note(
+            name,
+            f"out of memory: on with the batch of {config.train.batch_size} in {parts} parts",
+            precision=precision(config.model.dtype),
+            seeds=(config.seed,),
+        )
+
+
+def _attacked(stage: Stage, method: str, seed: int, size: int) -> None:
+    """Runs AutoAttack on the best state of a trained method."""
+    key, about = f"{method}/seed {seed}/autoattack {size}", {"seeds": (seed,), "by_card": False}
+    trained = stage.find(f"{method}/seed {seed}", by_card=False)
+    run = stage.run.work / "cifar100" / (trained or {}).get("folder", _folder(stage, method, seed))
+    if stage.find(key, by_card=False) is None and not (run / "results.json").exists():
+        why = f"{run} holds no finished run"
+        stage.skip(key, why, precision=HIGHEST, seeds=(seed,))
+        return
+
+    def attack() -> Values:
+        config = configs.evaluation()
+        config.run = str(run)
+        config.checkpoints = ("best",)
+        config.evaluation.attacks = ("apgd-ce",) if stage.run.smoke else STANDARD
+        config.evaluation.attacked = ("best",)
+        config.evaluation.subset = size
+        config.evaluation.batch_size = min(size, 1_000)
+        began = time.monotonic()
+        results, _ = jobs.evaluate_run(config, run / f"autoattack-{size}")
+        best = results["best"]
+        found = best["test"]["autoattack"]
+        return {
+            "accuracy": found["accuracy"],
+            "n": found["n"],
+            "interval": found["interval"],
+            "clean": best["test"]["clean"]["accuracy"],
+            "broken_by": best.get("broken_by", {}),
+            "minutes": (time.monotonic() - began) / 60,
+            "anchor": ANCHORS.get(method, {}).get("autoattack", "-"),
+        }
+
+    needs = NEEDS["autoattack" if size <= 1_000 else "all"]
+    stage.measure(key, attack, precision=HIGHEST, needs=2 if stage.run.smoke else needs, **about)
+
+
+def _folder(stage: Stage, method: str, seed: int) -> str:
+    del stage
+    return f"{method}-{seed}"
+
+
+@contextmanager
+def _noting(stage: Stage, key: str, about: dict[str, Any]) -> Iterator[None]:
+    """Records the line of every validation, which a run that is cut off would lose."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            stage.note(key, record.getMessage(), **about)
+
+    log, handler = logging.getLogger("bat_jax.training.loop"), Handler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

@@ -1,0 +1,243 @@
+"""The program for accelerators: its records, its time, its failures, and the whole on CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import accelerator
+import numpy as np
+import parts
+import pytest
+from stages.clock import Clock, OutOfTime
+from stages.memorization import influence_of
+from stages.records import MEASURED, NOTE, Records
+from stages.stage import Run, Stage, with_smaller_batches
+
+from bat_jax.errors import UserError
+from bat_jax.memorization import EstimatorOutput, Influence
+from bat_jax.runtime import backend
+from tests.data.archives import make_cifar100
+
+ROOT = Path(__file__).parents[2]
+ABOUT = {"precision": "float32", "seeds": (0,)}
+
+
+def records(path, *, card="H100", smoke=False):
+    return Records(path / "records.jsonl", card=card, versions={"jax": "1"}, smoke=smoke)
+
+
+def stage(path, *, seconds=100.0):
+    run = Run(records(path), Clock(seconds), False, None, None, path, (0,))
+    return Stage("step", run, box=50.0)
+
+
+def lines(path):
+    return [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_figure_is_on_disk_at_once_and_names_what_it_was_measured_with(tmp_path, capsys):
+    records(tmp_path).measured("step/a", {"ms": 1.5}, seconds=2.0, **ABOUT)
+    (found,) = lines(tmp_path)
+    assert found["values"] == {"ms": 1.5}
+    assert {"stage": "step", "card": "H100", "versions": {"jax": "1"}}.items() <= found.items()
+    assert {"precision": "float32", "seeds": [0], "seconds": 2.0}.items() <= found.items()
+    assert capsys.readouterr().out == "step/a: ms 1.5 [H100; jax 1; float32; seed 0]\n"
+
+
+def test_a_later_run_finds_the_figures_of_the_same_card(tmp_path):
+    records(tmp_path).measured("step/a", {"ms": 1.5}, seconds=2.0, **ABOUT)
+    assert records(tmp_path).find("step/a", by_card=True) == {"ms": 1.5}
+    assert records(tmp_path, card="H200").find("step/a", by_card=True) is None
+    assert records(tmp_path, card="H200").find("step/a", by_card=False) == {"ms": 1.5}
+    assert records(tmp_path, smoke=True).find("step/a", by_card=True) is None
+
+
+def test_half_a_line_is_left_and_the_rest_is_read(tmp_path, capsys):
+    first = records(tmp_path)
+    first.measured("step/a", {"ms": 1.5}, seconds=2.0, **ABOUT)
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"key": "step/b", "sta')
+    again = records(tmp_path)
+    assert "line 2 is no record" in capsys.readouterr().err
+    again.measured("step/b", {"ms": 2.5}, seconds=2.0, **ABOUT)
+    found = records(tmp_path)
+    assert found.find("step/a", by_card=True) == {"ms": 1.5}
+    assert found.find("step/b", by_card=True) == {"ms": 2.5}
+    assert b'{"key": "step/b", "sta\n' in path.read_bytes()
+
+
+def test_a_reason_is_recorded_once(tmp_path, capsys):
+    for _ in range(2):
+        records(tmp_path).missing("step/a", "skipped", "no peer", **ABOUT)
+    assert len(lines(tmp_path)) == 1
+    assert capsys.readouterr().out.count("step/a: skipped: no peer") == 2
+
+
+def test_a_folder_in_place_of_the_records_is_refused(tmp_path):
+    (tmp_path / "records.jsonl").mkdir()
+    with pytest.raises(UserError, match="expected a file of records"):
+        records(tmp_path)
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path):
+    assert stage(tmp_path).measure("a", lambda: {"ms": 1.0}, **ABOUT) == {"ms": 1.0}
+    assert stage(tmp_path).measure("a", lambda: pytest.fail("again"), **ABOUT) == {"ms": 1.0}
+    assert len(lines(tmp_path)) == 1
+
+
+def test_too_little_time_is_said(tmp_path):
+    found = stage(tmp_path, seconds=5.0)
+    assert found.measure("a", lambda: pytest.fail("began"), needs=30.0, **ABOUT) is None
+    (record,) = lines(tmp_path)
+    assert record["state"] == "skipped"
+    assert record["why"].startswith("needs 30 s, and ")
+
+
+def test_what_takes_too_long_is_ended(tmp_path):
+    began = time.monotonic()
+    found = stage(tmp_path, seconds=0.2)
+    assert found.measure("a", lambda: time.sleep(20), **ABOUT) is None
+    assert time.monotonic() - began < 10
+    assert lines(tmp_path)[0]["why"].startswith("out of time after")
+
+
+def test_a_run_that_listens_gets_the_signal_of_the_end():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with Clock(0.05).limiting():
+            while not heard:
+                time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
+def test_a_clock_ends_with_the_one_it_is_in():
+    assert Clock(100.0, within=Clock(1.0)).left <= 1.0
+    with pytest.raises(OutOfTime), Clock(0.0).limiting():
+        time.sleep(1)
+
+
+def test_a_failure_is_recorded_and_the_rest_goes_on(tmp_path, capsys):
+    found = stage(tmp_path)
+
+    def fail():
+        raise ValueError("no such\nthing")
+
+    assert found.measure("a", fail, **ABOUT) is None
+    assert found.measure("b", lambda: {"ms": 1.0}, **ABOUT) == {"ms": 1.0}
+    assert [line["state"] for line in lines(tmp_path)] == ["failed", "measured"]
+    assert lines(tmp_path)[0]["why"] == "ValueError: no such thing"
+    assert found.run.records.failures == 1
+    # A later run tries again.
+    assert stage(tmp_path).measure("a", lambda: {"ms": 3.0}, **ABOUT) == {"ms": 3.0}
+
+
+def test_a_batch_that_is_too_large_is_halved_until_it_fits():
+    def attempt(batch):
+        if batch > 256:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+        return {"ms": float(batch)}
+
+    assert with_smaller_batches(1024, attempt) == {
+        "ms": 256.0,
+        "batch": 256,
+        "too_large": [1024, 512],
+    }
+    assert with_smaller_batches(64, attempt) == {"ms": 64.0, "batch": 64}
+    with pytest.raises(RuntimeError, match="RESOURCE"):
+        with_smaller_batches(1024, attempt, least=512)
+
+
+def test_the_influence_of_pairs_is_that_of_their_class():
+    block = Influence(np.array([1, 4]), np.array([0, 2, 3]), np.arange(6.0).reshape(2, 3))
+    found = EstimatorOutput(*(np.zeros(5),) * 2, *(np.zeros(5, np.int64),) * 2, (block,))
+    pairs = np.array([4, 1, 0, 4]), np.array([2, 3, 0, 1])
+    np.testing.assert_array_equal(influence_of(found, *pairs), [4.0, 2.0, np.nan, np.nan])
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """The program in this process, whose JAX has been set up already."""
+    monkeypatch.setattr(accelerator, "prepare", lambda options: None)
+    monkeypatch.setattr(backend, "prepare", lambda **settings: None)
+    return accelerator.main
+
+
+def refused(program, capsys, *arguments):
+    assert program([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    return line
+
+
+def test_without_an_accelerator_there_is_nothing_to_measure(program, capsys, tmp_path):
+    line = refused(program, capsys, "--budget=10", f"--out={tmp_path / 'out'}")
+    assert line.startswith("accelerator.py: JAX found no accelerator, only CPU; expected a GPU")
+    assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+def test_data_that_are_missing_or_damaged_end_before_the_first_stage(program, capsys, tmp_path):
+    given = ("--smoke", f"--out={tmp_path / 'out'}", f"--data={tmp_path / 'data'}")
+    assert "no such folder" in refused(program, capsys, *given)
+    make_cifar100(tmp_path / "cifar-100-binary.tar.gz")
+    first, second = parts.pack(tmp_path / "cifar-100-binary.tar.gz", tmp_path / "data")
+    content = first.read_bytes()
+    first.unlink()
+    assert "part-1-of-2.npz: no such file" in refused(program, capsys, *given)
+    first.write_bytes(content[:-100])
+    assert "part-1-of-2.npz: is damaged" in refused(program, capsys, *given)
+    first.unlink()
+    second.unlink()
+    assert "cifar-100-binary" in refused(program, capsys, *given)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--budget=0"], ["--budget=9", "--stages=stp"], ["--smoke", "--seeds=a"]]
+)
+def test_wrong_arguments_are_refused(program, arguments):
+    with pytest.raises(SystemExit) as ended:
+        program(arguments)
+    assert ended.value.code == 2
+
+
+@pytest.mark.slow
+def test_every_stage_runs_at_toy_size_and_a_killed_run_goes_on(tmp_path):
+    path = tmp_path / "records.jsonl"
+    command = [sys.executable, ROOT / "benchmarks" / "accelerator.py", "--smoke"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+    environment.pop("XLA_FLAGS", None)
+    first = subprocess.Popen(
+        [*command, f"--out={tmp_path}"], env=environment, stdout=subprocess.DEVNULL
+    )
+    while not (path.exists() and b'"cifar100/bat/seed 0"' in path.read_bytes()):
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.kill()
+    first.wait()
+    before = path.read_bytes()
+    again = subprocess.run(
+        [*command, f"--out={tmp_path}"], env=environment, check=True, text=True, capture_output=True
+    )
+    assert path.read_bytes().startswith(before)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    measured = [line for line in found if line["state"] == MEASURED]
+    assert {line["stage"] for line in measured} == set(accelerator.BOXES)
+    assert not [
+        key for key, times in Counter(line["key"] for line in measured).items() if times > 1
+    ]
+    assert {line["state"] for line in found} <= {MEASURED, NOTE, "skipped"}
+    assert all(line["values"].get("passed", True) for line in measured)
+    for line in found:
+        assert line["card"] == "cpu"
+        assert line["versions"]["jax"]
+        assert line["precision"]
+        assert line["seeds"] == [0]
+    assert "sanity/pgd: in the file already [cpu; jax " in again.stdout
