@@ -89,11 +89,13 @@ def ready_data(options: argparse.Namespace) -> Path | None:
         if not options.smoke:
             return None
         source = options.work / "toy"
-        if not parts.present(source):
-            with tempfile.TemporaryDirectory() as folder:
-                archive = Path(folder) / "cifar-100-binary.tar.gz"
+        if not source.exists():
+            options.work.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=options.work) as folder:
+                archive, packed = Path(folder) / "cifar-100-binary.tar.gz", Path(folder) / "toy"
                 sets.toy_archive(archive)
-                parts.pack(archive, source)
+                parts.pack(archive, packed)
+                packed.rename(source)
     if not source.is_dir():
         raise UserError(f"--data={source}: no such folder; expected the parts of CIFAR-100")
     if parts.present(source):

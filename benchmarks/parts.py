@@ -85,7 +85,9 @@ def unpack(folder: Path, out: Path) -> Path:
     """
     arrays = _read(folder)
     target = out / FOLDER
-    target.mkdir(parents=True, exist_ok=True)
+    # Under its own name only when it is complete.
+    place = target if target.exists() else out / f".{FOLDER}.part"
+    place.mkdir(parents=True, exist_ok=True)
     for name in _RECORDS:
         prefix = f"{name}/sheet-"
         sheets = [arrays[key].tobytes() for key in sorted(arrays) if key.startswith(prefix)]
@@ -104,11 +106,11 @@ def unpack(folder: Path, out: Path) -> Path:
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != expected:
             raise UserError(f"{folder}: {name} has MD5 {found}; expected {expected}; {_AGAIN}")
-        _write(target / name, content)
+        _write(place / name, content)
     for name in _TEXTS:
         if name in arrays:
-            _write(target / name, arrays[name].tobytes())
-    return target
+            _write(place / name, arrays[name].tobytes())
+    return place.rename(target)
 
 
 def present(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """CIFAR-100 by the fast recipes: trained, then tested clean, under PGD-20 and by AutoAttack."""
 
+import itertools
 import logging
 import statistics
 import time
@@ -33,15 +34,13 @@ def run(stage: Stage) -> None:
     if stage.run.data is None:
         stage.skip("data", "there is no --data", precision="-", seeds=stage.run.seeds)
         return
-    smoke = stage.run.smoke
-    for seed in stage.run.seeds:
-        for method in METHODS:
-            _trained(stage, method, seed)
-    sizes = (8,) if smoke else (1_000, 10_000)
-    for size in sizes:
-        for seed in stage.run.seeds:
-            for method in METHODS:
-                _attacked(stage, method, seed, size)
+    first, *others = (8,) if stage.run.smoke else (1_000, 10_000)
+    trainings = list(itertools.product(stage.run.seeds, METHODS))
+    for seed, method in trainings:
+        _trained(stage, method, seed)
+        _attacked(stage, method, seed, first)
+    for size, (seed, method) in itertools.product(others, trainings):
+        _attacked(stage, method, seed, size)
 
 
 def _trained(stage: Stage, method: str, seed: int) -> None:
@@ -56,7 +55,7 @@ def _trained(stage: Stage, method: str, seed: int) -> None:
     def train() -> Values:
         began = time.monotonic()
         with _noting(stage, key, about):
-            results, folder, parts = _train(stage, config, _folder(stage, method, seed))
+            results, folder, parts = _train(stage, config, _folder(method, seed))
         rates = runs.read(folder).series("train", "images_per_second")[1]
         found: Values = {
             f"{state}_{name}": results[state]["test"][name]["accuracy"]
@@ -107,8 +106,8 @@ def _attacked(stage: Stage, method: str, seed: int, size: int) -> None:
     """Runs AutoAttack on the best state of a trained method."""
     key, about = f"{method}/seed {seed}/autoattack {size}", {"seeds": (seed,), "by_card": False}
     trained = stage.find(f"{method}/seed {seed}", by_card=False)
-    run = stage.run.work / "cifar100" / (trained or {}).get("folder", _folder(stage, method, seed))
-    if stage.find(key, by_card=False) is None and not (run / "results.json").exists():
+    run = stage.run.work / "cifar100" / (trained or {}).get("folder", _folder(method, seed))
+    if not stage.has(key, by_card=False) and not (run / "results.json").exists():
         why = f"{run} holds no finished run"
         stage.skip(key, why, precision=HIGHEST, seeds=(seed,))
         return
@@ -139,8 +138,7 @@ def _attacked(stage: Stage, method: str, seed: int, size: int) -> None:
     stage.measure(key, attack, precision=HIGHEST, needs=2 if stage.run.smoke else needs, **about)
 
 
-def _folder(stage: Stage, method: str, seed: int) -> str:
-    del stage
+def _folder(method: str, seed: int) -> str:
     return f"{method}-{seed}"
 
 

@@ -59,12 +59,13 @@ def run(stage: Stage) -> None:
     while rounds.missing:
         key = f"from member {rounds.missing[0]}"
         # Members whose folder is gone train again, for those that follow.
-        key += ", again" if stage.has(key) else ""
+        key += ", again" if stage.has(key, by_card=False) else ""
         began = time.monotonic()
         values = stage.measure(
             key,
             lambda: {**rounds.train(), **_agreement(experiment, store, stage.run.released)},
             needs=seconds,
+            by_card=False,
             **about,
         )
         if values is None:

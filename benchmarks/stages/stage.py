@@ -106,9 +106,9 @@ class Stage:
         """Returns the values that the file has of a key, or None."""
         return self.run.records.find(f"{self.name}/{key}", by_card=by_card)
 
-    def has(self, key: str) -> bool:
+    def has(self, key: str, *, by_card: bool = True) -> bool:
         """Returns whether the file has values of a key."""
-        return self.find(key) is not None
+        return self.find(key, by_card=by_card) is not None
 
     def note(self, key: str, text: str, *, precision: str, seeds: Sequence[int] = (0,)) -> None:
         """Records a line of progress."""

@@ -49,7 +49,7 @@ class Case:
         return f"{self.model}/{self.dtype}/{self.batch}"
 
 
-# The most telling first: the time may be over before the last.
+# The most telling first.
 CASES = tuple(
     Case(model, dtype, batch)
     for dtype, batch in (
@@ -66,28 +66,36 @@ TOY = (Case("small_cnn", "bfloat16", 16, 4, (28, 28, 1), 10, 2),)
 
 
 def run(stage: Stage) -> None:
-    """Times every case here, then against PyTorch, then with a longer body of the attack's loop."""
+    """Times the cases, the most telling figures first: the time may be over before the last."""
     cases = TOY if stage.run.smoke else CASES
     reason = missing("torch")
+    first, *others = cases
+    unrolled = UNROLLED[:1] if stage.run.smoke else UNROLLED
+    plan: list[tuple[Case, str | int]] = [(first, side) for side in ("here", "eager", "compiled")]
+    plan += [(case, side) for case in others for side in ("here", "eager")]
+    plan += [(first, steps) for steps in unrolled]
+    plan += [(case, "compiled") for case in others]
     with peer() as torch:
-        for number, case in enumerate(cases):
-            timing = _Timing(stage, case, torch)
-            timing.alone()
-            for side in ("eager", "compiled"):
-                if reason:
-                    stage.skip(f"{case.key}/{side}", reason, precision=precision(case.dtype))
-                else:
-                    timing.against(side)
-            if number == 0:
-                for steps in UNROLLED[:1] if stage.run.smoke else UNROLLED:
-                    timing.unrolled(steps)
+        timing: _Timing | None = None
+        for case, side in plan:
+            if timing is None or timing.case != case:
+                timing = None  # Frees its memory.
+                timing = _Timing(stage, case, torch)
+            if isinstance(side, int):
+                timing.unrolled(side)
+            elif side == "here":
+                timing.alone()
+            elif reason:
+                stage.skip(f"{case.key}/{side}", reason, precision=precision(case.dtype))
+            else:
+                timing.against(side)
 
 
 class _Timing:
     """One case; its program is compiled once, where one of its figures is missing."""
 
     def __init__(self, stage: Stage, case: Case, torch: Peer) -> None:
-        self._stage, self._case, self._torch = stage, case, torch
+        self._stage, self.case, self._torch = stage, case, torch
         # By batch and unroll; one at a time.
         self._held: tuple[tuple[int, int], trained.Timed] | None = None
 
@@ -133,9 +141,9 @@ class _Timing:
     ) -> None:
         needs = NEEDS[side] if needs is None else needs
         self._stage.measure(
-            f"{self._case.key}/{side}",
-            lambda: with_smaller_batches(self._case.batch, function, least=8),
-            precision=precision(self._case.dtype),
+            f"{self.case.key}/{side}",
+            lambda: with_smaller_batches(self.case.batch, function, least=8),
+            precision=precision(self.case.dtype),
             needs=2 if self._stage.run.smoke else needs,
         )
 
@@ -143,7 +151,7 @@ class _Timing:
         step = self._compiled(batch, unroll)
         seconds = [step.take(self._steps) for _ in range(TURNS)]
         middle = statistics.median(seconds)
-        rate = _peak(self._case.dtype)
+        rate = _peak(self.case.dtype)
         found = {
             **_spread("ms", seconds),
             "images_per_second": batch / middle,
@@ -156,12 +164,12 @@ class _Timing:
     def _compiled(self, batch: int, unroll: bool | int = False) -> trained.Timed:
         if self._held is None or self._held[0] != (batch, unroll):
             self._held = None
-            step = trained.Timed.of(experiment(self._case, batch, unroll))
+            step = trained.Timed.of(experiment(self.case, batch, unroll))
             self._held = (batch, unroll), step
         return self._held[1]
 
     def _question(self, batch: int, side: str) -> dict[str, Any]:
-        case = {**dataclasses.asdict(self._case), "batch": batch}
+        case = {**dataclasses.asdict(self.case), "batch": batch}
         return {"do": "step", "case": case, "compiled": side == "compiled"}
 
 
