@@ -52,10 +52,10 @@ def _trained(stage: Stage, method: str, seed: int) -> None:
     }
     key = f"{method}/seed {seed}"
 
-    def train() -> Values:
+    def measured() -> Values:
         began = time.monotonic()
         with _noting(stage, key, about):
-            results, folder, parts = _train(stage, config, _folder(method, seed))
+            results, folder, parts = train(stage, config, _folder(method, seed))
         rates = runs.read(folder).series("train", "images_per_second")[1]
         found: Values = {
             f"{state}_{name}": results[state]["test"][name]["accuracy"]
@@ -78,11 +78,15 @@ def _trained(stage: Stage, method: str, seed: int) -> None:
         return found if parts == 1 else {**found, "accumulation": parts}
 
     needs = 2 if stage.run.smoke else NEEDS["training"]
-    stage.measure(key, train, needs=needs, by_card=False, **about)
+    stage.measure(key, measured, needs=needs, by_card=False, **about)
 
 
-def _train(stage: Stage, config: ConfigDict, name: str) -> tuple[Any, Any, int]:
-    """Trains with the batch in as few parts as the memory allows."""
+def train(stage: Stage, config: ConfigDict, name: str) -> tuple[Any, Any, int]:
+    """Trains with the batch in as few parts as the memory allows.
+
+    Returns:
+      The content of results.json, the run's folder, and the number of parts.
+    """
     parts = 1
     while True:
         config.train.accumulation = parts

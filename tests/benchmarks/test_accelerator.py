@@ -13,11 +13,13 @@ import accelerator
 import numpy as np
 import parts
 import pytest
+from stages import cifar100
 from stages.clock import Clock, OutOfTime
 from stages.memorization import influence_of
 from stages.records import MEASURED, NOTE, Records
 from stages.stage import Run, Stage, with_smaller_batches
 
+from bat_jax.config import default
 from bat_jax.errors import UserError
 from bat_jax.memorization import EstimatorOutput, Influence
 from bat_jax.runtime import backend
@@ -153,6 +155,20 @@ def test_a_batch_that_is_too_large_is_halved_until_it_fits():
     assert with_smaller_batches(64, attempt) == {"ms": 64.0, "batch": 64}
     with pytest.raises(RuntimeError, match="RESOURCE"):
         with_smaller_batches(1024, attempt, least=512)
+
+
+def test_a_training_that_memory_does_not_hold_goes_on_in_parts(tmp_path, monkeypatch):
+    def train(config, folder):
+        if config.train.accumulation < 4:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return folder.name
+
+    monkeypatch.setattr(cifar100.jobs, "train_and_evaluate", train)
+    config = default()
+    found, folder, parts = cifar100.train(stage(tmp_path), config, "pgd_at-0")
+    assert (found, folder.name, parts) == ("pgd_at-0-4_parts", "pgd_at-0-4_parts", 4)
+    assert [line["state"] for line in lines(tmp_path)] == ["note", "note"]
+    assert "on with the batch of 128 in 4 parts" in lines(tmp_path)[1]["why"]
 
 
 def test_the_influence_of_pairs_is_that_of_their_class():

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.data.device import to_devices
+from bat_jax.data.device import shapes, to_devices
+from bat_jax.ensemble.members import Ensemble
 from bat_jax.kernels import programs
 from bat_jax.training.flops import flops, forward_flops, lowered_step, program_flops, step_flops
 from tests.training.conftest import built, tiny
@@ -95,6 +96,37 @@ def test_evaluation_compiles_once_whatever_the_last_batch():
     data = to_devices(experiment.train.take(np.arange(100)), experiment.mesh)
     assert len(evaluator(variables, data)["clean"]) == 100
     assert evaluator._step._cache_size() == 1
+
+
+def test_evaluation_is_in_float32_at_the_highest_precision_whatever_training_is_in():
+    experiment = build(tiny("pgd_at", **{"model.dtype": "bfloat16"}))
+    variables = jax.eval_shape(experiment.initial_state).variables
+    arguments = shapes(experiment.validation), np.int32(0), jax.eval_shape(experiment.root)
+    step = experiment.evaluator(("cross_entropy",))._step.lower(variables, *arguments)
+    assert_precise(step.as_text())
+    with pytest.raises(AssertionError):
+        assert_precise(lowered_step(experiment).as_text())
+
+
+def test_members_are_scored_at_the_highest_precision():
+    fields = {"job": "memorization", "data.validation": 0, "memorization.inputs": "adversarial"}
+    fields |= {"model.dtype": "bfloat16", "programs.members_at_once": 1}
+    experiment = build(tiny("standard", **fields))
+    ensemble = Ensemble(experiment, members=1)
+    one = jax.ShapeDtypeStruct((1,), np.int32)
+    sets = shapes(experiment.train), shapes(experiment.dataset.test)
+    assert_precise(ensemble._scored.lower(ensemble._states(1), one, *sets).as_text())
+
+
+def assert_precise(program):
+    products = [
+        line
+        for line in program.splitlines()
+        if "stablehlo.convolution" in line or "stablehlo.dot" in line
+    ]
+    assert products
+    assert all("HIGHEST" in line for line in products)
+    assert "bf16" not in program
 
 
 @functools.cache
