@@ -57,6 +57,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     except ValueError:
         parser.error(f"--seeds is {options.seeds!r}; expected whole numbers, as 0,1,2")
     options.work = options.work or options.out / "work"
+    if options.smoke:
+        options.work /= "trial"
     return options
 
 
@@ -99,9 +101,9 @@ def ready_data(options: argparse.Namespace) -> Path | None:
     if not source.is_dir():
         raise UserError(f"--data={source}: no such folder; expected the parts of CIFAR-100")
     if parts.present(source):
-        unpacked = options.work / "data"
-        if not (unpacked / parts.FOLDER).is_dir():
-            parts.unpack(source, unpacked)
+        unpacked = options.work / ("data" if options.data else "toy-data")
+        unpacked.mkdir(parents=True, exist_ok=True)
+        parts.unpack(source, unpacked)
         source = unpacked
     data.load("cifar100", path=str(source))  # A damaged file ends here.
     return source

@@ -59,8 +59,7 @@ def pack(archive: Path, folder: Path, *, parts: int = 2) -> list[Path]:
     texts = [name for name in files if name in _TEXTS]
     shared = {name: np.frombuffer(files[name], np.uint8) for name in texts}
     for name in _RECORDS:
-        digest = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
-        shared[f"{name}/md5"] = np.frombuffer(digest.encode(), np.uint8)
+        shared[f"{name}/md5"] = np.frombuffer(_md5(files[name]).encode(), np.uint8)
         shared[name] = _records(files[name])[:, :_LABELS]
     held: list[list[_Sheet]] = [[] for _ in range(parts)]
     for sheet in sorted(_sheets(files), key=lambda sheet: -len(sheet.content)):
@@ -80,6 +79,8 @@ def pack(archive: Path, folder: Path, *, parts: int = 2) -> list[Path]:
 def unpack(folder: Path, out: Path) -> Path:
     """Restores the files of the data set in `out`, and returns their folder.
 
+    Files that are there already stay if they are the same.
+
     Raises:
       UserError: a part is missing or damaged.
     """
@@ -89,28 +90,37 @@ def unpack(folder: Path, out: Path) -> Path:
     place = target if target.exists() else out / f".{FOLDER}.part"
     place.mkdir(parents=True, exist_ok=True)
     for name in _RECORDS:
-        prefix = f"{name}/sheet-"
-        sheets = [arrays[key].tobytes() for key in sorted(arrays) if key.startswith(prefix)]
-        labels = arrays[name].reshape(-1, _LABELS)
-        try:
-            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-                pixels = np.concatenate([*pool.map(_decoded, sheets)])[: len(labels)]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}: a sheet of {name} is damaged ({error}); {_AGAIN}") from None
-        if len(pixels) != len(labels):
-            raise UserError(
-                f"{folder}: holds {len(pixels)} images of {name}; expected {len(labels)}; {_AGAIN}"
-            )
-        content = np.concatenate([labels, pixels], axis=1).tobytes()
         expected = arrays[f"{name}/md5"].tobytes().decode()
-        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != expected:
-            raise UserError(f"{folder}: {name} has MD5 {found}; expected {expected}; {_AGAIN}")
-        _write(place / name, content)
+        if not (target / name).exists() or _md5((target / name).read_bytes()) != expected:
+            _write(place / name, _restored(folder, arrays, name, expected))
     for name in _TEXTS:
         if name in arrays:
             _write(place / name, arrays[name].tobytes())
-    return place.rename(target)
+    return place if place == target else place.rename(target)
+
+
+def _restored(folder: Path, arrays: Mapping[str, np.ndarray], name: str, expected: str) -> bytes:
+    """Returns the content of a file of records, whose MD5 is expected."""
+    prefix = f"{name}/sheet-"
+    sheets = [arrays[key].tobytes() for key in sorted(arrays) if key.startswith(prefix)]
+    labels = arrays[name].reshape(-1, _LABELS)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            pixels = np.concatenate([*pool.map(_decoded, sheets)])[: len(labels)]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: a sheet of {name} is damaged ({error}); {_AGAIN}") from None
+    if len(pixels) != len(labels):
+        raise UserError(
+            f"{folder}: holds {len(pixels)} images of {name}; expected {len(labels)}; {_AGAIN}"
+        )
+    content = np.concatenate([labels, pixels], axis=1).tobytes()
+    if _md5(content) != expected:
+        raise UserError(f"{folder}: {name} has MD5 {_md5(content)}; expected {expected}; {_AGAIN}")
+    return content
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def present(folder: Path) -> bool:

@@ -158,8 +158,10 @@ def _noting(stage: Stage, key: str, about: dict[str, Any]) -> Iterator[None]:
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+        log.propagate = True

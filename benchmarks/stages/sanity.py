@@ -26,9 +26,10 @@ from stages.stage import Stage
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 METHODS = ("pgd_at", "trades", "bat")
 STEPS = 20
-# Of the loss, relative. A step amplifies rounding, since an attack takes signs of gradients: two
-# forms of CPU are equal at the first step and 1e-3 apart within 20 (measured, TRADES).
-FIRST_TOLERANCE, TOLERANCE = 1e-4, 2e-2
+# Of the loss, relative, at the first step and within all. A step amplifies rounding, for an attack
+# takes signs of gradients: two forms of CPU were 2e-7 apart at the first step; 7e-4 (TRADES) and
+# 2e-2 (BAT) within 20, at four times this learning rate.
+FIRST_TOLERANCE, TOLERANCE = 1e-4, 5e-2
 EQUAL_VERDICTS = 0.995
 # The reference's verdicts, the attacks they are of, and the number of images.
 _WHOLE: tuple[str, Sequence[Name], int] = ("adversarial/linf/whole", STANDARD, 100)
@@ -72,7 +73,7 @@ def config(smoke: bool, method: str) -> ConfigDict:
     found.attack.num_steps = 2 if smoke else 10
     found.train.batch_size = 32 if smoke else 128
     found.train.epochs = 5
-    found.train.optimizer.learning_rate = 0.02
+    found.train.optimizer.learning_rate = 0.005
     found.train.schedule.name = "cosine"
     found.evaluation.batch_size = 32
     found.evaluation.attacks = ()

@@ -212,6 +212,8 @@ def test_data_that_are_missing_or_damaged_end_before_the_first_stage(program, ca
     assert "part-1-of-2.npz: is damaged" in refused(program, capsys, *given)
     first.unlink()
     second.unlink()
+    # Not the images that a run without --data made for itself.
+    (tmp_path / "out" / "work" / "trial" / "toy-data").mkdir(parents=True)
     assert "cifar-100-binary" in refused(program, capsys, *given)
 
 

@@ -33,6 +33,17 @@ def test_what_was_packed_is_unpacked(packed, tmp_path):
         np.testing.assert_array_equal(split.labels, labels)
 
 
+def test_what_is_there_stays_and_what_is_damaged_is_restored(packed, tmp_path):
+    folder, _ = packed
+    unpacked = parts.unpack(folder, tmp_path)
+    path = unpacked / "test.bin"
+    content, made = path.read_bytes(), (unpacked / "train.bin").stat().st_ino
+    path.write_bytes(b"0" + content[1:])
+    assert parts.unpack(folder, tmp_path) == unpacked
+    assert path.read_bytes() == content
+    assert (unpacked / "train.bin").stat().st_ino == made
+
+
 def copy(folder, target):
     target.mkdir()
     for path in folder.iterdir():
