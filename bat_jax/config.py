@@ -24,6 +24,8 @@ _LARGEST_SEED = 2**32 - 1
 _MOST_STEPS = 100_000
 # The subsets of a million members fill 6 GB for 50,000 images.
 _MOST_MEMBERS = 1_000_000
+# Far beyond any training; in steps, float32 can hold it.
+_MOST_EPOCHS_OF_WARMUP = 1e6
 _EPOCHS = 110
 _LEARNING_RATE = 0.1
 _SEED = Integer(0, high=_LARGEST_SEED)
@@ -86,9 +88,17 @@ _TRAIN: Schema = {
     "batch_size": Integer(128, low=1),
     # The number of parts in which each device computes its share of the batch, to save memory.
     "accumulation": Integer(1, low=1),
+    # The probability that targets spread evenly over all classes: (1 - s) one-hot + s / classes. It
+    # enters cross-entropies, of the loss and of the attack, and no divergence.
+    "label_smoothing": Real(0.0, low=0, below=1),
     "optimizer": {
+        # sgd, whose gradient includes the weight decay, or adamw, which decays weights separately.
+        "name": Choice("sgd", ("sgd", "adamw")),
         "learning_rate": Real(_LEARNING_RATE, low=0),
+        # For adamw, the decay of the mean gradient.
         "momentum": Real(0.9, low=0, below=1),
+        # For adamw, the decay of the mean squared gradient.
+        "second_momentum": Real(0.999, low=0, below=1),
         "nesterov": Flag(False),
         "weight_decay": Real(5e-4, low=0),
         # Whether norms and biases decay too.
@@ -102,10 +112,17 @@ _TRAIN: Schema = {
         "factor": Real(0.1, low=0),
         # For one_cycle: the fraction of training in which the learning rate rises, from 0.
         "rise": Real(0.3, low=0, high=1),
+        # For the others: the epochs, or part of one, over which the rate rises linearly to the
+        # schedule's.
+        "warmup_epochs": Real(0.0, low=0, high=_MOST_EPOCHS_OF_WARMUP),
     },
     # Decay of a moving average of parameters and batch statistics, which evaluation then uses; 0
     # means no average.
     "ema": Real(0.0, low=0, below=1),
+    # Let the decay rise: min(ema, (1 + t) / (10 + t)) at step t, from 0.
+    "ema_warmup": Flag(False),
+    # averaged or live: the batch statistics that go with averaged parameters.
+    "ema_statistics": Choice("averaged", ("averaged", "live")),
     # Steps between records of metrics.jsonl.
     "log_every": Integer(50, low=1),
 }
@@ -273,7 +290,7 @@ _FINDINGS: Schema = {
                 "train": {
                     "epochs": _EPOCHS,
                     "optimizer": {"learning_rate": _LEARNING_RATE},
-                    "schedule": {"name": "one_cycle"},
+                    "schedule": {"name": "one_cycle", "warmup_epochs": 0.0},
                 },
             }
         ),
@@ -324,6 +341,7 @@ def check(config: ConfigDict) -> None:
     methods.find(config.objective.name)
     _check_validation(config)
     _check_training_attack(config)
+    _check_recipe(config.train)
     if "findings" in config:
         for name in config.findings.variants:
             if not re.fullmatch(r"\w[\w.-]*", name):
@@ -424,4 +442,30 @@ def _check_training_attack(config: ConfigDict) -> None:
                 f"config.attack.{name} is {attack[name]}; expected above 0 for the objective"
                 f" {config.objective.name}, which trains on attacked images; standard trains on"
                 " clean ones"
+            )
+
+
+def _check_recipe(train: ConfigDict) -> None:
+    """Checks that no switch of the recipe excludes another."""
+    schedule, optimizer = train.schedule, train.optimizer
+    if schedule.warmup_epochs and schedule.name == "one_cycle":
+        raise UserError(
+            f"config.train.schedule.warmup_epochs is {schedule.warmup_epochs}; expected 0 with"
+            " one_cycle, which rises by itself: set config.train.schedule.rise instead"
+        )
+    if optimizer.nesterov and optimizer.name == "adamw":
+        raise UserError(
+            "config.train.optimizer.nesterov is True; expected False with adamw, whose update has"
+            " no Nesterov step"
+        )
+    if optimizer.nesterov and not optimizer.momentum:
+        raise UserError(
+            "config.train.optimizer.nesterov is True; expected False without momentum"
+            " (config.train.optimizer.momentum is 0), which it looks ahead along"
+        )
+    for name, value in (("ema_warmup", train.ema_warmup), ("ema_statistics", train.ema_statistics)):
+        if value not in (False, "averaged") and not train.ema:
+            raise UserError(
+                f"config.train.{name} is {value}; expected its default without a moving average"
+                " (config.train.ema is 0): set the decay, such as 0.995"
             )

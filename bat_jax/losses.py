@@ -66,12 +66,29 @@ def kl_divergence(
     )
 
 
+def label_smoothing(
+    labels: Int[Array, " batch"], num_classes: int, *, amount: float
+) -> Float[Array, "batch classes"]:
+    """Returns smoothed class probabilities, (1 - amount) one_hot(y) + amount / num_classes.
+
+    Args:
+      labels: class indices, shape `[batch]`.
+      num_classes: C.
+      amount: the probability that is spread evenly over all classes, the label among them.
+
+    References:
+      Szegedy et al., Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567
+    """
+    return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), amount)
+
+
 def trades(
     clean_logits: Float[Array, "batch classes"],
     adversarial_logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"],
     *,
     beta: float,
+    targets: Float[Array, "batch classes"] | None = None,
 ) -> Float[Array, " batch"]:
     """TRADES, per example: CE(z(x), y) + beta KL(p(x) || p(x')).
 
@@ -80,12 +97,17 @@ def trades(
       adversarial_logits: z(x'), shape `[batch, classes]`.
       labels: class indices, shape `[batch]`.
       beta: weight of the divergence; 6 in the paper.
+      targets: class probabilities, shape `[batch, classes]`, that replace the labels in the
+        cross-entropy. They do not enter the divergence.
 
     References:
       Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy,
       arXiv:1901.08573
     """
-    natural = optax.softmax_cross_entropy_with_integer_labels(clean_logits, labels)
+    if targets is None:
+        natural = optax.softmax_cross_entropy_with_integer_labels(clean_logits, labels)
+    else:
+        natural = optax.softmax_cross_entropy(clean_logits, targets)
     return natural + beta * kl_divergence(clean_logits, adversarial_logits)
 
 

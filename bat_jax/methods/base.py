@@ -163,6 +163,14 @@ class Method:
         return type(self).weights is not Method.weights
 
     @property
+    def takes_targets(self) -> bool:
+        """Whether the loss reads `batch.targets`, as label smoothing and CutMix need.
+
+        Defaults to whether the method keeps the loss of this class.
+        """
+        return type(self).loss is Method.loss
+
+    @property
     def estimates_for(self) -> str | None:
         """The feature that needs memorization estimates, as `the gate 'memorized'`; or None."""
         return None

@@ -29,6 +29,7 @@ class Bat(Method):
     name = "bat"
     title = "BAT (its weight and discrimination loss are reconstructed)"
     reference = "Xu et al., arXiv:2106.04794"
+    takes_targets = True
     fields = {
         # The weight, section 4 of docs/method.md.
         "alpha": Real(1.0, low=0),

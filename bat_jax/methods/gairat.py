@@ -15,6 +15,7 @@ class Gairat(Method):
     name = "gairat"
     title = "GAIRAT"
     reference = "Zhang et al., arXiv:2010.01736"
+    takes_targets = True
     fields = {
         # lambda of the weight (1 + tanh(lambda + 5 (1 - 2 kappa / K))) / 2.
         "lam": Real(-1.0),

@@ -16,9 +16,16 @@ class Trades(Method):
     fields = {"beta": Real(6.0, low=0)}
     attack = Attack("kl", gaussian_start=0.001)
     clean = "trained"
+    takes_targets = True
 
     def loss(self, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         """Returns the mean of `losses.trades`."""
         assert batch.clean_logits is not None
-        beta = self.settings["beta"]
-        return mean(losses.trades(batch.clean_logits, batch.logits, batch.labels, beta=beta)), {}
+        values = losses.trades(
+            batch.clean_logits,
+            batch.logits,
+            batch.labels,
+            beta=self.settings["beta"],
+            targets=batch.targets,
+        )
+        return mean(values), {}

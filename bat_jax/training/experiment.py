@@ -29,7 +29,7 @@ from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
-from bat_jax.training import state
+from bat_jax.training import averaging, recipe, state
 from bat_jax.training.accepted import check_memory, check_model
 from bat_jax.training.images import data_seed, hold_out, normalization
 from bat_jax.training.images import excluded as excluded_ids
@@ -104,7 +104,7 @@ class Experiment:
                 self.optimizer,
                 self.dataset.image_shape,
                 seed=root,
-                ema=self.config.train.ema > 0,
+                ema=averaging.is_on(self.config.train),
                 memory={
                     "history": history.create(len(self.train)),
                     **check_memory(self.method, len(self.train)),
@@ -235,6 +235,7 @@ def build(
         ),
     )
     _check_estimates(config, method, estimates)
+    recipe.check(config, method)
     _warn_of_late_starts(method, epochs)
     _warn_of_learning_rate(config, epochs, total_steps)
     is_small = model is None and config.model.name in models.SMALL
@@ -259,7 +260,7 @@ def build(
             is_attacked=method.attack is not None,
         ),
         method=method,
-        optimizer=state.sgd(config.train.optimizer, learning_rate),
+        optimizer=state.optimizer(config.train.optimizer, learning_rate),
         learning_rate=learning_rate,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
@@ -276,7 +277,7 @@ def planned(experiment: Experiment, *, examples: int) -> Experiment:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         learning_rate=learning_rate,
-        optimizer=state.sgd(config.train.optimizer, learning_rate),
+        optimizer=state.optimizer(config.train.optimizer, learning_rate),
     )
 
 

@@ -75,16 +75,27 @@ def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> o
     """Returns the learning rate by step, from `config.train`.
 
     `one_cycle` begins at 0: its first step updates batch statistics and momentum, but no weights.
-    Boundaries of `piecewise` that round to the same step all apply.
+    Boundaries of `piecewise` that round to the same step all apply. A warm-up of w steps multiplies
+    the rate by min(1, (step + 1) / w).
     """
     rate = _schedule(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    warmup_steps = config.schedule.warmup_epochs * steps_per_epoch
 
     def of_step(step: Any) -> Any:
         # Optax's schedules mix integers and floats.
         with jax.numpy_dtype_promotion("standard"):
-            return rate(step)
+            # Without a warm-up the rate is not even multiplied by 1: it keeps its type.
+            return rate(step) * warmth(step, warmup_steps) if warmup_steps else rate(step)
 
     return of_step
+
+
+def warmth(step: Any, warmup_steps: float) -> Any:
+    """Returns the factor min(1, (step + 1) / warmup_steps) of a linear warm-up.
+
+    It begins above 0, so that the first step counts, and never exceeds 1.
+    """
+    return jnp.minimum(1.0, (step + 1) / warmup_steps)
 
 
 def _schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
@@ -119,8 +130,12 @@ def first_decay(config: ConfigDict, epochs: float) -> float:
     return epochs / 2
 
 
-def sgd(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns SGD with momentum and coupled weight decay, from `config.train.optimizer`."""
+def optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the optimiser of `config.train.optimizer`.
+
+    `sgd`: SGD with momentum and coupled weight decay. `adamw`: Adam with decoupled weight decay
+    (Loshchilov & Hutter, arXiv:1711.05101), w <- w - rate (m / (sqrt(v) + 1e-8) + decay w).
+    """
 
     def is_weight(path: Any, leaf: Float[Array, "..."]) -> bool:
         del path
@@ -129,10 +144,33 @@ def sgd(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTran
     def mask(params: Any) -> Any:
         return jax.tree.map_with_path(is_weight, params)
 
+    decayed = None if config.decay_all else mask
+    if config.name == "adamw":
+        return _promoting(
+            optax.adamw(
+                learning_rate,
+                b1=config.momentum,
+                b2=config.second_momentum,
+                weight_decay=config.weight_decay,
+                mask=decayed,
+            )
+        )
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, None if config.decay_all else mask),
+        optax.add_decayed_weights(config.weight_decay, decayed),
         optax.sgd(learning_rate, config.momentum or None, config.nesterov),
     )
+
+
+def _promoting(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Lets an optimiser raise floats to its integer count, as Adam's does, under any promotion."""
+
+    def update(
+        gradients: Any, opt_state: optax.OptState, params: Any = None
+    ) -> tuple[Any, optax.OptState]:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(gradients, opt_state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 @jax.jit

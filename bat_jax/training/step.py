@@ -9,14 +9,14 @@ import optax
 from jaxtyping import Array, Float, Int, Int32, Key
 from ml_collections import ConfigDict
 
-from bat_jax import keys, models
+from bat_jax import keys, losses, models
 from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.kernels.programs import Programs
 from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics, mean
 from bat_jax.parallel import AXIS
-from bat_jax.training import accumulation
+from bat_jax.training import accumulation, averaging
 from bat_jax.training.accepted import check_loss
 from bat_jax.training.state import TrainState, Variables
 
@@ -154,9 +154,16 @@ class TrainStep:
             crop_padding=self._config.data.crop_padding,
             flip=self._config.data.flip,
         )
-        targets = self._method.targets(labels)
+        targets = self._targets(labels)
         epoch = state.step / steps_per_epoch
         return Share(places, batch_rows, rows, images, labels, targets, epoch)
+
+    def _targets(self, labels: Int[Array, " batch"]) -> Targets | None:
+        """Returns the class probabilities that replace the labels, if any do."""
+        amount, classes = self._config.train.label_smoothing, self._method.setup.num_classes
+        if amount:
+            return losses.label_smoothing(labels, classes, amount=amount)
+        return self._method.targets(labels)
 
     def _attack(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Trajectory:
         """Returns the adversarial images of the share, or the clean ones without an attack."""
@@ -249,7 +256,7 @@ class TrainStep:
             variables["batch_stats"] = jax.lax.pmean(variables["batch_stats"], AXIS)
         ema = state.ema
         if ema is not None:
-            ema = optax.incremental_update(variables, ema, 1.0 - self._config.train.ema)
+            ema = averaging.updated(ema, variables, state.step, self._config.train)
         observed = jax.lax.all_gather(found.aux.observed, AXIS, tiled=True)
         memory = {
             name: memory.after(share.batch_rows, observed[name])

@@ -39,6 +39,16 @@ def test_one_cycle_rises_and_falls_in_straight_lines():
     np.testing.assert_allclose(found, [0.0, 0.05, 0.1, 0.05, 0.0], atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["piecewise", "cosine"])
+def test_a_warm_up_rises_from_the_first_step_to_the_schedule_and_no_further(name):
+    steps = np.arange(100)
+    warmed = rates(name, steps, **{"schedule.warmup_epochs": 2.0})
+    expected = rates(name, steps) * np.minimum(1, (steps + 1) / 20)
+    np.testing.assert_allclose(warmed, expected, rtol=1e-6)
+    assert warmed[0] > 0
+    np.testing.assert_array_equal(warmed[19:], rates(name, steps[19:]))
+
+
 @pytest.mark.parametrize(
     ("name", "boundaries", "epoch"),
     [("piecewise", (7.0, 4.0), 4.0), ("cosine", (4.0,), 5.0), ("piecewise", (), 5.0)],
