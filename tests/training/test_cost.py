@@ -99,7 +99,7 @@ def test_evaluation_compiles_once_whatever_the_last_batch():
 
 
 def test_evaluation_is_in_float32_at_the_highest_precision_whatever_training_is_in():
-    experiment = build(tiny("pgd_at", **{"model.dtype": "bfloat16"}))
+    experiment = built(tiny("pgd_at", **{"model.name": "small_cnn", "model.dtype": "bfloat16"}))
     variables = jax.eval_shape(experiment.initial_state).variables
     arguments = shapes(experiment.validation), np.int32(0), jax.eval_shape(experiment.root)
     step = experiment.evaluator(("cross_entropy",))._step.lower(variables, *arguments)
@@ -110,8 +110,9 @@ def test_evaluation_is_in_float32_at_the_highest_precision_whatever_training_is_
 
 def test_members_are_scored_at_the_highest_precision():
     fields = {"job": "memorization", "data.validation": 0, "memorization.inputs": "adversarial"}
-    fields |= {"model.dtype": "bfloat16", "programs.members_at_once": 1}
-    experiment = build(tiny("standard", **fields))
+    fields |= {"model.name": "small_cnn", "model.dtype": "bfloat16"}
+    fields |= {"programs.members_at_once": 1}
+    experiment = built(tiny("standard", **fields))
     ensemble = Ensemble(experiment, members=1)
     one = jax.ShapeDtypeStruct((1,), np.int32)
     sets = shapes(experiment.train), shapes(experiment.dataset.test)
@@ -132,7 +133,7 @@ def assert_precise(program):
 @functools.cache
 def lowered(num_steps):
     """Returns an experiment on 256 images, and its step as StableHLO."""
-    experiment = build(tiny("pgd_at", **{"attack.num_steps": num_steps}))
+    experiment = built(tiny("pgd_at", **{"attack.num_steps": num_steps}))
     return experiment, lowered_step(experiment).as_text()
 
 
@@ -143,7 +144,7 @@ def test_a_longer_attack_is_the_same_program():
 
 def test_an_iteration_of_the_attacks_loop_may_hold_several_steps():
     def lines(unroll):
-        experiment = build(tiny("pgd_at", **{"attack.num_steps": 4}))
+        experiment = built(tiny("pgd_at", **{"attack.num_steps": 4}))
         chosen = dataclasses.replace(experiment.programs, unroll=unroll)
         program = lowered_step(dataclasses.replace(experiment, programs=chosen)).as_text()
         return len(program.splitlines())
