@@ -13,7 +13,18 @@ from ml_collections import ConfigDict
 
 from bat_jax import fields
 from bat_jax.errors import UserError
-from bat_jax.fields import Choice, Flag, Integer, Open, Real, Schema, Several, Text, optional
+from bat_jax.fields import (
+    Choice,
+    Either,
+    Flag,
+    Integer,
+    Open,
+    Real,
+    Schema,
+    Several,
+    Text,
+    optional,
+)
 
 PARTS = ("methods", "removal", "variants")
 """The parts of the findings' runs."""
@@ -36,6 +47,9 @@ _DATA: dict[str, fields.Field] = {
     "name": Text("cifar100"),
     # The archive or folder to read; by default the places listed in docs/data.md.
     "path": Text(None),
+    # Use only these classes, labels or names, with labels renumbered in this order; one number k
+    # selects the first k classes. By default all.
+    "classes": Several(None, Either(None, Integer(0), Text("name")), unique=True, least=1),
     # The seed that draws the held-out images, the subset and `evaluation.subset`; by default
     # config.seed. Set it to share these images among runs of several seeds.
     "seed": optional(_SEED),

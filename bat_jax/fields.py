@@ -206,6 +206,24 @@ class Several(Field):
 
 
 @dataclasses.dataclass(frozen=True)
+class Either(Field):
+    """A value of one of two fields, as an entry of `Several`."""
+
+    default: Any
+    first: Field
+    second: Field
+
+    def expected(self, value: object) -> str | None:
+        """Returns both expectations for a value that neither field takes."""
+        both = [field.expected(value) for field in (self.first, self.second)]
+        return None if None in both else " or ".join(str(one) for one in both)
+
+    def kind(self) -> type:
+        """Returns `object`, the type that both have in common."""
+        return object
+
+
+@dataclasses.dataclass(frozen=True)
 class Open(Field):
     """A section of named fields, which are checked where they are used."""
 

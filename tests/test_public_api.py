@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 ARRAYS = {
     "adversarial_logits",
+    "classes",
     "clean_logits",
     "conv",
+    "dataset",
     "estimates",
     "features",
     "images",

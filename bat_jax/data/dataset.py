@@ -45,12 +45,21 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training and a test split of one image classification set."""
+    """A training and a test split of one image classification set.
+
+    Attributes:
+      name: of the set.
+      train: the training images.
+      test: the test images.
+      class_names: by label.
+      classes: where these are some classes of a set, the label there of each; None for a whole set.
+    """
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("test", self.test)):

@@ -51,6 +51,7 @@ def as_estimates(experiment: Experiment, found: EstimatorOutput) -> Estimates:
         in_count=found.in_count,
         out_count=found.out_count,
         dataset=experiment.dataset.name,
+        classes=experiment.dataset.classes,
         statistic=settings.statistic,
         training=experiment.config.objective.name,
         inputs=settings.inputs,

@@ -1,6 +1,6 @@
 """Memorization and influence estimates, and the typical and atypical sets they imply."""
 
-from bat_jax.memorization.estimates import Estimates, Typicality, load, save, split
+from bat_jax.memorization.estimates import Estimates, Typicality, load, save, select, split
 from bat_jax.memorization.estimator import EstimatorOutput, Influence, Statistics, estimate
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "estimate",
     "load",
     "save",
+    "select",
     "split",
 ]

@@ -6,7 +6,7 @@ layout of the `cifar100_infl_matrix.npz` that they released, with optional keys 
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Int64
 
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
+from bat_jax.fields import shown
 from bat_jax.memorization.estimator import Influence
 from bat_jax.runtime.arrays import Archive, Expected, opened
 from bat_jax.runtime.files import write_npz
@@ -40,6 +41,10 @@ _OURS = {
     "statistic": ("statistic", Expected("text", optional=True)),
     "training": ("training", Expected("text", optional=True)),
     "inputs": ("inputs", Expected("text", optional=True)),
+    "classes": (
+        "classes",
+        Expected("integers", ("classes",), low=0, unique=True, optional=True),
+    ),
 }
 
 
@@ -62,6 +67,7 @@ class Estimates:
       statistic: the score of the models, `correct` or `probability`.
       training: the method that trained the models.
       inputs: the images that the models were scored on, `clean` or `adversarial`.
+      classes: if the models knew some classes of a set alone, the label there of each label here.
     """
 
     source: str
@@ -78,6 +84,7 @@ class Estimates:
     statistic: str | None = None
     training: str | None = None
     inputs: str | None = None
+    classes: tuple[int, ...] | None = None
 
     def digest(self) -> str:
         """Returns a hash of every number: equal if and only if the estimates are the same."""
@@ -129,6 +136,8 @@ def load(path: str | AnyPath) -> Estimates:
         _OURS[key][0]: str(value) if _OURS[key][1].kind == "text" else value
         for key, value in ours.items()
     }
+    if "classes" in fields:
+        fields["classes"] = tuple(fields["classes"].tolist())
     return Estimates(
         source=source,
         memorization=arrays["tr_mem"],
@@ -225,6 +234,89 @@ def _influenced(
     return found
 
 
+def select(estimates: Estimates, classes: Sequence[int]) -> Estimates:
+    """Returns the estimates of some classes, with labels renumbered in the order given.
+
+    The values stay those of models of the set's every class. Estimates of models that knew exactly
+    these classes are returned unchanged.
+
+    Raises:
+      UserError: the models knew other classes alone.
+    """
+    if estimates.classes is not None:
+        if estimates.classes == tuple(classes):
+            return estimates
+        raise UserError(
+            f"{estimates.source}: estimates of models of the classes {shown(estimates.classes)};"
+            f" expected those of all classes, or of {shown(tuple(classes))}: point"
+            " config.memorization.estimates at them, or set config.data.classes"
+        )
+    labels = np.asarray(classes, np.int64)
+    train = find_ids(labels, estimates.train_labels.astype(np.int64))
+    test = find_ids(labels, estimates.test_labels.astype(np.int64))
+    rows, columns = np.flatnonzero(train >= 0), np.flatnonzero(test >= 0)
+    by_row = {
+        name: value[rows]
+        for name in ("memorization", "train_ids", "memorization_se", "in_count", "out_count")
+        if (value := getattr(estimates, name)) is not None
+    }
+    return dataclasses.replace(
+        estimates,
+        **by_row,
+        train_labels=train[rows],
+        test_labels=test[columns],
+        test_ids=estimates.test_ids[columns],
+        influence=tuple(_of_rows(block, rows, columns) for block in estimates.influence),
+        classes=tuple(classes),
+    )
+
+
+def _of_rows(
+    block: Influence, rows: Int64[np.ndarray, " rows"], columns: Int64[np.ndarray, " columns"]
+) -> Influence:
+    """Returns a block of influence among some rows and columns, which it numbers anew."""
+    train, test = find_ids(rows, block.train), find_ids(columns, block.test)
+    part = np.ix_(train >= 0, test >= 0)
+    errors = block.standard_error
+    return Influence(
+        train[train >= 0],
+        test[test >= 0],
+        block.values[part],
+        None if errors is None else errors[part],
+    )
+
+
+def matched(estimates: Estimates, dataset: Dataset) -> Estimates:
+    """Returns the estimates of a data set's classes, checked against it.
+
+    Raises:
+      UserError: they are those of another set, of other examples, or of other classes.
+    """
+    if dataset.classes is None:
+        if estimates.classes is not None:
+            raise UserError(
+                f"{estimates.source}: estimates of models of the classes"
+                f" {shown(estimates.classes)}; expected those of all classes of {dataset.name}, or"
+                " config.data.classes set to these"
+            )
+        check(estimates, dataset)
+        return estimates
+    chosen = select(estimates, dataset.classes)
+    check(chosen, dataset)
+    for part, before, after, images in (
+        ("train", estimates.train_ids, chosen.train_ids, dataset.train),
+        ("test", estimates.test_ids, chosen.test_ids, dataset.test),
+    ):
+        lost = np.setdiff1d(before[np.isin(before, images.ids)], after)
+        if len(lost):
+            raise UserError(
+                f"{estimates.source}: {part} example {lost[0]} is in none of the classes"
+                f" {shown(dataset.classes)}, and in {dataset.name} it is ({len(lost)} disagree);"
+                " expected estimates in the order of this data set"
+            )
+    return chosen
+
+
 def check(estimates: Estimates, dataset: Dataset) -> None:
     """Raises a UserError unless name, ids and labels of the estimates match the data set."""
     if estimates.dataset is not None and estimates.dataset != dataset.name:
@@ -269,6 +361,8 @@ def find_ids(
     among: Int64[np.ndarray, " examples"], ids: Int64[np.ndarray, " ids"]
 ) -> Int64[np.ndarray, " ids"]:
     """Returns the positions of these ids among others, -1 for ids that are not there."""
+    if not len(among):
+        return np.full(len(ids), -1, np.int64)
     order = np.argsort(among)
     place = np.searchsorted(among, ids, sorter=order)
     rows = order[np.minimum(place, len(order) - 1)]

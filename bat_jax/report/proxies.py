@@ -25,12 +25,14 @@ def section(run: Run) -> Section | None:
     A file that cannot be read gives a warning and None.
     """
     settings, path = run.config["memorization"], run.folder / proxies.FILE
+    classes = run.config["data"].get("classes")
     if settings["estimates"] is None or not path.exists():
         return None
     try:
+        estimates = memorization.load(settings["estimates"])
         compared = proxies.compare(
             proxies.load(path),
-            memorization.load(settings["estimates"]),
+            estimates if classes is None else memorization.select(estimates, classes),
             threshold=settings["threshold"],
         )
     except UserError as error:

@@ -30,7 +30,7 @@ def facts(run: Run) -> dict[str, str]:
     devices = run.about["devices"]
     return {
         "Method": methods.title(config["objective"]["name"]),
-        "Data": f"{data['name']}, {data['subset'] or 'all'} training images,"
+        "Data": f"{data['name']}, {_classes(run)}{data['subset'] or 'all'} training images,"
         f" {data['validation']} held out for validation",
         "Model": config["model"]["name"]
         + (f", width {config['model']['width']}" if config["model"]["width"] else ""),
@@ -42,6 +42,12 @@ def facts(run: Run) -> dict[str, str]:
         "Run on": f"{len(devices)} device(s), {devices[0]}; JAX {versions['jax']}",
         "Code": run.about["git"] or "not in a git repository",
     }
+
+
+def _classes(run: Run) -> str:
+    """Returns which classes a run used, if not all."""
+    classes = run.config["data"].get("classes")
+    return f"{len(classes)} of its classes, " if classes else ""
 
 
 def _speed(run: Run) -> dict[str, str]:

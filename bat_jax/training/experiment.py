@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from bat_jax import config as configs
 from bat_jax import keys, memorization, methods, models, outside, parallel
 from bat_jax.attacks.inner_losses import LossName
-from bat_jax.data import Dataset, Split, load
+from bat_jax.data import Dataset, Split, load, select
 from bat_jax.data.device import DeviceSplit, to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator
@@ -196,7 +196,8 @@ def build(
     """Returns the experiment of a config.
 
     Args:
-      config: the whole config; where it names a method from outside, it gets the method's section.
+      config: the whole config; where it names a method from outside, it gets the method's section,
+        and `data.classes` becomes a tuple of labels.
       model: in place of the one that the config names: any Flax module with
         `__call__(images, train=False, features=False)`, from [0, 1] images to float32 logits, and
         to `(logits, features)` where `features` is true.
@@ -216,6 +217,10 @@ def build(
         models.check_name(config.model.name)
 
     dataset = dataset or load(config.data.name, path=config.data.path)
+    if config.data.classes is not None:
+        dataset = select(dataset, config.data.classes)
+        # Names and a number of classes become labels, which readers of the run need no data for.
+        config.data.classes = dataset.classes
     _check_images(config, dataset)
     validation, train = hold_out(dataset, config)
     excluded = excluded_ids(config, dataset)
@@ -321,8 +326,7 @@ def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates |
     if config.memorization.estimates is None:
         return None
     estimates = memorization.load(config.memorization.estimates)
-    estimate_files.check(estimates, dataset)
-    return estimates
+    return estimate_files.matched(estimates, dataset)
 
 
 def _check_estimates(
