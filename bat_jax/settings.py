@@ -60,6 +60,27 @@ def cifar_fast(name: str, objective: str) -> ConfigDict:
     return config
 
 
+def cifar100_small(objective: str) -> ConfigDict:
+    """Returns a run on ten classes of CIFAR-100 for a CPU core: PreActResNet-18 of width 16."""
+    config = default()
+    config.data.name = "cifar100"
+    config.data.classes = tuple(range(0, 100, 10))  # Every tenth in alphabetical order.
+    config.data.validation = 500
+    config.model.width = 16
+    config.objective.name = objective
+    config.attack.num_steps = 7
+    config.train.epochs = 10
+    config.train.batch_size = 64
+    config.train.schedule.name = "one_cycle"
+    config.checkpoint.every_epochs = 2
+    config.evaluation.losses = ("cross_entropy",)
+    # Longer than the training for all 1,000 images; configs/evaluation.py attacks the finished run.
+    config.evaluation.attacks = ()
+    config.evaluation.batch_size = 100
+    _select(config)
+    return config
+
+
 def tiny_imagenet(objective: str) -> ConfigDict:
     """Returns the setting of `cifar` for the 64x64 images of Tiny ImageNet."""
     config = cifar("tiny_imagenet", objective)

@@ -1,0 +1,18 @@
+"""PGD adversarial training (Madry et al., arXiv:1706.06083) on ten classes of CIFAR-100.
+
+    python launch.py --config=configs/cifar100_small_pgd_at.py
+    python launch.py --config=configs/evaluation.py --config.run=runs/cifar100_small_pgd_at \
+        --config.evaluation.subset=250 --config.checkpoints="('best',)"
+
+PreActResNet-18 of width 16, Linf 8/255, PGD-7, 10 epochs of 4,500 images with one cycle. The second
+command runs AutoAttack. Hardware: a CPU core, 40 minutes for both. Expected: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from bat_jax.settings import cifar100_small
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    return cifar100_small("pgd_at")
