@@ -161,6 +161,8 @@ _TEST: dict[str, fields.Field] = {
     ),
     # Which states AutoAttack attacks: best, last. It takes most of an evaluation's time.
     "attacked": _STATES,
+    # Report accuracies per class or per superclass (the 20 coarse labels of CIFAR-100) too.
+    "by": Several((), Choice("class", ("class", "superclass")), unique=True),
     # Test on this many of the test images, drawn by the seed; 0 means all.
     "subset": Integer(0),
     # Summed over all devices.

@@ -1,7 +1,7 @@
 """Image classification sets as arrays with ids: `load(name)` returns a `Dataset`."""
 
 from bat_jax.data.classes import select
-from bat_jax.data.dataset import Dataset, Split, from_arrays
+from bat_jax.data.dataset import Dataset, Split, Superclasses, from_arrays
 from bat_jax.data.registry import load
 
-__all__ = ["Dataset", "Split", "from_arrays", "load", "select"]
+__all__ = ["Dataset", "Split", "Superclasses", "from_arrays", "load", "select"]

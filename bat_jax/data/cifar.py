@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bat_jax.data import archive, tfds_source
-from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.dataset import Dataset, Split, Superclasses
 from bat_jax.data.places import Official, check_labels, note_count
 from bat_jax.data.reading import TEXT_LIMIT
 from bat_jax.errors import UserError
@@ -30,8 +30,11 @@ class _Layout:
       images: the number of images in a training file; test files have 10,000.
       names: the file of class names, one per line.
       classes: the number of classes.
-      label_bytes: the number of label bytes before an image; the last one is the class.
+      label_bytes: the number of label bytes before an image: the superclass, if the set has
+        superclasses, then the class.
       pickles: file names that only the Python version of the archive has, whose files are pickles.
+      superclass_names: the file of superclass names, one per line, if the set has superclasses.
+      superclasses: the number of superclasses.
     """
 
     official: Official
@@ -42,6 +45,8 @@ class _Layout:
     classes: int
     label_bytes: int
     pickles: frozenset[str]
+    superclass_names: str | None = None
+    superclasses: int = 0
 
     @property
     def record(self) -> int:
@@ -55,6 +60,7 @@ class _Layout:
             **dict.fromkeys(self.train, self.images * self.record),
             **dict.fromkeys(self.test, 10_000 * self.record),
             self.names: TEXT_LIMIT,
+            **({} if self.superclass_names is None else {self.superclass_names: TEXT_LIMIT}),
         }
 
 
@@ -91,8 +97,10 @@ _CIFAR100 = _Layout(
     images=50_000,
     names="fine_label_names.txt",
     classes=100,
-    label_bytes=2,  # The coarse label, which is unused, then the fine one.
+    label_bytes=2,
     pickles=frozenset({"train", "test", "meta"}),
+    superclass_names="coarse_label_names.txt",
+    superclasses=20,
 )
 
 
@@ -112,6 +120,8 @@ def read_cifar10(path: Path | None) -> Dataset:
 def read_cifar100(path: Path | None) -> Dataset:
     """Reads CIFAR-100: 50,000 training and 10,000 test images, 32x32x3, in 100 (fine) classes.
 
+    The 20 coarse labels are its superclasses.
+
     Reference: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. An id is a position in
     the official order.
 
@@ -129,12 +139,13 @@ def _read(layout: _Layout, path: Path | None) -> Dataset:
         return tfds_source.read(official.name, instruction=official.instruction())
     _refuse_pickles(layout, source, {source.name.removesuffix(".tar.gz")})
     contents = _contents(layout, source)
-    names = _class_names(layout, source, contents)
+    names = _names(layout, source, contents, layout.names, layout.classes)
     return Dataset(
         official.name,
         _split(layout, source, contents, layout.train, len(names), 50_000),
         _split(layout, source, contents, layout.test, len(names), 10_000),
         names,
+        superclasses=_superclasses(layout, source, contents, len(names)),
     )
 
 
@@ -151,7 +162,8 @@ def _contents(layout: _Layout, source: Path) -> Mapping[str, bytes]:
     else:
         found = archive.read_tar(source, wanted, remedy=layout.official.again)
     contents = {name: found[name] for name in wanted if found.get(name) is not None}
-    missing = [name for name in wanted if name not in contents]
+    # A copy without the names of superclasses is a data set without superclasses.
+    missing = [n for n in wanted if n not in contents and n != layout.superclass_names]
     if missing:
         _refuse_pickles(layout, source, set(found))
         raise UserError(
@@ -171,26 +183,60 @@ def _refuse_pickles(layout: _Layout, source: Path, names: set[str]) -> None:
         )
 
 
-def _class_names(layout: _Layout, source: Path, contents: Mapping[str, bytes]) -> tuple[str, ...]:
+def _names(
+    layout: _Layout, source: Path, contents: Mapping[str, bytes], file: str, most: int
+) -> tuple[str, ...]:
+    """Returns the names in a file of at most `most` lines."""
     try:
-        lines = contents[layout.names].decode("ascii").splitlines()
+        lines = contents[file].decode("ascii").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{source}: {layout.names} is not text ({error.reason}); expected one class name per"
-            f" line; {layout.official.again}"
+            f"{source}: {file} is not text ({error.reason}); expected one class name per line;"
+            f" {layout.official.again}"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise UserError(
-            f"{source}: {layout.names} is empty; expected one class name per line;"
-            f" {layout.official.again}"
+            f"{source}: {file} is empty; expected one class name per line; {layout.official.again}"
         )
-    if len(names) > layout.classes or len(set(names)) < len(names):
+    if len(names) > most or len(set(names)) < len(names):
         raise UserError(
-            f"{source}: {layout.names} has {len(set(names))} different names in {len(names)} lines;"
-            f" expected at most {layout.classes}, all different; {layout.official.again}"
+            f"{source}: {file} has {len(set(names))} different names in {len(names)} lines;"
+            f" expected at most {most}, all different; {layout.official.again}"
         )
     return names
+
+
+def _superclasses(
+    layout: _Layout, source: Path, contents: Mapping[str, bytes], num_classes: int
+) -> Superclasses | None:
+    """Returns the superclass of each class, as the labels of the images pair them."""
+    file = layout.superclass_names
+    if file is None or file not in contents:
+        return None
+    names = _names(layout, source, contents, file, layout.superclasses)
+    of_class = np.full(num_classes, -1)
+    for part in (*layout.train, *layout.test):
+        records = np.frombuffer(contents[part], np.uint8).reshape(-1, layout.record)
+        coarse, fine = records[:, 0].astype(int), records[:, 1]
+        check_labels(
+            records[:, 0],
+            len(names),
+            where=f"{source}: {part}",
+            remedy=layout.official.again,
+            what="superclass",
+        )
+        # A repeated class keeps one of its superclasses; the others are compared with it.
+        of_class[fine] = np.where(of_class[fine] < 0, coarse, of_class[fine])
+        wrong = np.flatnonzero(of_class[fine] != coarse)
+        if len(wrong):
+            row = wrong[0]
+            raise UserError(
+                f"{source}: {part}: example {row} has class {fine[row]} and superclass"
+                f" {coarse[row]}, others of the class {of_class[fine[row]]}; expected one"
+                f" superclass for each class; {layout.official.again}"
+            )
+    return Superclasses(names, tuple(of_class.tolist()))
 
 
 def _split(

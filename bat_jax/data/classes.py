@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.dataset import Dataset, Split, Superclasses
 from bat_jax.errors import UserError
 from bat_jax.fields import shown
 
@@ -40,6 +40,20 @@ def select(dataset: Dataset, classes: Sequence[int | str]) -> Dataset:
         test=kept(dataset.test),
         class_names=tuple(dataset.class_names[label] for label in labels),
         classes=tuple(source[label] for label in labels),
+        superclasses=_superclasses(dataset, labels),
+    )
+
+
+def _superclasses(dataset: Dataset, labels: Sequence[int]) -> Superclasses | None:
+    """Returns the superclasses of some classes, without those that have none of them."""
+    if dataset.superclasses is None:
+        return None
+    names, of_class = dataset.superclasses
+    groups = [of_class[label] for label in labels]
+    kept = sorted(set(groups) - {-1})
+    places = {-1: -1, **{group: place for place, group in enumerate(kept)}}
+    return Superclasses(
+        tuple(names[group] for group in kept), tuple(places[group] for group in groups)
     )
 
 

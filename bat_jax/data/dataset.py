@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8
@@ -43,6 +44,18 @@ class Split:
         return digest.hexdigest()[:16]
 
 
+class Superclasses(NamedTuple):
+    """Groups of classes, such as the 20 coarse labels of CIFAR-100.
+
+    Attributes:
+      names: of the superclasses.
+      of_class: by label, the place of the class's superclass in `names`; -1 where it is unknown.
+    """
+
+    names: tuple[str, ...]
+    of_class: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A training and a test split of one image classification set.
@@ -53,6 +66,7 @@ class Dataset:
       test: the test images.
       class_names: by label.
       classes: where these are some classes of a set, the label there of each; None for a whole set.
+      superclasses: groups of classes, where the source has them.
     """
 
     name: str
@@ -60,6 +74,7 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     classes: tuple[int, ...] | None = None
+    superclasses: Superclasses | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("test", self.test)):
@@ -80,6 +95,15 @@ class Dataset:
     def num_classes(self) -> int:
         """The number of classes, including classes without examples."""
         return len(self.class_names)
+
+    @property
+    def unique_names(self) -> tuple[str, ...]:
+        """The class names, followed by the label where classes share a name."""
+        names = self.class_names
+        return tuple(
+            f"{name} ({label})" if names.count(name) > 1 else name
+            for label, name in enumerate(names)
+        )
 
 
 def from_arrays(

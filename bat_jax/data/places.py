@@ -96,14 +96,19 @@ class Official:
 
 
 def check_labels(
-    labels: Integer[np.ndarray, " examples"], num_classes: int, *, where: str, remedy: str
+    labels: Integer[np.ndarray, " examples"],
+    num_classes: int,
+    *,
+    where: str,
+    remedy: str,
+    what: str = "label",
 ) -> None:
-    """Raises a UserError for the first label outside [0, num_classes)."""
+    """Raises a UserError for the first label, or `what` it is, outside [0, num_classes)."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         row = outside[0]
         raise UserError(
-            f"{where}: example {row} has label {labels[row]}; expected 0 to {num_classes - 1};"
+            f"{where}: example {row} has {what} {labels[row]}; expected 0 to {num_classes - 1};"
             f" {remedy}"
         )
 

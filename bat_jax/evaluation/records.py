@@ -143,10 +143,12 @@ class Evaluation:
     Attributes:
       groups: by group of images, `ALL` first; empty groups are absent.
       broken_by: how many images each attack of AutoAttack broke in turn, if it was run.
+      by: the accuracies of every `class` and `superclass` by its name, if they were recorded.
     """
 
     groups: Mapping[str, Accuracies]
     broken_by: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    by: Mapping[str, Mapping[str, Accuracies]] = dataclasses.field(default_factory=dict)
 
     @property
     def all(self) -> Accuracies:
@@ -159,11 +161,16 @@ class Evaluation:
         test = content["test"]
         plain = {ALL: {name: test[name] for name in test if name not in GROUPS}}
         plain |= {group: test[group] for group in GROUPS if group in test}
-        groups = {
-            group: {Measure.parse(key): Accuracy.from_json(value) for key, value in found.items()}
-            for group, found in plain.items()
-        }
-        return cls(groups, dict(content.get("broken_by", {})))
+        by = {kind: _groups(found) for kind, found in content.get("by", {}).items()}
+        return cls(_groups(plain), dict(content.get("broken_by", {})), by)
+
+
+def _groups(content: Mapping[str, Any]) -> dict[str, Accuracies]:
+    """Reads accuracies by group and measure."""
+    return {
+        group: {Measure.parse(key): Accuracy.from_json(value) for key, value in found.items()}
+        for group, found in content.items()
+    }
 
 
 def evaluations(results: Mapping[str, Any]) -> dict[str, Evaluation]:
@@ -181,12 +188,19 @@ def summarize(
       verdicts: by measure key, whether each image is classified correctly.
       groups: rows by group, such as the typical and the atypical images.
     """
+    return {**_accuracies(verdicts, slice(None)), **summarize_groups(verdicts, groups)}
 
-    def accuracies(rows: Any) -> dict[str, Any]:
-        return {key: Accuracy.of(correct[rows]).to_json() for key, correct in verdicts.items()}
 
-    found = {group: accuracies(rows) for group, rows in groups.items() if len(rows)}
-    return {**accuracies(slice(None)), **found}
+def summarize_groups(
+    verdicts: Mapping[str, Bool[np.ndarray, " images"]],
+    groups: Mapping[str, Int64[np.ndarray, " rows"]],
+) -> dict[str, Any]:
+    """Returns the accuracies on each non-empty group alone, as `summarize` does."""
+    return {group: _accuracies(verdicts, rows) for group, rows in groups.items() if len(rows)}
+
+
+def _accuracies(verdicts: Mapping[str, Bool[np.ndarray, " images"]], rows: Any) -> dict[str, Any]:
+    return {key: Accuracy.of(correct[rows]).to_json() for key, correct in verdicts.items()}
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from bat_jax.errors import UserError
+from bat_jax.evaluation.groups import KINDS
 from bat_jax.evaluation.records import GROUPS, STATES, Evaluation, Measure, evaluations, strongest
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import ListOf, Maybe, Number, Object, Place, ShapeError, Text
@@ -28,7 +29,19 @@ _TEST = Object(
     Measure.is_key,
     f"{_MEASURES}, or {' or '.join(GROUPS)}",
 )
-_STATE = Object({"test": _TEST}, {"broken_by": Object(others=_COUNT)})
+_STATE = Object(
+    {"test": _TEST},
+    {
+        "broken_by": Object(others=_COUNT),
+        "by": Object(
+            {},
+            dict.fromkeys(KINDS, Object(others=_GROUP)),
+            None,
+            KINDS.__contains__,
+            " or ".join(KINDS),
+        ),
+    },
+)
 RESULTS = Object({"seconds": Number(low=0)}, dict.fromkeys(STATES, _STATE))
 
 _RECORD = Object({"step": _COUNT, "epoch": Number(low=0), "split": Text()}, {}, Number())

@@ -15,7 +15,8 @@ from bat_jax.attacks import checks
 from bat_jax.attacks.auto_attack import autoattack
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
-from bat_jax.evaluation.records import AUTOATTACK, GROUPS, Measure, summarize
+from bat_jax.evaluation.groups import rows_by
+from bat_jax.evaluation.records import AUTOATTACK, GROUPS, Measure, summarize, summarize_groups
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import distributed
 from bat_jax.runtime.files import write_json, write_npz
@@ -68,6 +69,11 @@ def evaluate(
                     checks.warn_if_pgd_misleads(verdicts[plain], attacked_at[step][0])
             verdicts[AUTOATTACK.key], broken = attacked_at[step]
         found[name] = {"step": step, "test": summarize(verdicts, groups)}
+        if config.evaluation.by:
+            found[name]["by"] = {
+                kind: summarize_groups(verdicts, rows_by(experiment.dataset, test, kind))
+                for kind in config.evaluation.by
+            }
         if broken:
             found[name]["broken_by"] = {attack: int(b.sum()) for attack, b in broken.items()}
         for attack, is_correct in verdicts.items():

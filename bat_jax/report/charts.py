@@ -90,8 +90,8 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
             drawn = axes.errorbar(
                 100 * x.accuracy,
                 100 * y.accuracy,
-                xerr=_bars(x),
-                yerr=_bars(y),
+                xerr=bars(x),
+                yerr=bars(y),
                 **look,
                 markerfacecolor=look["color"] if state == "best" else "none",
                 capsize=2,
@@ -139,7 +139,7 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
             drawn = axes.errorbar(
                 [100 * value.accuracy for value in values],
                 np.arange(len(rows)) + 0.2 * (number - 0.5),
-                xerr=np.concatenate([_bars(value) for value in values], axis=1),
+                xerr=np.concatenate([bars(value) for value in values], axis=1),
                 **point(number),
                 capsize=2,
                 linestyle="none",
@@ -221,7 +221,7 @@ def _trained_on(run: Run) -> str:
     return f"{run.config['attack']['num_steps']}-step attack"
 
 
-def _bars(accuracy: Accuracy) -> np.ndarray:
+def bars(accuracy: Accuracy) -> np.ndarray:
     """Returns the distances to the interval's ends in percent, as `errorbar` takes them."""
     value, _, (low, high) = accuracy
     return 100 * np.asarray([[max(value - low, 0)], [max(high - value, 0)]])

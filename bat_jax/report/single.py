@@ -7,7 +7,7 @@ from bat_jax import methods
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import CLEAN
 from bat_jax.evaluation.runs import Run
-from bat_jax.report import charts, pictures, proxies
+from bat_jax.report import charts, groups, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.runtime.storage import AnyPath
 
@@ -113,6 +113,7 @@ def _page(run: Run) -> Page:
             (results_table(run),),
             tuple(chart for chart in comparisons if chart),
         ),
+        *groups.sections(run),
         Section("Training", charts=tuple(chart for chart in curves if chart)),
         proxies.section(run) or Section("Proxies"),
         Section("Pictures", charts=tuple(taken)),

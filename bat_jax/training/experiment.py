@@ -21,6 +21,7 @@ from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, load, select
 from bat_jax.data.device import DeviceSplit, to_devices
 from bat_jax.errors import UserError
+from bat_jax.evaluation import groups as class_groups
 from bat_jax.evaluation.classify import Evaluator
 from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.evaluation.tracking import Tracker
@@ -222,6 +223,7 @@ def build(
         # Names and a number of classes become labels, which readers of the run need no data for.
         config.data.classes = dataset.classes
     _check_images(config, dataset)
+    class_groups.check(dataset, tuple(config.evaluation.by))
     validation, train = hold_out(dataset, config)
     excluded = excluded_ids(config, dataset)
     if excluded is not None:

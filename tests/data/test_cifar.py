@@ -1,17 +1,21 @@
 import dataclasses
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bat_jax.data import cifar, load
 from bat_jax.errors import UserError
+from bat_jax.memorization import released
 from tests.data import archives
 
 MAKE = {"cifar10": archives.make_cifar10, "cifar100": archives.make_cifar100}
 ARCHIVE = {"cifar10": "cifar-10-binary.tar.gz", "cifar100": "cifar-100-binary.tar.gz"}
 FOLDER = {"cifar10": "cifar-10-batches-bin", "cifar100": "cifar-100-binary"}
+SHARED = Path(__file__).parents[2] / "../shared/data"
+REAL = SHARED / "cifar-100-binary.tar.gz"
 both = pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 
 
@@ -50,6 +54,44 @@ def test_the_fine_labels_of_cifar100_are_the_classes(tmp_path):
     assert dataset.num_classes == 30
     assert dataset.class_names[29] == "fine29"
     assert dataset.train.labels.max() == 29
+
+
+def test_superclasses_are_those_that_the_labels_pair_with_the_classes(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz", classes=30, test=8)
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    names, of_class = load("cifar100", path=tmp_path).superclasses
+    assert names == tuple(f"coarse{k}" for k in range(20))
+    assert of_class == tuple(k % 20 for k in range(30))
+
+    (tmp_path / "cifar-100-binary" / "coarse_label_names.txt").unlink()
+    assert load("cifar100", path=tmp_path).superclasses is None
+    archives.make_cifar10(tmp_path / "b.tar.gz")
+    assert load("cifar10", path=tmp_path / "b.tar.gz").superclasses is None
+
+
+def test_a_class_without_images_has_no_superclass(tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz", train=6, test=6)
+    dataset = load("cifar100", path=tmp_path / "a.tar.gz")
+    seen = {*dataset.train.labels.tolist(), *dataset.test.labels.tolist()}
+    assert dataset.superclasses.of_class == tuple(k % 20 if k in seen else -1 for k in range(100))
+
+
+@pytest.mark.parametrize(
+    ("superclass", "words"),
+    [
+        (20, r"test\.bin: example 3 has superclass 20; expected 0 to 19"),
+        (19, r"test\.bin: example 3 has class \d+ and superclass 19, others of the class \d+"),
+    ],
+)
+def test_a_wrong_superclass_is_refused_with_its_place(superclass, words, tmp_path):
+    archives.make_cifar100(tmp_path / "a.tar.gz", classes=10)
+    archives.extract(tmp_path / "a.tar.gz", tmp_path)
+    file = tmp_path / "cifar-100-binary" / "test.bin"
+    content = bytearray(file.read_bytes())
+    content[3 * 3074] = superclass
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load("cifar100", path=tmp_path)
 
 
 @both
@@ -222,3 +264,22 @@ def test_without_data_and_network_the_error_says_what_to_fetch(name, data_folder
     assert str(data_folder) in message
     assert "\n" not in message
     assert no_network == [[f"https://www.cs.toronto.edu/~kriz/{ARCHIVE[name]}"]]
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs the CIFAR-100 archive")
+def test_the_real_cifar100_has_its_published_means_order_and_superclasses():
+    dataset = load("cifar100", path=REAL)
+    values = dataset.train.images.reshape(-1, 3)
+    counts = np.stack([np.bincount(values[:, channel], minlength=256) for channel in range(3)])
+    means = counts @ np.arange(256) / len(values) / 255
+    published = (0.5070751592371323, 0.48654887331495095, 0.4409178433670343)
+    np.testing.assert_allclose(means, published, rtol=0, atol=1e-12)
+    scores = released.load_cscores(SHARED / "cifar100-cscores-orig-order.npz")
+    np.testing.assert_array_equal(scores.labels, dataset.train.labels)
+
+    names, of_class = dataset.superclasses
+    assert np.bincount(of_class).tolist() == [5] * 20
+    trees = names.index("trees")
+    assert {dataset.class_names[k] for k in range(100) if of_class[k] == trees} == {
+        f"{tree}_tree" for tree in ("maple", "oak", "palm", "pine", "willow")
+    }

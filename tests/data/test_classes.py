@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,14 @@ def test_classes_of_a_selection_are_those_of_the_whole_set(letters):
     chosen = data.select(letters, (3, 1, 0))
     assert data.select(chosen, (2, 0)).classes == (0, 3)
     assert data.select(chosen, (3, 1, 0)) is chosen
+
+
+def test_superclasses_follow_the_classes(letters):
+    grouped = dataclasses.replace(
+        letters, superclasses=data.Superclasses(("vowels", "none", "others"), (0, 2, -1, 2))
+    )
+    assert data.select(grouped, (3, 1)).superclasses == (("others",), (0, 0))
+    assert data.select(grouped, (2, 3, 0)).superclasses == (("vowels", "others"), (-1, 1, 0))
 
 
 @pytest.mark.parametrize(

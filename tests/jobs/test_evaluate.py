@@ -48,6 +48,7 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
     config.run = str(folder)
     config.attack.epsilon = 0.05
     config.evaluation.attacks = ("apgd-ce",)
+    config.evaluation.by = ("class",)
     config.evaluation.subset = 48
     config.evaluation.batch_size = 24
     config.checkpoints = ("last",)
@@ -60,7 +61,11 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
     assert again["last"]["broken_by"]["apgd-ce"] == round(
         48 * (test["clean"]["accuracy"] - test["autoattack"]["accuracy"])
     )
+    by_class = again["last"]["by"]["class"]
+    assert sum(found["autoattack"]["n"] for found in by_class.values()) == 48
     with np.load(workdir / "examples.npz") as examples:
+        sevens = examples["last_autoattack"][examples["labels"] == 7]
+        assert by_class["7"]["autoattack"]["accuracy"] == sevens.mean()
         assert examples["last_autoattack"].mean() == test["autoattack"]["accuracy"]
         assert len(examples["ids"]) == 48
     # The run's own results are as they were.

@@ -1,0 +1,91 @@
+"""Accuracies of every class or superclass, if the evaluation recorded them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bat_jax.evaluation.records import CLEAN, Accuracies
+from bat_jax.evaluation.runs import Run
+from bat_jax.report.charts import bars
+from bat_jax.report.drawing import Figure
+from bat_jax.report.page import Section, Table
+from bat_jax.report.style import Chart, fitted, legend, point
+
+_PLURAL = {"class": "classes", "superclass": "superclasses"}
+# With more groups, dots would be too close to read.
+_MOST_DOTS = 40
+
+
+def sections(run: Run) -> list[Section]:
+    """Returns a section for each kind of group that was evaluated."""
+    return [_section(run, kind) for kind in run.evaluations[run.states[0]].by]
+
+
+def _section(run: Run, kind: str) -> Section:
+    state = run.states[0]
+    found = run.evaluations[state].by[kind]
+    n = sum(accuracies[CLEAN].n for accuracies in found.values())
+    text = (
+        f"{len(found)} {_PLURAL[kind]} of the {n:,} test images. Intervals hold for one"
+        f" {kind} at a time: of 20 of them, one is expected to miss.",
+    )
+    charts = (_chart(run, kind, found),) if len(found) <= _MOST_DOTS else ()
+    tables = tuple(
+        _table(state, kind, evaluation.by[kind])
+        for state, evaluation in run.evaluations.items()
+        if kind in evaluation.by
+    )
+    return Section(f"Accuracy by {kind}", text, tables, charts)
+
+
+def _table(state: str, kind: str, found: Mapping[str, Accuracies]) -> Table:
+    measures = list(next(iter(found.values())))
+    return Table(
+        f"Accuracy of the {state} checkpoint in percent; 95 % intervals by Wilson.",
+        (kind, "n", *(measure.title for measure in measures)),
+        tuple(
+            (name, f"{accuracies[CLEAN].n:,}", *(str(accuracies[m]) for m in measures))
+            for name, accuracies in found.items()
+        ),
+    )
+
+
+def _chart(run: Run, kind: str, found: Mapping[str, Accuracies]) -> Chart:
+    attack = run.attack
+    measures = list(dict.fromkeys((CLEAN, attack)))
+    # From the most robust down.
+    names = sorted(found, key=lambda name: -found[name][attack].accuracy)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        entries = []
+        for number, measure in enumerate(measures):
+            values = [found[name][measure] for name in names]
+            drawn = axes.errorbar(
+                [100 * value.accuracy for value in values],
+                np.arange(len(names)) + 0.25 * (number - 0.5),
+                xerr=np.concatenate([bars(value) for value in values], axis=1),
+                **point(number),
+                capsize=2,
+                elinewidth=0.8,
+                linestyle="none",
+            )
+            entries.append((drawn, measure.title))
+        ticks = [fitted(name, inches=1.6, size=9.0, lines=1) for name in names]
+        axes.set_yticks(range(len(names)), ticks)
+        axes.set(xlabel="accuracy (%)", xlim=(-1, 101), ylim=(len(names) - 0.5, -0.5))
+        legend(figure, entries)
+
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{m.title} {found[name][m].percent} %" for m in measures)
+        for name in names
+    )
+    return Chart(
+        f"by_{kind}",
+        f"Accuracy by {kind}",
+        f"Dot plot of accuracy in percent by {kind}, sorted by {attack.title}. {told}.",
+        f"State: {run.states[0]}. Bars are Wilson's 95 % intervals, the order is that of"
+        f" {attack.title}.",
+        draw,
+        height=1.4 + 0.3 * len(names),
+    )
