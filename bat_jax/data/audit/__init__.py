@@ -1,0 +1,8 @@
+"""Looks for what spoils a comparison: repeated images, contradictory labels, uneven classes.
+
+python -m bat_jax.data.audit --name=NAME [--path=FILE] [--json=FILE]
+"""
+
+from bat_jax.data.audit.findings import audit, read, table, text
+
+__all__ = ["audit", "read", "table", "text"]
