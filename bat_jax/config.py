@@ -218,7 +218,18 @@ _PROGRAMS: Schema = {
     "members_at_once": Integer(None, low=1),
 }
 
-_OBJECTIVE: Schema = {"name": Text("bat")}
+_OBJECTIVE: Schema = {
+    # The method: standard, pgd_at, trades, mart, gairat, bat, or package.module:Class. Each has a
+    # section of fields, which bat_jax/methods/<name>.py explains.
+    "name": Text("bat"),
+    # Adversarial weight perturbation, for every method (docs/method.md, section 7).
+    "awp": {
+        # Size of the perturbation relative to the norm of each kernel; 0 is none.
+        "gamma": Real(0.0, low=0, high=1),
+        # Epoch from which weights are perturbed.
+        "start_epoch": Real(0.0, low=0),
+    },
+}
 
 _DEFAULT: Schema = {
     # train or memorization; the configs of `evaluation()` and `findings()` have their own job.
@@ -232,8 +243,6 @@ _DEFAULT: Schema = {
     "seed": _SEED,
     "data": _DATA,
     "model": _MODEL,
-    # The method: standard, pgd_at, trades, mart, gairat, bat, or package.module:Class. Each has a
-    # section of fields, which bat_jax/methods/<name>.py explains.
     "objective": _OBJECTIVE,
     "attack": _ATTACK,
     "train": _TRAIN,

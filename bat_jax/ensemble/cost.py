@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax import methods
 from bat_jax.runtime.plain import plain
 from bat_jax.training.experiment import Experiment, build, planned
 from bat_jax.training.flops import forward_flops
@@ -60,7 +61,7 @@ def member_cost(experiment: Experiment) -> MemberCost:
     config, forward = experiment.config, forward_flops(experiment)
     size = round(config.memorization.ratio * len(experiment.train))
     steps = planned(experiment, examples=size).total_steps
-    passes = experiment.method.forward_passes(config.attack.num_steps)
+    passes = methods.step_passes(experiment.method, config)
     images = len(experiment.train) + len(experiment.dataset.test)
     is_attacked = config.memorization.inputs == "adversarial"
     attack = 2 * config.evaluation.num_steps if is_attacked else 0

@@ -62,7 +62,7 @@ _CONFIG = Object(
         "seed": Number(whole=True),
         "data": Object({"name": Text(), "subset": _COUNT, "validation": _COUNT}),
         "model": Object({"name": Text(), "width": Maybe(_COUNT)}),
-        "objective": Object({"name": Text()}),
+        "objective": Object({"name": Text()}, {"awp": Object({}, {"gamma": Number(low=0)})}),
         "attack": Object(
             {
                 "norm": Text(),

@@ -75,9 +75,7 @@ def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
     scored = len(experiment.validation) * (2 + 2 * settings.num_steps)
     followed = 4 * settings.track.images * (2 + 2 * settings.track.num_steps)
     checkpoints = steps / len(experiment.train) / config.checkpoint.every_epochs
-    return (
-        steps * method.forward_passes(config.attack.num_steps) + (scored + followed) * checkpoints
-    )
+    return steps * methods.step_passes(method, config) + (scored + followed) * checkpoints
 
 
 def _evaluation_passes(config: ConfigDict, experiment: Experiment) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from bat_jax import methods
 from bat_jax.runtime.peak import together
 from bat_jax.runtime.plain import plain
 from bat_jax.training.experiment import Experiment, build, check_batch
@@ -26,7 +27,7 @@ def describe(config: ConfigDict) -> str:
     forward, model, program = (
         count(experiment) for count in (forward_flops, step_flops, program_flops)
     )
-    passes = experiment.method.forward_passes(config.attack.num_steps)
+    passes = methods.step_passes(experiment.method, config)
     devices = experiment.mesh.size
     share = program * devices / model
     return "\n".join(

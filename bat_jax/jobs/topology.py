@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from bat_jax import parallel
+from bat_jax import methods, parallel
 from bat_jax.data import Dataset, Split
 from bat_jax.ensemble.cost import member_cost
 from bat_jax.ensemble.members import Ensemble, even_rounds
@@ -136,7 +136,7 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
     config = experiment.config
     chips, batch, steps = len(devices), config.train.batch_size, config.attack.num_steps
     forward = forward_flops(experiment)
-    passes = experiment.method.forward_passes(steps)
+    passes = methods.step_passes(experiment.method, config)
     lines = [
         _headline(topology, chip, devices),
         f"{config.objective.name} on {config.data.name}, {config.model.name}, batch {batch}"

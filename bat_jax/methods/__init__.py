@@ -15,6 +15,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -52,6 +53,9 @@ def _discovered() -> dict[str, type[Method]]:
 # The package's methods by name: a new module needs no registration.
 METHODS: Mapping[str, type[Method]] = MappingProxyType(_discovered())
 
+# Sections of `config.objective` that apply to every method.
+_OPTIONS = ("awp",)
+
 
 def find(name: str, field: str = "objective.name") -> type[Method]:
     """Returns a method by its name, or an outside class by `package.module:Class`.
@@ -72,7 +76,7 @@ def find(name: str, field: str = "objective.name") -> type[Method]:
             f"config.{field} is {name!r}, which is not a class derived from"
             " bat_jax.methods.Method; expected one"
         )
-    check_class(found, name, field, taken=METHODS)
+    check_class(found, name, field, taken=(*METHODS, *_OPTIONS))
     return found
 
 
@@ -121,6 +125,30 @@ def title(name: str) -> str:
         return name
 
 
+def options_title(objective: Mapping[str, Any]) -> str:
+    """Returns what reports add to a method's name: its options, as ` + AWP (gamma 0.01)`.
+
+    Args:
+      objective: the section of a config, or of a run's config.json, which may lack options.
+    """
+    gamma = objective.get("awp", {}).get("gamma", 0.0)
+    return f" + AWP (gamma {gamma:g})" if gamma else ""
+
+
+def step_passes(method: Method, config: ConfigDict) -> int:
+    """Returns the cost of a step in forward passes of the batch, that of options included.
+
+    Args:
+      method: the training method.
+      config: the whole config; `attack` and `objective` are read.
+    """
+    num_steps = config.attack.num_steps
+    passes = method.forward_passes(num_steps)
+    if config.objective.awp.gamma == 0:
+        return passes
+    return passes + passes - method.attack_passes(num_steps)
+
+
 def has_attack(name: str) -> bool:
     """Returns whether a method trains on adversarial images; assumes so if it is unavailable."""
     try:
@@ -145,7 +173,9 @@ __all__ = [
     "find",
     "has_attack",
     "mean",
+    "options_title",
     "sections",
+    "step_passes",
     "title",
     "weight_metrics",
 ]

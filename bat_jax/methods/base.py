@@ -105,12 +105,14 @@ class Gradient(NamedTuple):
       aux: the loss's auxiliary output.
       variables: the variables with the batch statistics updated by the forward pass.
       params: the gradient with respect to the parameters, averaged over the devices.
+      decayed: the parameters that weight decay reads; None for those that are updated.
     """
 
     loss: Float[Array, ""]
     aux: Any
     variables: Variables
     params: Any
+    decayed: Any = None
 
 
 class Method:
@@ -217,11 +219,17 @@ class Method:
     def forward_passes(self, num_steps: int) -> int:
         """Returns the cost of a step in forward passes of the batch; a backward pass counts as 2.
 
+        AWP is counted by `bat_jax.methods.step_passes`.
+        """
+        clean = {"trained": 3, "read": 1, None: 0}[self.clean]
+        return self.attack_passes(num_steps) + clean + 3
+
+    def attack_passes(self, num_steps: int) -> int:
+        """Returns the part of `forward_passes` that the attack takes.
+
         An attack step differentiates with respect to the images only, which costs 2 in total.
         """
-        attack = 0 if self.attack is None else 2 * num_steps + (self.attack.loss == "kl")
-        clean = {"trained": 3, "read": 1, None: 0}[self.clean]
-        return attack + clean + 3
+        return 0 if self.attack is None else 2 * num_steps + (self.attack.loss == "kl")
 
     def applied(self, batch: Batch) -> Float[Array, " batch"]:
         """Returns the weights from their start epoch on, and 1 before it."""

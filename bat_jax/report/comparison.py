@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bat_jax import methods
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import ALL, AUTOATTACK, CLEAN, GROUPS, Measure
@@ -65,7 +66,8 @@ def _page(found: Sequence[Run], names: Sequence[str]) -> Page:
         title="Comparison: " + ", ".join(names),
         summary=f"{len(found)} finished runs side by side, each number with its 95 % interval.",
         facts={
-            name: f"{run.config['objective']['name']} on {run.config['data']['name']},"
+            name: f"{run.config['objective']['name']}"
+            f"{methods.options_title(run.config['objective'])} on {run.config['data']['name']},"
             f" {run.config['attack']['norm'].capitalize()}"
             f" {run.config['attack']['epsilon']:.4g}, seed {run.config['seed']}"
             for run, name in zip(found, names, strict=True)

@@ -52,7 +52,9 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
         f"; {made} runs, {len(seeds)} seed(s) each, {summary['seconds'] / 60:,.0f} minutes of"
         " training"
     )
-    known["Method"] = ", ".join(methods.title(name) for name in config["findings"]["methods"])
+    known["Method"] = ", ".join(
+        methods.title(name) for name in config["findings"]["methods"]
+    ) + methods.options_title(config["objective"])
     attacks = sorted(
         {
             _title(attack)

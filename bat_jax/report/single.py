@@ -29,7 +29,8 @@ def facts(run: Run) -> dict[str, str]:
     versions = run.about["versions"]
     devices = run.about["devices"]
     return {
-        "Method": methods.title(config["objective"]["name"]),
+        "Method": methods.title(config["objective"]["name"])
+        + methods.options_title(config["objective"]),
         "Data": f"{data['name']}, {_classes(run)}{data['subset'] or 'all'} training images,"
         f" {data['validation']} held out for validation",
         "Model": config["model"]["name"]

@@ -243,7 +243,7 @@ def build(
     )
     _check_estimates(config, method, estimates)
     recipe.check(config, method)
-    _warn_of_late_starts(method, epochs)
+    _warn_of_late_starts(config, method, epochs)
     _warn_of_learning_rate(config, epochs, total_steps)
     is_small = model is None and config.model.name in models.SMALL
     is_outside = model is not None or outside.is_outside(config.model.name)
@@ -366,8 +366,16 @@ def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
     )
 
 
-def _warn_of_late_starts(method: methods.Method, epochs: float) -> None:
-    """Warns if weights would never apply, as in a trial run of a few epochs."""
+def _warn_of_late_starts(config: ConfigDict, method: methods.Method, epochs: float) -> None:
+    """Warns if weights or AWP would never apply, as in a trial run of a few epochs."""
+    awp = config.objective.awp
+    if awp.gamma > 0 and awp.start_epoch >= epochs:
+        log.warning(
+            "training ends with epoch %g: AWP, which applies from epoch %g, never does"
+            " (config.objective.awp.start_epoch)",
+            epochs,
+            awp.start_epoch,
+        )
     start = method.begins
     if start is not None and start >= epochs:
         log.warning(

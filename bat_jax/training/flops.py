@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bat_jax import models
+from bat_jax import methods, models
 from bat_jax.data.device import shapes
 from bat_jax.kernels import convolution
 from bat_jax.training.experiment import Experiment
@@ -26,7 +26,7 @@ def forward_flops(experiment: Experiment) -> float:
 def step_flops(experiment: Experiment) -> float:
     """Returns the minimum FLOPs of a step of the method, over all devices."""
     config = experiment.config
-    passes = experiment.method.forward_passes(config.attack.num_steps)
+    passes = methods.step_passes(experiment.method, config)
     return forward_flops(experiment) * config.train.batch_size * passes
 
 

@@ -14,7 +14,7 @@ from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.kernels.programs import Programs
-from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics, mean
+from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics, awp, mean
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation, averaging
 from bat_jax.training.accepted import check_loss
@@ -91,7 +91,7 @@ class TrainStep:
           model: with or without batch norm synchronised over `AXIS`.
           method: the training method.
           optimizer: an optax transformation of the parameters.
-          config: the whole config; `attack`, `data` and `train` are read.
+          config: the whole config; `attack`, `data`, `objective` and `train` are read.
           programs: the forms that suit the back end.
         """
         self._model = models.with_conv(model, programs.convolution("training"))
@@ -224,7 +224,14 @@ class TrainStep:
             # Every device computes the global loss, so its gradient is the mean over devices.
             return found._replace(params=jax.lax.pmean(found.params, AXIS))
 
-        return self._method.gradient(value_and_grad, state.variables, epoch=share.epoch)
+        return awp.gradient(
+            self._method,
+            value_and_grad,
+            state.variables,
+            epoch=share.epoch,
+            gamma=self._config.objective.awp.gamma,
+            start_epoch=self._config.objective.awp.start_epoch,
+        )
 
     def _forward(
         self, variables: Variables, pair: tuple[Images, Images]
@@ -249,7 +256,8 @@ class TrainStep:
     def _updated(self, state: TrainState, share: Share, found: Gradient) -> TrainState:
         """Returns the state after the update."""
         params = state.variables["params"]
-        updates, opt_state = self._optimizer.update(found.params, state.opt_state, params)
+        decayed = params if found.decayed is None else found.decayed
+        updates, opt_state = self._optimizer.update(found.params, state.opt_state, decayed)
         variables = {**found.variables, "params": optax.apply_updates(params, updates)}
         if "batch_stats" in variables:
             # Already equal if batch norm is synchronised.

@@ -51,6 +51,7 @@ def test_an_object_that_is_not_a_method_is_refused(name, words):
     [
         ({"name": "trades"}, "has the name 'trades'; expected letters, digits and _, not 'name'"),
         ({"name": "name"}, "has the name 'name'"),
+        ({"name": "awp"}, "has the name .awp."),
         ({"name": "a.b"}, r"has the name 'a\.b'"),
         ({"name": 5}, "has the name 5; expected a text"),
         ({"title": None}, "has the title None; expected a text"),

@@ -1,0 +1,88 @@
+"""Adversarial weight perturbation (AWP), an option of every method.
+
+Source: Wu et al., Adversarial Weight Perturbation Helps Robust Generalization, arXiv:2004.05884.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bat_jax.methods.base import Gradient, Method, Variables
+
+# Keeps the direction of a tensor without gradient at 0.
+_TINY = 1e-20
+
+
+def perturbation(params: Any, gradients: Any) -> Any:
+    """Returns v, the direction that raises the loss, scaled to the norm of each tensor.
+
+        v_W = ||W||_F g_W / (||g_W||_F + 1e-20)   for each W of 2 or more dimensions,  0 elsewhere
+
+    So kernels of convolutions and dense layers are perturbed; biases and batch norm are not.
+
+    Args:
+      params: w, a tree of arrays.
+      gradients: g, the gradient of the loss at w, a tree like `params`.
+
+    References:
+      Wu et al., Adversarial Weight Perturbation Helps Robust Generalization, arXiv:2004.05884
+    """
+
+    def of_tensor(weight: Float[Array, "..."], gradient: Float[Array, "..."]) -> Array:
+        if weight.ndim < 2:
+            return jnp.zeros_like(weight)
+        return gradient * (_norm(weight) / (_norm(gradient) + _TINY))
+
+    return jax.tree.map(of_tensor, params, gradients)
+
+
+def gradient(
+    method: Method,
+    value_and_grad: Callable[[Variables], Gradient],
+    variables: Variables,
+    *,
+    epoch: Float[Array, ""],
+    gamma: float,
+    start_epoch: float,
+) -> Gradient:
+    """Returns the method's gradient at the perturbed parameters w + gamma v.
+
+    v maximises the method's own loss to first order. The gradient and weight decay are those of
+    w + gamma v, the update applies to w:
+
+        m <- mu m + grad L(w + gamma v) + wd (w + gamma v)          w <- w - lr m
+
+    The pass that finds v leaves no trace: batch statistics, metrics and memories come from the pass
+    at w + gamma v.
+
+    Args:
+      method: whose gradient it is.
+      value_and_grad: as for `Method.gradient`.
+      variables: the model's, with w in `params`.
+      epoch: epochs completed before this step.
+      gamma: size of the perturbation relative to the norm of each tensor; 0 is the plain method.
+      start_epoch: the epoch from which parameters are perturbed.
+    """
+    if gamma == 0:
+        return method.gradient(value_and_grad, variables, epoch=epoch)
+
+    def ascended(params: Any) -> Any:
+        found = method.gradient(value_and_grad, variables, epoch=epoch)
+        direction = perturbation(params, found.params)
+        return jax.tree.map(lambda weight, v: weight + gamma * v, params, direction)
+
+    params = variables["params"]
+    if start_epoch > 0:
+        # The first epochs do without the pass that finds v.
+        perturbed = jax.lax.cond(epoch >= start_epoch, ascended, lambda same: same, params)
+    else:
+        perturbed = ascended(params)
+    found = method.gradient(value_and_grad, {**variables, "params": perturbed}, epoch=epoch)
+    return found if found.decayed is not None else found._replace(decayed=perturbed)
+
+
+def _norm(values: Float[Array, "..."]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.sum(values**2))
