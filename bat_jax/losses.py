@@ -144,6 +144,34 @@ def mart(
     return cross_entropy - log_not_wrong + beta * divergence * not_confident
 
 
+def temporal_target(average: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+    """Returns t_i = E_i / sum_k E_ik, the running average E_i without the bias of its start at 0.
+
+    Args:
+      average: E, shape `[batch, classes]`. Rows of zeros stay zeros.
+
+    References:
+      Dong et al., Exploring Memorization in Adversarial Training, arXiv:2106.01606
+    """
+    total = jnp.sum(average, axis=-1, keepdims=True)
+    return average / jnp.where(total > 0, total, 1.0)
+
+
+def temporal_ensembling(
+    probabilities: Float[Array, "batch classes"], target: Float[Array, "batch classes"]
+) -> Float[Array, " batch"]:
+    """The regulariser of temporal ensembling, per example: mean_k (q_ik - t_ik)^2.
+
+    Args:
+      probabilities: q, shape `[batch, classes]`.
+      target: t, from `temporal_target`, shape `[batch, classes]`.
+
+    References:
+      Dong et al., Exploring Memorization in Adversarial Training, arXiv:2106.01606
+    """
+    return jnp.mean((probabilities - target) ** 2, axis=-1)
+
+
 def gairat_weights(
     robust_steps: Int[Array, " batch"],
     *,

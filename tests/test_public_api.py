@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 ARRAYS = {
     "adversarial_logits",
+    "average",
     "classes",
     "clean_logits",
     "conv",
@@ -36,8 +37,10 @@ ARRAYS = {
     "num_classes",
     "other_logits",
     "path",
+    "probabilities",
     "robust_steps",
     "settings",
+    "target",
     "test_correct",
     "test_images",
     "test_labels",
@@ -76,6 +79,8 @@ def test_the_documented_names_exist():
         "losses.discrimination",
         "losses.gairat_weights",
         "losses.mart",
+        "losses.temporal_ensembling",
+        "losses.temporal_target",
         "losses.trades",
         "losses.weighted_mean",
         "memorization.estimate",

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from bat_jax import methods
 from bat_jax.runtime.peak import together
 from bat_jax.runtime.plain import plain
-from bat_jax.training.experiment import Experiment, build, check_batch
+from bat_jax.training.experiment import Experiment, build, check_batch, check_memory_fits
 from bat_jax.training.flops import forward_flops, lowered_step, program_flops, step_flops
 from bat_jax.training.state import number_of_parameters
 
@@ -22,6 +22,7 @@ def describe(config: ConfigDict) -> str:
     """
     experiment = build(config)
     check_batch(experiment)
+    check_memory_fits(experiment)
     state = jax.eval_shape(experiment.initial_state)
     memory: Any = lowered_step(experiment).compile().memory_analysis()
     forward, model, program = (

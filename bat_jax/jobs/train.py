@@ -18,7 +18,7 @@ from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.storage import AnyPath, as_path, is_remote
 from bat_jax.training.checkpoints import Checkpoints, Saved, check_folder
-from bat_jax.training.experiment import Experiment, build, check_batch
+from bat_jax.training.experiment import Experiment, build, check_batch, check_memory_fits
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import Log, MetricsLog, NoLog, UploadedLog
 from bat_jax.training.state import number_of_parameters
@@ -66,6 +66,7 @@ def prepared(
         check_folder(workdir)
         experiment = build(config, model=model, dataset=dataset)
         check_batch(experiment)
+        check_memory_fits(experiment)
     return experiment
 
 

@@ -39,6 +39,7 @@ class Batch(NamedTuple):
       epoch: epochs completed before this step, including the fraction.
       targets: class probabilities that replace the labels, if the method has soft targets.
       memory: the rows of the method's memory for these images, by name.
+      before: what the method's `before` returned.
     """
 
     labels: Int[Array, " batch"]
@@ -50,6 +51,23 @@ class Batch(NamedTuple):
     epoch: Float[Array, ""]
     targets: Float[Array, "batch classes"] | None = None
     memory: Mapping[str, Any] = {}
+    before: Any = None
+
+
+class Visit(NamedTuple):
+    """Images before their attack: one device's share of a batch.
+
+    Attributes:
+      labels: class indices.
+      logits: of the clean images, with the parameters and the batch norm that the attack sees.
+      memory: the rows of the method's memory for these images, by name.
+      epoch: epochs completed before this step, including the fraction.
+    """
+
+    labels: Int[Array, " batch"]
+    logits: Float[Array, "batch classes"]
+    memory: Mapping[str, Any]
+    epoch: Float[Array, ""]
 
 
 class Setup(NamedTuple):
@@ -74,7 +92,8 @@ class Attack(NamedTuple):
 
     Attributes:
       loss: `cross_entropy`, `margin`, `kl`, or any function from logits and labels (or soft
-        targets, if the method has them) to a loss per image.
+        targets, if the method has them) to a loss per image. If the method overrides `before`, the
+        function takes what that returned for these images as a third argument.
       gaussian_start: if above 0, the attack starts from x + gaussian_start * N(0, 1) instead of a
         uniform draw from the ball.
     """
@@ -173,6 +192,11 @@ class Method:
         return type(self).loss is Method.loss
 
     @property
+    def looks_before(self) -> bool:
+        """Whether the method overrides `before`."""
+        return type(self).before is not Method.before
+
+    @property
     def estimates_for(self) -> str | None:
         """The feature that needs memorization estimates, as `the gate 'memorized'`; or None."""
         return None
@@ -181,6 +205,15 @@ class Method:
         """Returns the initial memories of the training examples, by name."""
         del examples
         return {}
+
+    def before(self, visit: Visit) -> Any:
+        """Returns what attack and loss need of the images, computed before the attack.
+
+        A pytree of arrays with leading example axis. A method that overrides this has the clean
+        images forwarded first; no gradient flows through it.
+        """
+        del visit
+        return None
 
     def targets(self, labels: Int[Array, " batch"]) -> Float[Array, "batch classes"] | None:
         """Returns soft targets for the attack and the loss; None keeps the labels."""
@@ -225,11 +258,12 @@ class Method:
         return self.attack_passes(num_steps) + clean + 3
 
     def attack_passes(self, num_steps: int) -> int:
-        """Returns the part of `forward_passes` that the attack takes.
+        """Returns the part of `forward_passes` that the attack takes, with what precedes it.
 
         An attack step differentiates with respect to the images only, which costs 2 in total.
         """
-        return 0 if self.attack is None else 2 * num_steps + (self.attack.loss == "kl")
+        attack = 0 if self.attack is None else 2 * num_steps + (self.attack.loss == "kl")
+        return attack + self.looks_before
 
     def applied(self, batch: Batch) -> Float[Array, " batch"]:
         """Returns the weights from their start epoch on, and 1 before it."""

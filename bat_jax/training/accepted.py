@@ -100,6 +100,21 @@ def check_memory(method: Method, examples: int) -> dict[str, Memory]:
     return dict(found)
 
 
+def check_before(method: Method, found: Any, images: int) -> Any:
+    """Returns what a method computed before the attack, if each leaf has a row for every image.
+
+    Raises:
+      UserError: a leaf has another shape.
+    """
+    for leaf in jax.tree.leaves(found):
+        if jnp.shape(leaf)[:1] != (images,):
+            raise UserError(
+                f"method {method.name}: before() returns {_shown(leaf)}; expected arrays with a row"
+                f" for each of the {images} images"
+            )
+    return found
+
+
 def check_loss(method: Method, found: Any) -> tuple[Float[Array, ""], Metrics]:
     """Returns a method's loss and metrics, if they are such.
 

@@ -19,7 +19,7 @@ from bat_jax import config as configs
 from bat_jax import keys, memorization, methods, models, outside, parallel
 from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, load, select
-from bat_jax.data.device import DeviceSplit, to_devices
+from bat_jax.data.device import DeviceSplit, free_bytes, to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation import groups as class_groups
 from bat_jax.evaluation.classify import Evaluator
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Below this many steps, a first step without effect matters.
 _FEW_STEPS = 20
+# The part of a device's free memory that a method's memory may take.
+_USABLE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,6 +296,22 @@ def check_batch(experiment: Experiment) -> None:
     parallel.check_divisible(
         "config.train.batch_size", train.batch_size, experiment.mesh, parts=train.accumulation
     )
+
+
+def check_memory_fits(experiment: Experiment) -> None:
+    """Raises a UserError if a device cannot hold what the method remembers of the examples."""
+    method, examples = experiment.method, len(experiment.train)
+    shapes = jax.eval_shape(lambda: check_memory(method, examples))
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    for device in experiment.mesh.local_devices:
+        free = free_bytes(device)
+        if needed > _USABLE * free:
+            raise UserError(
+                f"config.objective.name is {method.name}, which remembers {needed / 2**30:.3f} GiB"
+                f" of {examples} images on every device, and {device} has {free / 2**30:.3f} GiB"
+                f" free; expected at most {_USABLE:.0%} of it: use fewer images"
+                " (config.data.subset)"
+            )
 
 
 def score_name(config: ConfigDict) -> str:

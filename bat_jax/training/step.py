@@ -1,5 +1,6 @@
 """The train step: one device's share of a global batch, from data to updated state."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,13 +12,13 @@ from ml_collections import ConfigDict
 
 from bat_jax import keys, losses, models
 from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
-from bat_jax.attacks.classifier import correct
+from bat_jax.attacks.classifier import LogitsFn, correct
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.kernels.programs import Programs
-from bat_jax.methods import Attack, Batch, Gradient, Method, Metrics, awp, mean
+from bat_jax.methods import Attack, Batch, Gradient, Memory, Method, Metrics, Visit, awp, mean
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation, averaging
-from bat_jax.training.accepted import check_loss
+from bat_jax.training.accepted import check_before, check_loss
 from bat_jax.training.state import TrainState, Variables
 
 Images = Float[Array, "batch height width channels"]
@@ -35,6 +36,7 @@ class Share(NamedTuple):
       labels: class indices.
       targets: soft targets that replace the labels, if the method has them.
       epoch: epochs completed before this step, including the fraction.
+      before: what the method's `before` returned.
     """
 
     places: Int[Array, " batch"]
@@ -44,6 +46,7 @@ class Share(NamedTuple):
     labels: Int[Array, " batch"]
     targets: Targets | None
     epoch: Float[Array, ""]
+    before: Any = None
 
 
 class Outputs(NamedTuple):
@@ -122,6 +125,8 @@ class TrainStep:
           gradient.
         """
         share = self._share(state, data, order, root)
+        if self._method.looks_before:
+            share = share._replace(before=self._before(state, share))
         attacked = self._attack(state, share, root)
         found = self._gradient(state, data, share, attacked)
         metrics = {
@@ -165,6 +170,20 @@ class TrainStep:
             return losses.label_smoothing(labels, classes, amount=amount)
         return self._method.targets(labels)
 
+    def _before(self, state: TrainState, share: Share) -> Any:
+        """Returns what the method computes of the share before its attack."""
+        logits = accumulation.mapped(
+            self._attacked_logits(state), share.images, parts=self._config.train.accumulation
+        )
+        visit = Visit(share.labels, logits, _rows_of(state.memory, share.rows), share.epoch)
+        return check_before(self._method, self._method.before(visit), len(share.labels))
+
+    def _attacked_logits(self, state: TrainState) -> LogitsFn:
+        """Returns the model as the attack sees it."""
+        return models.logits_fn(
+            self._attacked, state.variables, batch_norm=self._config.attack.batch_norm
+        )
+
     def _attack(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Trajectory:
         """Returns the adversarial images of the share, or the clean ones without an attack."""
         settings = self._settings
@@ -174,19 +193,18 @@ class TrainStep:
         attack_keys = keys.per_image(
             keys.derive(root, keys.Purpose.ATTACK, state.step), share.places
         )
-        logits_fn = models.logits_fn(
-            self._attacked, state.variables, batch_norm=self._config.attack.batch_norm
-        )
+        logits_fn = self._attacked_logits(state)
 
         def of_part(
-            part: tuple[Images, Int[Array, " part"], Key[Array, " part"], Targets | None],
+            part: tuple[Images, Int[Array, " part"], Key[Array, " part"], Targets | None, Any],
         ) -> Trajectory:
-            images, labels, part_keys, targets = part
-            return pgd_trajectory(logits_fn, images, labels, part_keys, settings, targets=targets)
+            images, labels, part_keys, targets, before = part
+            informed = _informed(settings, before)
+            return pgd_trajectory(logits_fn, images, labels, part_keys, informed, targets=targets)
 
         return accumulation.mapped(
             of_part,
-            (share.images, share.labels, attack_keys, share.targets),
+            (share.images, share.labels, attack_keys, share.targets, share.before),
             parts=self._config.train.accumulation,
         )
 
@@ -206,7 +224,8 @@ class TrainStep:
                 memorization=data.memorization[share.rows],
                 epoch=share.epoch,
                 targets=share.targets,
-                memory=jax.tree.map(lambda leaf: leaf[share.rows], state.memory),
+                memory=_rows_of(state.memory, share.rows),
+                before=share.before,
             )
             value, metrics = check_loss(self._method, self._method.loss(batch))
             observed = {name: memory.observed(batch) for name, memory in state.memory.items()}
@@ -271,6 +290,18 @@ class TrainStep:
             for name, memory in state.memory.items()
         }
         return TrainState(state.step + 1, variables, opt_state, ema, memory)
+
+
+def _rows_of(memory: dict[str, Memory], rows: Int32[Array, " batch"]) -> dict[str, Any]:
+    return jax.tree.map(lambda leaf: leaf[rows], memory)
+
+
+def _informed(settings: PgdSettings, before: Any) -> PgdSettings:
+    """Returns the settings with a loss that knows what was computed before the attack."""
+    loss = settings.loss
+    if before is None or isinstance(loss, str):
+        return settings
+    return dataclasses.replace(settings, loss=lambda logits, labels: loss(logits, labels, before))
 
 
 def training_attack(config: ConfigDict, attack: Attack, programs: Programs) -> PgdSettings:

@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 
-from bat_jax import models, parallel
+from bat_jax import methods, models, parallel
 from bat_jax.data import load
 from bat_jax.errors import UserError
 from bat_jax.parallel import AXIS
-from bat_jax.training.accepted import check_model
+from bat_jax.training.accepted import check_before, check_model
 from bat_jax.training.experiment import build
 
 
@@ -67,3 +67,17 @@ def test_a_model_whose_batch_norm_is_synchronised_may_come_from_outside(tiny_con
     model = models.create("resnet18", 10, width=4, mean=(0.5,), std=(0.5,), axis_name=AXIS)
     dataset = load("digits")
     check_model(model, dataset, parallel.make_mesh(2))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (jnp.zeros((3, 10)), r"float32 of shape \(3, 10\); expected arrays with a row"),
+        ({"weight": 2.0}, "a value of type float; expected arrays with a row for each of the 4"),
+    ],
+)
+def test_what_is_computed_before_the_attack_has_a_row_for_each_image(found, words):
+    method = methods.METHODS["pgd_at"]({}, methods.Setup(num_steps=1))
+    assert check_before(method, (jnp.zeros(4), None), 4) is not None
+    with pytest.raises(UserError, match=words):
+        check_before(method, found, 4)

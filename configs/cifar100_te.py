@@ -1,0 +1,28 @@
+"""PGD adversarial training with temporal ensembling (TE) on CIFAR-100.
+
+    python launch.py --config=configs/cifar100_te.py
+
+Dong et al., arXiv:2106.01606: from epoch 90 on, the predictions for attacked images are kept close
+to a running average of the clean predictions. The schedule is the authors': 200 epochs, learning
+rate divided by 10 at epochs 100 and 150; w rises to 300 between epochs 90 and 150.
+
+The authors' regulariser is a mean over classes, chosen for 10 of them: w = 300 is 30 ||q - t||^2 an
+example there, and 3 ||q - t||^2 for 100 classes. The same 30 for CIFAR-100:
+--config.objective.te.over_classes=sum --config.objective.te.weight=30. On TRADES:
+--config.objective.te.base=trades
+
+PreActResNet-18, Linf 8/255, PGD-10. Hardware: one GPU or TPU; the averages take 20 MB. Expected:
+not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from bat_jax.settings import cifar
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = cifar("cifar100", "te")
+    config.train.epochs = 200
+    config.train.schedule.boundaries = (100.0, 150.0)
+    return config
