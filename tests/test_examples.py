@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 import bat_jax
+from bat_jax import parallel
+from bat_jax.data.device import epoch_order
 from bat_jax.errors import UserError
+from bat_jax.methods import Batch, Setup
+from bat_jax.training.experiment import build
 from examples import outside_models
 from tests.command import launch
 
@@ -22,7 +26,7 @@ SHORT = {
     "evaluation.num_steps": 2,
     "parallel.devices": 1,
 }
-MODULES = ("fit", "label_weighted", "mixer", "page", "shapes")
+MODULES = ("fit", "label_weighted", "mail", "mail_page", "mixer", "page", "shapes")
 
 
 @pytest.fixture
@@ -74,6 +78,60 @@ def test_a_method_a_model_and_data_from_outside_make_a_run(outside):
     again = launch(*command, "--config.objective.label_weighted.factor=2")
     assert again.returncode == 2
     assert "objective.label_weighted.factor: 3.0, 2.0" in again.stderr
+
+
+def test_mail_from_outside_trains(outside):
+    import mail_page
+
+    config = mail_page.get_config()
+    config.update_from_flattened_dict(
+        {**SHORT, "objective.mail.start_epoch": 0.05, "programs.unroll": False}
+    )
+    experiment = build(config)
+    state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
+    order = epoch_order(0, 0, examples=len(experiment.train), batch_size=64)
+    weights = []
+    with jax.numpy_rank_promotion("allow"):
+        for _ in range(2):
+            state, metrics = experiment.train_step(state, data, order, root)
+            weights.append(float(metrics["weight"]))
+    # Ten steps an epoch.
+    assert weights[0] == 1.0
+    assert 0.0 < weights[1] < 3.0
+    assert weights[1] != 1.0
+
+
+def test_mail_weights_images_by_their_margin(outside):
+    import mail
+
+    logits = np.log([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.25, 0.25, 0.5]])
+    labels = np.array([0, 0, 1])
+    margins = np.array([-0.5, 0.5, 0.25])
+    found = mail.margin(jnp.float32(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, margins, rtol=1e-5)
+
+    method = mail.Mail({"slope": 10.0, "bias": -0.5, "start_epoch": 2.0}, Setup(num_steps=1))
+    batch = Batch(
+        labels=jnp.asarray(labels),
+        logits=jnp.float32(logits),
+        features=jnp.zeros((3, 1)),
+        clean_logits=None,
+        robust_steps=jnp.zeros(3, jnp.int32),
+        memorization=jnp.zeros(3),
+        epoch=jnp.float32(2),
+    )
+    weights = 3 / (1 + np.exp(-10 * (margins - 0.5)))
+    np.testing.assert_allclose(method.applied(batch), weights, rtol=1e-5)
+    assert np.all(method.applied(batch._replace(epoch=jnp.float32(1.9))) == 1.0)
+    one = parallel.make_mesh(1)
+    loss = parallel.over_devices(
+        lambda batch: method.loss(batch)[0],
+        one,
+        in_specs=(parallel.REPLICATED,),
+        out_specs=parallel.REPLICATED,
+    )
+    entropies = -logits[np.arange(3), labels]
+    np.testing.assert_allclose(loss(batch), np.mean(weights * entropies), rtol=1e-5)
 
 
 def test_fit_takes_a_model_and_arrays(outside):
