@@ -156,8 +156,10 @@ def test_the_attack_takes_soft_targets():
 
 @functools.cache
 def trained(devices, parts):
-    """Returns two visits of every example: two epochs of four steps."""
+    """Returns two visits of every example, two epochs of four steps, with AWP from the second."""
     fields = {
+        "objective.awp.gamma": 0.01,
+        "objective.awp.start_epoch": 0.25,
         "objective.te.start_epoch": 0.0,
         "objective.te.ramp_epochs": 1.0,
         "objective.te.weight": 30.0,
@@ -184,8 +186,8 @@ def test_a_training_remembers_the_clean_predictions_of_each_visit():
     assert metrics["te_weight"] == pytest.approx(300 * np.exp(-5 * (1 - 1 / 60) ** 2), rel=1e-4)
 
 
-@pytest.mark.parametrize(("devices", "parts"), [(2, 2), (8, 1)])
-def test_devices_and_parts_of_a_batch_agree(devices, parts):
+@pytest.mark.parametrize(("devices", "parts"), [(2, 2), (8, 4)])
+def test_devices_and_parts_of_a_batch_agree_with_awp_too(devices, parts):
     alone, alone_metrics = trained(1, 1)
     state, metrics = trained(devices, parts)
     assert alone_metrics["te_distance"] > 0
