@@ -69,7 +69,8 @@ def test_loops_are_counted_as_often_as_they_run():
 
     written_out = flops(compile_step("pgd_at")[1])
     assert program_flops(of()) == pytest.approx(written_out, rel=0.01)
-    assert flops(lowered_step(of()).compile()) < 0.7 * written_out
+    # XLA counts the body of a loop once: 5 of 7 passes.
+    assert flops(lowered_step(of()).compile()) == pytest.approx(5 / 7 * written_out, rel=0.02)
     # A batch in parts is forwarded once more: accumulation.py.
     in_parts = program_flops(of(**{"train.accumulation": 2}))
     assert in_parts == pytest.approx(written_out * 8 / 7, rel=0.05)
