@@ -20,8 +20,8 @@ from bat_jax import outside
 from bat_jax.errors import UserError
 from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.layers import Logits
-from bat_jax.models.resnet import ResNet18, Stem
+from bat_jax.models.layers import Activation, Logits
+from bat_jax.models.resnet import BLOCKS, ResNet18, Stem
 from bat_jax.models.small_cnn import SmallCNN
 from bat_jax.models.wide_resnet import WideResNet
 
@@ -46,8 +46,15 @@ _MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "preact_resnet18": lambda **settings: ResNet18(pre_activation=True, **settings),
         "wide_resnet28_10": lambda **settings: WideResNet(depth=28, **settings),
         "wide_resnet34_10": lambda **settings: WideResNet(depth=34, **settings),
+        "preact_resnet": lambda **settings: ResNet18(pre_activation=True, **settings),
+        "wide_resnet": lambda **settings: WideResNet(**{"depth": 28, **settings}),
     }
 )
+# Models whose name leaves sizes free: the fields that set them.
+_FREE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"preact_resnet": ("depth",), "wide_resnet": ("depth", "widening")}
+)
+_ACTIVATIONS: Mapping[str, Activation] = MappingProxyType({"relu": nn.relu, "silu": nn.silu})
 
 
 def create(
@@ -56,6 +63,9 @@ def create(
     *,
     image_shape: tuple[int, int, int] | None = None,
     width: int | None = None,
+    depth: int | None = None,
+    widening: int | None = None,
+    activation: str = "relu",
     stem: Stem = "cifar",
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -66,12 +76,16 @@ def create(
     """Returns an untrained model.
 
     Args:
-      name: `small_cnn`, `resnet18`, `preact_resnet18`, `wide_resnet28_10`, `wide_resnet34_10`, or
-        `package.module:Name`, a function of `num_classes` and `image_shape` that chooses all other
-        settings itself.
+      name: `small_cnn`, `resnet18`, `preact_resnet18`, `wide_resnet28_10`, `wide_resnet34_10`;
+        `preact_resnet` and `wide_resnet` of any depth; or `package.module:Name`, a function of
+        `num_classes` and `image_shape` that chooses all other settings itself.
       num_classes: the number of logits.
       image_shape: height, width and channels of the images; checked if given.
       width: channels of the first layer; by default the published number.
+      depth: of `preact_resnet`, 10, 18 or 34, by default 18; of `wide_resnet`, 6 n + 4, by default
+        28.
+      widening: of `wide_resnet`, by default 10.
+      activation: `relu` or `silu`.
       stem: `cifar`, or `tiny_imagenet` for 64x64 images (residual networks).
       mean: the per-channel mean to subtract; by default 0.5.
       std: the per-channel standard deviation to divide by; by default 0.5.
@@ -81,11 +95,17 @@ def create(
         `jax.lax.conv_general_dilated`; `bat_jax.kernels.convolution` has faster ones for CPU.
 
     Raises:
-      UserError: an unknown name or stem, or images the model cannot take.
+      UserError: an unknown name, stem or activation, a size the model does not have, or images
+        that it cannot take.
     """
     check_name(name)
     if outside.is_outside(name):
         return _from_outside(name, num_classes, image_shape)
+    _check_sizes(name, depth, widening)
+    if activation not in _ACTIVATIONS:
+        raise UserError(
+            f"model: activation is {activation!r}; expected {' or '.join(_ACTIVATIONS)}"
+        )
     if stem not in ("cifar", "tiny_imagenet"):
         raise UserError(f"model: stem is {stem!r}; expected cifar or tiny_imagenet")
     if image_shape is not None:
@@ -101,10 +121,10 @@ def create(
         "dtype": dtype,
         "axis_name": axis_name,
         "conv": conv,
+        "activation": _ACTIVATIONS[activation],
     }
-    for setting, value in (("width", width), ("mean", mean), ("std", std)):
-        if value is not None:
-            settings[setting] = value
+    optional = {"width": width, "mean": mean, "std": std, "depth": depth, "widening": widening}
+    settings |= {setting: value for setting, value in optional.items() if value is not None}
     return _MODELS[name](**settings)
 
 
@@ -114,6 +134,28 @@ def check_name(name: str) -> None:
         raise UserError(
             f"model: {name!r} is unknown; expected one of {', '.join(_MODELS)}, or a function that"
             " makes a Flax module, as package.module:Name"
+        )
+
+
+def _check_sizes(name: str, depth: int | None, widening: int | None) -> None:
+    """Checks the sizes that only some names leave free."""
+    for field, value in (("depth", depth), ("widening", widening)):
+        if value is not None and field not in _FREE.get(name, ()):
+            free = " or ".join(other for other in _FREE if field in _FREE[other])
+            raise UserError(
+                f"config.model.{field} is {value}; expected none for {name}, whose {field} is"
+                f" fixed: use {free} instead"
+            )
+    if depth is None:
+        return
+    if name == "preact_resnet" and depth not in BLOCKS:
+        raise UserError(
+            f"config.model.depth is {depth}; expected one of {', '.join(map(str, BLOCKS))} for"
+            f" {name}"
+        )
+    if name == "wide_resnet" and (depth < 10 or (depth - 4) % 6):
+        raise UserError(
+            f"config.model.depth is {depth}; expected 10, 16, 22, 28 and so on, 6 n + 4, for {name}"
         )
 
 

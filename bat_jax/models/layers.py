@@ -1,5 +1,6 @@
 """Layers that models share: input normalisation, convolutions, batch norm, the linear head."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from bat_jax.kernels.convolution import Convolution
 Logits = Float[Array, "batch classes"]
 Features = Float[Array, "batch features"]
 Outputs = Logits | tuple[Logits, Features]
+Activation = Callable[[Array], Array]
 
 
 def normalize(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.layers import Outputs, batch_norm, head, normalize
+from bat_jax.models.layers import Activation, Outputs, batch_norm, head, normalize
 from bat_jax.models.layers import convolution as layer
 
 Stem = Literal["cifar", "tiny_imagenet"]
@@ -24,7 +24,12 @@ BlockOutput = Float[Array, "batch out_height out_width out_channels"]
 
 STEM_STRIDE: dict[str, int] = {"cifar": 1, "tiny_imagenet": 2}
 _STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
-_BLOCKS_A_STAGE = 2
+# Blocks of each stage, two layers each; with the stem and the head they make the depth.
+BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+}
 
 
 class BasicBlock(nn.Module):
@@ -35,17 +40,18 @@ class BasicBlock(nn.Module):
     axis_name: str | None
     dtype: Any
     conv: Convolution
+    activation: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool) -> BlockOutput:
         """Returns the block's output."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
-        y = nn.relu(norm()(convolve(self.channels, stride=self.stride)(x)))
+        y = self.activation(norm()(convolve(self.channels, stride=self.stride)(x)))
         y = norm()(convolve(self.channels)(y))
         if x.shape != y.shape:
             x = norm()(convolve(self.channels, kernel=1, stride=self.stride)(x))
-        return nn.relu(x + y)
+        return self.activation(x + y)
 
 
 class PreActivationBlock(nn.Module):
@@ -59,22 +65,23 @@ class PreActivationBlock(nn.Module):
     axis_name: str | None
     dtype: Any
     conv: Convolution
+    activation: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool) -> BlockOutput:
         """Returns the block's output."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
-        activated = nn.relu(norm()(x))
+        activated = self.activation(norm()(x))
         y = convolve(self.channels, stride=self.stride)(activated)
-        y = convolve(self.channels)(nn.relu(norm()(y)))
+        y = convolve(self.channels)(self.activation(norm()(y)))
         if x.shape != y.shape:
             x = convolve(self.channels, kernel=1, stride=self.stride)(activated)
         return x + y
 
 
 class ResNet18(nn.Module):
-    """A residual network of 18 layers.
+    """A residual network of 18 layers, or of 10 or 34.
 
     Attributes:
       num_classes: the number of logits.
@@ -82,7 +89,9 @@ class ResNet18(nn.Module):
       std: the per-channel standard deviation to divide by.
       width: channels of the first stage; 64 in the papers.
       stem: `cifar` or `tiny_imagenet`.
-      pre_activation: PreActResNet-18 rather than ResNet-18.
+      depth: 10, 18 or 34.
+      pre_activation: PreActResNet rather than ResNet.
+      activation: of all layers; ReLU in the papers.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
@@ -93,7 +102,9 @@ class ResNet18(nn.Module):
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     width: int = 64
     stem: Stem = "cifar"
+    depth: int = 18
     pre_activation: bool = False
+    activation: Activation = nn.relu
     axis_name: str | None = None
     dtype: Any = jnp.float32
     conv: Convolution = convolution.xla
@@ -107,14 +118,19 @@ class ResNet18(nn.Module):
         x = normalize(images, self.mean, self.std, self.dtype)
         x = convolve(self.width, stride=STEM_STRIDE[self.stem])(x)
         if not self.pre_activation:
-            x = nn.relu(norm()(x))
-        for multiple, first_stride in _STAGES:
-            for number in range(_BLOCKS_A_STAGE):
+            x = self.activation(norm()(x))
+        for (multiple, first_stride), blocks in zip(_STAGES, BLOCKS[self.depth], strict=True):
+            for number in range(blocks):
                 stride = first_stride if number == 0 else 1
-                x = block(multiple * self.width, stride, self.axis_name, self.dtype, self.conv)(
-                    x, train=train
-                )
+                x = block(
+                    multiple * self.width,
+                    stride,
+                    self.axis_name,
+                    self.dtype,
+                    self.conv,
+                    self.activation,
+                )(x, train=train)
         if self.pre_activation:
-            x = nn.relu(norm()(x))
+            x = self.activation(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return head(x, self.num_classes, features_too=features)

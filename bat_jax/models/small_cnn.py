@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from bat_jax.kernels import batch_last, convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.layers import Outputs, head, normalize
+from bat_jax.models.layers import Activation, Outputs, head, normalize
 from bat_jax.models.layers import convolution as layer
 
 
@@ -23,6 +23,7 @@ class SmallCNN(nn.Module):
       mean: the per-channel mean to subtract from images.
       std: the per-channel standard deviation to divide by.
       width: channels of the first convolution.
+      activation: of all layers.
       dtype: of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`; with
         `kernels.convolution.batch_last`, the batch is the last dimension between layers.
@@ -32,6 +33,7 @@ class SmallCNN(nn.Module):
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     width: int = 16
+    activation: Activation = nn.relu
     dtype: Any = jnp.float32
     conv: Convolution = convolution.xla
 
@@ -59,11 +61,11 @@ class SmallCNN(nn.Module):
                     conv=self.conv,
                     dtype=self.dtype,
                 )
-            x = nn.relu(convolve(x))
+            x = self.activation(convolve(x))
         if is_batch_last:
             # The dense layer reads its images as columns, which moves no data.
             x = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
         else:
             x = x.reshape(len(x), -1)
-        x = nn.relu(nn.Dense(8 * self.width, dtype=self.dtype)(x))
+        x = self.activation(nn.Dense(8 * self.width, dtype=self.dtype)(x))
         return head(x, self.num_classes, features_too=features)

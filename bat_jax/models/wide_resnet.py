@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.layers import Outputs, batch_norm, head, normalize
+from bat_jax.models.layers import Activation, Outputs, batch_norm, head, normalize
 from bat_jax.models.layers import convolution as layer
 from bat_jax.models.resnet import STEM_STRIDE, Map, PreActivationBlock, Stem
 
@@ -21,11 +21,13 @@ class WideResNet(nn.Module):
 
     Attributes:
       num_classes: the number of logits.
-      depth: 28 or 34; 6 n + 4 for n blocks per stage.
+      depth: 6 n + 4 for n blocks per stage.
+      widening: the stages have `widening`, 2 `widening` and 4 `widening` times the stem's channels.
       mean: the per-channel mean to subtract from images.
       std: the per-channel standard deviation to divide by.
-      width: channels of the stem, 16 in the paper; the stages have 10, 20 and 40 times as many.
+      width: channels of the stem, 16 in the paper.
       stem: `cifar`, or `tiny_imagenet`, whose stride of 2 reduces 64x64 images to 32x32.
+      activation: of all layers; ReLU in the paper.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
@@ -33,10 +35,12 @@ class WideResNet(nn.Module):
 
     num_classes: int
     depth: int
+    widening: int = 10
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     width: int = 16
     stem: Stem = "cifar"
+    activation: Activation = nn.relu
     axis_name: str | None = None
     dtype: Any = jnp.float32
     conv: Convolution = convolution.xla
@@ -48,12 +52,17 @@ class WideResNet(nn.Module):
         x = normalize(images, self.mean, self.std, self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         x = convolve(self.width, stride=STEM_STRIDE[self.stem])(x)
-        for multiple, first_stride in ((10, 1), (20, 2), (40, 2)):
+        for multiple, first_stride in ((1, 1), (2, 2), (4, 2)):
             for number in range((self.depth - 4) // 6):
                 stride = first_stride if number == 0 else 1
                 x = PreActivationBlock(
-                    multiple * self.width, stride, self.axis_name, self.dtype, self.conv
+                    multiple * self.widening * self.width,
+                    stride,
+                    self.axis_name,
+                    self.dtype,
+                    self.conv,
+                    self.activation,
                 )(x, train=train)
-        x = nn.relu(norm()(x))
+        x = self.activation(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return head(x, self.num_classes, features_too=features)

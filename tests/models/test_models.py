@@ -31,6 +31,37 @@ def test_published_sizes(name, parameters):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes", "parameters"),
+    [
+        ("preact_resnet", {}, 11_218_340),
+        ("wide_resnet", {"depth": 34}, 46_218_164),
+        # WRN-16-4 has 2,748,890 for 10 classes; 90 more of them have 256 + 1 each.
+        ("wide_resnet", {"depth": 16, "widening": 4}, 2_748_890 + 90 * 257),
+    ],
+)
+def test_sizes_that_a_name_leaves_free(name, sizes, parameters):
+    params = shapes(models.create(name, 100, image_shape=RGB, **sizes), RGB)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+def test_deeper_networks_have_more_blocks_and_silu_takes_the_place_of_relu():
+    blocks = {
+        depth: sum("Block" in name for name in shapes(made, RGB)["params"])
+        for depth in (10, 34)
+        for made in [models.create("preact_resnet", 10, depth=depth, width=2)]
+    }
+    assert blocks == {10: 4, 34: 16}
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
+    for activation in ("relu", "silu"):
+        model = models.create("small_cnn", 3, width=4, activation=activation)
+        variables = model.init(jax.random.key(1), images)
+        _, features = model.apply(variables, images, features=True)
+        # SiLU's least value is -0.28.
+        assert (features.min() < 0) == (activation == "silu")
+        assert features.min() > -0.3
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
     ("name", "image_shape", "stem", "features"),
@@ -99,6 +130,16 @@ def test_wrong_arguments_are_refused_by_name():
         models.create("small_cnn", 10, image_shape=(64, 64, 3))
     with pytest.raises(UserError, match="cannot take images of 8x8"):
         models.create("preact_resnet18", 10, image_shape=(8, 8, 1))
+    with pytest.raises(UserError, match=r"depth is 34; expected none for wide_resnet28_10, .* use"):
+        models.create("wide_resnet28_10", 10, depth=34)
+    with pytest.raises(UserError, match=r"widening is 2; .* use wide_resnet instead"):
+        models.create("preact_resnet", 10, widening=2)
+    with pytest.raises(UserError, match=r"depth is 20; expected one of 10, 18, 34"):
+        models.create("preact_resnet", 10, depth=20)
+    with pytest.raises(UserError, match=r"depth is 20; expected 10, 16, 22"):
+        models.create("wide_resnet", 10, depth=20)
+    with pytest.raises(UserError, match="activation is 'gelu'; expected relu or silu"):
+        models.create("resnet18", 10, activation="gelu")
 
 
 @pytest.mark.parametrize(
