@@ -40,7 +40,7 @@ def summarized(scores, tmp_path_factory):
         for n in (TRAIN, TEST)
     )
     experiment = SimpleNamespace(
-        train=train, dataset=SimpleNamespace(test=test, name="made"), config=default()
+        train=train, dataset=SimpleNamespace(test=test, name="made", classes=None), config=default()
     )
     found, halves = estimated(experiment, store, MEMBERS, influence="class")
     results = aggregates.summarize(

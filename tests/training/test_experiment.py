@@ -45,7 +45,8 @@ from bat_jax.training.experiment import build
     ],
 )
 def test_a_wrong_field_is_named(tiny_config, tmp_path, field, value, words):
-    config = tiny_config("bat", **{"data.name": "fashion_mnist"} if field == "data.path" else {})
+    data = {"data.name": "fashion_mnist"} if field == "data.path" else {}
+    config = tiny_config("bat", **data, **{"model.name": "small_cnn"})
     with config.unlocked():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as caught:
@@ -180,7 +181,7 @@ def test_validation_and_training_images_are_disjoint_and_drawn_by_the_seed(tiny_
 
 
 def test_images_are_normalised_by_their_own_statistics(tiny_config):
-    experiment = build(tiny_config())
+    experiment = build(tiny_config(**{"model.name": "small_cnn"}))
     images = experiment.train.images.astype(np.float64) / 255
     np.testing.assert_allclose(experiment.model.mean[0], images.mean(), rtol=1e-9)
     np.testing.assert_allclose(experiment.model.std[0], images.std(), rtol=1e-9)
