@@ -74,7 +74,7 @@ def cifar100_small(objective: str) -> ConfigDict:
     config.train.schedule.name = "one_cycle"
     config.checkpoint.every_epochs = 2
     config.evaluation.losses = ("cross_entropy",)
-    # Longer than the training for all 1,000 images; configs/evaluation.py attacks the finished run.
+    # AutoAttack takes longer than the training; configs/evaluation.py runs it on some images.
     config.evaluation.attacks = ()
     config.evaluation.batch_size = 100
     _select(config)

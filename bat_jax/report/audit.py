@@ -36,7 +36,7 @@ def section(run: Run) -> Section | None:
         return None
     counts = Table(
         "Counts within the training set, within the test set, and across them.",
-        ("", "training", "test", "across"),
+        ("counted", "training", "test", "across"),
         tuple(audit.table(found)),
     )
     rows = list(_images(found))
