@@ -59,18 +59,32 @@ _DATA: dict[str, fields.Field] = {
     "subset": Integer(0),
     # A file of ids, one per line, of training images to leave out; none by default.
     "exclude": Text(None),
+    # An .npz file of further training images, with `image` (uint8) and `label`; none by default.
+    "extra": Text(None),
+    # The share of extra images in each batch; the number of batches per epoch does not change.
+    "extra_fraction": Real(0.7, above=0, below=1),
     # Random crops after padding each side by this many pixels, fewer than the image has; 0 means
     # no crops.
     "crop_padding": Integer(4),
     # Random horizontal flips.
     "flip": Flag(True),
+    # Replace a random box of every image of a batch by that of another one, and mix their targets
+    # by area.
+    "cutmix": Flag(False),
 }
 
 _MODEL: dict[str, fields.Field] = {
-    # small_cnn, resnet18, preact_resnet18, wide_resnet28_10 or wide_resnet34_10.
+    # small_cnn, resnet18, preact_resnet18, wide_resnet28_10, wide_resnet34_10, or preact_resnet or
+    # wide_resnet, whose depth is free.
     "name": Text("preact_resnet18"),
     # Channels of the first layer; by default the published number.
     "width": Integer(None, low=1),
+    # Of preact_resnet, 10, 18 or 34; of wide_resnet, 6 n + 4. By default 18 and 28.
+    "depth": Integer(None, low=1, high=1000),
+    # How many times as many channels the stages of wide_resnet have, by default 10.
+    "widening": Integer(None, low=1),
+    # relu or silu.
+    "activation": Choice("relu", ("relu", "silu")),
     # cifar or tiny_imagenet: the first convolution of the residual networks.
     "stem": Choice("cifar", ("cifar", "tiny_imagenet")),
     # float32 or bfloat16, of the computation; parameters and evaluation are float32.
@@ -90,6 +104,14 @@ _ATTACK: dict[str, fields.Field] = {
     "step_size": Real(2 / 255, low=0),
     "num_steps": Integer(10, high=_MOST_STEPS),
     "random_start": Flag(True),
+    # Radius of the random start, in units of epsilon; above 1 only without projection.
+    "start_radius": Real(1.0, low=0, high=100),
+    # Keep attacked images within epsilon. False, only for attacks of one step, keeps them in [0, 1]
+    # alone, as in N-FGSM.
+    "project": Flag(True),
+    # Epochs, possibly fractional, in which epsilon rises linearly to its value; without projection,
+    # the step size rises too.
+    "warmup_epochs": Real(0.0, low=0, high=_MOST_EPOCHS_OF_WARMUP),
     # running or batch: the statistics that batch norm uses in attacks, which never update them.
     "batch_norm": Choice("running", ("running", "batch")),
 }
@@ -106,9 +128,9 @@ _TRAIN: Schema = {
     # enters cross-entropies, of the loss and of the attack, and no divergence.
     "label_smoothing": Real(0.0, low=0, below=1),
     "optimizer": {
+        "learning_rate": Real(_LEARNING_RATE, low=0),
         # sgd, whose gradient includes the weight decay, or adamw, which decays weights separately.
         "name": Choice("sgd", ("sgd", "adamw")),
-        "learning_rate": Real(_LEARNING_RATE, low=0),
         # For adamw, the decay of the mean gradient.
         "momentum": Real(0.9, low=0, below=1),
         # For adamw, the decay of the mean squared gradient.
@@ -130,6 +152,9 @@ _TRAIN: Schema = {
         # schedule's.
         "warmup_epochs": Real(0.0, low=0, high=_MOST_EPOCHS_OF_WARMUP),
     },
+    # The first epoch, counted from 0, whose final parameters enter an equal average (SWA), which
+    # evaluation then uses with recomputed batch statistics. By default no average.
+    "swa_start_epoch": Integer(None),
     # Decay of a moving average of parameters and batch statistics, which evaluation then uses; 0
     # means no average.
     "ema": Real(0.0, low=0, below=1),
@@ -137,6 +162,18 @@ _TRAIN: Schema = {
     "ema_warmup": Flag(False),
     # averaged or live: the batch statistics that go with averaged parameters.
     "ema_statistics": Choice("averaged", ("averaged", "live")),
+    "collapse": {
+        # Watch for a collapse, as of one-step attacks: name it in the log and the records, and keep
+        # the last good checkpoint.
+        "watch": Flag(False),
+        # A state has collapsed if its validation accuracy under PGD is below this part of the
+        # highest so far, and that one is above twice chance.
+        "below": Real(0.5, above=0, below=1),
+        # How many times to go back to the last good state, each time with the step size of the
+        # attack multiplied by the factor.
+        "retries": Integer(0, high=100),
+        "factor": Real(0.5, above=0, below=1),
+    },
     # Steps between records of metrics.jsonl.
     "log_every": Integer(50, low=1),
 }
@@ -367,6 +404,8 @@ def check(config: ConfigDict) -> None:
     _check_validation(config)
     _check_training_attack(config)
     _check_recipe(config.train)
+    _check_job(config)
+    _check_collapse(config)
     if "findings" in config:
         for name in config.findings.variants:
             if not re.fullmatch(r"\w[\w.-]*", name):
@@ -468,6 +507,16 @@ def _check_training_attack(config: ConfigDict) -> None:
                 f" {config.objective.name}, which trains on attacked images; standard trains on"
                 " clean ones"
             )
+    if attack.start_radius > 1 and attack.project:
+        raise UserError(
+            f"config.attack.start_radius is {attack.start_radius}; expected at most 1 with"
+            " projection (config.attack.project), which moves the start back within epsilon"
+        )
+    if not attack.project and attack.num_steps > 1:
+        raise UserError(
+            f"config.attack.project is False; expected True for {attack.num_steps} steps, which"
+            " would leave the ball of epsilon: it is for attacks of one step"
+        )
 
 
 def _check_recipe(train: ConfigDict) -> None:
@@ -488,9 +537,46 @@ def _check_recipe(train: ConfigDict) -> None:
             "config.train.optimizer.nesterov is True; expected False without momentum"
             " (config.train.optimizer.momentum is 0), which it looks ahead along"
         )
+    if train.swa_start_epoch is not None and train.ema:
+        raise UserError(
+            f"config.train.swa_start_epoch is {train.swa_start_epoch} and config.train.ema"
+            f" {train.ema}; expected one of them: a run evaluates one average"
+        )
     for name, value in (("ema_warmup", train.ema_warmup), ("ema_statistics", train.ema_statistics)):
         if value not in (False, "averaged") and not train.ema:
             raise UserError(
                 f"config.train.{name} is {value}; expected its default without a moving average"
                 " (config.train.ema is 0): set the decay, such as 0.995"
+            )
+
+
+def _check_collapse(config: ConfigDict) -> None:
+    """Checks that a collapse can be seen, and that training can go back from it."""
+    settings = config.train.collapse
+    if settings.watch and config.evaluation.select_by != "pgd":
+        raise UserError(
+            f"config.train.collapse.watch is True and config.evaluation.select_by"
+            f" {config.evaluation.select_by}; expected pgd: a collapsed state is the best on clean"
+            " images"
+        )
+    if settings.retries and not settings.watch:
+        raise UserError(
+            f"config.train.collapse.retries is {settings.retries}; expected 0 unless"
+            " config.train.collapse.watch is true, which finds collapses"
+        )
+
+
+def _check_job(config: ConfigDict) -> None:
+    """Checks that an ensemble has none of what only a single training has."""
+    if config.job != "memorization":
+        return
+    for field, value, reason in (
+        ("data.extra", config.data.extra, "members train on subsets of the data set alone"),
+        ("train.swa_start_epoch", config.train.swa_start_epoch, "members' batch statistics stay"),
+        ("train.collapse.watch", config.train.collapse.watch or None, "members are not validated"),
+    ):
+        if value is not None:
+            raise UserError(
+                f"config.{field} is {value}; expected its default for the job memorization:"
+                f" {reason}"
             )

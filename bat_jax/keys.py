@@ -23,6 +23,9 @@ class Purpose(enum.IntEnum):
     MEMBER = 7
     REMOVAL = 8
     BOOTSTRAP = 9
+    MIXING = 10
+    EXTRAS = 11
+    EXTRA_ORDER = 12
 
 
 # The seed of a run, or the key of an ensemble's member.

@@ -9,6 +9,7 @@ axis (`jax.lax.pmean`). Cross-entropy itself is optax's.
 Sections refer to docs/method.md, which distinguishes published from reconstructed forms.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -170,6 +171,49 @@ def temporal_ensembling(
       Dong et al., Exploring Memorization in Adversarial Training, arXiv:2106.01606
     """
     return jnp.mean((probabilities - target) ** 2, axis=-1)
+
+
+def gradient_alignment(
+    logits_fn: Callable[
+        [Float[Array, "batch height width channels"]], Float[Array, "batch classes"]
+    ],
+    images: Float[Array, "batch height width channels"],
+    labels: Int[Array, " batch"],
+    noise: Float[Array, "batch height width channels"],
+) -> tuple[Float[Array, " batch"], Bool[Array, " batch"]]:
+    """GradAlign's cosine, cos(g(x), g(x + noise)), g the gradient of the cross-entropy in x.
+
+    It is differentiable through g(x + noise) alone. x + noise is not clipped to [0, 1].
+
+    Args:
+      logits_fn: images to logits, shape `[batch, classes]`.
+      images: x, shape `[batch, height, width, channels]`.
+      labels: class indices, shape `[batch]`.
+      noise: the shape of the images, uniform within epsilon in the paper.
+
+    Returns:
+      The cosine of each image, and whether it is defined; where a gradient is 0 it is 0 and not.
+
+    References:
+      Andriushchenko & Flammarion, Understanding and Improving Fast Adversarial Training,
+      arXiv:2007.02617
+    """
+
+    def loss(x: Float[Array, "batch height width channels"]) -> Float[Array, ""]:
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits_fn(x), labels))
+
+    def unit(gradient: Float[Array, "batch height width channels"]) -> tuple[Array, Array]:
+        rows = gradient.reshape(len(gradient), -1)
+        # Squares of small gradients underflow in float32. The cosine does not depend on the scale.
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1, keepdims=True))
+        is_zero = largest == 0
+        rows = jnp.where(is_zero, 1.0, rows / jnp.where(is_zero, 1.0, largest))
+        return rows / jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True)), ~is_zero[:, 0]
+
+    first, has_first = unit(jax.lax.stop_gradient(jax.grad(loss)(images)))
+    second, has_second = unit(jax.grad(loss)(images + noise))
+    is_defined = has_first & has_second
+    return jnp.where(is_defined, jnp.sum(first * second, axis=1), 0.0), is_defined
 
 
 def gairat_weights(

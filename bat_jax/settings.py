@@ -81,6 +81,17 @@ def cifar100_small(objective: str) -> ConfigDict:
     return config
 
 
+def cifar_one_step(name: str, objective: str) -> ConfigDict:
+    """Returns `cifar` for attacks of one step: 30 epochs of one cycle that watch for collapse."""
+    config = cifar(name, objective)
+    config.train.epochs = 30
+    config.train.optimizer.learning_rate = 0.2
+    config.train.schedule.name = "one_cycle"
+    config.train.schedule.rise = 0.5
+    config.train.collapse.watch = True
+    return config
+
+
 def tiny_imagenet(objective: str) -> ConfigDict:
     """Returns the setting of `cifar` for the 64x64 images of Tiny ImageNet."""
     config = cifar("tiny_imagenet", objective)

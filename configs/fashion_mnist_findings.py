@@ -11,6 +11,11 @@ chance (seed 0) or fitted 81.7 % (seed 1); width 12 fitted 91.0 %; width 16 fitt
 times the time. AutoAttack attacks the best state of every method; docs/findings.md explains the
 runs and the verdicts. The same command resumes after an interruption. Hardware: two CPU cores.
 Expected: 81 minutes; the results are in docs/results/fashion_mnist.md.
+
+Those results come from runs without the warm-up of epsilon below, in which MART did not train with
+seed 1 (docs/method.md, section 9, explains it). With the warm-up, MART leaves chance with seeds 0,
+1 and 3: after 20 epochs it classifies 84, 92 and 84 % of a batch correctly under attack. No other
+run has used the warm-up yet.
 """
 
 from ml_collections import ConfigDict
@@ -33,6 +38,7 @@ def get_config() -> ConfigDict:
     config.attack.epsilon = 8 / 255
     config.attack.step_size = 2 / 255
     config.attack.num_steps = 7
+    config.attack.warmup_epochs = 10.0
 
     config.train.epochs = 60
     config.train.batch_size = 100

@@ -48,7 +48,7 @@ def _elsewhere(tmp_path, monkeypatch):
         (["--config.objective=bat"], "config.objective is 'bat'; expected a section"),
         (
             ["--config.objective.name=madry"],
-            "is 'madry'; expected one of bat, gairat, mart, pgd_at",
+            "is 'madry'; expected one of bat, gairat, grad_align, mart, pgd_at",
         ),
         (["--config.model.mean=(1e999,)"], "config.model.mean is (inf,); expected each"),
         (["--config.train.schedule.boundaries=(1.0,"], "expected a tuple such as (1.0, 2.0)"),

@@ -165,7 +165,7 @@ def test_the_defaults_are_legal_and_can_be_written_as_json(kind):
         ({"programs.members_at_once": -1}, r"members_at_once is -1; expected 1 or more"),
         (
             {"objective.name": "madry"},
-            r"objective\.name is 'madry'; expected one of bat, gairat, mart, pgd_",
+            r"objective\.name is 'madry'; expected one of bat, gairat, grad_align, mart, pgd_",
         ),
         ({"data.path": "x" * 5000}, r"data\.path is 'x{59}\.\.\.; expected at most 4095 bytes"),
         ({"data.path": "x" * 300}, r"data\.path is .*; expected at most 255 bytes between slashes"),

@@ -4,6 +4,7 @@ from bat_jax.attacks.auto_attack import autoattack
 from bat_jax.attacks.auto_pgd import apgd, apgd_targeted
 from bat_jax.attacks.checks import RobustnessWarning
 from bat_jax.attacks.fab import fab_targeted
+from bat_jax.attacks.fast import fgsm
 from bat_jax.attacks.projected_gradient import PgdSettings, Trajectory, pgd, pgd_trajectory
 from bat_jax.attacks.square_attack import square
 
@@ -15,6 +16,7 @@ __all__ = [
     "apgd_targeted",
     "autoattack",
     "fab_targeted",
+    "fgsm",
     "pgd",
     "pgd_trajectory",
     "square",

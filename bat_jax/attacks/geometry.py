@@ -62,7 +62,7 @@ def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, nor
     return jnp.clip(images + scaled_to(draw(keys), epsilon, norm), 0.0, 1.0)
 
 
-def project(x: Images, center: Images, epsilon: float, norm: Norm) -> Images:
+def project(x: Images, center: Images, epsilon: float | Float[Array, ""], norm: Norm) -> Images:
     """Projects x onto the epsilon-ball around `center`, then onto [0, 1].
 
     The center is in [0, 1], so clipping to the box moves no point out of the ball.

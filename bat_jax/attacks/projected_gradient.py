@@ -36,7 +36,10 @@ class PgdSettings:
       loss: `cross_entropy`; `margin`, max_{k != y} z_k - z_y; `kl`, KL(p(x) || p(x')); or a
         function `(logits, labels) -> loss per image`, which the attack maximises.
       random_start: start from a uniformly random point of the ball rather than from x.
+      start_radius: radius of the ball of random starts, in units of epsilon.
       gaussian_start: if above 0, start from x + gaussian_start * N(0, 1) instead, as TRADES does.
+      project: keep the iterates in the epsilon-ball. Without it only [0, 1] bounds them, as in
+        N-FGSM.
       restarts: how many attacks to run. With more than one, each costs an extra forward pass.
       unroll: whether to unroll the steps instead of looping, or how many steps an iteration of the
         loop holds; None unrolls only on CPU, whose back end runs convolutions inside a loop on a
@@ -52,7 +55,9 @@ class PgdSettings:
     norm: Norm = "linf"
     loss: Loss = "cross_entropy"
     random_start: bool = True
+    start_radius: float = 1.0
     gaussian_start: float = 0.0
+    project: bool = True
     restarts: int = 1
     unroll: bool | int | None = None
 
@@ -62,7 +67,7 @@ class PgdSettings:
             raise UserError(
                 f"loss: {self.loss!r}; expected {', '.join(inner_losses.NAMES)}, or a function"
             )
-        for name in ("step_size", "gaussian_start"):
+        for name in ("step_size", "start_radius", "gaussian_start"):
             number = getattr(self, name)
             if not 0 <= number < math.inf:
                 raise UserError(f"{name}: {number}; expected 0 or a number above 0")
@@ -172,6 +177,7 @@ def pgd_trajectory(
     *,
     reference_logits: Logits | None = None,
     targets: SoftLabels | None = None,
+    scale: Float[Array, ""] | None = None,
 ) -> Trajectory:
     """Like `pgd`; also counts the steps each image withstood, for GAIRAT.
 
@@ -185,6 +191,8 @@ def pgd_trajectory(
       settings: the settings of the attack.
       reference_logits: z(x) for the loss `kl`; computed with `logits_fn` when absent.
       targets: class probabilities that replace the labels, shape `[batch, classes]`.
+      scale: a factor of epsilon, which may be traced, as in a warm-up. Without projection it scales
+        the step size too, which is then what bounds the iterates.
 
     Raises:
       UserError: outside `jax.jit`, images, labels or logits that are not as described.
@@ -196,9 +204,10 @@ def pgd_trajectory(
     )
     if settings.loss == "kl" and reference_logits is None:
         problem = problem._replace(reference_logits=logits_fn(problem.images))
-    trajectory = _attack(problem, image_keys, settings)
+    bounds = _bounds(settings, scale)
+    trajectory = _attack(problem, image_keys, settings, bounds)
     if settings.restarts > 1:
-        trajectory = _best_of_restarts(problem, trajectory, image_keys, settings)
+        trajectory = _best_of_restarts(problem, trajectory, image_keys, settings, bounds)
     lost = checks.if_concrete(trajectory.lost_gradient)
     if lost is not None:
         checks.warn_of_lost_gradients(lost)
@@ -222,6 +231,19 @@ class _Problem(NamedTuple):
         )
 
 
+class _Bounds(NamedTuple):
+    epsilon: float | Float[Array, ""]
+    step_size: float | Float[Array, ""]
+
+
+def _bounds(settings: PgdSettings, scale: Float[Array, ""] | None) -> _Bounds:
+    """Returns epsilon and the step size, scaled by a warm-up if there is one."""
+    if scale is None:
+        return _Bounds(settings.epsilon, settings.step_size)
+    step_size = settings.step_size if settings.project else scale * settings.step_size
+    return _Bounds(scale * settings.epsilon, step_size)
+
+
 # A trajectory and, per image, whether it ended misclassified and its loss.
 _Best = tuple[Trajectory, Bool[Array, " batch"], Float[Array, " batch"]]
 
@@ -240,7 +262,7 @@ def _check(logits_fn: LogitsFn, given_images: GivenImages, given_labels: GivenLa
 
 
 def _attack(
-    problem: _Problem, image_keys: Key[Array, " batch"], settings: PgdSettings
+    problem: _Problem, image_keys: Key[Array, " batch"], settings: PgdSettings, bounds: _Bounds
 ) -> Trajectory:
     """Runs one attack."""
     logits_fn, images, labels, reference, _ = problem
@@ -260,16 +282,21 @@ def _attack(
         gradient = jnp.where(is_finite, gradient, 0.0)
         # Step 0 evaluates the start, before any step: it does not count.
         withstood = withstood + (is_correct & (number > 0)).astype(withstood.dtype)
-        moved = x + settings.step_size * _direction(gradient, settings.norm)
-        x = project(moved, images, settings.epsilon, settings.norm)
-        return Trajectory(x, withstood, lost), None
+        moved = x + bounds.step_size * _direction(gradient, settings.norm)
+        return Trajectory(bounded(moved), withstood, lost), None
+
+    def bounded(x: Images) -> Images:
+        if settings.project:
+            return project(x, images, bounds.epsilon, settings.norm)
+        return jnp.clip(x, 0.0, 1.0)
 
     x = images
     if settings.gaussian_start > 0:
         x = images + settings.gaussian_start * _per_image_normal(image_keys, images)
     elif settings.random_start:
-        x = images + _uniform_in_ball(image_keys, images, settings.epsilon, settings.norm)
-    x = project(x, images, settings.epsilon, settings.norm)
+        radius = settings.start_radius * bounds.epsilon
+        x = images + _uniform_in_ball(image_keys, images, radius, settings.norm)
+    x = bounded(x)
     trajectory, _ = jax.lax.scan(
         step,
         Trajectory(x, jnp.zeros(labels.shape, jnp.int32), jnp.zeros(labels.shape, bool)),
@@ -280,7 +307,11 @@ def _attack(
 
 
 def _best_of_restarts(
-    problem: _Problem, first: Trajectory, image_keys: Key[Array, " batch"], settings: PgdSettings
+    problem: _Problem,
+    first: Trajectory,
+    image_keys: Key[Array, " batch"],
+    settings: PgdSettings,
+    bounds: _Bounds,
 ) -> Trajectory:
     """Runs the restarts after the first, and returns each image's best attack."""
 
@@ -293,7 +324,7 @@ def _best_of_restarts(
     def restart(best: _Best, number: Int[Array, ""]) -> tuple[_Best, None]:
         best_trajectory, best_broken, best_loss = best
         new_keys = jax.vmap(lambda key: jax.random.fold_in(key, number))(image_keys)
-        new = _attack(problem, new_keys, settings)
+        new = _attack(problem, new_keys, settings, bounds)
         broken, value = judge(new.images)
         better = (broken & ~best_broken) | ((broken == best_broken) & (value > best_loss))
         kept = Trajectory(
@@ -332,7 +363,10 @@ def _per_image_normal(image_keys: Key[Array, " batch"], images: Images) -> Image
 
 
 def _uniform_in_ball(
-    image_keys: Key[Array, " batch"], images: Images, epsilon: float, norm: Norm
+    image_keys: Key[Array, " batch"],
+    images: Images,
+    epsilon: float | Float[Array, ""],
+    norm: Norm,
 ) -> Images:
     shape, dtype = images.shape[1:], images.dtype
     if norm == "linf":

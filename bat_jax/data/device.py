@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
 from bat_jax import keys, parallel
+from bat_jax.data import extra as extra_images
 from bat_jax.data.dataset import Split, check_ids
 from bat_jax.errors import UserError
 
@@ -76,15 +77,36 @@ def free_bytes(device: jax.Device) -> int:
 
 
 def epoch_order(
-    seed: keys.Seed, epoch: Int[Array, ""] | int, *, examples: int, batch_size: int
+    seed: keys.Seed,
+    epoch: Int[Array, ""] | int,
+    *,
+    examples: int,
+    batch_size: int,
+    extra: int = 0,
+    extra_each: int = 0,
 ) -> Int32[Array, "steps batch_size"]:
     """Returns the rows of every batch of an epoch, a pure function of (seed, epoch).
 
-    The `examples % batch_size` rows at the end of the permutation sit this epoch out.
+    Rows at the end of the permutation sit this epoch out. There are as many batches with extra
+    images as without, `examples // batch_size`.
+
+    Args:
+      seed: of the run.
+      epoch: its number.
+      examples: how many the training set has.
+      batch_size: the size of the global batch.
+      extra: how many extra images there are; their rows begin at `examples`.
+      extra_each: how many of them each batch holds, drawn with replacement.
     """
     order = jax.random.permutation(keys.derive(seed, keys.Purpose.ORDER, epoch), examples)
-    steps = examples // batch_size
-    return order[: steps * batch_size].reshape(steps, batch_size)
+    steps, own = examples // batch_size, batch_size - extra_each
+    rows = order[: steps * own].reshape(steps, own)
+    if not extra_each:
+        return rows
+    key = keys.derive(seed, keys.Purpose.EXTRA_ORDER, epoch)
+    drawn = jax.random.randint(key, (steps, extra_each), examples, examples + extra, rows.dtype)
+    together = jnp.concatenate([rows, drawn], axis=1)
+    return together[:, extra_images.places(batch_size, extra_each)]
 
 
 def to_unit(

@@ -178,6 +178,8 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
     select_by = methods.find(method).select_by
     if select_by == "clean":
         run.evaluation.select_by = select_by
+        # Without adversarial training there is no robustness to collapse.
+        run.train.collapse.watch, run.train.collapse.retries = False, 0
     if part not in settings.autoattack:
         run.evaluation.attacks = ()
     if part != "methods" or method not in settings.tracked:

@@ -18,6 +18,7 @@ from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.storage import AnyPath, as_path, is_remote
 from bat_jax.training.checkpoints import Checkpoints, Saved, check_folder
+from bat_jax.training.collapse import Collapsed, gentler
 from bat_jax.training.experiment import Experiment, build, check_batch, check_memory_fits
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import Log, MetricsLog, NoLog, UploadedLog
@@ -104,18 +105,49 @@ def run(experiment: Experiment, workdir: AnyPath) -> dict[str, Any]:
                 start = Saved(experiment.initial_state(), 0.0)
             else:
                 log.info("resuming from step %d", int(start.state.step))
-            records = _log(workdir, int(start.state.step))
-            try:
-                trained = "training is finished and saved, the evaluation is not"
-                with Interruption().listening(trained) as interruption:
-                    last = fit(experiment, checkpoints, records, start, interruption)
-            finally:
-                records.close()
+            trained = "training is finished and saved, the evaluation is not"
+            with Interruption().listening(trained) as interruption:
+                last = _trained(experiment, checkpoints, start, interruption, workdir)
             _save_history(experiment, last, workdir)
             states = {"best": checkpoints.best(shapes), "last": last}
             return evaluate(experiment, states, workdir, seconds=last.seconds)
         finally:
             checkpoints.close()
+
+
+def _trained(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    start: Saved,
+    interruption: Interruption,
+    workdir: AnyPath,
+) -> Saved:
+    """Trains from `start` and returns the last state; goes back from collapses if configured.
+
+    Going back drops the records after the last good state and adds one of the split `collapse`.
+    """
+    collapsed_step = None
+    while True:
+        step = int(start.state.step)
+        attempt = gentler(experiment, start.retries)
+        records = _log(workdir, step)
+        try:
+            if collapsed_step is not None:
+                size = attempt.config.attack.step_size
+                log.warning("going back to step %d with an attack step of %.4g", step, size)
+                records.write(
+                    step,
+                    step / experiment.steps_per_epoch,
+                    "collapse",
+                    {"collapsed_step": collapsed_step, "step_size": size},
+                )
+            return fit(attempt, checkpoints, records, start, interruption)
+        except Collapsed as collapse:
+            collapsed_step = collapse.step
+            good = checkpoints.back_to_good(jax.eval_shape(experiment.initial_state))
+            start = good._replace(retries=start.retries + 1, seconds=collapse.seconds)
+        finally:
+            records.close()
 
 
 def _save_history(experiment: Experiment, last: Saved, workdir: AnyPath) -> None:

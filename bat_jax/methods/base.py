@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Array, Float, Int, Int32, Key
 
 from bat_jax import losses
+from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.inner_losses import Loss
 from bat_jax.fields import Schema
 from bat_jax.parallel import AXIS
@@ -40,6 +41,7 @@ class Batch(NamedTuple):
       targets: class probabilities that replace the labels, if the method has soft targets.
       memory: the rows of the method's memory for these images, by name.
       before: what the method's `before` returned.
+      extras: what the method's `extras` returned.
     """
 
     labels: Int[Array, " batch"]
@@ -52,6 +54,7 @@ class Batch(NamedTuple):
     targets: Float[Array, "batch classes"] | None = None
     memory: Mapping[str, Any] = {}
     before: Any = None
+    extras: Mapping[str, Any] = {}
 
 
 class Visit(NamedTuple):
@@ -79,12 +82,14 @@ class Setup(NamedTuple):
       threshold: memorization above which an example is atypical.
       first_decay: epoch of the first learning rate decay; half the training for schedules without
         discrete decays.
+      epsilon: of the training attack.
     """
 
     num_steps: int
     num_classes: int = 0
     threshold: float = 0.15
     first_decay: float = 0.0
+    epsilon: float = 0.0
 
 
 class Attack(NamedTuple):
@@ -184,6 +189,11 @@ class Method:
         return type(self).weights is not Method.weights
 
     @property
+    def has_extras(self) -> bool:
+        """Whether the method computes outputs of its own in the forward pass."""
+        return type(self).extras is not Method.extras
+
+    @property
     def takes_targets(self) -> bool:
         """Whether the loss reads `batch.targets`, as label smoothing and CutMix need.
 
@@ -219,6 +229,27 @@ class Method:
         """Returns soft targets for the attack and the loss; None keeps the labels."""
         del labels
         return None
+
+    def extras(
+        self,
+        logits_fn: LogitsFn,
+        images: Images,
+        labels: Int[Array, " batch"],
+        image_keys: Key[Array, " batch"],
+    ) -> dict[str, Any]:
+        """Returns further outputs that the loss needs, floats with leading example axis, by name.
+
+        The loss is differentiated through them. They are computed with the batch's statistics,
+        which leave the running ones as they are.
+
+        Args:
+          logits_fn: images to logits, at the parameters that the gradient is taken at.
+          images: clean ones, as augmented.
+          labels: class indices.
+          image_keys: a key for each image, which depends on its place in the global batch.
+        """
+        del logits_fn, images, labels, image_keys
+        return {}
 
     def weights(self, batch: Batch) -> Float[Array, " batch"]:
         """Returns the weight of each image, regardless of the start epoch."""
@@ -276,6 +307,12 @@ def cross_entropy(batch: Batch) -> Float[Array, " batch"]:
     if batch.targets is not None:
         return optax.softmax_cross_entropy(batch.logits, batch.targets)
     return optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
+
+
+def noise(image_keys: Key[Array, " batch"], images: Images, radius: float) -> Images:
+    """Returns draws of U(-radius, radius) for every pixel, each image by its own key."""
+    shape, dtype = images.shape[1:], images.dtype
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -radius, radius))(image_keys)
 
 
 def mean(values: Float[Array, " batch"]) -> Float[Array, ""]:

@@ -41,11 +41,22 @@ log = logging.getLogger(__name__)
 _LISTED_DIFFERENCES = 3
 
 
+# The validation metric that marks a state as collapsed (1) or good (0).
+_FLAG = "collapsed"
+
+
 class Saved(NamedTuple):
-    """The content of a checkpoint: the state, and the seconds of training up to it."""
+    """The content of a checkpoint.
+
+    Attributes:
+      state: the train state.
+      seconds: of training up to it.
+      retries: how many times training went back from a collapse before it.
+    """
 
     state: TrainState
     seconds: float
+    retries: int = 0
 
 
 def check_folder(folder: AnyPath) -> None:
@@ -91,6 +102,8 @@ class Checkpoints:
         self._scores = (
             {} if keep is None else {step: self._score_to_keep(step) for step in self._steps()}
         )
+        # Of watched runs alone, the accuracy of every state that has not collapsed.
+        self._good = {} if keep is None else self._good_ones()
 
     def _opened(self) -> ocp.CheckpointManager:
         if self._keep is None:
@@ -99,7 +112,9 @@ class Checkpoints:
             )
         else:
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_Kept(self._keep, lambda step: self._scores.get(step)),
+                preservation_policy=_Kept(
+                    self._keep, lambda step: self._scores.get(step), lambda step: step in self._good
+                ),
                 # Without `best_fn` Orbax does not write the metrics.
                 best_fn=lambda metrics: metrics[self._score],
                 cleanup_tmp_directories=True,
@@ -111,21 +126,29 @@ class Checkpoints:
         )
 
     def save(
-        self, state: TrainState, *, seconds: float, metrics: Mapping[str, float] | None = None
+        self,
+        state: TrainState,
+        *,
+        seconds: float,
+        metrics: Mapping[str, float] | None = None,
+        retries: int = 0,
     ) -> None:
         """Starts writing the state and its validation metrics asynchronously."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         self._scores[step] = (metrics or {}).get(self._score)
+        if metrics and metrics.get(_FLAG) == 0:
+            self._good[step] = metrics[self._score]
+        check: dict[str, Any] = {"fingerprint": int(fingerprint(state)), "seconds": seconds}
+        if retries:
+            check["retries"] = retries
         with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(as_saved(state)),
-                    check=ocp.args.JsonSave(
-                        {"fingerprint": int(fingerprint(state)), "seconds": seconds}
-                    ),
+                    check=ocp.args.JsonSave(check),
                 ),
                 metrics=dict(metrics) if metrics else None,
             )
@@ -154,6 +177,28 @@ class Checkpoints:
         found = self._first_whole(like, newest_first)
         if found is not None and self._keep is not None:
             self._set_aside([step for step in self._steps() if step > int(found.state.step)])
+        return found
+
+    @property
+    def good(self) -> Mapping[int, float]:
+        """Of a watched run, the score of each state that has not collapsed, by step."""
+        return self._good
+
+    def back_to_good(self, like: TrainState) -> Saved:
+        """Returns the last good state, and renames the later checkpoints to `collapsed-<step>`.
+
+        There must be a good state.
+
+        Args:
+          like: a state with the expected shapes.
+
+        Raises:
+          CheckpointError: a system error prevented reading it.
+        """
+        last = max(self._good)
+        self._set_aside([step for step in self._steps() if step > last], "collapsed")
+        found = self.latest(like)
+        assert found is not None
         return found
 
     def best(self, like: TrainState) -> Saved:
@@ -224,8 +269,22 @@ class Checkpoints:
         found = ocp.path.step.standard_name_format().find_all(epath.Path(self._folder))
         return sorted(metadata.step for metadata in found)
 
+    def _good_ones(self) -> dict[int, float]:
+        """Returns the score of every checkpoint that was watched and has not collapsed."""
+        found = {}
+        for step, score in self._scores.items():
+            if score is None or math.isnan(score):
+                continue
+            if self._metric_of(step, _FLAG) == 0:
+                found[step] = score
+        return found
+
     def _score_of(self, step: int) -> float | None:
         """Returns the score of a checkpoint: None if not scored, NaN if the score is damaged."""
+        return self._metric_of(step, self._score)
+
+    def _metric_of(self, step: int, name: str) -> float | None:
+        """Returns a metric of a checkpoint: None if it has none, NaN if it is damaged."""
         item = self._folder / str(step) / "metrics"
         if self._special(step):
             return math.nan
@@ -235,7 +294,7 @@ class Checkpoints:
             return math.nan if item.exists() else None
         try:
             metrics = json.loads(content)
-            score = metrics.get(self._score)
+            score = metrics.get(name)
         except (ValueError, AttributeError, RecursionError):
             return math.nan
         return score if score is None or _is_number(score) else math.nan
@@ -342,17 +401,19 @@ class Checkpoints:
                 ),
             )
             state = from_saved(restored.state, like)
-            seconds = restored.check["seconds"]
+            seconds, retries = restored.check["seconds"], restored.check.get("retries", 0)
             if int(fingerprint(state)) != restored.check["fingerprint"]:
                 return Trouble(DAMAGED, "its fingerprint differs")
             if not _is_number(seconds) or seconds < 0:
                 return Trouble(DAMAGED, f"seconds is {seconds!r}")
+            if not isinstance(retries, int) or retries < 0:
+                return Trouble(DAMAGED, f"retries is {retries!r}")
         except Exception as error:
             return classified(error, step)
-        return Saved(state, seconds)
+        return Saved(state, seconds, retries)
 
-    def _set_aside(self, steps: Sequence[int]) -> None:
-        """Renames damaged checkpoints, so that new ones can be written in their place."""
+    def _set_aside(self, steps: Sequence[int], why: str = "damaged") -> None:
+        """Renames checkpoints to `<why>-<step>`, so that new ones can be written in their place."""
         if not steps:
             return
         # Reopened below, because Orbax caches the steps.
@@ -360,19 +421,25 @@ class Checkpoints:
         with distributed.agreed():
             if distributed.is_main():
                 for step in steps:
-                    name = _free_name(self._folder.parent, f"damaged-{step}")
+                    name = _free_name(self._folder.parent, f"{why}-{step}")
                     (self._folder / str(step)).rename(name)
                     log.warning("checkpoint %s/%d is now %s", self._folder, step, name)
         self._manager = self._opened()
         for step in steps:
             self._scores.pop(step, None)
+            self._good.pop(step, None)
 
 
 class _Kept:
-    """Keeps the newest checkpoints, the best one, and those whose score is damaged."""
+    """Keeps the newest checkpoints, the best, the last good, and those with a damaged score."""
 
-    def __init__(self, newest: int, score_of: Callable[[int], float | None]):
-        self._newest, self._score_of = newest, score_of
+    def __init__(
+        self,
+        newest: int,
+        score_of: Callable[[int], float | None],
+        is_good: Callable[[int], bool],
+    ):
+        self._newest, self._score_of, self._is_good = newest, score_of, is_good
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Returns which checkpoints, given in order of their steps, to keep."""
@@ -387,6 +454,7 @@ class _Kept:
         ]
         if scored:
             kept.add(max(scored)[1])
+        kept.update([step for step in steps if self._is_good(step)][-1:])
         return [step in kept for step in steps]
 
 

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int64, Key
+from jaxtyping import Array, Int, Int32, Int64, Key
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
 from bat_jax import keys, memorization, methods, models, outside, parallel
 from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, load, select
-from bat_jax.data.device import DeviceSplit, free_bytes, to_devices
+from bat_jax.data import extra as extra_images
+from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation import groups as class_groups
 from bat_jax.evaluation.classify import Evaluator
@@ -52,6 +53,7 @@ class Experiment:
       config: the whole config.
       dataset: the full data set.
       train: the training images.
+      extra: extra training images, if the config names any.
       validation: the held-out images, which choose the best checkpoint.
       excluded: ids of the training images left out, if the config names any.
       estimates: memorization estimates of the data set, if the config names any.
@@ -69,6 +71,7 @@ class Experiment:
     config: ConfigDict
     dataset: Dataset
     train: Split
+    extra: Split | None
     validation: Split
     excluded: Int64[np.ndarray, " ids"] | None
     estimates: memorization.Estimates | None
@@ -85,6 +88,8 @@ class Experiment:
     def digests(self) -> dict[str, str]:
         """Returns content hashes of the data set, the excluded ids and the estimates."""
         digests = {"train": self.dataset.train.digest(), "test": self.dataset.test.digest()}
+        if self.extra is not None:
+            digests["extra"] = self.extra.digest()
         if self.excluded is not None:
             digests["exclude"] = hashlib.sha256(self.excluded.tobytes()).hexdigest()[:16]
         if self.estimates is not None:
@@ -129,6 +134,18 @@ class Experiment:
             donate=(0,),
         )
 
+    @functools.cached_property
+    def refreshed(self) -> jax.stages.Wrapped:
+        """The jitted `TrainStep.refreshed` over all devices."""
+        step = TrainStep(self.model, self.method, self.optimizer, self.config, self.programs)
+        return parallel.over_devices(
+            step.refreshed,
+            self.mesh,
+            in_specs=(parallel.REPLICATED,) * 4,
+            out_specs=parallel.REPLICATED,
+            donate=(0,),
+        )
+
     def test_images(self) -> Split:
         """Returns the test set, or a random subset of the configured size."""
         test, size = self.dataset.test, self.config.evaluation.subset
@@ -143,7 +160,25 @@ class Experiment:
         known = None
         if self.estimates is not None:
             known = estimate_files.of_examples(self.estimates, self.train)
-        return to_devices(self.train, self.mesh, known)
+            missing = len(self.presented) - len(known)
+            known = np.concatenate([known, np.full(missing, np.nan, known.dtype)])
+        return to_devices(self.presented, self.mesh, known)
+
+    @functools.cached_property
+    def presented(self) -> Split:
+        """The training images, with the extra ones after them."""
+        return self.train if self.extra is None else extra_images.joined(self.train, self.extra)
+
+    def order(self, root: Key[Array, ""], epoch: Int[Array, ""]) -> Int32[Array, "steps batch"]:
+        """Returns the rows of `presented` in every batch of an epoch."""
+        return epoch_order(
+            root,
+            epoch,
+            examples=len(self.train),
+            batch_size=self.config.train.batch_size,
+            extra=len(self.presented) - len(self.train),
+            extra_each=recipe.extra_each(self.config),
+        )
 
     def evaluator(self, losses: tuple[LossName, ...]) -> Evaluator:
         """Returns the evaluation of a set, clean and under PGD with each loss, compiled once."""
@@ -226,6 +261,8 @@ def build(
         config.data.classes = dataset.classes
     _check_images(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
+    recipe.extra_each(config)
+    extra = None if config.data.extra is None else extra_images.load(config.data.extra, dataset)
     validation, train = hold_out(dataset, config)
     excluded = excluded_ids(config, dataset)
     if excluded is not None:
@@ -241,12 +278,15 @@ def build(
             num_classes=dataset.num_classes,
             threshold=config.memorization.threshold,
             first_decay=first_decay,
+            epsilon=config.attack.epsilon,
         ),
     )
     _check_estimates(config, method, estimates)
     recipe.check(config, method)
     _warn_of_late_starts(config, method, epochs)
     _warn_of_learning_rate(config, epochs, total_steps)
+    _warn_of_one_step(config, method)
+    _warn_of_no_average(config, epochs)
     is_small = model is None and config.model.name in models.SMALL
     is_outside = model is not None or outside.is_outside(config.model.name)
     model = model or _model(config, dataset, train)
@@ -257,6 +297,7 @@ def build(
         config=config,
         dataset=dataset,
         train=train,
+        extra=extra,
         validation=validation,
         excluded=excluded,
         estimates=estimates,
@@ -376,6 +417,9 @@ def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
         dataset.num_classes,
         image_shape=dataset.image_shape,
         width=config.model.width,
+        depth=config.model.depth,
+        widening=config.model.widening,
+        activation=config.model.activation,
         stem=config.model.stem,
         mean=mean,
         std=std,
@@ -424,6 +468,28 @@ def _warn_of_learning_rate(config: ConfigDict, epochs: float, total_steps: int) 
         )
 
 
+def _warn_of_no_average(config: ConfigDict, epochs: float) -> None:
+    """Warns if a short trial run ends before its parameters are averaged."""
+    start = config.train.swa_start_epoch
+    if start is not None and start + 1 > epochs:
+        log.warning(
+            "training ends with epoch %g: the average of epochs, which begins at the end of epoch"
+            " %d, never does (config.train.swa_start_epoch)",
+            epochs,
+            start + 1,
+        )
+
+
+def _warn_of_one_step(config: ConfigDict, method: methods.Method) -> None:
+    """Warns of a training attack that is known to collapse, unless the config watches for it."""
+    if method.attack and config.attack.num_steps == 1 and not config.train.collapse.watch:
+        log.warning(
+            "the attack takes one step (config.attack.num_steps): such training can collapse to no"
+            " robustness within an epoch; config.train.collapse.watch=true names it and keeps the"
+            " last good state"
+        )
+
+
 def _check_images(config: ConfigDict, dataset: Dataset) -> None:
     """Checks the fields that depend on the image size."""
     side = min(dataset.image_shape[:2])
@@ -442,7 +508,8 @@ def _check_images(config: ConfigDict, dataset: Dataset) -> None:
 
 def _check_size(config: ConfigDict, model: nn.Module, dataset: Dataset) -> None:
     """Rejects a width whose parameter count exceeds an int32."""
-    if config.model.width is None:
+    sizes = {name: config.model[name] for name in ("width", "widening") if config.model[name]}
+    if not sizes:
         return
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     # Models mix types where they compute in bfloat16.
@@ -450,7 +517,8 @@ def _check_size(config: ConfigDict, model: nn.Module, dataset: Dataset) -> None:
         shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     parameters = state.number_of_parameters(shapes)
     if parameters > LARGEST_INTEGER:
+        name = max(sizes, key=lambda name: sizes[name])
         raise UserError(
-            f"config.model.width is {config.model.width}, which gives {config.model.name}"
+            f"config.model.{name} is {sizes[name]}, which gives {config.model.name}"
             f" {parameters:.2g} parameters; expected at most {LARGEST_INTEGER:.2g}: lower it"
         )

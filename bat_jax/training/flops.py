@@ -35,7 +35,7 @@ def lowered_step(experiment: Experiment) -> jax.stages.Lowered:
     batch_size = experiment.config.train.batch_size
     order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, batch_size), jnp.int32)
     state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
-    return experiment.train_step.lower(state, shapes(experiment.train), order, root)
+    return experiment.train_step.lower(state, shapes(experiment.presented), order, root)
 
 
 def program_flops(experiment: Experiment) -> float:

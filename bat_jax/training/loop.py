@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from bat_jax.data.device import epoch_order, to_devices
+from bat_jax.data.device import to_devices
 from bat_jax.runtime import distributed
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.peak import together
 from bat_jax.training.checkpoints import Checkpoints, Saved
+from bat_jax.training.collapse import FLAG, Collapsed, Watch
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import step_flops
 from bat_jax.training.metrics import Log
@@ -112,6 +113,7 @@ def fit(
     Raises:
       NonFiniteError: a metric is not finite.
       Interrupted: a signal arrived; the state is saved.
+      Collapsed: training collapsed, the state is saved, and the config allows another retry.
     """
     config = experiment.config
     steps_per_epoch, total_steps = experiment.steps_per_epoch, experiment.total_steps
@@ -131,12 +133,7 @@ def fit(
     if peak is not None:
         _warn_of_length(step_flops(experiment) * (total_steps - step) / peak)
     order_of = jax.jit(
-        lambda root, epoch: epoch_order(
-            root,
-            epoch,
-            examples=len(experiment.train),
-            batch_size=config.train.batch_size,
-        ),
+        experiment.order,
         out_shardings=jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec()),
     )
 
@@ -147,6 +144,15 @@ def fit(
     def ends_epoch(step: int) -> bool:
         return step % steps_per_epoch == 0 or step == total_steps
 
+    watch = None
+    if config.train.collapse.watch:
+        watch = Watch(
+            config.train.collapse,
+            score=experiment.score,
+            num_classes=experiment.dataset.num_classes,
+            highest=max(checkpoints.good.values(), default=0.0),
+        )
+    swa_start = config.train.swa_start_epoch
     latest: dict[str, float] = {}
     warned: list[int] = []
 
@@ -173,7 +179,7 @@ def fit(
 
     def save_and_end(step: int) -> NoReturn:
         records.flush()
-        checkpoints.save(state, seconds=time.monotonic() - began)
+        checkpoints.save(state, seconds=time.monotonic() - began, retries=start.retries)
         checkpoints.wait()
         interruption.end(f"step {step} of {total_steps} is saved")
 
@@ -200,21 +206,29 @@ def fit(
                     meter.flush()
                     save_and_end(step)
             meter.flush()
+            if swa_start is not None and epoch >= swa_start and step % steps_per_epoch == 0:
+                state = experiment.refreshed(state, data, order, root)
             bar.set_postfix(loss=f"{latest['loss']:.3f}", refresh=False)
             if (epoch + 1) % config.checkpoint.every_epochs == 0 or step == total_steps:
                 scores = validate(state)
+                if watch is not None:
+                    scores = watch.flagged(step, scores)
                 records.write(step, step / steps_per_epoch, "validation", scores)
                 if tracker is not None:
                     for split, accuracies in tracker(state.evaluated).items():
                         records.write(step, step / steps_per_epoch, split, accuracies)
                 records.flush()
-                checkpoints.save(state, seconds=time.monotonic() - began, metrics=scores)
+                seconds = time.monotonic() - began
+                checkpoints.save(state, seconds=seconds, metrics=scores, retries=start.retries)
                 _report(step, experiment, latest, scores)
+                if scores.get(FLAG) and start.retries < config.train.collapse.retries:
+                    checkpoints.wait()
+                    raise Collapsed(step, seconds)
                 meter.restart_clock()
             if step < total_steps and interruption.poll():
                 save_and_end(step)
     checkpoints.wait()
-    return Saved(state, time.monotonic() - began)
+    return Saved(state, time.monotonic() - began, start.retries)
 
 
 def _warn_of_length(seconds: float) -> None:
@@ -239,7 +253,7 @@ def _report(
         means["loss"],
         100 * means["accuracy"],
         len(experiment.validation),
-        ", ".join(f"{name} {100 * score:.1f} %" for name, score in scores.items()),
+        ", ".join(f"{n} {100 * score:.1f} %" for n, score in scores.items() if n != FLAG),
         means["images_per_second"],
         f", {100 * means['utilisation']:.0f} % of peak" if "utilisation" in means else "",
     )

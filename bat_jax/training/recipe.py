@@ -14,6 +14,50 @@ def check(config: ConfigDict, method: Method) -> None:
     """
     if config.train.label_smoothing:
         _check_targets(method, "train.label_smoothing", config.train.label_smoothing, 0)
+    if config.data.cutmix:
+        _check_targets(method, "data.cutmix", True, False)
+        _check_no_example(method, "data.cutmix is True; expected False", "mixed images")
+    if config.data.extra is not None and type(method).memory is not Method.memory:
+        raise UserError(
+            f"config.data.extra is {config.data.extra}; expected none for the objective"
+            f" {method.name}, which remembers every example of the data set"
+        )
+    attack = config.attack
+    if method.attack is None or attack.start_radius == 1:
+        return
+    if method.attack.gaussian_start or not attack.random_start:
+        start = "a normal start of its own" if attack.random_start else "no random start"
+        raise UserError(
+            f"config.attack.start_radius is {attack.start_radius}; expected 1 for the objective"
+            f" {method.name} with {start}: the radius is that of a uniform start"
+        )
+
+
+def extra_each(config: ConfigDict) -> int:
+    """Returns how many extra images each batch holds, int(fraction * batch size).
+
+    Raises:
+      UserError: there are extra images, and a batch has no room for one.
+    """
+    if config.data.extra is None:
+        return 0
+    fraction, batch_size = config.data.extra_fraction, config.train.batch_size
+    found = int(fraction * batch_size)
+    if not found:
+        raise UserError(
+            f"config.data.extra_fraction is {fraction}; expected at least {1 / batch_size:.3g}, one"
+            f" image of a batch of {batch_size}"
+        )
+    return found
+
+
+def _check_no_example(method: Method, wrong: str, what: str) -> None:
+    """Checks that a method neither weights images by their labels nor remembers examples."""
+    where = f"config.{wrong} for the objective {method.name}"
+    if method.is_weighted:
+        raise UserError(f"{where}, which weights images by their labels: {what} have several")
+    if type(method).memory is not Method.memory:
+        raise UserError(f"{where}, which remembers every example: {what} are of two")
 
 
 def _check_targets(method: Method, field: str, value: object, off: object) -> None:

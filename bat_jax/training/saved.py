@@ -30,6 +30,8 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     config, digests = _config(path)
     # The checkpoints were scored under the run's own attack, before any changes.
     score = score_name(config)
+    # Only training needs extra images, and they may be large or elsewhere.
+    config.data.extra = None
     for section in ("attack", "evaluation", "memorization", "parallel", "data"):
         for field, value in (changes.get(section) or {}).items() if changes else ():
             if value is not None:

@@ -95,7 +95,7 @@ def warmth(step: Any, warmup_steps: float) -> Any:
 
     It begins above 0, so that the first step counts, and never exceeds 1.
     """
-    return jnp.minimum(1.0, (step + 1) / warmup_steps)
+    return jnp.minimum(1.0, jnp.asarray(step + 1, jnp.float32) / warmup_steps)
 
 
 def _schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:

@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 from bat_jax import keys, losses, models
 from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
 from bat_jax.attacks.classifier import LogitsFn, correct
+from bat_jax.data import mixing
 from bat_jax.data.device import DeviceSplit, augment, to_unit
 from bat_jax.kernels.programs import Programs
 from bat_jax.methods import Attack, Batch, Gradient, Memory, Method, Metrics, Visit, awp, mean
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation, averaging
 from bat_jax.training.accepted import check_before, check_loss
-from bat_jax.training.state import TrainState, Variables
+from bat_jax.training.state import TrainState, Variables, warmth
 
 Images = Float[Array, "batch height width channels"]
 Targets = Float[Array, "batch classes"]
@@ -36,6 +37,7 @@ class Share(NamedTuple):
       labels: class indices.
       targets: soft targets that replace the labels, if the method has them.
       epoch: epochs completed before this step, including the fraction.
+      scale: the factor of epsilon, if it warms up.
       before: what the method's `before` returned.
     """
 
@@ -46,15 +48,26 @@ class Share(NamedTuple):
     labels: Int[Array, " batch"]
     targets: Targets | None
     epoch: Float[Array, ""]
+    scale: Float[Array, ""] | None = None
     before: Any = None
 
 
 class Outputs(NamedTuple):
-    """The model's outputs for a batch; clean logits if the method requests them."""
+    """The model's outputs for a batch; clean logits and extras if the method requests them."""
 
     logits: Float[Array, "batch classes"]
     features: Float[Array, "batch features"]
     clean_logits: Float[Array, "batch classes"] | None
+    extras: dict[str, Any]
+
+
+class Inputs(NamedTuple):
+    """What is forwarded of a batch; labels and keys if the method computes extras."""
+
+    images: Images
+    adversarial: Images
+    labels: Int[Array, " batch"] | None = None
+    image_keys: Key[Array, " batch"] | None = None
 
 
 class Seen(NamedTuple):
@@ -128,7 +141,7 @@ class TrainStep:
         if self._method.looks_before:
             share = share._replace(before=self._before(state, share))
         attacked = self._attack(state, share, root)
-        found = self._gradient(state, data, share, attacked)
+        found = self._gradient(state, data, share, attacked, root)
         metrics = {
             "loss": found.loss,
             "accuracy": found.aux.accuracy,
@@ -137,7 +150,43 @@ class TrainStep:
         }
         if self._settings is not None:
             metrics["lost_gradient"] = mean(attacked.lost_gradient.astype(jnp.float32))
-        return self._updated(state, share, found), metrics
+        return self._updated(state, share, found, steps_per_epoch=len(order)), metrics
+
+    def refreshed(
+        self,
+        state: TrainState,
+        data: DeviceSplit,
+        order: Int32[Array, "steps batch_size"],
+        root: Key[Array, ""],
+    ) -> TrainState:
+        """Returns the state with its average's batch statistics recomputed, for SWA.
+
+        They are the means over the clean augmented batches of the epoch that ends with this state:
+        those of the averaged parameters, which no training step has seen.
+
+        Args:
+          state: after the last step of an epoch.
+          data: the training split.
+          order: rows of the epoch's batches.
+          root: the root key of all random draws.
+        """
+        average = state.ema
+        if average is None or "batch_stats" not in average:
+            return state
+        steps, first = len(order), state.step - len(order)
+
+        def of_step(number: Int[Array, ""]) -> Any:
+            share = self._share(state.replace(step=first + number), data, order, root)
+            return averaging.statistics(self._trained, average, share.images)
+
+        def add(sums: Any, number: Int[Array, ""]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, of_step(number)), None
+
+        sums, _ = jax.lax.scan(
+            add, jax.tree.map(jnp.zeros_like, average["batch_stats"]), jnp.arange(steps)
+        )
+        means = jax.lax.pmean(jax.tree.map(lambda total: total / steps, sums), AXIS)
+        return state.replace(ema={**average, "batch_stats": means})
 
     def _share(
         self,
@@ -153,22 +202,44 @@ class TrainStep:
         batch_rows = order[state.step % steps_per_epoch]
         rows = batch_rows[places]
         labels = data.labels[rows]
-        images = augment(
-            to_unit(data.images[rows]),
-            keys.per_image(keys.derive(root, keys.Purpose.AUGMENTATION, state.step), places),
-            crop_padding=self._config.data.crop_padding,
-            flip=self._config.data.flip,
-        )
-        targets = self._targets(labels)
+        key = keys.derive(root, keys.Purpose.AUGMENTATION, state.step)
+
+        def augmented(places: Int[Array, " batch"]) -> Images:
+            return augment(
+                to_unit(data.images[batch_rows[places]]),
+                keys.per_image(key, places),
+                crop_padding=self._config.data.crop_padding,
+                flip=self._config.data.flip,
+            )
+
+        images, targets = augmented(places), self._targets(labels)
+        if self._config.data.cutmix:
+            mix_key = keys.derive(root, keys.Purpose.MIXING, state.step)
+            mix = mixing.draw(mix_key, batch_size, *images.shape[1:3])
+            others = mix.permutation[places]
+            images, targets = mixing.mixed(
+                images,
+                augmented(others),
+                self._soft(labels),
+                self._soft(data.labels[batch_rows[others]]),
+                center=mix.center,
+                size=mix.size,
+            )
         epoch = state.step / steps_per_epoch
-        return Share(places, batch_rows, rows, images, labels, targets, epoch)
+        warmup_steps = self._config.attack.warmup_epochs * steps_per_epoch
+        scale = warmth(state.step, warmup_steps) if warmup_steps else None
+        return Share(places, batch_rows, rows, images, labels, targets, epoch, scale=scale)
 
     def _targets(self, labels: Int[Array, " batch"]) -> Targets | None:
         """Returns the class probabilities that replace the labels, if any do."""
-        amount, classes = self._config.train.label_smoothing, self._method.setup.num_classes
-        if amount:
-            return losses.label_smoothing(labels, classes, amount=amount)
+        if self._config.train.label_smoothing:
+            return self._soft(labels)
         return self._method.targets(labels)
+
+    def _soft(self, labels: Int[Array, " batch"]) -> Targets:
+        """Returns the class probabilities of labels, smoothed if the config says so."""
+        classes = self._method.setup.num_classes
+        return losses.label_smoothing(labels, classes, amount=self._config.train.label_smoothing)
 
     def _before(self, state: TrainState, share: Share) -> Any:
         """Returns what the method computes of the share before its attack."""
@@ -199,8 +270,15 @@ class TrainStep:
             part: tuple[Images, Int[Array, " part"], Key[Array, " part"], Targets | None, Any],
         ) -> Trajectory:
             images, labels, part_keys, targets, before = part
-            informed = _informed(settings, before)
-            return pgd_trajectory(logits_fn, images, labels, part_keys, informed, targets=targets)
+            return pgd_trajectory(
+                logits_fn,
+                images,
+                labels,
+                part_keys,
+                _informed(settings, before),
+                targets=targets,
+                scale=share.scale,
+            )
 
         return accumulation.mapped(
             of_part,
@@ -209,9 +287,19 @@ class TrainStep:
         )
 
     def _gradient(
-        self, state: TrainState, data: DeviceSplit, share: Share, attacked: Trajectory
+        self,
+        state: TrainState,
+        data: DeviceSplit,
+        share: Share,
+        attacked: Trajectory,
+        root: Key[Array, ""],
     ) -> Gradient:
         """Returns the loss over the global batch and its gradient."""
+        inputs = Inputs(share.images, attacked.images)
+        if self._method.has_extras:
+            key = keys.derive(root, keys.Purpose.EXTRAS, state.step)
+            image_keys = keys.per_image(key, share.places)
+            inputs = inputs._replace(labels=share.labels, image_keys=image_keys)
 
         def loss(outputs: Outputs) -> tuple[Float[Array, ""], Seen]:
             is_correct = correct(outputs.logits, share.labels)
@@ -226,6 +314,7 @@ class TrainStep:
                 targets=share.targets,
                 memory=_rows_of(state.memory, share.rows),
                 before=share.before,
+                extras=outputs.extras,
             )
             value, metrics = check_loss(self._method, self._method.loss(batch))
             observed = {name: memory.observed(batch) for name, memory in state.memory.items()}
@@ -237,7 +326,7 @@ class TrainStep:
                 self._forward,
                 loss,
                 variables,
-                (share.images, attacked.images),
+                inputs,
                 parts=self._config.train.accumulation,
             )
             # Every device computes the global loss, so its gradient is the mean over devices.
@@ -252,18 +341,21 @@ class TrainStep:
             start_epoch=self._config.objective.awp.start_epoch,
         )
 
-    def _forward(
-        self, variables: Variables, pair: tuple[Images, Images]
-    ) -> tuple[Outputs, Variables]:
+    def _forward(self, variables: Variables, inputs: Inputs) -> tuple[Outputs, Variables]:
         """Returns the outputs for clean and adversarial images, and the updated variables."""
-        images, adversarial = pair
-        clean_logits = None
+        images, adversarial, labels, image_keys = inputs
+        clean_logits, extras = None, {}
+        if self._method.has_extras:
+            assert labels is not None
+            assert image_keys is not None
+            logits_fn = models.logits_fn(self._model, variables, batch_norm="batch")
+            extras = self._method.extras(logits_fn, images, labels, image_keys)
         if self._method.clean == "trained":
             (clean_logits, _), variables = self._trained(variables, images)
         elif self._method.clean == "read":
             clean_logits = self._model.apply(variables, images, train=False)
         (logits, features), variables = self._trained(variables, adversarial)
-        return Outputs(logits, features, clean_logits), variables
+        return Outputs(logits, features, clean_logits, extras), variables
 
     def _trained(self, variables: Variables, images: Images) -> tuple[Any, Variables]:
         """Returns (logits, features) in training mode and the variables with new statistics."""
@@ -272,7 +364,9 @@ class TrainStep:
         )
         return outputs, {**variables, **updated}
 
-    def _updated(self, state: TrainState, share: Share, found: Gradient) -> TrainState:
+    def _updated(
+        self, state: TrainState, share: Share, found: Gradient, *, steps_per_epoch: int
+    ) -> TrainState:
         """Returns the state after the update."""
         params = state.variables["params"]
         decayed = params if found.decayed is None else found.decayed
@@ -283,7 +377,9 @@ class TrainStep:
             variables["batch_stats"] = jax.lax.pmean(variables["batch_stats"], AXIS)
         ema = state.ema
         if ema is not None:
-            ema = averaging.updated(ema, variables, state.step, self._config.train)
+            ema = averaging.updated(
+                ema, variables, state.step, self._config.train, steps_per_epoch=steps_per_epoch
+            )
         observed = jax.lax.all_gather(found.aux.observed, AXIS, tiled=True)
         memory = {
             name: memory.after(share.batch_rows, observed[name])
@@ -312,14 +408,20 @@ def training_attack(config: ConfigDict, attack: Attack, programs: Programs) -> P
       attack: the method's.
       programs: the forms that suit the back end.
     """
-    settings = config.attack
+    settings, loss = config.attack, attack.loss
+    # The divergence from p(x) has no mixed targets: the attack moves away from them instead, as in
+    # the published recipe with CutMix.
+    if config.data.cutmix and loss == "kl":
+        loss = "cross_entropy"
     return PgdSettings(
         epsilon=settings.epsilon,
         step_size=settings.step_size,
         num_steps=settings.num_steps,
         norm=settings.norm,
-        loss=attack.loss,
+        loss=loss,
         random_start=settings.random_start,
+        start_radius=settings.start_radius,
         gaussian_start=attack.gaussian_start if settings.random_start else 0.0,
+        project=settings.project,
         unroll=programs.unroll,
     )

@@ -34,7 +34,7 @@ def test_every_method_has_a_title_and_a_reference():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("pgd", "expected one of bat, gairat, mart, pgd_at, standard, te, trades"),
+        ("pgd", "expected one of bat, gairat, grad_align, mart, pgd_at, standard, te, trades"),
         ("nowhere.to:Be", "importing nowhere.to fails"),
         ("tests.methods.outside:Nobody", "has no Nobody"),
         ("tests.methods.outside:confidence", "not a class derived from"),

@@ -14,7 +14,7 @@ from bat_jax.training.experiment import build
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("objective.name", "madry", ["'madry'", "bat, gairat, mart, pgd_at"]),
+        ("objective.name", "madry", ["'madry'", "bat, gairat, grad_align, mart, pgd_at"]),
         ("model.name", "vgg", ["'vgg'", "small_cnn"]),
         ("model.name", "resnet18", ["resnet18 cannot take images of 8x8"]),
         ("model.stem", "imagenet", ["'imagenet'", "cifar"]),

@@ -1,17 +1,23 @@
 """Switches of the recipe against NumPy in float64, and methods that cannot take them."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bat_jax import config as configs
-from bat_jax import losses
+from bat_jax import keys, losses, parallel
+from bat_jax.data import mixing
 from bat_jax.errors import UserError
 from bat_jax.training import averaging, state
 from bat_jax.training.experiment import build
 from tests.methods.test_methods import from_outside
-from tests.training.test_step import order_of, run
+from tests.networks import Normalized
+from tests.training.conftest import built
+from tests.training.test_step import assert_close, order_of, run
 
 
 def train_config(**fields):
@@ -50,7 +56,7 @@ def test_label_smoothing_enters_the_cross_entropy_of_trades_and_not_its_divergen
 def test_smoothed_labels_reach_the_loss_of_a_step(tiny_config):
     config = tiny_config("standard", **{"train.label_smoothing": 0.3})
     _, metrics = run(config, steps=1)
-    experiment = build(config)
+    experiment = built(config)
     rows = np.asarray(order_of(experiment))[0]
     logits = experiment.model.apply(
         experiment.initial_state().variables,
@@ -97,6 +103,15 @@ def test_a_method_that_cannot_smooth_labels_is_named(tiny_config, config, words)
             {"train.optimizer.nesterov": True, "train.optimizer.name": "adamw"},
             "nesterov is True; expected False with adamw",
         ),
+        (
+            {"attack.start_radius": 2.0},
+            r"attack\.start_radius is 2\.0; expected at most 1 with projection",
+        ),
+        ({"attack.project": False}, r"attack\.project is False; expected True for 2 steps"),
+        (
+            {"train.swa_start_epoch": 1, "train.ema": 0.9},
+            r"swa_start_epoch is 1 and config\.train\.ema 0\.9; expected one of them",
+        ),
         ({"train.ema_warmup": True}, "ema_warmup is True; expected its default"),
         ({"train.ema_statistics": "live"}, "ema_statistics is live; expected its default"),
     ],
@@ -117,11 +132,62 @@ def test_the_average_rises_to_its_decay_as_the_literature_has_it():
             "params": jnp.float32(weights[step + 1]),
             "batch_stats": jnp.float32(statistics[step + 1]),
         }
-        average = averaging.updated(average, variables, jnp.int32(step), config)
+        average = averaging.updated(average, variables, jnp.int32(step), config, steps_per_epoch=4)
         decay = min(0.3, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weights[step + 1]
         np.testing.assert_allclose(average["params"], expected, rtol=1e-5)
         np.testing.assert_array_equal(average["batch_stats"], variables["batch_stats"])
+
+
+def test_epochs_are_averaged_equally_from_their_start_on():
+    config = train_config(swa_start_epoch=1)
+    weights = np.random.default_rng(4).normal(size=(9, 3))
+    average = {"params": jnp.float32(weights[0])}
+    for step in range(8):
+        average = averaging.updated(
+            average,
+            {"params": jnp.float32(weights[step + 1])},
+            jnp.int32(step),
+            config,
+            steps_per_epoch=2,
+        )
+        # Epochs of two steps: those of index 1, 2 and 3 end with the weights 4, 6 and 8.
+        ended = [end for end in (4, 6, 8) if end <= step + 1]
+        expected = weights[ended].mean(axis=0) if ended else weights[min(step + 1, 2)]
+        np.testing.assert_allclose(average["params"], expected, rtol=1e-5)
+
+
+def test_statistics_of_a_batch_are_recovered_from_any_moving_average():
+    generator = np.random.default_rng(5)
+    images = jnp.float32(generator.uniform(size=(8, 4, 4, 3)) * [1.0, 1e3, 1e-3])
+
+    def trained(variables, images):
+        before = variables["batch_stats"]
+        moved = 0.7 * before + 0.3 * jnp.mean(images, axis=(0, 1, 2))
+        return None, {"batch_stats": moved}
+
+    found = averaging.statistics(trained, {"batch_stats": jnp.zeros(3)}, images)
+    np.testing.assert_allclose(found, np.float64(images).mean((0, 1, 2)), rtol=1e-4)
+
+
+def test_the_average_of_epochs_gets_statistics_of_its_own(tiny_config):
+    config = tiny_config("standard", **{"train.swa_start_epoch": 0, "parallel.devices": 2})
+    experiment = dataclasses.replace(built(config), model=Normalized(sync=True))
+    state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
+    order = parallel.replicate(order_of(experiment), experiment.mesh)
+    average = jax.device_get(state.ema)
+    ended = experiment.refreshed(state.replace(step=state.step + len(order)), data, order, root)
+    assert not np.allclose(ended.ema["batch_stats"]["BatchNorm_0"]["mean"], 0.0)
+    convolved = []
+    for rows in np.asarray(order):
+        images = jnp.asarray(experiment.train.images[rows] / np.float32(255))
+        found = nn.Conv(4, (3, 3)).apply({"params": average["params"]["Conv_0"]}, images)
+        convolved.append(np.float64(found))
+    for name, statistic in (("mean", np.mean), ("var", np.var)):
+        expected = np.mean([statistic(found, axis=(0, 1, 2)) for found in convolved], axis=0)
+        measured = ended.ema["batch_stats"]["BatchNorm_0"][name]
+        np.testing.assert_allclose(measured, expected, rtol=1e-3, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, ended.ema["params"], average["params"])
 
 
 def updates(config, gradients, weights):
@@ -163,3 +229,58 @@ def test_nesterov_and_adamw_are_their_published_updates():
         w = w - 0.1 * (ratio + 0.2 * w)
         expected.append(w)
     np.testing.assert_allclose(updates(adamw, gradients, weights), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["pgd_at", "te"])
+def test_epsilon_warms_up_by_steps(tiny_config, objective):
+    """With four steps per epoch, the first of eight has an eighth of epsilon."""
+    # An attack that knows earlier predictions warms up too.
+    fields = {"objective.te.start_epoch": 0.0, "objective.te.ramp_epochs": 0.0}
+    warmed, _ = run(tiny_config(objective, **fields, **{"attack.warmup_epochs": 2.0}), steps=1)
+    small, _ = run(tiny_config(objective, **fields, **{"attack.epsilon": 0.1 / 8}), steps=1)
+    assert_close(warmed.variables, small.variables, rtol=1e-5, atol=1e-7)
+
+
+def test_mixed_images_and_targets_reach_a_step_on_any_number_of_devices(tiny_config):
+    """The loss of a step is that of the mixed batch, made by hand from the step's own draws."""
+    fields = {"data.cutmix": True, "train.label_smoothing": 0.1, "parallel.devices": 2}
+    config = tiny_config("standard", **fields)
+    _, metrics = run(config, steps=1)
+    experiment = built(config)
+    rows = np.asarray(order_of(experiment))[0]
+    images = np.float64(experiment.train.images[rows]) / 255
+    target = smoothed(experiment.train.labels[rows], 10, 0.1)
+    key = keys.derive(config.seed, keys.Purpose.MIXING, 0)
+    mix = jax.device_get(mixing.draw(key, 64, 8, 8))
+    inside = np.asarray(mixing.box(mix.center, mix.size, 8, 8))
+    assert 0 < inside.mean() < 1
+    mixed = np.where(inside[None, :, :, None], images[mix.permutation], images)
+    target = (1 - inside.mean()) * target + inside.mean() * target[mix.permutation]
+    logits = experiment.model.apply(
+        experiment.initial_state().variables, jnp.asarray(np.float32(mixed))
+    )
+    expected = -(target * log_softmax(np.float64(logits))).sum(1).mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ("bat", "objective bat, which weights images by their labels"),
+        ("gairat", "objective gairat, which weights images"),
+        ("te", "objective te, which remembers every example: mixed images are of two"),
+        ("mart", r"data\.cutmix is True; expected False for the objective mart, whose loss takes"),
+    ],
+)
+def test_a_method_that_cannot_mix_images_is_named(tiny_config, objective, words):
+    with pytest.raises(UserError, match=words):
+        build(tiny_config(objective, **{"data.cutmix": True}))
+
+
+@pytest.mark.parametrize(
+    ("objective", "fields"), [("trades", {}), ("pgd_at", {"attack.random_start": False})]
+)
+def test_a_start_without_a_radius_is_named(tiny_config, objective, fields):
+    fields = {**fields, "attack.start_radius": 0.5}
+    with pytest.raises(UserError, match=r"start_radius is 0\.5; expected 1 for the objective"):
+        build(tiny_config(objective, **fields))

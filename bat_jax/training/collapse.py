@@ -1,0 +1,80 @@
+"""Catastrophic overfitting: how it is detected, and how training goes back from it.
+
+In a collapse, robustness to attacks of several steps falls to almost 0 within an epoch, while
+accuracy under the one-step attack of training rises (Wong et al., arXiv:2001.03994). PGD on the
+validation images, which scores checkpoints, shows it.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from bat_jax.training.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+# The name of the flag among the metrics of a checkpoint and of a validation record.
+FLAG = "collapsed"
+
+
+class Collapsed(Exception):
+    """Training collapsed, and the config lets it go back to the last good state.
+
+    Attributes:
+      step: of the collapsed state.
+      seconds: of training until then.
+    """
+
+    def __init__(self, step: int, seconds: float) -> None:
+        """Keeps the step and the seconds."""
+        super().__init__(f"step {step}: training collapsed")
+        self.step, self.seconds = step, seconds
+
+
+class Watch:
+    """Compares the robust accuracy of each scored state with the highest of the good ones.
+
+    A state has collapsed if its accuracy under PGD is below `below` times that one, and that one is
+    above twice chance. All others are good.
+    """
+
+    def __init__(self, config: ConfigDict, *, score: str, num_classes: int, highest: float) -> None:
+        """Starts to watch.
+
+        Args:
+          config: `config.train.collapse`.
+          score: the name of the accuracy under PGD.
+          num_classes: sets chance.
+          highest: the highest accuracy of a good state so far, 0 without any.
+        """
+        self._below, self._score, self._chance = config.below, score, 1 / num_classes
+        self._highest = highest
+
+    def flagged(self, step: int, scores: Mapping[str, float]) -> dict[str, float]:
+        """Returns the scores with the flag `collapsed`, 1 or 0, and warns of a collapse."""
+        robust, highest = scores[self._score], self._highest
+        is_collapse = highest > 2 * self._chance and robust < self._below * highest
+        if is_collapse:
+            log.warning(
+                "step %d: collapse: accuracy under %s is %.1f %%, and was up to %.1f %%; clean"
+                " accuracy is %.1f %%; the last good state is kept",
+                step,
+                self._score,
+                100 * robust,
+                100 * highest,
+                100 * scores["clean"],
+            )
+        else:
+            self._highest = max(highest, robust)
+        return {**scores, FLAG: float(is_collapse)}
+
+
+def gentler(experiment: Experiment, retries: int) -> Experiment:
+    """Returns the experiment with the attack's step size of the given number of retries."""
+    if not retries:
+        return experiment
+    config = experiment.config.copy_and_resolve_references()
+    config.attack.step_size *= config.train.collapse.factor**retries
+    return dataclasses.replace(experiment, config=config)

@@ -1,0 +1,19 @@
+"""Fast adversarial training with FGSM-RS (Wong et al., arXiv:2001.03994) on CIFAR-100.
+
+    python launch.py --config=configs/cifar100_fgsm_rs.py
+
+One attack step instead of ten, 30 epochs. PreActResNet-18, Linf 8/255; docs/method.md, section 10.
+A collapse is named and the last good state kept. Hardware: one GPU or TPU. Expected: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from bat_jax.settings import cifar_one_step
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = cifar_one_step("cifar100", "pgd_at")
+    config.attack.num_steps = 1
+    config.attack.step_size = 1.25 * config.attack.epsilon
+    return config

@@ -1,0 +1,149 @@
+"""A collapse is reported, the last good state is kept, and training goes back to it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bat_jax import config as configs
+from bat_jax.errors import UserError
+from bat_jax.jobs import train
+from bat_jax.training import experiment as experiments
+from bat_jax.training import loop
+from bat_jax.training.collapse import Watch, gentler
+from bat_jax.training.experiment import build
+from tests.training.conftest import built
+from tests.training.test_checkpoints import LIKE, opened, state, steps
+
+COLLAPSE = configs.default().train.collapse
+
+
+def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
+    watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.0)
+
+    def flags(robust):
+        return [
+            watch.flagged(step, {"clean": 0.8, "pgd20": value})["collapsed"]
+            for step, value in enumerate(robust)
+        ]
+
+    # A state near chance has nothing to lose.
+    assert flags([0.15, 0.05, 0.4, 0.25]) == [0, 0, 0, 0]
+    assert not caplog.messages
+    # Neither slowly nor twice does one fall by less than half.
+    assert flags([0.19, 0.1, 0.21, 0.5]) == [1, 1, 0, 0]
+    assert "step 1: collapse: accuracy under pgd20 is 10.0 %, and was up to 40.0 %" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"train.collapse.watch": True, "evaluation.select_by": "clean"},
+            r"collapse\.watch is True and config\.evaluation\.select_by clean; expected pgd",
+        ),
+        ({"train.collapse.retries": 1}, r"collapse\.retries is 1; expected 0 unless"),
+        ({"train.collapse.factor": 1.0}, r"collapse\.factor is 1\.0; expected above 0 and below 1"),
+    ],
+)
+def test_a_watch_that_cannot_see_or_go_back_is_refused(tiny_config, fields, words):
+    with pytest.raises(UserError, match=words):
+        configs.check(tiny_config("pgd_at", **fields))
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_one_step_that_nobody_watches_is_warned_of(tiny_config, caplog, is_watched):
+    fields = {"attack.num_steps": 1, "train.collapse.watch": is_watched}
+    build(tiny_config("pgd_at", **fields))
+    assert ("the attack takes one step" in caplog.text) != is_watched
+
+
+def scripted(monkeypatch, robust):
+    """Makes validation return these accuracies under PGD, one after another."""
+    left = iter(robust)
+
+    def evaluator(self, losses):
+        def verdicts(variables, data):
+            return {"clean": np.ones(100), self.score: np.arange(100) < 100 * next(left)}
+
+        return verdicts
+
+    monkeypatch.setattr(experiments.Experiment, "evaluator", evaluator)
+
+
+def records_of(folder, split):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["split"] == split]
+
+
+@pytest.fixture
+def watched(tiny_config, monkeypatch):
+    """Returns a function that counts epochs of one step, with scripted validation."""
+    monkeypatch.setattr(train, "evaluate", lambda experiment, states, workdir, *, seconds: states)
+
+    def step(state, data, order, root):
+        return state.replace(step=state.step + 1), {"loss": state.step, "accuracy": state.step}
+
+    monkeypatch.setattr(experiments.Experiment, "train_step", staticmethod(step))
+    # It takes seconds.
+    monkeypatch.setattr(loop, "together", lambda devices, dtype: None)
+
+    def run(folder, robust, retries):
+        fields = {
+            "train.collapse.watch": True,
+            "train.collapse.retries": retries,
+            "train.epochs": 4,
+            "data.subset": 64,
+            "checkpoint.keep": 1,
+            "attack.num_steps": 1,
+        }
+        scripted(monkeypatch, robust)
+        return train.train_and_evaluate(tiny_config("pgd_at", **fields), folder)
+
+    return run
+
+
+def test_a_collapse_is_recorded_and_the_last_good_state_kept(watched, tmp_path):
+    states = watched(tmp_path, [0.5, 0.4, 0.1, 0.05], retries=0)
+    assert (states["best"].state.step, states["last"].state.step) == (1, 4)
+    flags = [r["collapsed"] for r in records_of(tmp_path, "validation")]
+    assert flags == [0, 0, 1, 1]
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [1, 2, 4]
+
+
+def test_training_goes_back_with_a_smaller_step_and_no_oftener_than_it_may(watched, tmp_path):
+    # Epoch 3 collapses twice, and the second retry ends collapsed.
+    robust = [0.5, 0.6, 0.1, 0.1, 0.1, 0.55]
+    states = watched(tmp_path, robust, retries=2)
+    assert states["last"].retries == 2
+    assert states["last"].state.step == 4
+    records = records_of(tmp_path, "collapse")
+    assert [(r["step"], r["collapsed_step"]) for r in records] == [(2, 3), (2, 3)]
+    np.testing.assert_allclose([r["step_size"] for r in records], [0.05 / 2, 0.05 / 4])
+    assert [r["collapsed"] for r in records_of(tmp_path, "validation")] == [0, 0, 1, 0]
+    assert {"collapsed-3", "collapsed-3-2"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_step_size_of_a_retry_is_that_of_its_experiment(tiny_config):
+    experiment = built(tiny_config("pgd_at"))
+    assert gentler(experiment, 0) is experiment
+    assert gentler(experiment, 3).config.attack.step_size == 0.05 / 8
+    assert experiment.config.attack.step_size == 0.05
+
+
+def test_a_resumed_run_knows_its_good_states_and_its_retries(tmp_path):
+    checkpoints = opened(tmp_path, keep=1)
+    for step, robust, flag in ((1, 0.5, 0.0), (2, 0.3, 0.0), (3, 0.4, 0.0), (4, 0.1, 1.0)):
+        metrics = {"pgd2": robust, "collapsed": flag}
+        checkpoints.save(state(step), seconds=float(step), metrics=metrics, retries=1)
+    checkpoints.close()
+    checkpoints = opened(tmp_path, keep=1)
+    # The best, the last good and the newest are kept.
+    assert checkpoints.good == {1: 0.5, 3: 0.4}
+    assert checkpoints.latest(LIKE).retries == 1
+    good = checkpoints.back_to_good(LIKE)
+    assert (int(good.state.step), good.retries) == (3, 1)
+    assert steps(tmp_path) == [1, 3]
+    assert (tmp_path / "collapsed-4").is_dir()
+    checkpoints.close()
