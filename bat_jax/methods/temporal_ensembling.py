@@ -63,6 +63,7 @@ class TemporalEnsembling(Method):
     name = "te"
     title = "temporal ensembling"
     reference = "Dong et al., Exploring Memorization in Adversarial Training, arXiv:2106.01606"
+    takes_targets = True
     fields = {
         # The method that it regularises.
         "base": Choice("pgd_at", ("pgd_at", "trades")),

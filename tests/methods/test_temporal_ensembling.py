@@ -17,7 +17,7 @@ from bat_jax.training.experiment import build, check_memory_fits
 from bat_jax.training.state import fingerprint
 from tests.methods import float64
 from tests.methods.float64 import Net
-from tests.training.conftest import tiny
+from tests.training.conftest import built, tiny
 from tests.training.test_step import assert_close, order_of, run
 
 CLASSES = 4
@@ -101,10 +101,13 @@ def test_nothing_is_remembered_before_the_start():
 
 @pytest.mark.parametrize("base", ["pgd_at", "trades"])
 @pytest.mark.parametrize("over_classes", ["mean", "sum"])
-def test_attack_and_loss_add_the_regulariser(base, over_classes):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_attack_and_loss_add_the_regulariser(base, over_classes, smoothing):
     te = method(base=base, over_classes=over_classes, weight=3.0)
     clean, ours, looked = (draws(6, CLASSES, seed=seed) for seed in range(3))
     labels = np.arange(6) % CLASSES
+    target = (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
+    targets = jnp.float32(target) if smoothing else None
     before = visited(te, looked, probabilities(draws(6, CLASSES, seed=3)))
     scale = 3.0 if over_classes == "mean" else 3.0 * CLASSES
 
@@ -116,9 +119,10 @@ def test_attack_and_loss_add_the_regulariser(base, over_classes):
         return (p * (float64.log_softmax(z) - float64.log_softmax(other))).sum(axis=1)
 
     def entropy(logits):
-        return -float64.log_softmax(logits)[np.arange(6), labels]
+        return -(target * float64.log_softmax(logits)).sum(axis=1)
 
-    maximised = te.attack.loss(jnp.float32(ours), jnp.asarray(labels), before)
+    seen = jnp.asarray(labels) if targets is None else targets
+    maximised = te.attack.loss(jnp.float32(ours), seen, before)
     plain = entropy(ours) if base == "pgd_at" else 6 * divergence(looked, ours)
     np.testing.assert_allclose(maximised, plain + scale * distance(ours), rtol=1e-5)
 
@@ -131,6 +135,7 @@ def test_attack_and_loss_add_the_regulariser(base, over_classes):
         memorization=jnp.zeros(6),
         epoch=jnp.float32(0),
         before=before,
+        targets=targets,
     )
     loss = parallel.over_devices(
         lambda batch: te.loss(batch)[0],
@@ -143,6 +148,10 @@ def test_attack_and_loss_add_the_regulariser(base, over_classes):
     else:
         expected = entropy(clean) + 6 * divergence(clean, ours) + scale * distance(clean)
     np.testing.assert_allclose(loss(batch), expected.mean(), rtol=1e-5)
+
+
+def test_smoothed_labels_are_accepted():
+    built(tiny("te", **{"train.label_smoothing": 0.1}))
 
 
 def test_the_attack_takes_soft_targets():
