@@ -9,6 +9,7 @@ from bat_jax.evaluation.records import CLEAN
 from bat_jax.evaluation.runs import Run
 from bat_jax.report import audit, charts, groups, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
+from bat_jax.report.recipe import recipe
 from bat_jax.runtime.storage import AnyPath
 
 
@@ -39,6 +40,7 @@ def facts(run: Run) -> dict[str, str]:
         f" {attack['num_steps']} steps of {attack['step_size']:.4g}",
         "Training": f"{steps}, batch {train['batch_size']}, seed {config['seed']},"
         f" {results['seconds']:,.0f} s",
+        **({"Recipe": words} if (words := recipe(config)) else {}),
         **_speed(run),
         "Run on": f"{len(devices)} device(s), {devices[0]}; JAX {versions['jax']}",
         "Code": run.about["git"] or "not in a git repository",

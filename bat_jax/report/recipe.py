@@ -1,0 +1,46 @@
+"""The options of the recipe that a run used, in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# By field: the words for a value that is neither absent, false nor 0.
+_SWITCHES = {
+    "train.schedule.warmup_epochs": "learning rate warmed up over {:g} epochs",
+    "attack.warmup_epochs": "epsilon warmed up over {:g} epochs",
+    "train.label_smoothing": "labels smoothed by {:g}",
+    "data.cutmix": "CutMix",
+    "train.optimizer.nesterov": "Nesterov momentum",
+    "train.ema": "moving average of decay {:g}",
+}
+# By field and value.
+_CHOICES = {
+    ("train.ema_warmup", True): "with a rising decay",
+    ("train.optimizer.name", "adamw"): "AdamW",
+    ("model.activation", "silu"): "SiLU",
+}
+
+
+def recipe(config: Mapping[str, Any]) -> str:
+    """Returns the options that are on, or an empty text.
+
+    Args:
+      config: the plain config of a run, possibly of a version without some of the options.
+    """
+    words = [
+        text.format(value) for field, text in _SWITCHES.items() if (value := _value(config, field))
+    ]
+    words += [text for (field, value), text in _CHOICES.items() if _value(config, field) == value]
+    start = _value(config, "train.swa_start_epoch")
+    if start is not None:
+        words.append(f"equal average of epochs from {start}")
+    if _value(config, "data.extra") is not None:
+        words.append(f"{_value(config, 'data.extra_fraction'):.0%} extra images")
+    return ", ".join(words)
+
+
+def _value(config: Mapping[str, Any], field: str) -> Any:
+    """Returns a field by its dotted name, or None if the config does not have it."""
+    found: Any = config
+    for part in field.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
