@@ -43,7 +43,7 @@ def _elsewhere(tmp_path, monkeypatch):
         (["--config.attack.epsilon=1e999"], "config.attack.epsilon is inf; expected a finite numb"),
         (["--config.data.flip=maybe"], "config.data.flip is 'maybe'; expected true or false"),
         (["--config.train.epochs"], "--config.train.epochs has no value"),
-        (["--config.train.optimizer={}"], "config.train.optimizer.name is missing"),
+        (["--config.train.optimizer={}"], "config.train.optimizer.learning_rate is missing"),
         (["--config.objective={'name':'bat'}"], "config.objective.awp is missing"),
         (["--config.objective=bat"], "config.objective is 'bat'; expected a section"),
         (
