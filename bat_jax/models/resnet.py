@@ -6,6 +6,7 @@ convolution without pooling; for the 64x64 images of Tiny ImageNet its stride is
 stages have the same sizes.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ Map = Float[Array, "batch height width channels"]
 BlockOutput = Float[Array, "batch out_height out_width out_channels"]
 
 STEM_STRIDE: dict[str, int] = {"cifar": 1, "tiny_imagenet": 2}
-_STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
 # Blocks of each stage, two layers each; with the stem and the head they make the depth.
 BLOCKS: dict[int, tuple[int, int, int, int]] = {
     10: (1, 1, 1, 1),
@@ -80,6 +80,32 @@ class PreActivationBlock(nn.Module):
         return x + y
 
 
+def stages(
+    x: Map,
+    block: Callable[..., nn.Module],
+    *,
+    channels: int,
+    blocks: Sequence[int],
+    train: bool,
+) -> BlockOutput:
+    """Returns the output of consecutive stages of blocks, within a compact module.
+
+    Each stage but the first doubles the channels and halves the sides.
+
+    Args:
+      x: the input.
+      block: makes a block from its channels and stride.
+      channels: of the first stage.
+      blocks: the number of blocks of each stage.
+      train: whether batch norm uses the batch's statistics.
+    """
+    for stage, count in enumerate(blocks):
+        for number in range(count):
+            stride = 2 if stage > 0 and number == 0 else 1
+            x = block(channels * 2**stage, stride)(x, train=train)
+    return x
+
+
 class ResNet18(nn.Module):
     """A residual network of 18 layers, or of 10 or 34.
 
@@ -114,22 +140,18 @@ class ResNet18(nn.Module):
         """Returns the logits, and on request the pooled features."""
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
-        block = PreActivationBlock if self.pre_activation else BasicBlock
         x = normalize(images, self.mean, self.std, self.dtype)
         x = convolve(self.width, stride=STEM_STRIDE[self.stem])(x)
         if not self.pre_activation:
             x = self.activation(norm()(x))
-        for (multiple, first_stride), blocks in zip(_STAGES, BLOCKS[self.depth], strict=True):
-            for number in range(blocks):
-                stride = first_stride if number == 0 else 1
-                x = block(
-                    multiple * self.width,
-                    stride,
-                    self.axis_name,
-                    self.dtype,
-                    self.conv,
-                    self.activation,
-                )(x, train=train)
+        block = partial(
+            PreActivationBlock if self.pre_activation else BasicBlock,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            conv=self.conv,
+            activation=self.activation,
+        )
+        x = stages(x, block, channels=self.width, blocks=BLOCKS[self.depth], train=train)
         if self.pre_activation:
             x = self.activation(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -13,7 +13,7 @@ from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
 from bat_jax.models.layers import Activation, Outputs, batch_norm, head, normalize
 from bat_jax.models.layers import convolution as layer
-from bat_jax.models.resnet import STEM_STRIDE, Map, PreActivationBlock, Stem
+from bat_jax.models.resnet import STEM_STRIDE, Map, PreActivationBlock, Stem, stages
 
 
 class WideResNet(nn.Module):
@@ -52,17 +52,15 @@ class WideResNet(nn.Module):
         x = normalize(images, self.mean, self.std, self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         x = convolve(self.width, stride=STEM_STRIDE[self.stem])(x)
-        for multiple, first_stride in ((1, 1), (2, 2), (4, 2)):
-            for number in range((self.depth - 4) // 6):
-                stride = first_stride if number == 0 else 1
-                x = PreActivationBlock(
-                    multiple * self.widening * self.width,
-                    stride,
-                    self.axis_name,
-                    self.dtype,
-                    self.conv,
-                    self.activation,
-                )(x, train=train)
+        block = partial(
+            PreActivationBlock,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            conv=self.conv,
+            activation=self.activation,
+        )
+        blocks = (self.depth - 4) // 6
+        x = stages(x, block, channels=self.widening * self.width, blocks=(blocks,) * 3, train=train)
         x = self.activation(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return head(x, self.num_classes, features_too=features)
