@@ -49,17 +49,25 @@ def steepest(gradient: Images, norm: Norm) -> Images:
     return scaled_to(scaled_to(gradient, 1.0, "linf"), 1.0, "l2")
 
 
+def uniform(keys: Key[Array, " batch"], images: Images, radius: float = 1.0) -> Images:
+    """Returns draws of U(-radius, radius) for every pixel, each image by its own key."""
+    shape, dtype = images.shape[1:], images.dtype
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -radius, radius))(keys)
+
+
+def normal(keys: Key[Array, " batch"], images: Images) -> Images:
+    """Returns draws of N(0, 1) for every pixel, each image by its own key."""
+    shape, dtype = images.shape[1:], images.dtype
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+
+
 def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, norm: Norm) -> Images:
     """Returns x + epsilon t / ||t||, t ~ U(-1, 1) for Linf and N(0, 1) for L2, clipped to [0, 1].
 
     Every image has its own key, so that its start does not depend on the rest of the batch.
     """
-    shape = images.shape[1:]
-    if norm == "linf":
-        draw = jax.vmap(lambda key: jax.random.uniform(key, shape, images.dtype, -1.0, 1.0))
-    else:
-        draw = jax.vmap(lambda key: jax.random.normal(key, shape, images.dtype))
-    return jnp.clip(images + scaled_to(draw(keys), epsilon, norm), 0.0, 1.0)
+    offsets = uniform(keys, images) if norm == "linf" else normal(keys, images)
+    return jnp.clip(images + scaled_to(offsets, epsilon, norm), 0.0, 1.0)
 
 
 def project(x: Images, center: Images, epsilon: float | Float[Array, ""], norm: Norm) -> Images:

@@ -17,7 +17,7 @@ from bat_jax import keys
 from bat_jax.attacks import checks, inner_losses
 from bat_jax.attacks.checks import GivenImages, GivenLabels
 from bat_jax.attacks.classifier import Images, Labels, Logits, LogitsFn, correct
-from bat_jax.attacks.geometry import Norm, project
+from bat_jax.attacks.geometry import Norm, normal, project, uniform
 from bat_jax.attacks.inner_losses import Loss, PerImage, SoftLabels
 from bat_jax.errors import UserError
 from bat_jax.kernels import programs
@@ -292,7 +292,7 @@ def _attack(
 
     x = images
     if settings.gaussian_start > 0:
-        x = images + settings.gaussian_start * _per_image_normal(image_keys, images)
+        x = images + settings.gaussian_start * normal(image_keys, images)
     elif settings.random_start:
         radius = settings.start_radius * bounds.epsilon
         x = images + _uniform_in_ball(image_keys, images, radius, settings.norm)
@@ -358,21 +358,15 @@ def _direction(gradient: Images, norm: Norm) -> Images:
     return scaled / jnp.maximum(length, 1.0)
 
 
-def _per_image_normal(image_keys: Key[Array, " batch"], images: Images) -> Images:
-    return jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(image_keys)
-
-
 def _uniform_in_ball(
     image_keys: Key[Array, " batch"],
     images: Images,
     epsilon: float | Float[Array, ""],
     norm: Norm,
 ) -> Images:
-    shape, dtype = images.shape[1:], images.dtype
     if norm == "linf":
-        draw = jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -1.0, 1.0))
-        return epsilon * draw(image_keys)
+        return epsilon * uniform(image_keys, images)
     direction_keys, radius_keys = jnp.swapaxes(jax.vmap(jax.random.split)(image_keys), 0, 1)
-    direction = _direction(_per_image_normal(direction_keys, images), norm)
-    radius = jax.vmap(lambda key: jax.random.uniform(key, (), dtype))(radius_keys)
+    direction = _direction(normal(direction_keys, images), norm)
+    radius = jax.vmap(lambda key: jax.random.uniform(key, (), images.dtype))(radius_keys)
     return epsilon * direction * radius[:, None, None, None] ** (1.0 / images[0].size)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from bat_jax.methods.base import Gradient, Method, Variables
@@ -34,7 +35,7 @@ def perturbation(params: Any, gradients: Any) -> Any:
     def of_tensor(weight: Float[Array, "..."], gradient: Float[Array, "..."]) -> Array:
         if weight.ndim < 2:
             return jnp.zeros_like(weight)
-        return gradient * (_norm(weight) / (_norm(gradient) + _TINY))
+        return gradient * (optax.tree.norm(weight) / (optax.tree.norm(gradient) + _TINY))
 
     return jax.tree.map(of_tensor, params, gradients)
 
@@ -82,7 +83,3 @@ def gradient(
         perturbed = ascended(params)
     found = method.gradient(value_and_grad, {**variables, "params": perturbed}, epoch=epoch)
     return found if found.decayed is not None else found._replace(decayed=perturbed)
-
-
-def _norm(values: Float[Array, "..."]) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.sum(values**2))

@@ -309,12 +309,6 @@ def cross_entropy(batch: Batch) -> Float[Array, " batch"]:
     return optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
 
 
-def noise(image_keys: Key[Array, " batch"], images: Images, radius: float) -> Images:
-    """Returns draws of U(-radius, radius) for every pixel, each image by its own key."""
-    shape, dtype = images.shape[1:], images.dtype
-    return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -radius, radius))(image_keys)
-
-
 def mean(values: Float[Array, " batch"]) -> Float[Array, ""]:
     """Returns the mean over the global batch."""
     return losses.weighted_mean(values, jnp.ones_like(values), axis_name=AXIS)

@@ -4,9 +4,10 @@ import jax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bat_jax import losses
+from bat_jax.attacks import geometry
 from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.fields import Real
-from bat_jax.methods.base import Batch, Method, Metrics, noise
+from bat_jax.methods.base import Batch, Method, Metrics
 from bat_jax.parallel import AXIS
 
 
@@ -31,7 +32,7 @@ class GradAlign(Method):
         image_keys: Key[Array, " batch"],
     ) -> dict[str, Float[Array, " batch"] | Bool[Array, " batch"]]:
         """Returns the cosine of both gradients for each image, and where it is defined."""
-        moved = noise(image_keys, images, self.setup.epsilon)
+        moved = geometry.uniform(image_keys, images, self.setup.epsilon)
         cosine, is_defined = losses.gradient_alignment(logits_fn, images, labels, moved)
         return {"cosine": cosine, "is_defined": is_defined.astype(cosine.dtype)}
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from bat_jax import losses
-from bat_jax.attacks import PgdSettings, fgsm, pgd_trajectory
-from bat_jax.methods.base import noise
+from bat_jax.attacks import PgdSettings, fgsm, geometry, pgd_trajectory
 
 EPSILON = 8 / 255
 SHAPE = (5, 4, 4, 1)
@@ -83,7 +82,7 @@ def test_pgd_with_one_step_is_the_same_attack(problem, clip, scale):
         logits_fn_of(weights),
         images,
         jnp.asarray(labels),
-        noise(image_keys, images, factor * k * EPSILON),
+        geometry.uniform(image_keys, images, factor * k * EPSILON),
         epsilon=factor * EPSILON,
         # A warm-up leaves the step as it is where epsilon bounds it.
         step_size=settings.step_size * (1.0 if clip else factor),

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 from bat_jax import keys, losses, methods, parallel
-from bat_jax.attacks import fgsm
-from bat_jax.methods.base import noise
+from bat_jax.attacks import fgsm, geometry
 from tests.training.conftest import built, tiny
 from tests.training.test_step import assert_close, order_of, run
 
@@ -79,7 +78,7 @@ def test_a_step_is_the_gradient_of_the_loss_with_the_regulariser():
         clip=True,
     )
     key = keys.derive(config.seed, keys.Purpose.EXTRAS, 0)
-    drawn = noise(keys.per_image(key, jnp.arange(len(labels))), clean, 0.1)
+    drawn = geometry.uniform(keys.per_image(key, jnp.arange(len(labels))), clean, 0.1)
 
     def loss(params):
         def logits_fn(x):
