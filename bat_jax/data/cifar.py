@@ -26,7 +26,7 @@ class _Layout:
     Attributes:
       official: the published archive.
       train: the files of the training set, in order, with the MD5 of their published contents.
-      test: the files of the test set, likewise with MD5.
+      test: the files of the test set, with the MD5 of theirs.
       images: the number of images in a training file; test files have 10,000.
       names: the file of class names, one per line.
       classes: the number of classes.

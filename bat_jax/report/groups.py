@@ -76,14 +76,14 @@ def _chart(run: Run, kind: str, found: Mapping[str, Accuracies]) -> Chart:
         axes.set(xlabel="accuracy (%)", xlim=(-1, 101), ylim=(len(names) - 0.5, -0.5))
         legend(figure, entries)
 
-    told = "; ".join(
+    listed = "; ".join(
         f"{name}: " + ", ".join(f"{m.title} {found[name][m].percent} %" for m in measures)
         for name in names
     )
     return Chart(
         f"by_{kind}",
         f"Accuracy by {kind}",
-        f"Dot plot of accuracy in percent by {kind}, sorted by {attack.title}. {told}.",
+        f"Dot plot of accuracy in percent by {kind}, sorted by {attack.title}. {listed}.",
         f"State: {run.states[0]}. Bars are Wilson's 95 % intervals, the order is that of"
         f" {attack.title}.",
         draw,

@@ -18,7 +18,7 @@ class Clock:
     """Counts down to the end of a box, and of the box that it is in."""
 
     def __init__(self, seconds: float, *, within: "Clock | None" = None) -> None:
-        """Starts a box of so many seconds; it ends no later than the one it is in."""
+        """Starts a box of `seconds`, which ends no later than the one it is in."""
         self._end = time.monotonic() + seconds
         if within is not None:
             self._end = min(self._end, within._end)

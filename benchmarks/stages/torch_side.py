@@ -25,7 +25,7 @@ _steps: dict[str, tuple[Callable[[], None], float]] = {}
 
 
 def step(question: dict[str, Any]) -> dict[str, Any]:
-    """Returns the mean seconds of so many training steps."""
+    """Returns the mean seconds of a training step."""
     key = str((sorted(question["case"].items()), question["compiled"]))
     if key not in _steps:
         # One case at a time: others would hold memory.
