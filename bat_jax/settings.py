@@ -84,6 +84,7 @@ def cifar100_small(objective: str) -> ConfigDict:
 def cifar_one_step(name: str, objective: str) -> ConfigDict:
     """Returns `cifar` for attacks of one step: 30 epochs of one cycle that watch for collapse."""
     config = cifar(name, objective)
+    config.attack.num_steps = 1
     config.train.epochs = 30
     config.train.optimizer.learning_rate = 0.2
     config.train.schedule.name = "one_cycle"

@@ -14,6 +14,5 @@ from bat_jax.settings import cifar_one_step
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = cifar_one_step("cifar100", "pgd_at")
-    config.attack.num_steps = 1
     config.attack.step_size = 1.25 * config.attack.epsilon
     return config

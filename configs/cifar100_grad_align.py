@@ -14,7 +14,6 @@ from bat_jax.settings import cifar_one_step
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = cifar_one_step("cifar100", "grad_align")
-    config.attack.num_steps = 1
     config.attack.step_size = config.attack.epsilon
     config.attack.random_start = False
     config.train.optimizer.learning_rate = 0.3

@@ -14,7 +14,6 @@ from bat_jax.settings import cifar_one_step
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = cifar_one_step("cifar100", "pgd_at")
-    config.attack.num_steps = 1
     config.attack.step_size = config.attack.epsilon
     # Noise beyond epsilon, and nothing clipped to it, keep training from collapsing.
     config.attack.start_radius = 2.0

@@ -14,6 +14,9 @@ from bat_jax.data import extra as extra_images
 from bat_jax.data.dataset import Split, check_ids
 from bat_jax.errors import UserError
 
+# The fraction of a device's free memory that a program may plan to use.
+USABLE = 0.8
+
 
 class DeviceSplit(NamedTuple):
     """A split as device arrays, replicated on every device.
@@ -43,14 +46,8 @@ def to_devices(
     if memorization is None:
         memorization = np.full(len(split), np.nan, np.float32)
     needed = split.images.nbytes + split.labels.nbytes * 3
-    for device in mesh.local_devices:
-        free = free_bytes(device)
-        if needed > 0.8 * free:
-            raise UserError(
-                f"data: {len(split)} images need {needed / 2**30:.3f} GiB on every device, and"
-                f" {device} has {free / 2**30:.3f} GiB free; expected at most 80 % of it: use fewer"
-                " images (config.data.subset)"
-            )
+    what = f"data: {len(split)} images need {needed / 2**30:.3f} GiB on every device"
+    check_fits(needed, mesh, what)
     arrays = (split.images, split.labels, split.ids.astype(np.int32), np.float32(memorization))
     return DeviceSplit(*parallel.replicate(arrays, mesh))
 
@@ -65,6 +62,26 @@ def shapes(split: Split) -> Any:
             jnp.zeros(len(split)),
         )
     )
+
+
+def check_fits(needed: int, mesh: Mesh, what: str) -> None:
+    """Checks that arrays kept for every image fit on each device of this process.
+
+    Args:
+      needed: their bytes.
+      mesh: the devices.
+      what: says for messages what needs these bytes.
+
+    Raises:
+      UserError: they would take more than 80 % of a device's free memory.
+    """
+    for device in mesh.local_devices:
+        free = free_bytes(device)
+        if needed > USABLE * free:
+            raise UserError(
+                f"{what}, and {device} has {free / 2**30:.3f} GiB free; expected at most 80 % of"
+                " it: use fewer images (config.data.subset)"
+            )
 
 
 def free_bytes(device: jax.Device) -> int:

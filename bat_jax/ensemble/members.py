@@ -21,7 +21,15 @@ from jaxtyping import Array, Float, Int, Int32, Key, Shaped
 from bat_jax import keys, models
 from bat_jax.attacks import pgd_trajectory
 from bat_jax.attacks.classifier import correct
-from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, shapes, to_devices, to_unit
+from bat_jax.data.device import (
+    USABLE,
+    DeviceSplit,
+    epoch_order,
+    free_bytes,
+    shapes,
+    to_devices,
+    to_unit,
+)
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
 from bat_jax.keys import Purpose
@@ -36,8 +44,6 @@ from bat_jax.training.step import TrainStep
 _MEMBER = "member"
 # With sequential members, larger rounds only save returns to the host.
 _MOST_MAPPED = 16
-# Of a device's free memory.
-_USABLE = 0.8
 
 
 def subset(
@@ -84,7 +90,7 @@ class Ensemble:
             devices[:, None], (_MEMBER, AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
         )
         fitting = self._programs.members_at_once or self.fitting(
-            _USABLE / sharing * self._free_bytes()
+            USABLE / sharing * self._free_bytes()
         )
         self.round_size = even_rounds(members, fitting=fitting, devices=len(devices))
 

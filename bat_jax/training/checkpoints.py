@@ -42,7 +42,7 @@ _LISTED_DIFFERENCES = 3
 
 
 # The validation metric that marks a state as collapsed (1) or good (0).
-_FLAG = "collapsed"
+COLLAPSED = "collapsed"
 
 
 class Saved(NamedTuple):
@@ -138,7 +138,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._scores[step] = (metrics or {}).get(self._score)
-        if metrics and metrics.get(_FLAG) == 0:
+        if metrics and metrics.get(COLLAPSED) == 0:
             self._good[step] = metrics[self._score]
         check: dict[str, Any] = {"fingerprint": int(fingerprint(state)), "seconds": seconds}
         if retries:
@@ -275,7 +275,7 @@ class Checkpoints:
         for step, score in self._scores.items():
             if score is None or math.isnan(score):
                 continue
-            if self._metric_of(step, _FLAG) == 0:
+            if self._metric_of(step, COLLAPSED) == 0:
                 found[step] = score
         return found
 

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from bat_jax.training.checkpoints import COLLAPSED
 from bat_jax.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
-
-# The name of the flag among the metrics of a checkpoint and of a validation record.
-FLAG = "collapsed"
 
 
 class Collapsed(Exception):
@@ -68,7 +66,7 @@ class Watch:
             )
         else:
             self._highest = max(highest, robust)
-        return {**scores, FLAG: float(is_collapse)}
+        return {**scores, COLLAPSED: float(is_collapse)}
 
 
 def gentler(experiment: Experiment, retries: int) -> Experiment:

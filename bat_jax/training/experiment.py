@@ -20,7 +20,7 @@ from bat_jax import keys, memorization, methods, models, outside, parallel
 from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, load, select
 from bat_jax.data import extra as extra_images
-from bat_jax.data.device import DeviceSplit, epoch_order, free_bytes, to_devices
+from bat_jax.data.device import DeviceSplit, check_fits, epoch_order, to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation import groups as class_groups
 from bat_jax.evaluation.classify import Evaluator
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 
 # Below this many steps, a first step without effect matters.
 _FEW_STEPS = 20
-# The part of a device's free memory that a method's memory may take.
-_USABLE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +122,14 @@ class Experiment:
         return jax.jit(create, out_shardings=replicated)
 
     @functools.cached_property
+    def _step(self) -> TrainStep:
+        return TrainStep(self.model, self.method, self.optimizer, self.config, self.programs)
+
+    @functools.cached_property
     def train_step(self) -> jax.stages.Wrapped:
         """The jitted `TrainStep` over all devices, compiled once."""
         return parallel.over_devices(
-            TrainStep(self.model, self.method, self.optimizer, self.config, self.programs),
+            self._step,
             self.mesh,
             in_specs=(parallel.REPLICATED,) * 4,
             out_specs=(parallel.REPLICATED, parallel.REPLICATED),
@@ -137,9 +139,8 @@ class Experiment:
     @functools.cached_property
     def refreshed(self) -> jax.stages.Wrapped:
         """The jitted `TrainStep.refreshed` over all devices."""
-        step = TrainStep(self.model, self.method, self.optimizer, self.config, self.programs)
         return parallel.over_devices(
-            step.refreshed,
+            self._step.refreshed,
             self.mesh,
             in_specs=(parallel.REPLICATED,) * 4,
             out_specs=parallel.REPLICATED,
@@ -169,10 +170,10 @@ class Experiment:
         """The training images, with the extra ones after them."""
         return self.train if self.extra is None else extra_images.joined(self.train, self.extra)
 
-    def order(self, root: Key[Array, ""], epoch: Int[Array, ""]) -> Int32[Array, "steps batch"]:
+    def order(self, seed: keys.Seed, epoch: Int[Array, ""] | int) -> Int32[Array, "steps batch"]:
         """Returns the rows of `presented` in every batch of an epoch."""
         return epoch_order(
-            root,
+            seed,
             epoch,
             examples=len(self.train),
             batch_size=self.config.train.batch_size,
@@ -344,15 +345,11 @@ def check_memory_fits(experiment: Experiment) -> None:
     method, examples = experiment.method, len(experiment.train)
     shapes = jax.eval_shape(lambda: check_memory(method, examples))
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    for device in experiment.mesh.local_devices:
-        free = free_bytes(device)
-        if needed > _USABLE * free:
-            raise UserError(
-                f"config.objective.name is {method.name}, which remembers {needed / 2**30:.3f} GiB"
-                f" of {examples} images on every device, and {device} has {free / 2**30:.3f} GiB"
-                f" free; expected at most {_USABLE:.0%} of it: use fewer images"
-                " (config.data.subset)"
-            )
+    what = (
+        f"config.objective.name is {method.name}, which remembers {needed / 2**30:.3f} GiB of"
+        f" {examples} images on every device"
+    )
+    check_fits(needed, experiment.mesh, what)
 
 
 def score_name(config: ConfigDict) -> str:

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from bat_jax import parallel
 from bat_jax.data.device import to_devices
 from bat_jax.runtime import distributed
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.peak import together
-from bat_jax.training.checkpoints import Checkpoints, Saved
-from bat_jax.training.collapse import FLAG, Collapsed, Watch
+from bat_jax.training.checkpoints import COLLAPSED, Checkpoints, Saved
+from bat_jax.training.collapse import Collapsed, Watch
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import step_flops
 from bat_jax.training.metrics import Log
@@ -134,7 +135,7 @@ def fit(
         _warn_of_length(step_flops(experiment) * (total_steps - step) / peak)
     order_of = jax.jit(
         experiment.order,
-        out_shardings=jax.sharding.NamedSharding(experiment.mesh, jax.sharding.PartitionSpec()),
+        out_shardings=jax.sharding.NamedSharding(experiment.mesh, parallel.REPLICATED),
     )
 
     def validate(state: TrainState) -> dict[str, float]:
@@ -221,7 +222,7 @@ def fit(
                 seconds = time.monotonic() - began
                 checkpoints.save(state, seconds=seconds, metrics=scores, retries=start.retries)
                 _report(step, experiment, latest, scores)
-                if scores.get(FLAG) and start.retries < config.train.collapse.retries:
+                if scores.get(COLLAPSED) and start.retries < config.train.collapse.retries:
                     checkpoints.wait()
                     raise Collapsed(step, seconds)
                 meter.restart_clock()
@@ -253,7 +254,7 @@ def _report(
         means["loss"],
         100 * means["accuracy"],
         len(experiment.validation),
-        ", ".join(f"{n} {100 * score:.1f} %" for n, score in scores.items() if n != FLAG),
+        ", ".join(f"{n} {100 * score:.1f} %" for n, score in scores.items() if n != COLLAPSED),
         means["images_per_second"],
         f", {100 * means['utilisation']:.0f} % of peak" if "utilisation" in means else "",
     )

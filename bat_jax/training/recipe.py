@@ -12,12 +12,19 @@ def check(config: ConfigDict, method: Method) -> None:
     Raises:
       UserError: the first that this one cannot.
     """
+    remembers = type(method).memory is not Method.memory
     if config.train.label_smoothing:
         _check_targets(method, "train.label_smoothing", config.train.label_smoothing, 0)
     if config.data.cutmix:
         _check_targets(method, "data.cutmix", True, False)
-        _check_no_example(method, "data.cutmix is True; expected False", "mixed images")
-    if config.data.extra is not None and type(method).memory is not Method.memory:
+        where = f"config.data.cutmix is True; expected False for the objective {method.name}"
+        if method.is_weighted:
+            raise UserError(
+                f"{where}, which weights images by their labels: mixed images have several"
+            )
+        if remembers:
+            raise UserError(f"{where}, which remembers every example: mixed images are of two")
+    if config.data.extra is not None and remembers:
         raise UserError(
             f"config.data.extra is {config.data.extra}; expected none for the objective"
             f" {method.name}, which remembers every example of the data set"
@@ -49,15 +56,6 @@ def extra_each(config: ConfigDict) -> int:
             f" image of a batch of {batch_size}"
         )
     return found
-
-
-def _check_no_example(method: Method, wrong: str, what: str) -> None:
-    """Checks that a method neither weights images by their labels nor remembers examples."""
-    where = f"config.{wrong} for the objective {method.name}"
-    if method.is_weighted:
-        raise UserError(f"{where}, which weights images by their labels: {what} have several")
-    if type(method).memory is not Method.memory:
-        raise UserError(f"{where}, which remembers every example: {what} are of two")
 
 
 def _check_targets(method: Method, field: str, value: object, off: object) -> None:

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from bat_jax import parallel
-from bat_jax.data.device import epoch_order
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import lowered_step, step_flops
 from bat_jax.training.state import TrainState
@@ -19,18 +18,13 @@ def orders(experiment: Experiment) -> Iterator[jax.Array]:
     """Yields the order of each epoch, on the experiment's devices."""
     epoch = 0
     while True:
-        order = epoch_order(
-            experiment.config.seed,
-            epoch,
-            examples=len(experiment.train),
-            batch_size=experiment.config.train.batch_size,
-        )
+        order = experiment.order(experiment.config.seed, epoch)
         yield parallel.replicate(np.asarray(order), experiment.mesh)
         epoch += 1
 
 
 def train(experiment: Experiment, steps: int) -> tuple[TrainState, list[float]]:
-    """Returns the state after so many steps, and the loss of each."""
+    """Returns the state after `steps` steps, and the loss of each."""
     state, root, data = experiment.initial_state(), experiment.root(), experiment.train_data()
     losses: list[Any] = []
     every_order = orders(experiment)
@@ -73,7 +67,7 @@ class Timed:
         return found
 
     def take(self, steps: int) -> float:
-        """Returns the mean seconds of so many steps, without waiting between them."""
+        """Returns the mean seconds of `steps` steps, without waiting between them."""
         began = time.perf_counter()
         for _ in range(steps):
             self._state, metrics = self._step(self._state, *self._inputs)

@@ -9,9 +9,9 @@ import pytest
 
 from bat_jax import config as configs
 from bat_jax import losses, methods, parallel
+from bat_jax.data import device
 from bat_jax.errors import UserError
 from bat_jax.methods import Batch, Setup, Visit
-from bat_jax.training import experiment as experiments
 from bat_jax.training.checkpoints import Checkpoints
 from bat_jax.training.experiment import build, check_memory_fits
 from bat_jax.training.state import fingerprint
@@ -253,7 +253,7 @@ def test_what_is_no_ensembling_is_refused(field, value, words):
 def test_more_than_a_device_can_hold_is_refused(monkeypatch):
     experiment = build(tiny("te"))
     check_memory_fits(experiment)
-    monkeypatch.setattr(experiments, "free_bytes", lambda device: 256 * 10 * 4)
+    monkeypatch.setattr(device, "free_bytes", lambda device: 256 * 10 * 4)
     with pytest.raises(
         UserError, match=r"objective\.name is te, which remembers 0\.000 GiB of 256"
     ):

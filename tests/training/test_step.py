@@ -65,10 +65,7 @@ def smooth_attack(objective):
 
 
 def order_of(experiment, epoch=0):
-    config = experiment.config
-    return epoch_order(
-        config.seed, epoch, examples=len(experiment.train), batch_size=config.train.batch_size
-    )
+    return experiment.order(experiment.config.seed, epoch)
 
 
 def assert_close(tree, other, **tolerance):
