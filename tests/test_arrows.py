@@ -12,7 +12,7 @@ LEVELS = (
     ("fields", "keys", "losses", "outside", "pages", "parallel"),
     ("environment", "kernels", "overrides", "runtime"),
     ("attacks", "data", "memorization", "methods", "models"),
-    ("config", "evaluation", "settings"),
+    ("agreement", "config", "evaluation", "settings"),
     ("training",),
     ("ensemble", "interop"),
     ("findings", "report"),

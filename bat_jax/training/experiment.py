@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import logging
 import math
 
 import flax.linen as nn
@@ -31,16 +30,11 @@ from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
-from bat_jax.training import averaging, recipe, state
+from bat_jax.training import averaging, cautions, recipe, state
 from bat_jax.training.accepted import check_memory, check_model
 from bat_jax.training.images import data_seed, hold_out, normalization
 from bat_jax.training.images import excluded as excluded_ids
 from bat_jax.training.step import TrainStep
-
-log = logging.getLogger(__name__)
-
-# Below this many steps, a first step without effect matters.
-_FEW_STEPS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,10 +278,7 @@ def build(
     )
     _check_estimates(config, method, estimates)
     recipe.check(config, method)
-    _warn_of_late_starts(config, method, epochs)
-    _warn_of_learning_rate(config, epochs, total_steps)
-    _warn_of_one_step(config, method)
-    _warn_of_no_average(config, epochs)
+    cautions.warn(config, method, epochs=epochs, total_steps=total_steps)
     is_small = model is None and config.model.name in models.SMALL
     is_outside = model is not None or outside.is_outside(config.model.name)
     model = model or _model(config, dataset, train)
@@ -423,68 +414,6 @@ def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
         dtype=jnp.dtype(config.model.dtype),
         axis_name=AXIS if config.model.sync_batch_norm else None,
     )
-
-
-def _warn_of_late_starts(config: ConfigDict, method: methods.Method, epochs: float) -> None:
-    """Warns if weights or AWP would never apply, as in a trial run of a few epochs."""
-    awp = config.objective.awp
-    if awp.gamma > 0 and awp.start_epoch >= epochs:
-        log.warning(
-            "training ends with epoch %g: AWP, which applies from epoch %g, never does"
-            " (config.objective.awp.start_epoch)",
-            epochs,
-            awp.start_epoch,
-        )
-    start = method.begins
-    if start is not None and start >= epochs:
-        log.warning(
-            "training ends with epoch %g: the weights of %s, which apply from epoch %g, never do"
-            " (config.objective.%s.start_epoch)",
-            epochs,
-            method.name,
-            start,
-            method.name,
-        )
-
-
-def _warn_of_learning_rate(config: ConfigDict, epochs: float, total_steps: int) -> None:
-    """Warns if a short trial run covers little of a long run's schedule."""
-    schedule = config.train.schedule
-    if schedule.name == "piecewise" and schedule.boundaries and min(schedule.boundaries) >= epochs:
-        log.warning(
-            "training ends with epoch %g: the learning rate never decays"
-            " (config.train.schedule.boundaries is %s)",
-            epochs,
-            tuple(schedule.boundaries),
-        )
-    if schedule.name == "one_cycle" and total_steps < _FEW_STEPS:
-        log.warning(
-            "training takes %d step(s): the first has a learning rate of 0, where one_cycle begins"
-            " (config.train.schedule.name)",
-            total_steps,
-        )
-
-
-def _warn_of_no_average(config: ConfigDict, epochs: float) -> None:
-    """Warns if a short trial run ends before its parameters are averaged."""
-    start = config.train.swa_start_epoch
-    if start is not None and start + 1 > epochs:
-        log.warning(
-            "training ends with epoch %g: the average of epochs, which begins at the end of epoch"
-            " %d, never does (config.train.swa_start_epoch)",
-            epochs,
-            start + 1,
-        )
-
-
-def _warn_of_one_step(config: ConfigDict, method: methods.Method) -> None:
-    """Warns of a training attack that is known to collapse, unless the config watches for it."""
-    if method.attack and config.attack.num_steps == 1 and not config.train.collapse.watch:
-        log.warning(
-            "the attack takes one step (config.attack.num_steps): such training can collapse to no"
-            " robustness within an epoch; config.train.collapse.watch=true names it and keeps the"
-            " last good state"
-        )
 
 
 def _check_images(config: ConfigDict, dataset: Dataset) -> None:

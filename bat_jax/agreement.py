@@ -1,0 +1,169 @@
+"""Checks fields of a config that must agree with one another."""
+
+import re
+
+from ml_collections import ConfigDict
+
+from bat_jax import fields
+from bat_jax.errors import UserError
+
+
+def check(config: ConfigDict) -> None:
+    """Checks a config of any job, each of whose fields is legal by itself.
+
+    Raises:
+      UserError: fields contradict each other; the message names them.
+    """
+    _check_attacked(config)
+    if config.job == "evaluation":
+        return
+    _check_training_attack(config)
+    _check_validation(config)
+    _check_recipe(config.train)
+    _check_job(config)
+    _check_collapse(config)
+    if "findings" in config:
+        _check_variants(config.findings.variants)
+
+
+def _check_variants(variants: ConfigDict) -> None:
+    """Checks that the names of BAT's variants can name folders."""
+    for name in variants:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"config.findings.variants has {fields.shown(name)}; expected names of letters,"
+                " digits, '_', '-' and '.': they become names of folders"
+            )
+
+
+def _check_validation(config: ConfigDict) -> None:
+    held_out = config.data.validation
+    if config.job != "memorization":
+        fields.refuse("data.validation", held_out, None if held_out else "1 or more")
+    elif held_out:
+        raise UserError(
+            f"config.data.validation is {held_out}; expected 0: the subsets are drawn from all"
+            " training images, and no checkpoint is chosen"
+        )
+
+
+def _check_attacked(config: ConfigDict) -> None:
+    """Checks the evaluation's attacks; fields that default to the run's own are None."""
+    attack, settings = config.attack, config.evaluation
+    if attack.norm == "linf":
+        for name, value in (
+            ("attack.epsilon", attack.epsilon),
+            ("attack.step_size", attack.get("step_size")),
+            ("evaluation.step_size", settings.step_size),
+        ):
+            if value is not None and value > 1:
+                raise UserError(
+                    f"config.{name} is {fields.shown(value)}; expected at most 1, the largest"
+                    f" change of a pixel in [0, 1]; {_of_255(value)}"
+                )
+    if not settings.attacks:
+        return
+    if attack.epsilon is not None and not attack.epsilon > 0:
+        raise UserError(
+            f"config.attack.epsilon is {attack.epsilon}; expected above 0 for AutoAttack, or"
+            " config.evaluation.attacks=()"
+        )
+    if not set(settings.attacked) & set(config.get("checkpoints", ("best", "last"))):
+        raise UserError(
+            f"config.evaluation.attacked is {settings.attacked}; expected a state that is"
+            " evaluated, or config.evaluation.attacks=() to omit AutoAttack"
+        )
+
+
+def _of_255(value: float) -> str:
+    """Returns advice on writing a value meant in units of 1/255."""
+    return f"{value:g} of 255 gray levels is {value:g}/255, that is {value / 255:.4g}"
+
+
+def _check_training_attack(config: ConfigDict) -> None:
+    """Checks that the attack has an effect if the method trains on adversarial images."""
+    from bat_jax import methods
+
+    if methods.find(config.objective.name).attack is None:
+        return
+    attack = config.attack
+    for name in ("num_steps", "step_size"):
+        if not attack[name] > 0:
+            raise UserError(
+                f"config.attack.{name} is {attack[name]}; expected above 0 for the objective"
+                f" {config.objective.name}, which trains on attacked images; standard trains on"
+                " clean ones"
+            )
+    if attack.start_radius > 1 and attack.project:
+        raise UserError(
+            f"config.attack.start_radius is {attack.start_radius}; expected at most 1 with"
+            " projection (config.attack.project), which moves the start back within epsilon"
+        )
+    if not attack.project and attack.num_steps > 1:
+        raise UserError(
+            f"config.attack.project is False; expected True for {attack.num_steps} steps, which"
+            " would leave the ball of epsilon: it is for attacks of one step"
+        )
+
+
+def _check_recipe(train: ConfigDict) -> None:
+    """Checks that no switch of the recipe excludes another."""
+    schedule, optimizer = train.schedule, train.optimizer
+    if schedule.warmup_epochs and schedule.name == "one_cycle":
+        raise UserError(
+            f"config.train.schedule.warmup_epochs is {schedule.warmup_epochs}; expected 0 with"
+            " one_cycle, which rises by itself: set config.train.schedule.rise instead"
+        )
+    if optimizer.nesterov and optimizer.name == "adamw":
+        raise UserError(
+            "config.train.optimizer.nesterov is True; expected False with adamw, whose update has"
+            " no Nesterov step"
+        )
+    if optimizer.nesterov and not optimizer.momentum:
+        raise UserError(
+            "config.train.optimizer.nesterov is True; expected False without momentum"
+            " (config.train.optimizer.momentum is 0), which it looks ahead along"
+        )
+    if train.swa_start_epoch is not None and train.ema:
+        raise UserError(
+            f"config.train.swa_start_epoch is {train.swa_start_epoch} and config.train.ema"
+            f" {train.ema}; expected one of them: a run evaluates one average"
+        )
+    for name, value in (("ema_warmup", train.ema_warmup), ("ema_statistics", train.ema_statistics)):
+        if value not in (False, "averaged") and not train.ema:
+            raise UserError(
+                f"config.train.{name} is {value}; expected its default without a moving average"
+                " (config.train.ema is 0): set the decay, such as 0.995"
+            )
+
+
+def _check_collapse(config: ConfigDict) -> None:
+    """Checks that a collapse can be seen, and that training can go back from it."""
+    settings = config.train.collapse
+    if settings.watch and config.evaluation.select_by != "pgd":
+        raise UserError(
+            f"config.train.collapse.watch is True and config.evaluation.select_by"
+            f" {config.evaluation.select_by}; expected pgd: a collapsed state is the best on clean"
+            " images"
+        )
+    if settings.retries and not settings.watch:
+        raise UserError(
+            f"config.train.collapse.retries is {settings.retries}; expected 0 unless"
+            " config.train.collapse.watch is true, which finds collapses"
+        )
+
+
+def _check_job(config: ConfigDict) -> None:
+    """Checks that an ensemble has none of what only a single training has."""
+    if config.job != "memorization":
+        return
+    for field, value, reason in (
+        ("data.extra", config.data.extra, "members train on subsets of the data set alone"),
+        ("train.swa_start_epoch", config.train.swa_start_epoch, "members' batch statistics stay"),
+        ("train.collapse.watch", config.train.collapse.watch or None, "members are not validated"),
+    ):
+        if value is not None:
+            raise UserError(
+                f"config.{field} is {value}; expected its default for the job memorization:"
+                f" {reason}"
+            )

@@ -1,0 +1,89 @@
+"""Warns of configs that are legal and yet unlikely to be meant, such as trials of a few epochs."""
+
+import logging
+
+from ml_collections import ConfigDict
+
+from bat_jax.methods import Method
+
+log = logging.getLogger(__name__)
+
+# Below this many steps, a first step without effect matters.
+_FEW_STEPS = 20
+
+
+def warn(config: ConfigDict, method: Method, *, epochs: float, total_steps: int) -> None:
+    """Warns of what a training never reaches, and of an attack that is known to collapse.
+
+    Args:
+      config: the whole config.
+      method: the method that it names.
+      epochs: the length of the training.
+      total_steps: the same in steps.
+    """
+    _warn_of_late_starts(config, method, epochs)
+    _warn_of_learning_rate(config, epochs, total_steps)
+    _warn_of_no_average(config, epochs)
+    _warn_of_one_step(config, method)
+
+
+def _warn_of_late_starts(config: ConfigDict, method: Method, epochs: float) -> None:
+    """Warns if weights or AWP would never apply, as in a trial run of a few epochs."""
+    awp = config.objective.awp
+    if awp.gamma > 0 and awp.start_epoch >= epochs:
+        log.warning(
+            "training ends with epoch %g: AWP, which applies from epoch %g, never does"
+            " (config.objective.awp.start_epoch)",
+            epochs,
+            awp.start_epoch,
+        )
+    start = method.begins
+    if start is not None and start >= epochs:
+        log.warning(
+            "training ends with epoch %g: the weights of %s, which apply from epoch %g, never do"
+            " (config.objective.%s.start_epoch)",
+            epochs,
+            method.name,
+            start,
+            method.name,
+        )
+
+
+def _warn_of_learning_rate(config: ConfigDict, epochs: float, total_steps: int) -> None:
+    """Warns if a short trial run covers little of a long run's schedule."""
+    schedule = config.train.schedule
+    if schedule.name == "piecewise" and schedule.boundaries and min(schedule.boundaries) >= epochs:
+        log.warning(
+            "training ends with epoch %g: the learning rate never decays"
+            " (config.train.schedule.boundaries is %s)",
+            epochs,
+            tuple(schedule.boundaries),
+        )
+    if schedule.name == "one_cycle" and total_steps < _FEW_STEPS:
+        log.warning(
+            "training takes %d step(s): the first has a learning rate of 0, where one_cycle begins"
+            " (config.train.schedule.name)",
+            total_steps,
+        )
+
+
+def _warn_of_no_average(config: ConfigDict, epochs: float) -> None:
+    """Warns if a short trial run ends before its parameters are averaged."""
+    start = config.train.swa_start_epoch
+    if start is not None and start + 1 > epochs:
+        log.warning(
+            "training ends with epoch %g: the average of epochs, which begins at the end of epoch"
+            " %d, never does (config.train.swa_start_epoch)",
+            epochs,
+            start + 1,
+        )
+
+
+def _warn_of_one_step(config: ConfigDict, method: Method) -> None:
+    """Warns of a training attack that is known to collapse, unless the config watches for it."""
+    if method.attack and config.attack.num_steps == 1 and not config.train.collapse.watch:
+        log.warning(
+            "the attack takes one step (config.attack.num_steps): such training can collapse to no"
+            " robustness within an epoch; config.train.collapse.watch=true names it and keeps the"
+            " last good state"
+        )
