@@ -25,8 +25,11 @@ VENV := $(if $(and $(ASKED),$(filter newest,$(PINS))),.venv-newest,.venv)
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements$(if $(filter newest,$(PINS)),-newest).txt
 
-# The programs of fast tests run for milliseconds and spend most of their time compiling.
-COMPILE_FAST := --xla_backend_optimization_level=0
+# The programs of fast tests run for milliseconds and spend most of their time compiling. In one
+# thread they round the same in processes of any number of devices. Newer compilers have no other
+# emitters of fusions.
+COMPILE_FAST := --xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false \
+  $(if $(filter oldest,$(PINS)),--xla_cpu_use_fusion_emitters=false)
 # The tests that depend most on the packages, in about a minute: losses, attacks, models, a step of
 # every method, and a run with its checkpoints.
 SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.py tests/models \
@@ -44,11 +47,11 @@ demo: $(VENV)/installed
 
 test: lint types
 	@echo "== test: all tests except those marked slow (make test-slow)"
-	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2 --dist loadfile
+	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-short: $(VENV)/installed-dev
 	@echo "== test: a short part, with $$($(BIN)/python --version) and $(REQUIREMENTS)"
-	XLA_FLAGS=$(COMPILE_FAST) $(BIN)/python -m pytest -n 2 --dist loadfile $(SHORT)
+	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadfile $(SHORT)
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
