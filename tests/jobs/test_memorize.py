@@ -35,6 +35,17 @@ def launch(workdir, *flags, start=subprocess.run, **options):
     return start(command, cwd=ROOT, env=environment, text=True, **options)
 
 
+def trainers_of(process):
+    """Returns the processes that train members, once both are there."""
+    while True:
+        assert process.poll() is None
+        others = psutil.Process(process.pid).children(recursive=True)
+        trainers = [other for other in others if "spawn_main" in " ".join(other.cmdline())]
+        if len(trainers) == 2:
+            return trainers
+        time.sleep(0.02)
+
+
 def wait_for_members(process, workdir):
     while not list((workdir / "members").glob("*.npz")):
         assert process.poll() is None
@@ -77,14 +88,12 @@ def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, t
     workdir = tmp_path / "run"
     process = launch(
         workdir,
-        "--config.memorization.members=4",
+        "--config.memorization.members=6",
         start=subprocess.Popen,
         stderr=subprocess.DEVNULL,
     )
+    trainers = trainers_of(process)
     wait_for_members(process, workdir)
-    others = psutil.Process(process.pid).children(recursive=True)
-    trainers = [other for other in others if "spawn_main" in " ".join(other.cmdline())]
-    assert len(trainers) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     # Nor do the processes that trained its members survive.
