@@ -24,6 +24,13 @@ from bat_jax.fields import (
     optional,
 )
 
+__all__ = [
+    "check",
+    "default",
+    "evaluation",
+    "findings",
+]
+
 PARTS = ("methods", "removal", "variants")
 """The parts of the findings' runs."""
 

@@ -2,6 +2,10 @@
 
 import re
 
+__all__ = [
+    "UserError",
+]
+
 _LINE_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 # File names may contain control characters, which terminals interpret, and lone surrogates, which
 # no encoding can represent.

@@ -18,6 +18,22 @@ from ml_collections import ConfigDict, config_dict
 
 from bat_jax.errors import UserError
 
+__all__ = [
+    "Choice",
+    "Either",
+    "Field",
+    "Flag",
+    "Integer",
+    "Open",
+    "Real",
+    "Schema",
+    "Several",
+    "Text",
+    "check",
+    "optional",
+    "section",
+]
+
 LARGEST_INTEGER = 2**31 - 1
 """The largest int32."""
 

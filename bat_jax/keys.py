@@ -9,6 +9,15 @@ from jaxtyping import Array, Int, Key, Shaped
 
 from bat_jax.errors import UserError
 
+__all__ = [
+    "GivenKey",
+    "Purpose",
+    "Seed",
+    "derive",
+    "per_image",
+    "typed",
+]
+
 
 class Purpose(enum.IntEnum):
     """The purpose of a key. Never reuse or change a number: runs depend on it."""

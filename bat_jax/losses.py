@@ -17,6 +17,28 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+__all__ = [
+    "Denominator",
+    "Gate",
+    "Normalize",
+    "Pooling",
+    "Similarity",
+    "bat",
+    "bat_weights",
+    "discrimination",
+    "gairat_weights",
+    "gradient_alignment",
+    "kl_divergence",
+    "label_smoothing",
+    "mart",
+    "reweighted",
+    "temporal_ensembling",
+    "temporal_target",
+    "trades",
+    "weighted_mean",
+    "wrong_class_confidence",
+]
+
 Gate = Literal["misclassified", "all", "memorized"]
 Normalize = Literal["sum", "none"]
 Similarity = Literal["cosine", "dot"]

@@ -15,6 +15,16 @@ from jaxtyping import Array, Key
 
 from bat_jax.errors import UserError
 
+__all__ = [
+    "AXIS",
+    "REPLICATED",
+    "SHARED",
+    "make_mesh",
+    "over_devices",
+    "replicate",
+    "root",
+]
+
 AXIS = "data"
 REPLICATED = P()
 SHARED = P(AXIS)

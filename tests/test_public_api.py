@@ -57,14 +57,17 @@ ARRAYS = {
 
 
 def public_functions():
-    for module in (bat_jax.attacks, bat_jax.data, bat_jax.memorization, bat_jax.models):
+    for module in (
+        bat_jax.attacks,
+        bat_jax.data,
+        bat_jax.losses,
+        bat_jax.memorization,
+        bat_jax.models,
+    ):
         for name in module.__all__:
             value = getattr(module, name)
             if inspect.isfunction(value):
                 yield f"{module.__name__}.{name}", value
-    for name, value in vars(bat_jax.losses).items():
-        if inspect.isfunction(value) and not name.startswith("_"):
-            yield f"bat_jax.losses.{name}", value
 
 
 FUNCTIONS = dict(public_functions())

@@ -1,15 +1,22 @@
 """Adversarial attacks on any JAX function from [0, 1] images to logits."""
 
-from bat_jax.attacks.auto_attack import autoattack
+from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.attacks.auto_pgd import apgd, apgd_targeted
 from bat_jax.attacks.checks import RobustnessWarning
+from bat_jax.attacks.classifier import LogitsFn
 from bat_jax.attacks.fab import fab_targeted
 from bat_jax.attacks.fast import fgsm
+from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.inner_losses import Loss
 from bat_jax.attacks.projected_gradient import PgdSettings, Trajectory, pgd, pgd_trajectory
 from bat_jax.attacks.square_attack import square
 
 __all__ = [
+    "LogitsFn",
+    "Loss",
+    "Norm",
     "PgdSettings",
+    "Result",
     "RobustnessWarning",
     "Trajectory",
     "apgd",

@@ -18,6 +18,15 @@ from jaxtyping import Array, Float
 
 from bat_jax.kernels import gray, winograd
 
+__all__ = [
+    "CONVOLUTIONS",
+    "Convolution",
+    "batch_last",
+    "cpu",
+    "patches",
+    "xla",
+]
+
 Images = Float[Array, "batch height width channels"]
 Kernel = Float[Array, "rows columns channels out_channels"]
 Map = Float[Array, "batch out_height out_width out_channels"]

@@ -27,6 +27,14 @@ from bat_jax.runtime.arrays import Expected, read
 from bat_jax.runtime.files import write_npz
 from bat_jax.runtime.storage import AnyPath, as_path
 
+__all__ = [
+    "Comparison",
+    "Proxies",
+    "compare",
+    "load",
+    "save",
+]
+
 FILE = "train_examples.npz"
 
 _COLUMNS = {

@@ -13,6 +13,14 @@ from bat_jax.errors import UserError
 from bat_jax.runtime.arrays import Expected, read
 from bat_jax.runtime.storage import AnyPath, as_path
 
+__all__ = [
+    "CScores",
+    "Pairs",
+    "check_cscores",
+    "load_cscores",
+    "load_pairs",
+]
+
 _PAIRS = {
     "tr_idx": Expected("integers", ("pairs",), low=0),
     "tt_idx": Expected("integers", ("pairs",), low=0),
