@@ -1,4 +1,4 @@
-"""README.md and the guides are right: snippets run, and links, pages and names resolve."""
+"""The texts are right: snippets run, links, pages and names resolve, the version is current."""
 
 import contextlib
 import importlib
@@ -11,10 +11,11 @@ from pathlib import Path
 import jax
 import pytest
 
+import bat_jax
 from bat_jax import arguments, pages
 
 ROOT = Path(__file__).parents[1]
-TEXTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+TEXTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 EXTENDING = ROOT / "docs" / "extending.md"
 
 _SNIPPET = re.compile(r"(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)```", re.DOTALL)
@@ -101,3 +102,8 @@ def test_lines_end_at_100_characters():
     for text in (text for text in TEXTS if text.parent.name != "results"):
         for number, line in enumerate(text.read_text().splitlines(), 1):
             assert len(line) <= 100 or is_free.match(line), f"{text.name}:{number}"
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {bat_jax.__version__}\n" in citation
