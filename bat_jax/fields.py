@@ -65,6 +65,7 @@ class Field(abc.ABC):
 
 
 Schema: TypeAlias = Mapping[str, Union[Field, "Schema"]]
+"""Nested fields, by name."""
 AnyField = TypeVar("AnyField", bound=Field)
 
 

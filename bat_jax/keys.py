@@ -37,11 +37,13 @@ class Purpose(enum.IntEnum):
     EXTRA_ORDER = 12
 
 
-# The seed of a run, or the key of an ensemble's member.
 Seed = int | np.integer | Key[Array, ""]
-# Keys from users: of `jax.random.key`, or raw ones of `jax.random.PRNGKey`. The type admits
-# anything, because `typed` explains what is wrong with a value.
+"""The seed of a run, or the key of an ensemble's member."""
 GivenKey = Shaped[Array | np.ndarray, "..."]
+"""A key from a user: of `jax.random.key`, or a raw one of `jax.random.PRNGKey`.
+
+The type admits anything, because `typed` explains what is wrong with a value.
+"""
 
 
 def derive(

@@ -40,10 +40,15 @@ __all__ = [
 ]
 
 Gate = Literal["misclassified", "all", "memorized"]
+"""The images that BAT weights; the others have weight 1 (section 4)."""
 Normalize = Literal["sum", "none"]
+"""Whether a weighted loss is divided by the sum of the weights (section 4)."""
 Similarity = Literal["cosine", "dot"]
+"""The similarity of two feature vectors (section 5)."""
 Denominator = Literal["all", "negatives"]
+"""The images in the denominator of the discrimination loss (section 5)."""
 Pooling = Literal["sum", "mean"]
+"""How the discrimination loss combines an anchor's positives (section 5)."""
 
 
 def weighted_mean(

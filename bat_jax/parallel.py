@@ -26,8 +26,11 @@ __all__ = [
 ]
 
 AXIS = "data"
+"""The mapped axis, for what is global in a per-device step."""
 REPLICATED = P()
+"""The partition of an array that every device holds whole."""
 SHARED = P(AXIS)
+"""The partition of an array whose first axis the devices share."""
 
 
 def make_mesh(num_devices: int = 0) -> Mesh:

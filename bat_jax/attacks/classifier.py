@@ -11,6 +11,7 @@ HostImages = Float[np.ndarray, "batch height width channels"]
 Logits = Float[Array, "batch classes"]
 Labels = Int[Array, " batch"]
 LogitsFn = Callable[[Images], Logits]
+"""A model as attacks see it: from [0, 1] NHWC images to logits."""
 
 
 def correct(logits: Logits, labels: Labels) -> Bool[Array, " batch"]:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 from bat_jax.attacks.classifier import HostImages, Images
 
 Norm = Literal["linf", "l2"]
+"""The norm that bounds x' - x."""
 
 _AXES = (1, 2, 3)
 

@@ -21,8 +21,11 @@ PerImage = Float[Array, " batch"]
 # Class probabilities, for images with more than one label.
 SoftLabels = Float[Array, "batch classes"]
 LossName = Literal["cross_entropy", "kl", "margin"]
-# A callable takes logits and labels, or logits and soft labels if the attack receives them.
 Loss = LossName | Callable[..., PerImage]
+"""What PGD maximises: a name, or a function that returns a loss per image.
+
+The function takes logits and labels, or logits and soft labels if the attack receives them.
+"""
 NAMES: tuple[LossName, ...] = get_args(LossName)
 
 

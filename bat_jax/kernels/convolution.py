@@ -31,10 +31,12 @@ Images = Float[Array, "batch height width channels"]
 Kernel = Float[Array, "rows columns channels out_channels"]
 Map = Float[Array, "batch out_height out_width out_channels"]
 Convolution = Callable[..., Map]
+"""A function with the arguments of `jax.lax.conv_general_dilated`."""
 
 _WINOGRAD_CHANNELS = 32  # The smallest width measured.
 
 xla: Convolution = jax.lax.conv_general_dilated
+"""XLA's own convolution."""
 
 
 def cpu(
@@ -110,10 +112,10 @@ def batch_last(
     return patches(images, kernel, window_strides, padding, **options)
 
 
-# By their names in configs.
 CONVOLUTIONS: Mapping[str, Convolution] = MappingProxyType(
     {"xla": xla, "cpu": cpu, "patches": patches, "batch_last": batch_last}
 )
+"""The convolutions by their names in configs."""
 
 
 def _is_gray(images: Images, window_strides: Sequence[int]) -> bool:

@@ -51,8 +51,8 @@ def _discovered() -> dict[str, type[Method]]:
     return found
 
 
-# The package's methods by name: a new module needs no registration.
 METHODS: Mapping[str, type[Method]] = MappingProxyType(_discovered())
+"""The package's methods by name: a new module needs no registration."""
 
 # Sections of `config.objective` that apply to every method.
 _OPTIONS = ("awp",)

@@ -19,12 +19,13 @@ from bat_jax.fields import Schema
 from bat_jax.parallel import AXIS
 
 Metrics = dict[str, Float[Array, ""]]
+"""A method's own metrics by name, for the records of training."""
 Variables = dict[str, Any]
 Clean = Literal["trained", "read"]
 SelectBy = Literal["pgd", "clean"]
 
-# Metric names of the weight histogram.
 WEIGHT_BINS = tuple(f"weight_from_{tenth / 10}" for tenth in range(10))
+"""Metric names of the weight histogram."""
 
 
 class Batch(NamedTuple):
@@ -169,7 +170,8 @@ class Method:
 
     def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
         """Stores the values of the method's fields and the properties of the run."""
-        self.settings, self.setup = settings, setup
+        self.settings = settings
+        self.setup = setup
 
     @property
     def begins(self) -> float | None:

@@ -30,8 +30,8 @@ Images = Float[Array, "batch height width channels"]
 # The smallest and the largest image side.
 _SIDES = {"small_cnn": (8, 32)}
 _RESIDUAL_SIDES = (16, 128)
-# Models with few channels.
 SMALL = ("small_cnn",)
+"""Models with few channels."""
 
 
 def _small_cnn(*, stem: Stem, axis_name: str | None, **settings: Any) -> nn.Module:
