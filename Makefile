@@ -38,7 +38,7 @@ SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.
   tests/test_public_api.py tests/test_pages.py tests/runtime/test_backend.py tests/test_environment.py \
   $(wildcard tests/test_cli.py)
 
-.PHONY: demo test test-short test-slow topology lint types newer clean
+.PHONY: demo test test-short test-slow topology docs lint types newer clean
 
 demo: $(VENV)/installed
 	@echo "== demo: BAT on real handwritten digits (configs/digits_bat.py)"
@@ -61,6 +61,13 @@ topology:
 	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/installed-tpu
 	@echo "== topology: compiling training steps for TPU slices without a TPU"
 	.venv-tpu/bin/python -m pytest -m "slow or not slow" tests/jobs/test_topology.py
+
+# The site is read from its files, or from any server.
+docs:
+	@$(MAKE) --no-print-directory VENV=.venv-docs .venv-docs/installed-docs
+	@echo "== docs: building the site"
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "== docs: done. Open site/index.html."
 
 lint: $(VENV)/installed-dev
 	@echo "== lint"
@@ -98,5 +105,10 @@ $(VENV)/installed-tpu: requirements-tpu.txt $(VENV)/installed-dev
 	$(BIN)/pip install --quiet -r requirements-tpu.txt
 	@touch $@
 
+$(VENV)/installed-docs: requirements-docs.txt | $(VENV)/bin/python
+	@echo "== environment: installing requirements-docs.txt"
+	$(BIN)/pip install --quiet -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-newest .venv-tpu build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-tpu .venv-docs build dist site .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -23,7 +23,17 @@ folder = sys.argv[1]  # setuptools changes the arguments.
 build_meta.build_sdist(folder)
 build_meta.build_wheel(folder)
 """
-NOT_SOURCE = (".*cache", ".git", ".hypothesis", ".venv*", "*.egg-info", "build", "dist", "runs")
+NOT_SOURCE = (
+    ".*cache",
+    ".git",
+    ".hypothesis",
+    ".venv*",
+    "*.egg-info",
+    "build",
+    "dist",
+    "runs",
+    "site",
+)
 
 pytestmark = pytest.mark.slow
 
