@@ -175,9 +175,16 @@ class Archive:
             for axis in array.axes
         )
         if shape != known:
-            sources = {self._axes[axis][1]: None for axis in array.axes if axis in self._axes}
+            # Axes whose length another array sets; this one's own stand by name.
+            others: dict[int | str, tuple[int, str]] = {
+                axis: self._axes[axis]
+                for axis in array.axes
+                if isinstance(axis, str) and self._axes.get(axis, (0, name))[1] != name
+            }
+            sources = dict.fromkeys(source for _, source in others.values())
             lengths = f", the length of {' and '.join(sources)}" if sources else ""
-            wanted = f"({', '.join(map(str, known))}{',' if len(known) == 1 else ''})"
+            axes = [str(others[axis][0] if axis in others else axis) for axis in array.axes]
+            wanted = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
             raise ContentError(
                 f"{self._path}: {name} has shape {shape}; expected {wanted}{lengths}"
             )

@@ -31,7 +31,7 @@ def arrays(**changes):
     [
         (
             {"image": np.zeros((40, 8, 8, 3), np.uint8)},
-            r"image has shape .*; expected \(40, 8, 8, 1",
+            r"image has shape .*; expected \(extra, 8, 8, 1\)$",
         ),
         (
             {"image": np.zeros((40, 64), np.uint8)},
