@@ -14,7 +14,9 @@ import psutil
 import pytest
 
 from bat_jax import data, memorization
+from bat_jax.jobs.memorization import memorize
 from bat_jax.memorization import estimates
+from configs import digits_memorization
 from tests import command as commands
 from tests.jobs import processes
 
@@ -54,9 +56,26 @@ def wait_for_members(process, workdir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """A run that was killed with its trainers, then extended by two members."""
     workdir = tmp_path_factory.mktemp("memorize") / "run"
+    process = launch(
+        workdir,
+        "--config.memorization.members=6",
+        start=subprocess.Popen,
+        stderr=subprocess.DEVNULL,
+    )
+    trainers = trainers_of(process)
+    wait_for_members(process, workdir)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Nor do the processes that trained its members survive.
+    assert not psutil.wait_procs(trainers, timeout=10)[1]
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
+    assert not (workdir / "memorization.npz").exists()
     result = launch(workdir, capture_output=True)
     assert result.returncode == 0, result.stderr
+    # What was finished was not trained again.
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     return workdir, result
 
 
@@ -84,28 +103,15 @@ def test_it_ends_with_a_page_of_figures(finished):
     assert {"memorization", "split_half", "most_memorized"} <= names
 
 
-def test_a_run_that_was_killed_and_extended_ends_with_the_same_bytes(finished, tmp_path):
-    workdir = tmp_path / "run"
-    process = launch(
-        workdir,
-        "--config.memorization.members=6",
-        start=subprocess.Popen,
-        stderr=subprocess.DEVNULL,
-    )
-    trainers = trainers_of(process)
-    wait_for_members(process, workdir)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    # Nor do the processes that trained its members survive.
-    assert not psutil.wait_procs(trainers, timeout=10)[1]
-    before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
-    assert not (workdir / "memorization.npz").exists()
-    result = launch(workdir, capture_output=True)
-    assert result.returncode == 0, result.stderr
-    whole = (finished[0] / "memorization.npz").read_bytes()
-    assert (workdir / "memorization.npz").read_bytes() == whole
-    # What was finished was not trained again.
-    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+def test_a_run_that_was_killed_and_extended_ends_with_the_bytes_of_one_process(finished, tmp_path):
+    config = digits_memorization.get_config()
+    for flag in TINY:
+        field, value = flag.removeprefix("--config.").split("=")
+        config.update_from_flattened_dict({field: int(value)})
+    config.parallel.devices = 2
+    memorize(config, tmp_path / "whole")
+    whole = (tmp_path / "whole" / "memorization.npz").read_bytes()
+    assert (finished[0] / "memorization.npz").read_bytes() == whole
 
 
 @pytest.mark.slow
