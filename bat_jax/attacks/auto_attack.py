@@ -13,17 +13,18 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Bool, Int, Key, UInt64
 from tqdm import tqdm
 
 from bat_jax import keys
-from bat_jax.attacks import checks, geometry, single
+from bat_jax.attacks import anytime, checks, geometry, sampling, single
 from bat_jax.attacks.auto_pgd import Apgd, Loss
 from bat_jax.attacks.checks import GivenImages, GivenLabels
 from bat_jax.attacks.classifier import HostImages, LogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop, Outcome
 from bat_jax.attacks.fab import FabTargeted
 from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.sampling import Sample
 from bat_jax.attacks.square_attack import Square
 from bat_jax.attacks.verdicts import CLEAN_ERROR, STANDING, VerdictFile, Verdicts, digest
 from bat_jax.errors import UserError
@@ -46,18 +47,52 @@ class Result:
     """The verdict on every image.
 
     Attributes:
-      robust: whether the image is classified correctly and no attack broke it.
+      robust: whether the image is classified correctly and no attack that ran on it broke it.
       clean: whether it is classified correctly before any attack.
       by_attack: per attack, in the order they ran, which images it broke; a broken image is not
         attacked again.
       is_nan: whether logits were NaN, clean or attacked; such images count as broken.
+      sample: of a tolerance, the images that its last attacks were run on; None if all attacks were
+        run on all images that withstood the previous ones.
     """
 
     robust: Bool[np.ndarray, " images"]
     clean: Bool[np.ndarray, " images"]
     by_attack: Mapping[str, Bool[np.ndarray, " images"]]
     is_nan: Bool[np.ndarray, " images"]
+    sample: Sample | None
     _adversarial: HostImages | None = dataclasses.field(repr=False)
+
+    @property
+    def not_run(self) -> Bool[np.ndarray, " images"]:
+        """Whether an image stands, but not all attacks were run on it."""
+        rest = np.zeros(len(self.robust), bool)
+        if self.sample is not None:
+            rest[self.sample.order[self.sample.drawn :]] = True
+        return rest & self.robust
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The robust accuracy on these images if all attacks were run on all of them.
+
+        With a sample, it is inside of the interval with probability `sample.confidence`; otherwise,
+        both ends are the accuracy.
+        """
+        low = high = int(self.robust.sum())
+        if self.sample is not None:
+            population, limits = len(self.sample.order), self.sample.limits
+            # What stands now is certain to be no less.
+            low, high = min(population - limits.high, high), min(population - limits.low, high)
+        return low / len(self.robust), high / len(self.robust)
+
+    @property
+    def robust_accuracy(self) -> float:
+        """The robust accuracy; with a sample, its estimate for all images."""
+        low, high = self.interval
+        if self.sample is None:
+            return low
+        standing = len(self.sample.order) - self.sample.estimate
+        return float(np.clip(standing / len(self.robust), low, high))
 
     @property
     def adversarial(self) -> HostImages:
@@ -79,6 +114,8 @@ def autoattack(
     batch_size: int = 256,
     path: str | os.PathLike[str] | None = None,
     keep_adversarial: bool = True,
+    tolerance: float | None = None,
+    confidence: float = 0.95,
     progress: bool = False,
     loop: Loop | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -92,6 +129,12 @@ def autoattack(
 
     Random draws belong to the images, so the same key gives the same draws for any batch size and
     number of devices; verdicts then agree up to float rounding.
+
+    With a tolerance, `fab-t` and `square` are run, batch by batch, on images drawn at random from
+    those that withstood the attacks before, until the interval of the robust accuracy on all
+    `images` is no wider than the tolerance; `bat_jax.attacks.anytime` has the formula. An image
+    that was not drawn counts as robust in `Result.robust`, not in `Result.interval`. Calls with the
+    same path continue: with a smaller tolerance, or with None to the exact verdict.
 
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function, closed over its parameters. It
@@ -107,6 +150,9 @@ def autoattack(
         evaluation resumes from it.
       keep_adversarial: whether the result contains x', which takes as much memory as `images` and,
         with a path, a file beside it.
+      tolerance: how wide the interval of the robust accuracy may be, such as 0.003 for 0.3 points;
+        None runs all attacks.
+      confidence: the probability that the interval contains the robust accuracy.
       progress: whether to show a progress bar per attack, with the number of robust images.
       loop: see `bat_jax.attacks.engine.Engine`.
       devices: the devices that share each batch; defaults to all local ones.
@@ -120,7 +166,9 @@ def autoattack(
     host_images, host_labels = checks.inputs(images, labels, batch_size)
     checks.radius(epsilon, norm)
     _check_names(attacks)
+    sampling.check(tolerance, confidence, attacks)
     image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
+    ranks = None if tolerance is None else sampling.ranks(image_keys)
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices)
     logits = engine.logits(host_images)
     num_classes = logits.shape[1]
@@ -146,30 +194,116 @@ def autoattack(
         file.resume(verdicts, host_images)
 
     strongest = single.strongest(logits, _NUM_TARGETS)
-    for number in range(verdicts.attack, len(names)):
-        attack = _attack(names[number], epsilon, norm)
-        targets = strongest if names[number] in _TARGETED else host_labels[:, None]
+    evaluation = _Evaluation(
+        engine,
+        [_attack(name, epsilon, norm) for name in names],
+        names,
+        host_images,
+        host_labels,
+        [strongest if name in _TARGETED else host_labels[:, None] for name in names],
+        image_keys,
+        verdicts,
+        file,
+        progress,
+    )
+    # A sample that has begun goes on in its order.
+    if verdicts.drawn and ranks is None:
+        ranks = sampling.ranks(image_keys)
+    num_whole = len(names) if ranks is None else sampling.num_whole(names)
+    for number in range(verdicts.attack, num_whole):
+        evaluation.run_whole(number)
+    sample = None
+    if ranks is not None and verdicts.attack < len(names):
+        sample = evaluation.run_sampled(ranks, tolerance, confidence)
+    if file is not None:
+        file.write(verdicts)
+    return _result(names, verdicts, sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The attacks on all images, and the verdicts so far."""
+
+    engine: Engine
+    attacks: Sequence[Attack]
+    names: Sequence[str]
+    images: HostImages
+    labels: Int[np.ndarray, " images"]
+    targets: Sequence[Int[np.ndarray, "images _"]]
+    keys: Key[Array, " images"]
+    verdicts: Verdicts
+    file: VerdictFile | None
+    progress: bool
+
+    def run_whole(self, number: int) -> None:
+        """Runs the rest of one attack on all images that withstood the previous ones."""
+        verdicts = self.verdicts
         rows = verdicts.left_for(number)
-        parts = single.batches(rows, batch_size)
-        with tqdm(total=len(rows), desc=names[number], unit="image", disable=not progress) as bar:
+        parts = single.batches(rows, self.engine.batch_size)
+        with self._bar(self.names[number], len(rows)) as bar:
             bar.update(sum(len(part) for part in parts[: verdicts.batches]))
             for part in parts[verdicts.batches :]:
                 bar.set_postfix(standing=int((verdicts.broken_by == STANDING).sum()))
-                x, y = host_images[part], host_labels[part]
-                outcome = engine.run(attack, x, y, targets[part], image_keys[part])
-                _judge(engine, attack, part, x, y, outcome, verdicts)
+                self._run(number, part)
+                verdicts.batches += 1
                 bar.update(len(part))
-                if file is not None:
-                    file.write(verdicts)
+                self._write()
         verdicts.attack, verdicts.batches = number + 1, 0
-    if file is not None:
-        file.write(verdicts)
-    return _result(names, verdicts)
+
+    def run_sampled(
+        self, ranks: UInt64[np.ndarray, " images"], tolerance: float | None, confidence: float
+    ) -> Sample | None:
+        """Runs the current and all following attacks on a growing sample.
+
+        Returns:
+          The sample, or None once every image is drawn.
+        """
+        verdicts, first = self.verdicts, self.verdicts.attack
+        rows = verdicts.left_for(first)
+        order = rows[np.argsort(ranks[rows])]
+        # The current attack may have begun without a tolerance, on these images.
+        is_attacked = np.zeros(len(self.labels), bool)
+        is_attacked[rows[: verdicts.batches * self.engine.batch_size]] = True
+        found = Sample.of(tuple(self.names[first:]), order, confidence)
+        for part in single.batches(order[: verdicts.drawn], self.engine.batch_size):
+            found = found.extended(verdicts.broken_by[part] != STANDING)
+        with self._bar(" and ".join(found.attacks), len(order)) as bar:
+            bar.update(found.drawn)
+            for part in single.batches(order[found.drawn :], self.engine.batch_size):
+                if tolerance is not None and found.is_within(tolerance * len(self.labels)):
+                    return found
+                for number in range(first, len(self.names)):
+                    left = part[verdicts.broken_by[part] == STANDING]
+                    self._run(number, left[~is_attacked[left]] if number == first else left)
+                verdicts.drawn += len(part)
+                found = found.extended(verdicts.broken_by[part] != STANDING)
+                bar.set_postfix(broken="{} to {}".format(*found.limits))
+                bar.update(len(part))
+                self._write()
+        verdicts.attack, verdicts.batches, verdicts.drawn = len(self.names), 0, 0
+        return None
+
+    def _run(self, number: int, rows: Int[np.ndarray, " batch"]) -> None:
+        """Runs one attack on a batch, and verifies what it claims."""
+        if not len(rows):
+            return
+        x, y = self.images[rows], self.labels[rows]
+        attack = self.attacks[number]
+        outcome = self.engine.run(attack, x, y, self.targets[number][rows], self.keys[rows])
+        _judge(self.engine, attack, number, rows, x, y, outcome, self.verdicts)
+
+    def _bar(self, title: str, total: int) -> tqdm:
+        return tqdm(total=total, desc=title, unit="image", disable=not self.progress)
+
+    def _write(self) -> None:
+        if self.file is not None:
+            self.file.write(self.verdicts)
 
 
 def _judge(
     engine: Engine,
     attack: Attack,
+    number: int,
     rows: Int[np.ndarray, " batch"],
     images: HostImages,
     labels: Int[np.ndarray, " batch"],
@@ -177,8 +311,7 @@ def _judge(
     verdicts: Verdicts,
 ) -> None:
     """Verifies an attack's images: re-evaluates the model and checks the constraint."""
-    verdicts.flat[verdicts.attack, rows] = outcome.flat
-    verdicts.batches += 1
+    verdicts.flat[number, rows] = outcome.flat
     claimed = np.flatnonzero(outcome.found)
     if not len(claimed):
         return
@@ -187,26 +320,37 @@ def _judge(
     is_broken = ~checks.correct(logits, labels[claimed])
     is_broken &= geometry.within(adversarial, images[claimed], attack.epsilon, attack.norm)
     broken = rows[claimed[is_broken]]
-    verdicts.broken_by[broken] = verdicts.attack
+    verdicts.broken_by[broken] = number
     verdicts.is_nan[broken] |= np.isnan(logits[is_broken]).any(axis=1)
     if verdicts.adversarial is not None:
         verdicts.adversarial[broken] = adversarial[is_broken]
 
 
-def _result(names: Sequence[str], verdicts: Verdicts) -> Result:
+def _result(names: Sequence[str], verdicts: Verdicts, sample: Sample | None) -> Result:
     by_attack = {name: verdicts.broken_by == number for number, name in enumerate(names)}
     for number, name in enumerate(names):
         checks.warn_of_flat(name, verdicts.flat[number])
     checks.warn_of_nan(verdicts.is_nan)
     if "square" in names and _WHITE_BOX & set(names[: names.index("square")]):
-        checks.warn_if_square_wins(int(by_attack["square"].sum()), len(verdicts.broken_by))
+        found = _least(by_attack["square"], sample)
+        checks.warn_if_square_wins(found, len(verdicts.broken_by), in_sample=sample is not None)
     return Result(
         robust=verdicts.broken_by == STANDING,
         clean=verdicts.broken_by != CLEAN_ERROR,
         by_attack=by_attack,
         is_nan=verdicts.is_nan,
+        sample=sample,
         _adversarial=verdicts.adversarial,
     )
+
+
+def _least(is_broken: Bool[np.ndarray, " images"], sample: Sample | None) -> int:
+    """Returns how many images an attack broke, or, by a sample, would break at least."""
+    if sample is None:
+        return int(is_broken.sum())
+    found = int(is_broken[sample.order[: sample.drawn]].sum())
+    population = len(sample.order)
+    return anytime.limits(population, sample.drawn, found, confidence=sample.confidence).low
 
 
 def _attack(name: str, epsilon: float, norm: Norm) -> Attack:

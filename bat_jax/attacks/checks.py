@@ -198,11 +198,20 @@ def warn_of_lost_gradients(is_lost: Bool[np.ndarray, " images"]) -> None:
         )
 
 
-def warn_if_square_wins(found: int, total: int) -> None:
-    """Warns if Square lowered accuracy by over 0.2 points after the white-box attacks."""
+def warn_if_square_wins(found: int, total: int, *, in_sample: bool = False) -> None:
+    """Warns if Square lowered accuracy by over 0.2 points after the white-box attacks.
+
+    Args:
+      found: how many images Square broke, or, by a sample, would break at least.
+      total: the number of images.
+      in_sample: whether Square was run on a sample.
+    """
     if found > 0.002 * total:
+        lowered = (
+            "would lower robust accuracy by at least" if in_sample else "lowered robust accuracy by"
+        )
         _warn(
-            f"square lowered robust accuracy by {100 * found / total:.2f} points after the"
+            f"square {lowered} {100 * found / total:.2f} points after the"
             " white-box attacks: gradients are masked, and robust accuracy may still be"
             " overestimated"
         )

@@ -33,6 +33,7 @@ class Purpose(enum.IntEnum):
     APGD_TARGETED = 2
     FAB_TARGETED = 3
     SQUARE = 4
+    ORDER = 5
 
 
 # Batches are padded to a multiple of 1 / _PARTS of the batch size. Each distinct shape costs a

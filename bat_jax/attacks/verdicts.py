@@ -30,6 +30,8 @@ class Verdicts:
       adversarial: x', or x for robust images; None if not kept.
       attack: the number of the current attack.
       batches: how many batches of the current attack are done.
+      drawn: how many images of a random sample the current and all following attacks were run on,
+        beyond those batches.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Verdicts:
         self.adversarial = adversarial
         self.attack = 0
         self.batches = 0
+        self.drawn = 0
 
     def left_for(self, attack: int) -> Int[np.ndarray, " rows"]:
         """Returns the images that were not broken when an attack began."""
@@ -97,17 +100,17 @@ class VerdictFile:
         """Writes all verdicts so far."""
         if isinstance(verdicts.adversarial, np.memmap):
             verdicts.adversarial.flush()
-        write_npz(
-            self._path,
-            {
-                "settings": np.array(json.dumps(self._settings)),
-                "clean_logits": verdicts._clean_logits,
-                "broken_by": verdicts.broken_by,
-                "is_nan": verdicts.is_nan,
-                "flat": verdicts.flat,
-                "progress": np.array([verdicts.attack, verdicts.batches]),
-            },
-        )
+        content = {
+            "settings": np.array(json.dumps(self._settings)),
+            "clean_logits": verdicts._clean_logits,
+            "broken_by": verdicts.broken_by,
+            "is_nan": verdicts.is_nan,
+            "flat": verdicts.flat,
+            "progress": np.array([verdicts.attack, verdicts.batches]),
+        }
+        if verdicts.drawn:
+            content["drawn"] = np.array(verdicts.drawn)
+        write_npz(self._path, content)
 
     def _read(self, verdicts: Verdicts) -> None:
         with arrays.opened(self._path, "a file of AutoAttack verdicts") as archive:
@@ -140,6 +143,10 @@ class VerdictFile:
         verdicts.broken_by, verdicts.is_nan = saved["broken_by"], saved["is_nan"]
         verdicts.flat = saved["flat"]
         verdicts.attack, verdicts.batches = (int(number) for number in saved["progress"])
+        verdicts.drawn = int(saved.get("drawn", 0))
+        population = len(verdicts.left_for(verdicts.attack))
+        if verdicts.drawn > population:
+            raise self._damaged(f"drawn is {verdicts.drawn}; expected at most {population}")
 
     def _check(self, saved: Mapping[str, np.ndarray], verdicts: Verdicts) -> None:
         """Rejects arrays that an evaluation of these images cannot have written."""
@@ -152,6 +159,8 @@ class VerdictFile:
             "flat": (verdicts.flat, None),
             "progress": (np.zeros(2, np.int64), (0, max(num_attacks, len(verdicts.is_nan)))),
         }
+        if "drawn" in saved:
+            layout["drawn"] = (np.zeros((), np.int64), (1, len(verdicts.is_nan)))
         for name, (like, limits) in layout.items():
             array = saved.get(name)
             if array is None:

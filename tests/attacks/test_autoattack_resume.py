@@ -79,6 +79,10 @@ def test_a_finished_file_is_not_computed_again(arguments, whole, tmp_path, monke
     assert_same(autoattack(**arguments, path=path), whole)
 
 
+def test_a_sample_of_all_images_gives_the_same_verdicts(arguments, whole):
+    assert_same(autoattack(**arguments, tolerance=1e-9), whole)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -1,0 +1,124 @@
+"""The random sample of images that AutoAttack's slow attacks are run on, with a tolerance."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key, UInt64
+
+from bat_jax.attacks import anytime
+from bat_jax.attacks.anytime import Limits
+from bat_jax.attacks.engine import Purpose
+from bat_jax.errors import UserError
+
+# The attacks that take most of the time and find the least.
+_SLOW = {"fab-t", "square"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What is known of a population of images some of which were drawn and attacked.
+
+    Attributes:
+      attacks: the attacks that were run on the drawn images.
+      order: the population: positions of the images that withstood the attacks before, in the
+        order in which they are drawn.
+      drawn: how many of them were drawn so far.
+      broken: how many of the drawn images were broken.
+      confidence: of `limits`.
+      limits: how many images of the population the attacks would break.
+    """
+
+    attacks: tuple[str, ...]
+    order: Int[np.ndarray, " population"] = dataclasses.field(repr=False)
+    drawn: int
+    broken: int
+    confidence: float
+    limits: Limits
+
+    @classmethod
+    def of(
+        cls, attacks: tuple[str, ...], order: Int[np.ndarray, " population"], confidence: float
+    ) -> "Sample":
+        """Returns a sample of which no image is drawn yet."""
+        return cls(attacks, order, 0, 0, confidence, Limits(0, len(order)))
+
+    def extended(self, is_broken: Bool[np.ndarray, " batch"]) -> "Sample":
+        """Returns the sample after the next images in order were attacked."""
+        drawn, broken = self.drawn + len(is_broken), self.broken + int(is_broken.sum())
+        latest = anytime.limits(len(self.order), drawn, broken, confidence=self.confidence)
+        limits = anytime.intersected(self.limits, latest)
+        return dataclasses.replace(self, drawn=drawn, broken=broken, limits=limits)
+
+    def is_within(self, width: float) -> bool:
+        """Returns whether the limits are no further apart; never before the first draw."""
+        return self.drawn > 0 and self.limits.high - self.limits.low <= width
+
+    @property
+    def estimate(self) -> float:
+        """How many images the attacks would break if the others broke at the same rate."""
+        return float(np.clip(len(self.order) * self.broken / self.drawn, *self.limits))
+
+    def __str__(self) -> str:
+        """The sample in words: `fab-t and square on 512 of 5,399 images`."""
+        return f"{' and '.join(self.attacks)} on {self.drawn:,} of {len(self.order):,} images"
+
+
+def ranks(image_keys: Key[Array, " images"]) -> UInt64[np.ndarray, " images"]:
+    """Returns a random number per image; images are drawn in ascending order of them.
+
+    Raises:
+      UserError: images have the same key, whose order would not be random.
+    """
+    words = np.asarray(_words(image_keys)).astype(np.uint64)
+    found = (words[:, 0] << np.uint64(32)) | words[:, 1]
+    _, first, counts = np.unique(found, return_index=True, return_counts=True)
+    if (counts > 1).any():
+        repeated = found[first[np.argmax(counts > 1)]]
+        one, other = np.flatnonzero(found == repeated)[:2]
+        raise UserError(
+            f"key: images {one} and {other} have the same key; expected different ones, from which"
+            " a tolerance draws its sample: give a single key, or each image its own"
+        )
+    return found
+
+
+@jax.jit
+def _words(image_keys: Key[Array, " images"]) -> Array:
+    return jax.vmap(
+        lambda key: jax.random.bits(
+            jax.random.fold_in(key, jnp.int32(Purpose.ORDER)), (2,), jnp.uint32
+        )
+    )(image_keys)
+
+
+def num_whole(attacks: Sequence[str]) -> int:
+    """Returns how many attacks are run on all images, which are the first."""
+    return sum(name not in _SLOW for name in attacks)
+
+
+def check(tolerance: float | None, confidence: float, attacks: Sequence[str]) -> None:
+    """Checks a tolerance and what it needs of the other arguments.
+
+    Raises:
+      UserError: the tolerance or the confidence is not between 0 and 1, or the slow attacks are not
+        the last.
+    """
+    if not 0 < confidence < 1:
+        raise UserError(
+            f"confidence: {confidence}; expected a number above 0 and below 1, such as 0.95"
+        )
+    if tolerance is None:
+        return
+    if not 0 < tolerance < 1:
+        raise UserError(
+            f"tolerance: {tolerance}; expected a number above 0 and below 1, such as 0.003 for 0.3"
+            " points of robust accuracy, or None for the exact verdict"
+        )
+    if _SLOW & set(attacks[: num_whole(attacks)]):
+        raise UserError(
+            f"attacks: {', '.join(attacks)}; expected {' and '.join(sorted(_SLOW))} after the"
+            " others: a tolerance runs them on a sample of the images that the others leave"
+        )
