@@ -68,10 +68,29 @@ def _check_attacked(config: ConfigDict) -> None:
             f"config.attack.epsilon is {attack.epsilon}; expected above 0 for AutoAttack, or"
             " config.evaluation.attacks=()"
         )
+    if settings.tolerance is not None:
+        _check_tolerance(config)
     if not set(settings.attacked) & set(config.get("checkpoints", ("best", "last"))):
         raise UserError(
             f"config.evaluation.attacked is {settings.attacked}; expected a state that is"
             " evaluated, or config.evaluation.attacks=() to omit AutoAttack"
+        )
+
+
+def _check_tolerance(config: ConfigDict) -> None:
+    """Checks that the attacks that a tolerance runs on a sample are the last."""
+    from bat_jax.attacks import sampling
+
+    attacks = config.evaluation.attacks
+    if not sampling.slow_ones_last(attacks):
+        raise UserError(
+            f"config.evaluation.attacks is {attacks}; expected fab-t and square last with"
+            " config.evaluation.tolerance, which runs them on a sample of what the others leave"
+        )
+    if "findings" in config:
+        raise UserError(
+            f"config.evaluation.tolerance is {config.evaluation.tolerance}; expected None for the"
+            " job findings, which compares runs image by image"
         )
 
 

@@ -171,12 +171,33 @@ def test_the_defaults_are_legal_and_can_be_written_as_json(kind):
         ({"data.path": "x" * 300}, r"data\.path is .*; expected at most 255 bytes between slashes"),
         ({"job": "evaluation"}, r"job is 'evaluation'; expected one of train, memorization: the"),
         ({"data.validation": 0}, r"data\.validation is 0; expected 1 or more"),
+        ({"evaluation.tolerance": 0.0}, r"tolerance is 0\.0; expected above 0 and below 1"),
+        ({"evaluation.tolerance": -0.1}, r"tolerance is -0\.1; expected above 0 and below 1"),
+        ({"evaluation.tolerance": 1.0}, r"tolerance is 1\.0; expected above 0 and below 1"),
+        (
+            {"evaluation.tolerance": 0.1, "evaluation.attacks": ("square", "apgd-ce")},
+            r"attacks is \('square', 'apgd-ce'\); expected fab-t and square last with",
+        ),
     ],
 )
 def test_nonsense_is_refused_with_a_suggestion(changes, words):
     config = configs.default().unlock()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=words):
+        configs.check(config)
+
+
+def test_findings_refuse_a_tolerance():
+    config = configs.findings()
+    config.evaluation.tolerance = 0.1
+    with pytest.raises(UserError, match=r"tolerance is 0\.1; expected None for the job findings"):
+        configs.check(config)
+
+
+def test_a_tolerance_is_legal():
+    for config in (configs.default(), configs.evaluation()):
+        config.evaluation.attacks = ("apgd-ce", "square", "fab-t")
+        config.evaluation.tolerance = 0.003
         configs.check(config)
 
 

@@ -99,6 +99,11 @@ def num_whole(attacks: Sequence[str]) -> int:
     return sum(name not in _SLOW for name in attacks)
 
 
+def slow_ones_last(attacks: Sequence[str]) -> bool:
+    """Returns whether the attacks that a tolerance runs on a sample come after the others."""
+    return not _SLOW & set(attacks[: num_whole(attacks)])
+
+
 def check(tolerance: float | None, confidence: float, attacks: Sequence[str]) -> None:
     """Checks a tolerance and what it needs of the other arguments.
 
@@ -117,7 +122,7 @@ def check(tolerance: float | None, confidence: float, attacks: Sequence[str]) ->
             f"tolerance: {tolerance}; expected a number above 0 and below 1, such as 0.003 for 0.3"
             " points of robust accuracy, or None for the exact verdict"
         )
-    if _SLOW & set(attacks[: num_whole(attacks)]):
+    if not slow_ones_last(attacks):
         raise UserError(
             f"attacks: {', '.join(attacks)}; expected {' and '.join(sorted(_SLOW))} after the"
             " others: a tolerance runs them on a sample of the images that the others leave"

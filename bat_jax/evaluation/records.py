@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from scipy import stats
 
+from bat_jax.evaluation.sampled import Sampled, SampleRecord
+
 # The evaluated checkpoints: the best on the validation images, and the last.
 STATES = ("best", "last")
 # Test images by memorization, besides `ALL`.
@@ -109,6 +111,26 @@ class Accuracy(NamedTuple):
         return cls(hits / n, n, (round(float(found.low), 6), round(float(found.high), 6)))
 
     @classmethod
+    def of_sampled(cls, sampled: Sampled, rows: Any) -> "Accuracy":
+        """Returns the estimated accuracy of verdicts some of which are not known.
+
+        The interval covers the images that not all attacks were run on, and the choice of the test
+        images, each with half of the 5 %: Wilson's for the least and the most that would stand.
+
+        Args:
+          sampled: the verdicts on all images.
+          rows: the images to consider, as an index.
+        """
+        n = len(sampled.stands[rows])
+        standing = sampled.standing(rows, 0.975)
+        ends = [
+            stats.binomtest(hits, n).proportion_ci(0.975, method="wilson")
+            for hits in (standing.low, standing.high)
+        ]
+        interval = (round(float(ends[0].low), 6), round(float(ends[1].high), 6))
+        return cls(standing.estimate / n, n, interval)
+
+    @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Accuracy":
         """Reads an accuracy in the format of results.json."""
         low, high = content["interval"]
@@ -144,11 +166,14 @@ class Evaluation:
       groups: by group of images, `ALL` first; empty groups are absent.
       broken_by: how many images each attack of AutoAttack broke in turn, if it was run.
       by: the accuracies of every `class` and `superclass` by its name, if they were recorded.
+      sample: of AutoAttack, if its last attacks were run on a sample; then its accuracies are
+        estimates.
     """
 
     groups: Mapping[str, Accuracies]
     broken_by: Mapping[str, int] = dataclasses.field(default_factory=dict)
     by: Mapping[str, Mapping[str, Accuracies]] = dataclasses.field(default_factory=dict)
+    sample: SampleRecord | None = None
 
     @property
     def all(self) -> Accuracies:
@@ -162,7 +187,16 @@ class Evaluation:
         plain = {ALL: {name: test[name] for name in test if name not in GROUPS}}
         plain |= {group: test[group] for group in GROUPS if group in test}
         by = {kind: _groups(found) for kind, found in content.get("by", {}).items()}
-        return cls(_groups(plain), dict(content.get("broken_by", {})), by)
+        sample = SampleRecord.from_json(content["sample"]) if "sample" in content else None
+        return cls(_groups(plain), dict(content.get("broken_by", {})), by, sample)
+
+    def title(self, measure: Measure) -> str:
+        """Returns a measure's title, which names an estimate."""
+        return measure.title + self.note(measure)
+
+    def note(self, measure: Measure) -> str:
+        """Returns what to add to a measure's name: that it is an estimate, or nothing."""
+        return " (sampled)" if self.sample and measure == AUTOATTACK else ""
 
 
 def _groups(content: Mapping[str, Any]) -> dict[str, Accuracies]:
@@ -178,8 +212,12 @@ def evaluations(results: Mapping[str, Any]) -> dict[str, Evaluation]:
     return {state: Evaluation.from_json(results[state]) for state in STATES if state in results}
 
 
+# Whether each image is classified correctly, as far as it is known.
+Verdict = Bool[np.ndarray, " images"] | Sampled
+
+
 def summarize(
-    verdicts: Mapping[str, Bool[np.ndarray, " images"]],
+    verdicts: Mapping[str, Verdict],
     groups: Mapping[str, Int64[np.ndarray, " rows"]],
 ) -> dict[str, Any]:
     """Returns accuracies on all images and on each non-empty group, in results.json's format.
@@ -192,15 +230,21 @@ def summarize(
 
 
 def summarize_groups(
-    verdicts: Mapping[str, Bool[np.ndarray, " images"]],
+    verdicts: Mapping[str, Verdict],
     groups: Mapping[str, Int64[np.ndarray, " rows"]],
 ) -> dict[str, Any]:
     """Returns the accuracies on each non-empty group alone, as `summarize` does."""
     return {group: _accuracies(verdicts, rows) for group, rows in groups.items() if len(rows)}
 
 
-def _accuracies(verdicts: Mapping[str, Bool[np.ndarray, " images"]], rows: Any) -> dict[str, Any]:
-    return {key: Accuracy.of(correct[rows]).to_json() for key, correct in verdicts.items()}
+def _accuracies(verdicts: Mapping[str, Verdict], rows: Any) -> dict[str, Any]:
+    return {key: _accuracy(verdict, rows).to_json() for key, verdict in verdicts.items()}
+
+
+def _accuracy(verdict: Verdict, rows: Any) -> Accuracy:
+    if isinstance(verdict, Sampled):
+        return Accuracy.of_sampled(verdict, rows)
+    return Accuracy.of(verdict[rows])
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -210,7 +254,8 @@ def table(results: Mapping[str, Any]) -> str:
         for group, accuracies in found.groups.items():
             for measure, value in accuracies.items():
                 low, high = value.interval
-                title = f"{state} {measure.key}" + (f", {group}" if group else "")
+                title = f"{state} {measure.key}{found.note(measure)}"
+                title += f", {group}" if group else ""
                 lines.append(
                     f"{title:<34}{value.n:>7}  {100 * value.accuracy:>7.2f} %  "
                     f"{100 * low:.2f} to {100 * high:.2f}"
@@ -218,6 +263,8 @@ def table(results: Mapping[str, Any]) -> str:
         if found.broken_by:
             counts = ", ".join(f"{attack} {count}" for attack, count in found.broken_by.items())
             lines.append(f"{state}: images broken by {counts}")
+        if found.sample:
+            lines.append(f"{state}: {found.sample}")
     return "\n".join(lines)
 
 

@@ -29,10 +29,20 @@ _TEST = Object(
     Measure.is_key,
     f"{_MEASURES}, or {' or '.join(GROUPS)}",
 )
+_SAMPLE = Object(
+    {
+        "attacks": ListOf(Text(), shortest=1),
+        "images": _COUNT,
+        "drawn": _COUNT,
+        "broken": _COUNT,
+        "interval": ListOf(_PART, length=2),
+    }
+)
 _STATE = Object(
     {"test": _TEST},
     {
         "broken_by": Object(others=_COUNT),
+        "sample": _SAMPLE,
         "by": Object(
             {},
             dict.fromkeys(KINDS, Object(others=_GROUP)),

@@ -44,7 +44,12 @@ def evaluate_run(
     with workdirs.opened(workdir):
         states = read_states(experiment, run)
         workdirs.claim(
-            workdir, settings, experiment.digests(), defaults=configs.defaults_of(settings)
+            workdir,
+            settings,
+            experiment.digests(),
+            defaults=configs.defaults_of(settings),
+            # AutoAttack continues from its file, to a narrower interval or the exact verdict.
+            free=("evaluation.tolerance",),
         )
         seconds = states["last"].seconds
         chosen = {name: states[name] for name in config.checkpoints}

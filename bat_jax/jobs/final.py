@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,19 @@ from tqdm import tqdm
 
 from bat_jax import keys, models
 from bat_jax.attacks import checks
-from bat_jax.attacks.auto_attack import autoattack
+from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.data import Split
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation.groups import rows_by
-from bat_jax.evaluation.records import AUTOATTACK, GROUPS, Measure, summarize, summarize_groups
+from bat_jax.evaluation.records import (
+    AUTOATTACK,
+    GROUPS,
+    Measure,
+    Verdict,
+    summarize,
+    summarize_groups,
+)
+from bat_jax.evaluation.sampled import Sampled, SampleRecord
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import distributed
 from bat_jax.runtime.files import write_json, write_npz
@@ -47,7 +55,7 @@ def evaluate(
     found: dict[str, Any] = {}
     examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
     done: dict[int, dict[str, Any]] = {}
-    attacked_at: dict[int, tuple[Any, dict[str, Any]]] = {}
+    attacked_at: dict[int, _Attacked] = {}
     for name, saved in states.items():
         step = int(saved.state.step)
         # Best and last may be the same state.
@@ -59,27 +67,35 @@ def evaluate(
                 disable=None if distributed.is_main() else True,
             ) as bar:
                 done[step] = evaluator(saved.state.evaluated, data, bar.update)
-        verdicts = dict(done[step])
-        broken: dict[str, Any] = {}
+        verdicts: dict[str, Verdict] = dict(done[step])
+        attacked = None
         if config.evaluation.attacks and name in config.evaluation.attacked:
             if step not in attacked_at:
                 attacked_at[step] = _autoattack(experiment, saved, test, workdir)
+                robust = attacked_at[step].sampled.stands
                 plain = Measure.pgd(config.evaluation.num_steps).key
                 if plain in verdicts and distributed.is_main():
-                    checks.warn_if_pgd_misleads(verdicts[plain], attacked_at[step][0])
-            verdicts[AUTOATTACK.key], broken = attacked_at[step]
+                    checks.warn_if_pgd_misleads(done[step][plain], robust)
+            attacked = attacked_at[step]
+            verdicts[AUTOATTACK.key] = attacked.verdict
         found[name] = {"step": step, "test": summarize(verdicts, groups)}
         if config.evaluation.by:
             found[name]["by"] = {
                 kind: summarize_groups(verdicts, rows_by(experiment.dataset, test, kind))
                 for kind in config.evaluation.by
             }
-        if broken:
-            found[name]["broken_by"] = {attack: int(b.sum()) for attack, b in broken.items()}
-        for attack, is_correct in verdicts.items():
+        for attack, verdict in verdicts.items():
+            is_correct = verdict.stands if isinstance(verdict, Sampled) else verdict
             examples[f"{name}_{attack}"] = is_correct
-        for attack, is_broken in broken.items():
-            examples[f"{name}_broken_by_{attack}"] = is_broken
+        if attacked is not None:
+            found[name]["broken_by"] = {
+                attack: int(is_broken.sum()) for attack, is_broken in attacked.broken_by.items()
+            }
+            for attack, is_broken in attacked.broken_by.items():
+                examples[f"{name}_broken_by_{attack}"] = is_broken
+            if attacked.sample is not None:
+                found[name]["sample"] = attacked.sample.to_json()
+                examples[f"{name}_not_run"] = attacked.sampled.not_run
     found["seconds"] = round(seconds, 1)
     with distributed.agreed():
         if distributed.is_main():
@@ -89,10 +105,27 @@ def evaluate(
     return found
 
 
-def _autoattack(
-    experiment: Experiment, saved: Saved, test: Split, workdir: AnyPath
-) -> tuple[Bool[np.ndarray, " images"], dict[str, Bool[np.ndarray, " images"]]]:
-    """Returns which images withstand AutoAttack, and which each of its attacks broke."""
+class _Attacked(NamedTuple):
+    """AutoAttack's verdicts on the test images, of all processes.
+
+    Attributes:
+      sampled: the verdicts, and which images all attacks were run on.
+      broken_by: which images each of the attacks broke.
+      sample: the sample that the last attacks were run on; None if it is everything.
+    """
+
+    sampled: Sampled
+    broken_by: dict[str, Bool[np.ndarray, " images"]]
+    sample: SampleRecord | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Which images withstand AutoAttack, as far as it is known."""
+        return self.sampled.stands if self.sample is None else self.sampled
+
+
+def _autoattack(experiment: Experiment, saved: Saved, test: Split, workdir: AnyPath) -> _Attacked:
+    """Runs AutoAttack on this process's share of the images, and returns all verdicts."""
     config, processes = experiment.config, jax.process_count()
     # AutoAttack shards images over devices itself, and places the variables accordingly.
     variables = jax.device_get(saved.state.evaluated)
@@ -111,11 +144,38 @@ def _autoattack(
             batch_size=config.evaluation.batch_size // processes,
             path=workdir / f"autoattack_{int(saved.state.step)}{part}.npz",
             keep_adversarial=False,
+            tolerance=config.evaluation.tolerance,
+            # Every process draws a sample from its share; together they are to cover 95 %.
+            confidence=1 - 0.05 / processes,
             progress=sys.stderr.isatty() and distributed.is_main(),
             devices=experiment.mesh.local_devices,
         )
-    by_attack = {name: distributed.concatenated(b) for name, b in result.by_attack.items()}
-    return distributed.concatenated(result.robust), by_attack
+    return _gathered(result)
+
+
+def _gathered(result: Result) -> _Attacked:
+    """Returns the verdicts of all processes together."""
+    robust, sample = result.robust, result.sample
+    # Without a sample, all attacks were run on whatever stands.
+    in_population, is_drawn, num_sampled = robust, robust, 0
+    if sample is not None:
+        in_population, is_drawn = np.zeros_like(robust), np.zeros_like(robust)
+        in_population[sample.order] = True
+        is_drawn[sample.order[: sample.drawn]] = True
+        num_sampled = len(sample.attacks)
+    part = np.full(len(robust), jax.process_index(), np.int32)
+    verdicts = (robust, in_population, is_drawn, part)
+    sampled = Sampled(*(distributed.concatenated(rows) for rows in verdicts))
+    broken_by = {name: distributed.concatenated(b) for name, b in result.by_attack.items()}
+    low, high = (round(end * len(robust)) for end in result.interval)
+    counts = distributed.concatenated(np.array([[low, high, num_sampled]], np.int32))
+    most_sampled = int(counts[:, 2].max())
+    if not most_sampled:
+        return _Attacked(sampled, broken_by, None)
+    ends = counts[:, :2].sum(axis=0) / len(sampled.stands)
+    attacks = tuple(broken_by)[-most_sampled:]
+    record = SampleRecord.of(sampled, attacks, (float(ends[0]), float(ends[1])))
+    return _Attacked(sampled, broken_by, record)
 
 
 def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, " rows"]]:

@@ -104,7 +104,7 @@ def _results(found: Sequence[Run], names: Sequence[str], attack: Measure) -> Tab
         row = [name, f"{test.all[CLEAN].n:,}"]
         for group, measure in columns:
             value = test.groups.get(group, {}).get(measure)
-            row.append(str(value) if value else "not measured")
+            row.append(f"{value}{test.note(measure)}" if value else "not measured")
         rows.append(tuple(row))
     header = [measure.title + (f", {group}" if group else "") for group, measure in columns]
     return Table(
@@ -128,6 +128,9 @@ def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[
             first.examples["ids"], run.examples["ids"], return_indices=True
         )
         for measure in dict.fromkeys((CLEAN, attack)):
+            # Images that not all attacks were run on have no verdict.
+            if any(one.evaluations[state].note(measure) for one in (first, run)):
+                continue
             key = f"{state}_{measure.key}"
             test = mcnemar(first.examples[key][ours], run.examples[key][theirs])
             rows.append(

@@ -83,10 +83,13 @@ def results_table(run: Run) -> Table:
     for state, test in run.evaluations.items():
         for group, accuracies in test.groups.items():
             for measure, found in accuracies.items():
-                what = f"{state}, {measure.title}" + (f", {group}" if group else "")
+                what = f"{state}, {test.title(measure)}" + (f", {group}" if group else "")
                 rows.append((what, f"{found.n:,}", found.percent, found.interval_in_percent))
+    caption = "Accuracy on the test images; 95 % Wilson intervals."
+    if any(test.sample for test in run.evaluations.values()):
+        caption += " Those of sampled accuracies also cover the images not attacked by all attacks."
     return Table(
-        "Accuracy on the test images; 95 % Wilson intervals.",
+        caption,
         ("checkpoint, attack", "n", "%", "95 % interval"),
         tuple(rows),
     )
@@ -97,7 +100,7 @@ def _page(run: Run) -> Page:
     test = run.evaluations[state]
     shown = {measure: test.all[measure] for measure in (CLEAN, run.attack)}
     summary = "; ".join(
-        f"{measure.title} {found.percent} % (n = {found.n:,}, 95 % interval"
+        f"{test.title(measure)} {found.percent} % (n = {found.n:,}, 95 % interval"
         f" {found.interval_in_percent})"
         for measure, found in shown.items()
     )
@@ -106,6 +109,11 @@ def _page(run: Run) -> Page:
     if broken:
         counts = ", ".join(f"{attack} {count}" for attack, count in broken.items())
         text.append(f"Images of the {state} checkpoint broken by each attack in turn: {counts}.")
+    text += [
+        f"Of the {name} checkpoint, a sample was attacked: {one.sample}."
+        for name, one in run.evaluations.items()
+        if one.sample
+    ]
     curves = [charts.accuracy_curves(run), charts.loss_curves(run), charts.weights(run)]
     comparisons = [charts.trade_off([run], [run.name]), charts.typicality([run], [run.name])]
     taken = pictures.of_run(run.folder) if run.records else []

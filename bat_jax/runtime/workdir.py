@@ -107,7 +107,12 @@ def _take_on_trust(folder: AnyPath) -> None:
 
 
 def claim(
-    workdir: AnyPath, config: ConfigDict, data: Mapping[str, str], *, defaults: ConfigDict
+    workdir: AnyPath,
+    config: ConfigDict,
+    data: Mapping[str, str],
+    *,
+    defaults: ConfigDict,
+    free: tuple[str, ...] = (),
 ) -> None:
     """Writes config.json, or checks that the existing one matches this config.
 
@@ -116,6 +121,7 @@ def claim(
       config: the resolved config.
       defaults: default values of its fields, for fields missing from an older version's config.
       data: digests of the data's parts.
+      free: fields that may differ.
 
     Raises:
       UserError: the folder contains a run with another config or other data; or the processes
@@ -126,7 +132,7 @@ def claim(
     distributed.check_same("the data", json.dumps(dict(data), sort_keys=True))
     with distributed.agreed():
         if distributed.is_main():
-            _claim(workdir, path, config, data, defaults)
+            _claim(workdir, path, config, data, defaults, free)
     with distributed.agreed():
         if not path.exists():
             raise UserError(
@@ -141,6 +147,7 @@ def _claim(
     config: ConfigDict,
     data: Mapping[str, str],
     defaults: ConfigDict,
+    free: tuple[str, ...],
 ) -> None:
     ours = plain(config)
     if not path.exists():
@@ -160,7 +167,11 @@ def _claim(
     check_known(path, theirs, plain(defaults))
     theirs = _filled(theirs, plain(defaults))
     # Without synchronised batch norm, results depend on each device's share of the batch.
-    free = (*_FREE, "parallel.") if config.model.sync_batch_norm else _FREE
+    free = (
+        *_FREE,
+        *(f"{field}: " for field in free),
+        *(("parallel.",) if config.model.sync_batch_norm else ()),
+    )
     if config.job == "memorization":
         # Members can be added; findings would have been made with fewer.
         free = (*free, "memorization.members: ")

@@ -21,7 +21,8 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
 
     Args:
       run: the run's folder.
-      changes: config sections; fields that are not None replace the run's own.
+      changes: config sections; fields that are not None replace the run's own. Of
+        `evaluation.tolerance`, None does too: it means the exact verdict.
 
     Raises:
       UserError: there is no such run, or its data are missing or have changed.
@@ -34,7 +35,7 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     config.data.extra = None
     for section in ("attack", "evaluation", "memorization", "parallel", "data"):
         for field, value in (changes.get(section) or {}).items() if changes else ():
-            if value is not None:
+            if value is not None or (section, field) == ("evaluation", "tolerance"):
                 config[section][field] = value
     experiment = dataclasses.replace(build(config), score=score)
     found = experiment.digests()

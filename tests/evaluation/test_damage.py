@@ -38,7 +38,16 @@ ABOUT = {
     "devices": ["cpu"],
 }
 STATE = {"step": 3, "test": {"clean": ACCURACY, "pgd2": ACCURACY, "typical": {"clean": ACCURACY}}}
-RESULTS = {"best": {**STATE, "broken_by": {"apgd-ce": 1}}, "last": STATE, "seconds": 1.5}
+SAMPLE = {
+    "attacks": ["fab-t"],
+    **{"images": 3, "drawn": 2, "broken": 1},
+    "interval": [0.25, 0.5],
+}
+RESULTS = {
+    "best": {**STATE, "broken_by": {"apgd-ce": 1}, "sample": SAMPLE},
+    "last": STATE,
+    "seconds": 1.5,
+}
 RECORDS = [
     {"step": step, "epoch": step / 2, "split": split, "loss": 1.0, "pgd2": 0.5}
     for step in (1, 2)

@@ -181,6 +181,27 @@ def test_two_processes_share_the_images_of_autoattack(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_draw_a_sample_each(tmp_path):
+    flags = (
+        "--config.evaluation.attacks=('apgd-ce','fab-t')",
+        "--config.attack.epsilon=0.01",
+        "--config.evaluation.tolerance=0.1",
+        "--config.evaluation.batch_size=8",
+    )
+    run(tmp_path / "one", 1, *flags, devices=4)
+    run(tmp_path / "two", 2, *flags)
+    for state in ("best", "last"):
+        one, two = (
+            json.loads((tmp_path / name / "results.json").read_bytes())[state]
+            for name in ("one", "two")
+        )
+        assert two["sample"]["images"] == one["sample"]["images"] > two["sample"]["drawn"] > 0
+        low, high = two["sample"]["interval"]
+        assert 0 < high - low <= 0.1
+        assert low <= two["test"]["autoattack"]["accuracy"] <= high
+
+
+@pytest.mark.slow
 def test_a_killed_main_process_ends_the_others_and_the_run_resumes_bit_identical(
     finished, tmp_path
 ):

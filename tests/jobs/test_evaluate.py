@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from bat_jax import config as configs
+from bat_jax.attacks.engine import Engine, Outcome
 from bat_jax.attacks.verdicts import VerdictFile
 from bat_jax.errors import UserError
+from bat_jax.evaluation import records, runs
 from bat_jax.jobs import evaluate_run, train_and_evaluate
+from bat_jax.report import single
+from bat_jax.training.saved import read_run
 from tests.estimates import write_digits_estimates
 
 
@@ -111,6 +115,59 @@ def test_autoattack_resumes_where_it_stopped(run, monkeypatch):
     monkeypatch.undo()
     resumed, _ = evaluate_run(config, folder / "halves")
     assert resumed["last"] == whole["last"]
+
+
+def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run, monkeypatch):
+    def find_nothing(engine, attack, images, labels, targets, keys):
+        return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
+
+    monkeypatch.setattr(Engine, "run", find_nothing)
+    folder, _ = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.evaluation.attacks = ("apgd-ce", "fab-t")
+    config.evaluation.tolerance = 0.05
+    config.evaluation.batch_size = 8
+    config.checkpoints = ("last",)
+    sampled, workdir = evaluate_run(config, folder / "sampled")
+    last = sampled["last"]
+    sample = last["sample"]
+    assert sample["attacks"] == ["fab-t"]
+    assert 0 < sample["drawn"] < sample["images"]
+    assert sample["images"] == round(449 * last["test"]["clean"]["accuracy"])
+    low, high = sample["interval"]
+    assert 0 < high - low <= 0.05
+    found = last["test"]["autoattack"]
+    assert found["interval"][0] < low < found["accuracy"] == high < found["interval"][1]
+    lines = records.table(sampled).split("\n")
+    assert any(line.startswith("last autoattack (sampled) ") for line in lines)
+    assert any(f"fab-t on {sample['drawn']} of {sample['images']} images" in line for line in lines)
+    with np.load(workdir / "examples.npz") as examples:
+        not_run = examples["last_not_run"]
+        assert not_run.sum() == sample["images"] - sample["drawn"]
+        assert examples["last_autoattack"][not_run].all()
+    page = single._page(runs.read(workdir))
+    assert "AutoAttack (sampled) 1" in page.summary
+    assert "last, AutoAttack (sampled)" in [row[0] for row in page.sections[0].tables[0].rows]
+    sentence = f"fab-t on {sample['drawn']} of {sample['images']} images, of which they broke"
+    assert sentence in page.sections[0].text[-1]
+
+    config.evaluation.tolerance = None
+    exact, _ = evaluate_run(config, folder / "sampled")
+    assert "sample" not in exact["last"]
+    assert exact["last"]["test"]["autoattack"] == last["test"]["clean"]
+    assert exact["last"]["test"]["clean"] == last["test"]["clean"]
+    with np.load(workdir / "examples.npz") as examples:
+        assert "last_not_run" not in examples
+
+
+def test_the_tolerance_of_a_run_is_not_that_of_an_evaluation(run, tmp_path):
+    folder, _ = run
+    content = json.loads((folder / "config.json").read_bytes())
+    content["config"]["evaluation"]["tolerance"] = 0.5
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_run(tmp_path).config.evaluation.tolerance == 0.5
+    assert read_run(tmp_path, configs.evaluation()).config.evaluation.tolerance is None
 
 
 def test_another_attack_does_not_choose_another_best(run):

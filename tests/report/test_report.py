@@ -1,5 +1,6 @@
 """Reports are one file without network access, with figures as files and n for each accuracy."""
 
+import dataclasses
 import html
 import json
 import re
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 from bat_jax.errors import UserError
-from bat_jax.evaluation.records import percent
+from bat_jax.evaluation.records import AUTOATTACK, percent
 from bat_jax.evaluation.runs import read
 from bat_jax.methods import WEIGHT_BINS
-from bat_jax.report import compare, report
+from bat_jax.report import compare, comparison, report
 from bat_jax.report.__main__ import main
 from bat_jax.report.style import DARK, LIGHT, Chart, render
 from tests.report.browser import CHROMIUM, browsing
@@ -121,6 +122,29 @@ def test_runs_are_compared_side_by_side_and_image_by_image(runs, tmp_path):
     # Only the differences of their configs are shown.
     settings = text[text.index("<h2>Settings</h2>") :]
     assert re.findall(r'<th scope="row">(.*?)</th>', settings) == ["objective.name"]
+
+
+def test_a_sampled_accuracy_is_named_and_not_compared_image_by_image(runs):
+    run = read(runs[0])
+    results = json.loads(json.dumps(run.results))
+    examples = dict(run.examples)
+    for state in ("best", "last"):
+        results[state]["test"]["autoattack"] = results[state]["test"]["pgd2"]
+        examples[f"{state}_autoattack"] = examples[f"{state}_pgd2"]
+    exact = dataclasses.replace(run, results=results, examples=examples)
+    sample = {"attacks": ["square"], "images": 9, "drawn": 5, "broken": 0, "interval": [0.1, 0.2]}
+    results = {**results, "best": {**results["best"], "sample": sample}}
+    sampled = dataclasses.replace(exact, results=results)
+
+    def measures(*found):
+        (section,) = comparison._pairs(found, ["one", "two"], AUTOATTACK)
+        return [row[0] for row in section.tables[0].rows]
+
+    assert measures(exact, exact) == ["two, best, clean", "two, best, AutoAttack"]
+    assert measures(exact, sampled) == measures(sampled, exact) == ["two, best, clean"]
+    table = comparison._results([exact, sampled], ["one", "two"], AUTOATTACK)
+    named = [row[0] for row in table.rows if any("(sampled)" in cell for cell in row)]
+    assert named == ["two, best"]
 
 
 def test_the_command_names_the_page_and_refuses_unfinished_runs(runs, tmp_path, capsys):
