@@ -9,6 +9,7 @@ from bat_jax.attacks.fast import fgsm
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.inner_losses import Loss
 from bat_jax.attacks.projected_gradient import PgdSettings, Trajectory, pgd, pgd_trajectory
+from bat_jax.attacks.sampling import Sample
 from bat_jax.attacks.square_attack import square
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PgdSettings",
     "Result",
     "RobustnessWarning",
+    "Sample",
     "Trajectory",
     "apgd",
     "apgd_targeted",

@@ -6,6 +6,7 @@ run.evaluations["best"].all  # measure -> accuracy, n and interval
 
 from bat_jax.evaluation.records import Accuracy, Evaluation, Measure
 from bat_jax.evaluation.runs import Run, read
+from bat_jax.evaluation.sampled import SampleRecord
 from bat_jax.evaluation.statistics import McNemar, holm, mcnemar, over_seeds
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "McNemar",
     "Measure",
     "Run",
+    "SampleRecord",
     "holm",
     "mcnemar",
     "over_seeds",
