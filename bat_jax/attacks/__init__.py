@@ -5,7 +5,6 @@ from bat_jax.attacks.auto_pgd import apgd, apgd_targeted
 from bat_jax.attacks.checks import RobustnessWarning
 from bat_jax.attacks.classifier import LogitsFn
 from bat_jax.attacks.fab import fab_targeted
-from bat_jax.attacks.fast import fgsm
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.inner_losses import Loss
 from bat_jax.attacks.projected_gradient import PgdSettings, Trajectory, pgd, pgd_trajectory
@@ -25,7 +24,6 @@ __all__ = [
     "apgd_targeted",
     "autoattack",
     "fab_targeted",
-    "fgsm",
     "pgd",
     "pgd_trajectory",
     "square",

@@ -70,7 +70,7 @@ def attacked():
 
 @pytest.fixture(scope="module")
 def problem():
-    """Returns the arguments, and by which attack each image is broken."""
+    """Returns the arguments, and the attack that breaks each image."""
     logits_fn, weights, images, labels = linear.problem(count=COUNT)
     distances = linear.distances(weights, images, labels, "linf")
     epsilon = float(np.quantile(distances, 0.4))

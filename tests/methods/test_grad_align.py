@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from bat_jax import keys, losses, methods, parallel
-from bat_jax.attacks import fgsm, geometry
+from bat_jax.attacks import geometry, pgd
 from tests.training.conftest import built, tiny
 from tests.training.test_step import assert_close, order_of, run
 
@@ -68,14 +68,15 @@ def test_a_step_is_the_gradient_of_the_loss_with_the_regulariser():
     rows = np.asarray(order_of(experiment))[0]
     clean = jnp.asarray(experiment.train.images[rows] / np.float32(255))
     labels = jnp.asarray(experiment.train.labels[rows])
-    images = fgsm(
+    images = pgd(
         lambda x: experiment.model.apply(state.variables, x),
         clean,
         labels,
-        jnp.zeros_like(clean),
+        jax.random.key(0),
         epsilon=0.1,
         step_size=0.1,
-        clip=True,
+        num_steps=1,
+        random_start=False,
     )
     key = keys.derive(config.seed, keys.Purpose.EXTRAS, 0)
     drawn = geometry.uniform(keys.per_image(key, jnp.arange(len(labels))), clean, 0.1)
