@@ -248,8 +248,7 @@ class Open(Field):
 
     def expected(self, value: object) -> str | None:
         """Returns the expectation if the value is not a section."""
-        is_section = isinstance(value, Mapping | ConfigDict)
-        if is_section and all(isinstance(name, str) for name in value):  # type: ignore[attr-defined]
+        if isinstance(value, Mapping | ConfigDict) and all(isinstance(name, str) for name in value):
             return None
         return "a section of named fields"
 

@@ -8,6 +8,7 @@ import os
 
 _BACKEND = os.environ.pop("MPLBACKEND", None)
 
+# E402: these come after the variable is out of the environment, which they read.
 import matplotlib  # noqa: E402
 from matplotlib import font_manager  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
