@@ -79,7 +79,7 @@ def train(arm: str, seed: int, folder: Path, epsilon: float | None) -> None:
     print(folder.name, json.dumps(results["best"]["test"]), line, flush=True)
 
 
-def attack(folder: Path) -> None:
+def attack(folder: Path, tolerance: float | None) -> None:
     """Attacks the best state of a run with AutoAttack, unless that is done."""
     from bat_jax.jobs.evaluate import evaluate_run
     from configs import evaluation
@@ -89,6 +89,7 @@ def attack(folder: Path) -> None:
     config = evaluation.get_config()
     config.run = str(folder)
     config.checkpoints = ("best",)
+    config.evaluation.tolerance = tolerance
     results, _ = evaluate_run(config, folder / "autoattack")
     print(folder.name, json.dumps(results["best"]["test"]), flush=True)
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--epsilon", type=float, help="another radius, steps in proportion")
     parser.add_argument("--no-autoattack", action="store_true")
+    parser.add_argument("--tolerance", type=float, help="of AutoAttack; without it, all of it runs")
     parser.add_argument("--table", action="store_true", help="print the results so far")
     settings = parser.parse_args()
     arms = settings.arms.split(",")
@@ -115,7 +117,7 @@ def main() -> None:
         train(arm, seed, folder, settings.epsilon)
     if not settings.no_autoattack:
         for folder in folders.values():
-            attack(folder)
+            attack(folder, settings.tolerance)
 
 
 def table(workdir: Path, arms: list[str], folders: dict[tuple[str, int], Path]) -> Iterator[str]:

@@ -50,26 +50,22 @@ class StoppedError(Exception):
     """Stops the evaluation from outside."""
 
 
-@pytest.mark.parametrize("after", [1, 4])
-def test_it_resumes_after_any_batch(arguments, whole, after, tmp_path, monkeypatch):
+def test_it_resumes_after_a_batch_and_a_finished_file_is_not_computed_again(
+    arguments, whole, tmp_path, monkeypatch
+):
     path = tmp_path / "new" / "verdicts.npz"
     write, written = VerdictFile.write, []
 
     def write_and_stop(file, verdicts):
         write(file, verdicts)
         written.append(verdicts.batches)
-        if len(written) == after:
+        if len(written) == 4:
             raise StoppedError
 
     with monkeypatch.context() as patch:
         patch.setattr(VerdictFile, "write", write_and_stop)
         with pytest.raises(StoppedError):
             autoattack(**arguments, path=path)
-    assert_same(autoattack(**arguments, path=path), whole)
-
-
-def test_a_finished_file_is_not_computed_again(arguments, whole, tmp_path, monkeypatch):
-    path = tmp_path / "verdicts.npz"
     assert_same(autoattack(**arguments, path=path), whole)
 
     def refuse(*_):
@@ -83,6 +79,16 @@ def test_a_sample_of_all_images_gives_the_same_verdicts(arguments, whole):
     assert_same(autoattack(**arguments, tolerance=1e-9), whole)
 
 
+@pytest.fixture(scope="module")
+def written(arguments, tmp_path_factory):
+    """Returns the arguments of an evaluation and the arrays of its file."""
+    path = tmp_path_factory.mktemp("written") / "verdicts.npz"
+    evaluation = {**arguments, "attacks": ("apgd-dlr",), "keep_adversarial": False}
+    autoattack(**evaluation, path=path)
+    with np.load(path, allow_pickle=False) as archive:
+        return evaluation, dict(archive)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -94,12 +100,12 @@ def test_a_sample_of_all_images_gives_the_same_verdicts(arguments, whole):
         ({"logits_fn": lambda x: x[:, 0, :6, 0] ** 2}, "of another model"),
     ],
 )
-def test_another_evaluation_is_refused(arguments, changed, message, tmp_path):
+def test_another_evaluation_is_refused(written, changed, message, tmp_path):
+    evaluation, arrays = written
     path = tmp_path / "verdicts.npz"
-    small = {**arguments, "attacks": ("apgd-dlr",)}
-    autoattack(**small, path=path, keep_adversarial=False)
+    np.savez(path, **arrays)
     with pytest.raises(UserError, match=message):
-        autoattack(**{**small, **changed}, path=path, keep_adversarial=False)
+        autoattack(**{**evaluation, **changed}, path=path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut"])
@@ -109,16 +115,6 @@ def test_an_unrelated_file_is_refused(arguments, content, tmp_path):
     with pytest.raises(UserError, match=r"verdicts\.npz: cannot be read"):
         autoattack(**arguments, path=path)
     assert path.read_bytes() == content
-
-
-@pytest.fixture(scope="module")
-def written(arguments, tmp_path_factory):
-    """Returns the arguments of an evaluation and the arrays of its file."""
-    path = tmp_path_factory.mktemp("written") / "verdicts.npz"
-    evaluation = {**arguments, "attacks": ("apgd-dlr",), "keep_adversarial": False}
-    autoattack(**evaluation, path=path)
-    with np.load(path, allow_pickle=False) as archive:
-        return evaluation, dict(archive)
 
 
 @pytest.mark.parametrize(

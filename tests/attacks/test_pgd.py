@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from bat_jax.attacks import PgdSettings, RobustnessWarning, pgd, pgd_trajectory
+from bat_jax import attacks
+from bat_jax.attacks import PgdSettings, RobustnessWarning, pgd_trajectory
 from bat_jax.errors import UserError
 
 SHAPE = (8, 8, 1)
@@ -38,6 +39,11 @@ def linear(weights):
     return logits_fn
 
 
+def pgd(*arguments, **options):
+    """Attacks in a loop, which compiles faster than one step after another."""
+    return attacks.pgd(*arguments, **{"unroll": False, **options})
+
+
 def distance(a, b, norm):
     offset = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     flat = offset.reshape(len(offset), -1)
@@ -62,7 +68,6 @@ def test_images_stay_in_the_ball_and_the_box(problem, norm, loss, epsilon, step_
         norm=norm,
         loss=loss,
         restarts=restarts,
-        unroll=False,
     )
     assert np.all(distance(adversarial, images, norm) <= epsilon + 1e-6)
     assert adversarial.min() >= 0.0
@@ -144,7 +149,6 @@ def test_a_restart_never_makes_an_image_harder_to_break(problem):
             step_size=0.1,
             num_steps=1,
             restarts=restarts,
-            unroll=False,
         )
         broken.append(np.asarray(jnp.argmax(logits_fn(adversarial), -1) != labels))
     assert np.all(broken[1] >= broken[0])
@@ -170,7 +174,6 @@ def test_a_misclassified_restart_is_kept_before_one_of_larger_loss():
         step_size=0.0,
         num_steps=1,
         restarts=12,
-        unroll=False,
     )
     assert np.mean(np.asarray(adversarial)[:, 0, 0, 0] > 0.5) == 1.0
 

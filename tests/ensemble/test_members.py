@@ -34,7 +34,7 @@ def test_a_member_does_not_depend_on_the_others(four):
         np.testing.assert_array_equal(getattr(alone, name)[1], getattr(four, name)[2])
 
 
-@pytest.mark.parametrize("conv", ["batch_last", "xla"])
+@pytest.mark.parametrize("conv", ["batch_last", pytest.param("xla", marks=pytest.mark.slow)])
 def test_members_trained_at_once_equal_members_trained_one_by_one(four, conv):
     fields = {"programs.training": conv, "programs.evaluation": conv}
     fields |= {"memorization.statistic": "probability", "programs.execution": "vmap"}

@@ -16,6 +16,7 @@ import pytest
 from bat_jax import data, memorization
 from bat_jax.jobs.memorization import memorize
 from bat_jax.memorization import estimates
+from bat_jax.memorization.store import Store
 from configs import digits_memorization
 from tests import command as commands
 from tests.jobs import processes
@@ -56,25 +57,27 @@ def wait_for_members(process, workdir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that was killed with its trainers, then extended by two members."""
+    """A run that was stopped after its third member, then extended by two members."""
     workdir = tmp_path_factory.mktemp("memorize") / "run"
-    process = launch(
-        workdir,
-        "--config.memorization.members=6",
-        start=subprocess.Popen,
-        stderr=subprocess.DEVNULL,
-    )
-    trainers = trainers_of(process)
-    wait_for_members(process, workdir)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    # Nor do the processes that trained its members survive.
-    assert not psutil.wait_procs(trainers, timeout=10)[1]
-    before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
+    command = ("--config=digits_memorization", f"--workdir={workdir}", *TINY)
+    command += ("--config.parallel.devices=1",)
+
+    def stop(store, scores, append=Store.append):
+        append(store, scores)
+        if len(store.missing(6)) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "append", stop)
+        stopped = commands.launch(*command, "--config.memorization.members=6")
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert "3 of 6 members are saved" in stopped.stderr
     assert not (workdir / "memorization.npz").exists()
-    result = launch(workdir, capture_output=True)
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
+    result = commands.launch(*command)
     assert result.returncode == 0, result.stderr
     # What was finished was not trained again.
+    assert len(before) == 3
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     return workdir, result
 
@@ -103,15 +106,37 @@ def test_it_ends_with_a_page_of_figures(finished):
     assert {"memorization", "split_half", "most_memorized"} <= names
 
 
-def test_a_run_that_was_killed_and_extended_ends_with_the_bytes_of_one_process(finished, tmp_path):
+def whole(folder):
+    """Returns the estimates of an undisturbed run on two devices of this process."""
     config = digits_memorization.get_config()
     for flag in TINY:
         field, value = flag.removeprefix("--config.").split("=")
         config.update_from_flattened_dict({field: int(value)})
     config.parallel.devices = 2
-    memorize(config, tmp_path / "whole")
-    whole = (tmp_path / "whole" / "memorization.npz").read_bytes()
-    assert (finished[0] / "memorization.npz").read_bytes() == whole
+    memorize(config, folder)
+    return (folder / "memorization.npz").read_bytes()
+
+
+def test_a_run_that_was_stopped_and_extended_ends_with_the_same_bytes(finished, tmp_path):
+    assert (finished[0] / "memorization.npz").read_bytes() == whole(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_with_its_trainers_ends_with_the_same_bytes(tmp_path):
+    workdir = tmp_path / "run"
+    members = "--config.memorization.members=6"
+    process = launch(workdir, members, start=subprocess.Popen, stderr=subprocess.DEVNULL)
+    trainers = trainers_of(process)
+    wait_for_members(process, workdir)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Nor do the processes that trained its members survive.
+    assert not psutil.wait_procs(trainers, timeout=10)[1]
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
+    assert not (workdir / "memorization.npz").exists()
+    assert launch(workdir, capture_output=True).returncode == 0
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert (workdir / "memorization.npz").read_bytes() == whole(tmp_path / "whole")
 
 
 @pytest.mark.slow

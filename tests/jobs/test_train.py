@@ -138,28 +138,10 @@ def test_a_finished_run_is_not_trained_again(finished):
     assert (workdir / "results.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_stopped_and_resumed_ends_bit_identical(finished, tmp_path, stop):
-    whole, _ = finished
-    workdir = tmp_path / "run"
-    flags = (*TINY, "--config.train.epochs=3")
-    process = subprocess.Popen(
-        command(workdir, *flags), stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    metrics = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.exists() and '"validation"' in metrics.read_text()):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(stop)
-    _, errors = process.communicate(timeout=120)
-    if stop == signal.SIGTERM:
-        assert process.returncode == 128 + signal.SIGTERM
-        assert re.search(r"stopped by SIGTERM: step \d+ of 12 is saved", errors)
+def assert_ends_as(workdir, whole):
+    """Resumes a run and compares it with an undisturbed one."""
     assert not (workdir / "results.json").exists()
-
-    resumed = launch(workdir, *flags)
+    resumed = launch(workdir, *TINY, "--config.train.epochs=3")
     assert resumed.returncode == 0, resumed.stderr
     for found, expected in zip(final_state(workdir), final_state(whole), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -167,6 +149,37 @@ def test_a_run_that_is_stopped_and_resumed_ends_bit_identical(finished, tmp_path
     assert json.loads(ours)["best"] == json.loads(theirs)["best"]
     assert json.loads(ours)["last"] == json.loads(theirs)["last"]
     assert_same_arrays(workdir, whole, "train_examples.npz")
+
+
+def test_a_run_that_is_stopped_and_resumed_ends_bit_identical(finished, tmp_path, monkeypatch):
+    def stopped(*arguments, save=Checkpoints.save, **options):
+        monkeypatch.setattr(Checkpoints, "save", save)
+        save(*arguments, **options)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", stopped)
+    ended = launch(tmp_path / "run", *TINY, "--config.train.epochs=3")
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert re.search(r"stopped by SIGTERM: step \d+ of 12 is saved", ended.stderr)
+    assert_ends_as(tmp_path / "run", finished[0])
+
+
+def test_a_run_that_is_killed_and_resumed_ends_bit_identical(finished, tmp_path):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(workdir, *TINY, "--config.train.epochs=3"),
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and '"validation"' in metrics.read_text()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert_ends_as(workdir, finished[0])
 
 
 def damage(path):
@@ -260,8 +273,7 @@ def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path, monkeypatch
     flags = (
         f"--config.data.path={archive}",
         "--config.data.validation=16",
-        "--config.model.name=small_cnn",
-        "--config.model.width=2",
+        "--config.model.name=tests.networks:create",
         "--config.attack.num_steps=1",
         "--config.programs.unroll=False",
         "--config.train.batch_size=16",
@@ -271,9 +283,9 @@ def test_cifar100_trains_checkpoints_resumes_and_evaluates(tmp_path, monkeypatch
         "--config.evaluation.attacks=()",
         "--config.parallel.devices=1",
     )
-    workdir, save = tmp_path / "run", Checkpoints.save
+    workdir = tmp_path / "run"
 
-    def stopped(*arguments, **options):
+    def stopped(*arguments, save=Checkpoints.save, **options):
         save(*arguments, **options)
         raise KeyboardInterrupt
 

@@ -7,6 +7,7 @@ import pytest
 
 from bat_jax.kernels import convolution, winograd
 from bat_jax.models.resnet import PreActivationBlock
+from tests.kernels.pullback import inputs, pullback
 
 
 def plain(images, kernel):
@@ -22,16 +23,11 @@ def plain(images, kernel):
 
 @pytest.mark.parametrize("sides", [(4, 4), (8, 5), (16, 16)])
 def test_values_and_gradients_are_those_of_the_plain_convolution(sides):
-    keys = jax.random.split(jax.random.key(0), 3)
-    images = jax.random.normal(keys[0], (3, *sides, 24))
-    kernel = jax.random.normal(keys[1], (3, 3, 24, 16))
-    expected, expected_vjp = jax.vjp(plain, images, kernel)
-    found, found_vjp = jax.vjp(winograd.convolution, images, kernel)
-    cotangent = jax.random.normal(keys[2], expected.shape)
-    pairs = zip((found, *found_vjp(cotangent)), (expected, *expected_vjp(cotangent)), strict=True)
-    for one, other in pairs:
+    arrays = inputs((3, *sides, 24), (3, 3, 24, 16))
+    expected, found = pullback(plain, *arrays), pullback(winograd.convolution, *arrays)
+    for one, other in zip(found, expected, strict=True):
         # The outputs are sums of hundreds of terms: rounding is relative to their spread.
-        np.testing.assert_allclose(one, other, atol=2e-5 * float(jnp.std(other)))
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.std(other))
 
 
 def test_its_error_is_a_few_roundings_of_the_plain_sums():
@@ -53,7 +49,8 @@ def block(conv):
 
 def test_a_residual_block_computes_the_same_with_either_convolution():
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 32))
-    variables = block(convolution.xla).init(jax.random.key(1), images, train=False)
+    init = jax.jit(block(convolution.xla).init, static_argnames="train")
+    variables = init(jax.random.key(1), images, train=False)
 
     def loss(params, images, conv):
         outputs, _ = block(conv).apply(

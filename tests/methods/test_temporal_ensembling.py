@@ -195,7 +195,7 @@ def test_a_training_remembers_the_clean_predictions_of_each_visit():
     assert metrics["te_weight"] == pytest.approx(300 * np.exp(-5 * (1 - 1 / 60) ** 2), rel=1e-4)
 
 
-@pytest.mark.parametrize(("devices", "parts"), [(2, 2), (8, 4)])
+@pytest.mark.parametrize(("devices", "parts"), [(2, 2), pytest.param(8, 4, marks=pytest.mark.slow)])
 def test_devices_and_parts_of_a_batch_agree_with_awp_too(devices, parts):
     alone, alone_metrics = trained(1, 1)
     state, metrics = trained(devices, parts)

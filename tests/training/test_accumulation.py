@@ -12,7 +12,10 @@ from tests.training.conftest import built
 from tests.training.test_step import FROM_START, assert_close, history_of, run, smooth_attack
 
 
-@pytest.mark.parametrize("objective", ["bat", "trades", "mart", "gairat"])
+@pytest.mark.parametrize(
+    "objective",
+    ["bat", "mart", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trades", "gairat"))],
+)
 def test_a_step_in_parts_is_the_step_of_the_large_batch(tiny_config, objective):
     fields = {
         **FROM_START,

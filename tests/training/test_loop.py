@@ -79,7 +79,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(experiment, tmp_path)
     whole, best = train(experiment, tmp_path / "whole")
     assert whole.step == 6
     assert history_of(whole).presented.sum() == 6 * 16
-    for steps in (1, 2, 3):
+    for steps in (1, 3):
         folder = tmp_path / f"stopped{steps}"
         folder.mkdir()
         with pytest.raises(Interrupted, match=r"stopped by SIGTERM: step \d of 6 is saved"):

@@ -136,7 +136,12 @@ def test_a_step_equals_one_written_by_hand(tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("objective", "counts"), [("bat", (2, 8)), ("gairat", (8,)), ("trades", (8,))]
+    ("objective", "counts"),
+    [
+        ("bat", (2, 8)),
+        pytest.param("gairat", (8,), marks=pytest.mark.slow),
+        pytest.param("trades", (8,), marks=pytest.mark.slow),
+    ],
 )
 def test_any_number_of_devices_gives_the_same_step(tiny_config, objective, counts):
     fields = {**FROM_START, **smooth_attack(objective)}
