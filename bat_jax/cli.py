@@ -134,10 +134,11 @@ def _run(arguments: "Arguments", program: str) -> int:
 
         import bat_jax.jobs  # noqa: F401 (imports Orbax and other large packages)
         from bat_jax.runtime import backend, distributed
+        from bat_jax.runtime.interruption import terminating
         from bat_jax.runtime.storage import as_path
 
     workdir: AnyPath = Path("runs") / arguments.name
-    with _logging():
+    with _logging(), terminating():
         try:
             _prepare(arguments)
             workdir = as_path(arguments.workdir or workdir)
@@ -327,7 +328,7 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
     """Returns the message and exit status of a known error, or None."""
     from bat_jax.errors import UserError
     from bat_jax.runtime import distributed
-    from bat_jax.runtime.interruption import Interrupted
+    from bat_jax.runtime.interruption import Interrupted, Terminated
     from bat_jax.training import CheckpointError, NonFiniteError
 
     if isinstance(error, UserError):
@@ -336,6 +337,8 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
         return str(error), 1
     if isinstance(error, Interrupted):
         return str(error), 128 + error.signal
+    if isinstance(error, Terminated):
+        return "stopped by SIGTERM; run the same command to resume", 128 + signal.SIGTERM
     if isinstance(error, KeyboardInterrupt):
         return "stopped; run the same command to resume", _STOPPED
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

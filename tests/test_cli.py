@@ -275,6 +275,17 @@ def test_an_error_of_the_program_itself_is_raised(failing):
         failing(ZeroDivisionError())
 
 
+def test_sigterm_where_no_loop_records_it_gives_one_line(monkeypatch):
+    def job(config, workdir):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("bat_jax.jobs.train_and_evaluate", job)
+    ended = launch("--config=digits_bat")
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr == "launch.py: stopped by SIGTERM; run the same command to resume\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_control_c_before_the_job_gives_one_line(monkeypatch):
     def interrupted(argv):
         raise KeyboardInterrupt

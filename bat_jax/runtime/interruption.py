@@ -31,6 +31,33 @@ class Interrupted(Exception):
         self.signal = number
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived where nothing records it; finished parts of the work are saved."""
+
+
+@contextlib.contextmanager
+def terminating() -> Iterator[None]:
+    """Raises `Terminated` on SIGTERM while the block runs, as Python raises KeyboardInterrupt.
+
+    A second signal has its former effect. Does nothing outside the main thread, where Python cannot
+    handle signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        signal.signal(number, before)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Interruption:
     """Records SIGTERM or SIGINT. A second signal ends the process immediately.
 
