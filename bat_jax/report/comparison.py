@@ -30,21 +30,27 @@ def compare(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
     if len(folders) < 2:
         raise UserError(f"compare: got {len(folders)} run(s); expected two or more")
     found = [runs.read(folder) for folder in folders]
-    places = [run.folder.resolve() for run in found]
+    places = [run.folder for run in found]
+    different(places)
+    return write(_page(found, names_of(places)), as_path(output))
+
+
+def different(folders: Sequence[AnyPath]) -> None:
+    """Raises UserError if a folder is named twice."""
+    places = [folder.resolve() for folder in folders]
     for place in places:
         if places.count(place) > 1:
             raise UserError(f"{place}: is named twice; expected different runs to compare")
-    return write(_page(found, _names(found)), as_path(output))
 
 
-def _names(found: Sequence[Run]) -> list[str]:
+def names_of(folders: Sequence[AnyPath]) -> list[str]:
     """Returns the folders' names, with as many parents as it takes to distinguish them."""
-    parts = [run.folder.resolve().parts for run in found]
+    parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts))):
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(run.folder.resolve()) for run in found]
+    return [str(folder.resolve()) for folder in folders]
 
 
 def _page(found: Sequence[Run], names: Sequence[str]) -> Page:

@@ -7,7 +7,7 @@ from tests.estimates import write_digits_estimates
 from tests.training.conftest import tiny
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """The folders of a BAT run and of a PGD-AT run."""
     folder = tmp_path_factory.mktemp("reported")
