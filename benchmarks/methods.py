@@ -63,15 +63,36 @@ def config_of(arm: str, seed: int, epsilon: float | None) -> Any:
     return config
 
 
-def train(arm: str, seed: int, folder: Path, epsilon: float | None) -> None:
+def mislabelled(name: str, fraction: float, seed: int) -> Any:
+    """Returns a data set with another label for a random fraction of the training images."""
+    import dataclasses
+
+    import numpy as np
+
+    from bat_jax import data
+
+    dataset = data.load(name)
+    draws, train = np.random.default_rng(seed), dataset.train
+    moves = draws.integers(1, dataset.num_classes, len(train)) * (
+        draws.random(len(train)) < fraction
+    )
+    labels = ((train.labels + moves) % dataset.num_classes).astype(train.labels.dtype)
+    return dataclasses.replace(dataset, train=dataclasses.replace(train, labels=labels))
+
+
+def train(arm: str, seed: int, folder: Path, settings: argparse.Namespace) -> None:
     """Trains and tests an arm unless it is finished, and records its processor time."""
-    from bat_jax.jobs.train import train_and_evaluate
+    import bat_jax
 
     if (folder / "results.json").exists():
         return
     resumed = folder.exists()
     start = time.process_time()
-    results = train_and_evaluate(config_of(arm, seed, epsilon), folder)
+    config, dataset = config_of(arm, seed, settings.epsilon), None
+    if settings.wrong_labels:
+        dataset = mislabelled(config.data.name, settings.wrong_labels, seed)
+    bat_jax.fit(config, dataset=dataset, workdir=folder)
+    results = json.loads((folder / "results.json").read_text())
     minutes = (time.process_time() - start) / 60
     line = {"run": folder.name, "cpu_minutes": round(minutes, 3), "resumed": resumed}
     with (folder.parent / "times.jsonl").open("a") as file:
@@ -101,6 +122,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--epsilon", type=float, help="another radius, steps in proportion")
+    parser.add_argument("--wrong-labels", type=float, help="fraction of the training labels")
     parser.add_argument("--no-autoattack", action="store_true")
     parser.add_argument("--tolerance", type=float, help="of AutoAttack; without it, all of it runs")
     parser.add_argument("--table", action="store_true", help="print the results so far")
@@ -114,7 +136,7 @@ def main() -> None:
         print("\n".join(table(settings.workdir, arms, folders)))
         return
     for (arm, seed), folder in folders.items():
-        train(arm, seed, folder, settings.epsilon)
+        train(arm, seed, folder, settings)
     if not settings.no_autoattack:
         for folder in folders.values():
             attack(folder, settings.tolerance)
