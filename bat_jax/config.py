@@ -79,16 +79,21 @@ _DATA: dict[str, fields.Field] = {
 }
 
 _MODEL: dict[str, fields.Field] = {
-    # small_cnn, resnet18, preact_resnet18, wide_resnet28_10, wide_resnet34_10, or preact_resnet or
-    # wide_resnet, whose depth is free.
+    # small_cnn, resnet18, resnet50, preact_resnet18, dm_preact_resnet18, wide_resnet28_10,
+    # wide_resnet34_10, or preact_resnet, dm_preact_resnet, wide_resnet or dm_wide_resnet, whose
+    # depth is free.
     "name": Text("preact_resnet18"),
     # Channels of the first layer; by default the published number.
     "width": Integer(None, low=1),
-    # Of preact_resnet, 10, 18 or 34; of wide_resnet, 6 n + 4. By default 18 and 28.
+    # Of (dm_)preact_resnet, 10, 18 or 34; of (dm_)wide_resnet, 6 n + 4. By default 18 and 28.
     "depth": Integer(None, low=1, high=1000),
-    # How many times as many channels the stages of wide_resnet have, by default 10.
+    # How many times as many channels the stages of (dm_)wide_resnet have, by default 10.
     "widening": Integer(None, low=1),
-    # relu or silu.
+    # Of preact_resnet and preact_resnet18: activated (the default) or raw, the input of the
+    # convolutions in shortcuts, and whether batch norm and activation precede the pooling.
+    "shortcut": Choice(None, ("activated", "raw")),
+    "final_norm": Flag(True),
+    # relu or silu; models named dm_ have SiLU.
     "activation": Choice("relu", ("relu", "silu")),
     # cifar or tiny_imagenet: the first convolution of the residual networks.
     "stem": Choice("cifar", ("cifar", "tiny_imagenet")),

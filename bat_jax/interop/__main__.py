@@ -67,13 +67,16 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     experiment = read_run(run, ConfigDict({"parallel": {"devices": 1}}))
     variables = read_states(experiment, run)[checkpoint].state.evaluated
     model: Any = experiment.model
+    model_config = experiment.config.model
     export_weights(
         out,
-        experiment.config.model.name,
+        model_config.name,
         variables,
         mean=model.mean,
         std=model.std,
-        stem=experiment.config.model.stem,
+        stem=model_config.stem,
+        shortcut=model_config.shortcut,
+        activation=model_config.activation,
     )
 
 

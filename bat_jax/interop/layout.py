@@ -4,15 +4,20 @@ The PyTorch names are those of the common robustness repositories; docs/interop.
 architectures.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
+from bat_jax.models import preact_resnet, resnet
+
 # Module names, PyTorch to Flax.
-Names = dict[str, str]
+Names = Mapping[str, str]
 Array = Float32[np.ndarray, "..."]
 
 # Flax collection and leaf to PyTorch name.
@@ -25,16 +30,68 @@ _LEAVES: Mapping[tuple[str, str], str] = MappingProxyType(
         ("batch_stats", "var"): "running_var",
     }
 )
-# Names of the same modules in other repositories.
-_SYNONYMS: Mapping[str, Names] = MappingProxyType(
-    {name: {"downsample": "shortcut", "fc": "linear"} for name in ("resnet18", "preact_resnet18")}
-)
-# The first convolution of every network.
-FIRST = "conv1.weight"
 # The number of updates of batch norm: PyTorch saves it, evaluation does not use it.
 COUNTER = "num_batches_tracked"
 # The number of averages of torch.optim.swa_utils.AveragedModel, saved beside `module.`.
 _AVERAGED = "n_averaged"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The modules of one architecture at every depth.
+
+    Attributes:
+      ends: the modules before and after the blocks, the first convolution first.
+      flax: the class of the blocks in Flax, which numbers them consecutively.
+      place: a block's name in PyTorch, by stage and by its place in the stage.
+      first: the number of the first stage.
+      block: the modules of a block.
+      shortcut: further modules of the first block of a stage; some stages lack them.
+      synonyms: names of modules in other repositories.
+      unused: the beginning of names that published files have and the network does not use.
+    """
+
+    ends: Names
+    flax: str = ""
+    place: str = ""
+    first: int = 1
+    block: Names = dataclasses.field(default_factory=dict)
+    shortcut: Names = dataclasses.field(default_factory=dict)
+    synonyms: Names = dataclasses.field(default_factory=dict)
+    unused: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name of the first convolution's weight."""
+        return f"{next(iter(self.ends))}.weight"
+
+    def modules(self, blocks: Sequence[int]) -> dict[str, str]:
+        """Returns all modules that have tensors, given the number of blocks of each stage."""
+        names, number = dict(self.ends), 0
+        for stage, size in enumerate(blocks, start=self.first):
+            for place in range(size):
+                of_block = {**self.block, **({} if place else self.shortcut)}
+                for ours, theirs in of_block.items():
+                    name = f"{self.place.format(stage, place)}.{ours}"
+                    names[name] = f"{self.flax}_{number}/{theirs}"
+                number += 1
+        return names
+
+    def blocks(self, names: Collection[str]) -> dict[int, int]:
+        """Returns how many blocks each stage has, by the names of tensors."""
+        if not self.place:
+            return {}
+        at = re.compile(re.escape(self.place).replace(r"\{\}", r"(\d{1,3})") + r"\.")
+        found = {match.groups() for match in map(at.match, names) if match}
+        return Counter(int(stage) - self.first for stage, _ in found)
+
+    def known(self, prefix: str, names: Collection[str]) -> int:
+        """Returns how many of the names are the prefix and a name of this architecture."""
+        inside = "|".join(map(re.escape, {**self.block, **self.shortcut}))
+        place = re.escape(self.place).replace(r"\{\}", r"\d+")
+        ends = "|".join(map(re.escape, self.ends))
+        pattern = re.compile(rf"{re.escape(prefix)}(?:{ends}|{place}\.(?:{inside}))\.\w+")
+        return sum(pattern.fullmatch(name) is not None for name in names)
 
 
 class Tensor(NamedTuple):
@@ -74,28 +131,35 @@ class Tensor(NamedTuple):
         return value.T
 
 
-def tensors(model_name: str, leaves: Mapping[tuple[str, ...], Any]) -> list[Tensor]:
-    """Returns the tensors of a network.
+def tensors(
+    model_name: str, leaves: Mapping[tuple[str, ...], Any], depth: int | None
+) -> Iterator[Tensor]:
+    """Yields the tensors of a network.
 
     Args:
       model_name: a model of `bat_jax.models.create`.
       leaves: the Flax leaves, or their shapes, by path.
+      depth: if the name leaves it free.
     """
-    flax_to_torch = {flax: torch for torch, flax in _NETWORKS[model_name]().items()}
-    found = []
+    modules = family(model_name).modules(_blocks(model_name, depth))
+    flax_to_torch = {flax: torch for torch, flax in modules.items()}
     for path, leaf in leaves.items():
-        collection, *modules, last = path
-        module = "/".join(modules)
+        collection, *inner, last = path
+        module = "/".join(inner)
         # Only small_cnn flattens, after a convolution of half its dense layer's size.
         flattened = leaf.shape[-1] // 2 if module == "Dense_0" and last == "kernel" else 0
         name = f"{flax_to_torch[module]}.{_LEAVES[collection, last]}"
-        found.append(Tensor(name, path, flattened))
-    return found
+        yield Tensor(name, path, flattened)
+
+
+def family(model_name: str) -> Family:
+    """Returns the architecture of a model of `bat_jax.models.create`."""
+    return _FAMILIES[model_name]
 
 
 def canonical(model_name: str, name: str) -> str:
     """Returns a tensor's name with the synonyms of other repositories replaced by ours."""
-    synonyms = _SYNONYMS.get(model_name, {})
+    synonyms = family(model_name).synonyms
     return ".".join(synonyms.get(part, part) for part in name.split("."))
 
 
@@ -106,90 +170,155 @@ def prefix(model_name: str, names: Collection[str]) -> str:
       model_name: a model of `bat_jax.models.create`.
       names: canonical names.
     """
-    modules = _NETWORKS[model_name]()
-    candidates = {name.removesuffix(FIRST) for name in names if name.endswith(FIRST)}
+    first = family(model_name).stem
+    candidates = {name.removesuffix(first) for name in names if name.endswith(first)}
     # Blocks have a convolution of this name too, but few modules of the network have their prefix.
     return max(
-        sorted({"", *candidates}),
-        key=lambda prefix: sum(f"{prefix}{module}.weight" in names for module in modules),
+        sorted({"", *candidates}), key=lambda prefix: family(model_name).known(prefix, names)
     )
 
 
 def is_unused(model_name: str, name: str) -> bool:
     """Returns whether published files have this tensor although the network does not use it."""
     *_, last = name.split(".")
-    # TRADES builds a second first block, never calls it, and saves its weights.
-    return last in (COUNTER, _AVERAGED) or (
-        model_name.startswith("wide_resnet") and name.startswith("sub_block1.")
-    )
+    unused = family(model_name).unused
+    return last in (COUNTER, _AVERAGED) or (unused is not None and name.startswith(unused))
 
 
-_PRE_ACTIVATION: Names = {
-    "bn1": "BatchNorm_0",
-    "conv1": "Conv_0",
-    "bn2": "BatchNorm_1",
-    "conv2": "Conv_1",
-}
+def depth_of(model_name: str, blocks: Mapping[int, int]) -> int | None:
+    """Returns the depth of a network with these blocks, or None if its name fixes the depth.
 
+    If no depth has exactly these blocks, the network lacks tensors of the returned one.
 
-def _small_cnn() -> Names:
-    convolutions = {f"conv{number + 1}": f"Conv_{number}" for number in range(3)}
-    return convolutions | {"fc1": "Dense_0", "fc2": "head"}
-
-
-def _resnet18() -> Names:
-    block = {
-        "conv1": "Conv_0",
-        "bn1": "BatchNorm_0",
-        "conv2": "Conv_1",
-        "bn2": "BatchNorm_1",
-    }
-    shortcut = {"shortcut.0": "Conv_2", "shortcut.1": "BatchNorm_2"}
-    stem = {"conv1": "Conv_0", "bn1": "BatchNorm_0", "linear": "head"}
-    return stem | _blocks("layer{}.{}", "BasicBlock", (2, 2, 2, 2), block, shortcut)
-
-
-def _preact_resnet18() -> Names:
-    shortcut = {"shortcut.0": "Conv_2"}
-    ends = {"conv1": "Conv_0", "bn": "BatchNorm_0", "linear": "head"}
-    return ends | _blocks(
-        "layer{}.{}", "PreActivationBlock", (2, 2, 2, 2), _PRE_ACTIVATION, shortcut
-    )
-
-
-def _wide_resnet(depth: int) -> Names:
-    shortcut = {"convShortcut": "Conv_2"}
-    ends = {"conv1": "Conv_0", "bn1": "BatchNorm_0", "fc": "head"}
-    return ends | _blocks(
-        "block{}.layer.{}",
-        "PreActivationBlock",
-        ((depth - 4) // 6,) * 3,
-        _PRE_ACTIVATION,
-        shortcut,
-    )
-
-
-def _blocks(torch: str, flax: str, stages: tuple[int, ...], block: Names, shortcut: Names) -> Names:
-    """Returns the modules of all blocks, numbered by stage in PyTorch and consecutively in Flax.
-
-    The shortcut is listed for the first block of every stage, even if the network lacks it there.
+    Args:
+      model_name: a model of `bat_jax.models.create`.
+      blocks: how many each stage has, by its number from 0.
     """
-    names, number = {}, 0
-    for stage, size in enumerate(stages, start=1):
-        for place in range(size):
-            for ours, theirs in (block if place else block | shortcut).items():
-                names[f"{torch.format(stage, place)}.{ours}"] = f"{flax}_{number}/{theirs}"
-            number += 1
-    return names
+    if model_name in _DEPTHS or not family(model_name).place:
+        return None
+    if model_name in _WIDE:
+        return 6 * max(1, *(blocks.get(stage, 0) for stage in range(3))) + 4
+    for depth, stages in preact_resnet.BLOCKS.items():
+        if all(blocks.get(stage, 0) <= size for stage, size in enumerate(stages)):
+            return depth
+    return max(preact_resnet.BLOCKS)
 
 
-# For every network, the modules that have tensors.
-_NETWORKS: Mapping[str, Callable[[], Names]] = MappingProxyType(
+def depth_of_total(model_name: str, blocks: int) -> int | None:
+    """Returns the depth of a network with so many blocks, or None if its name fixes the depth."""
+    if model_name in _DEPTHS or not family(model_name).place:
+        return None
+    if model_name in _WIDE:
+        return 6 * max(1, blocks // 3) + 4
+    depths = preact_resnet.BLOCKS
+    return next((depth for depth in depths if sum(depths[depth]) == blocks), max(depths))
+
+
+def _blocks(model_name: str, depth: int | None) -> tuple[int, ...]:
+    """Returns the number of blocks of each stage."""
+    depth = _DEPTHS.get(model_name, depth)
+    if depth is None:
+        return ()
+    if model_name in _WIDE:
+        return ((depth - 4) // 6,) * 3
+    if model_name in ("resnet18", "resnet50"):
+        return resnet.STAGES[depth][1]
+    return preact_resnet.BLOCKS[depth]
+
+
+# The depths that names fix.
+_DEPTHS: Mapping[str, int] = MappingProxyType(
     {
-        "small_cnn": _small_cnn,
-        "resnet18": _resnet18,
-        "preact_resnet18": _preact_resnet18,
-        "wide_resnet28_10": lambda: _wide_resnet(28),
-        "wide_resnet34_10": lambda: _wide_resnet(34),
+        "resnet18": 18,
+        "resnet50": 50,
+        "preact_resnet18": 18,
+        "dm_preact_resnet18": 18,
+        "wide_resnet28_10": 28,
+        "wide_resnet34_10": 34,
     }
 )
+_WIDE = ("wide_resnet", "wide_resnet28_10", "wide_resnet34_10", "dm_wide_resnet")
+_SYNONYMS: Names = MappingProxyType({"downsample": "shortcut", "fc": "linear"})
+
+_SMALL_CNN = Family(
+    ends={
+        "conv1": "Conv_0",
+        "conv2": "Conv_1",
+        "conv3": "Conv_2",
+        "fc1": "Dense_0",
+        "fc2": "head",
+    }
+)
+_RESNET18 = Family(
+    ends={"conv1": "Conv_0", "bn1": "BatchNorm_0", "linear": "head"},
+    flax="BasicBlock",
+    place="layer{}.{}",
+    block={"conv1": "Conv_0", "bn1": "BatchNorm_0", "conv2": "Conv_1", "bn2": "BatchNorm_1"},
+    shortcut={"shortcut.0": "Conv_2", "shortcut.1": "BatchNorm_2"},
+    synonyms=_SYNONYMS,
+)
+_RESNET50 = dataclasses.replace(
+    _RESNET18,
+    flax="Bottleneck",
+    block={**_RESNET18.block, "conv3": "Conv_2", "bn3": "BatchNorm_2"},
+    shortcut={"shortcut.0": "Conv_3", "shortcut.1": "BatchNorm_3"},
+)
+_PREACT_RESNET = Family(
+    ends={"conv1": "Conv_0", "bn": "BatchNorm_0", "linear": "head"},
+    flax="PreActivationBlock",
+    place="layer{}.{}",
+    block={"bn1": "BatchNorm_0", "conv1": "Conv_0", "bn2": "BatchNorm_1", "conv2": "Conv_1"},
+    shortcut={"shortcut.0": "Conv_2"},
+    synonyms=_SYNONYMS,
+)
+_WIDE_RESNET = Family(
+    ends={"conv1": "Conv_0", "bn1": "BatchNorm_0", "fc": "head"},
+    flax="PreActivationBlock",
+    place="block{}.layer.{}",
+    block=_PREACT_RESNET.block,
+    shortcut={"convShortcut": "Conv_2"},
+    # TRADES builds a second first block, never calls it, and saves its weights.
+    unused="sub_block1.",
+)
+_DM_WIDE_RESNET = Family(
+    ends={"init_conv": "Conv_0", "batchnorm": "BatchNorm_0", "logits": "head"},
+    flax="PreActivationBlock",
+    place="layer.{}.block.{}",
+    first=0,
+    block={
+        "batchnorm_0": "BatchNorm_0",
+        "conv_0": "Conv_0",
+        "batchnorm_1": "BatchNorm_1",
+        "conv_1": "Conv_1",
+    },
+    shortcut={"shortcut": "Conv_2"},
+)
+_DM_PREACT_RESNET = Family(
+    ends={"conv_2d": "Conv_0", "batchnorm": "BatchNorm_0", "logits": "head"},
+    flax="PreActivationBlock",
+    place="layer_{}.{}",
+    first=0,
+    block={
+        "batchnorm_0": "BatchNorm_0",
+        "conv_2d_1": "Conv_0",
+        "batchnorm_1": "BatchNorm_1",
+        "conv_2d_2": "Conv_1",
+    },
+    shortcut={"shortcut": "Conv_2"},
+)
+_FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "small_cnn": _SMALL_CNN,
+        "resnet18": _RESNET18,
+        "resnet50": _RESNET50,
+        "preact_resnet18": _PREACT_RESNET,
+        "preact_resnet": _PREACT_RESNET,
+        "dm_preact_resnet18": _DM_PREACT_RESNET,
+        "dm_preact_resnet": _DM_PREACT_RESNET,
+        "wide_resnet28_10": _WIDE_RESNET,
+        "wide_resnet34_10": _WIDE_RESNET,
+        "wide_resnet": _WIDE_RESNET,
+        "dm_wide_resnet": _DM_WIDE_RESNET,
+    }
+)
+ARCHITECTURES: tuple[str, ...] = tuple(_FAMILIES)

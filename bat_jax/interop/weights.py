@@ -5,14 +5,15 @@ import os
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Shaped
+from jaxtyping import Float32, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -20,7 +21,7 @@ from bat_jax import models
 from bat_jax.errors import UserError
 from bat_jax.fields import Integer
 from bat_jax.interop import layout
-from bat_jax.models.resnet import Stem
+from bat_jax.models.blocks import Shortcut, Stem
 from bat_jax.runtime.files import written_whole
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
@@ -29,8 +30,48 @@ Leaves = dict[tuple[str, ...], Any]
 # Buffers that a normalising wrapper saves beside its network.
 _BUFFERS = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}
 _FIRST_LEAF = ("params", "Conv_0", "kernel")
+_FIRST_BLOCK_LEAF = ("params", "PreActivationBlock_0", "Conv_0", "kernel")
+_FINAL_NORM_LEAF = ("params", "BatchNorm_0", "scale")
 _HEAD_LEAF = ("params", "head", "kernel")
 _FLATTENED_LEAF = ("params", "Dense_0", "kernel")
+_ACTIVATIONS = ("relu", "silu")
+
+
+class _Sizes(NamedTuple):
+    """What a model's tensors determine; None where its name does.
+
+    Attributes:
+      width: channels of the first convolution.
+      depth: in layers.
+      widening: of a WRN.
+      final_norm: whether batch norm precedes the head of a PreActResNet.
+    """
+
+    width: int
+    depth: int | None
+    widening: int | None
+    final_norm: bool | None
+
+    def __str__(self) -> str:
+        """The sizes for messages: `width 16, depth 28`."""
+        named = zip(self._fields[:3], self[:3], strict=True)
+        return ", ".join(f"{name} {value}" for name, value in named if value is not None)
+
+
+class Normalization(NamedTuple):
+    """What a network subtracts from [0, 1] images and then divides them by, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
+    {
+        "cifar10": Normalization((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+        "cifar100": Normalization((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    }
+)
+"""Of RobustBench's `DMWideResNet` and `DMPreActResNet`, by data set; not in their files."""
 
 
 class Imported(NamedTuple):
@@ -47,25 +88,29 @@ class Imported(NamedTuple):
 
 def export_weights(
     path: str | os.PathLike[str],
-    model_name: str,
+    architecture: str,
     variables: Mapping[str, Any],
     *,
     mean: Sequence[float],
     std: Sequence[float],
     stem: Stem = "cifar",
+    shortcut: Shortcut | None = None,
+    activation: str = "relu",
 ) -> None:
     """Writes the weights of a model under the names of its PyTorch architecture.
 
     That architecture has no tensors for the normalisation. The file's metadata holds it, with the
-    model's name and stem; `import_weights` reads it from there.
+    model's name and what tensors do not show; `import_weights` reads it from there.
 
     Args:
       path: the safetensors file.
-      model_name: a model of `bat_jax.models.create`.
+      architecture: a model of `bat_jax.models.create`.
       variables: `params` and, if the model has batch norm, `batch_stats`.
       mean: the model's per-channel mean.
       std: the model's per-channel standard deviation.
       stem: the model's stem.
+      shortcut: the model's shortcut, if its architecture has a choice.
+      activation: the model's activation; networks with `dm_` have SiLU.
 
     Raises:
       UserError: the variables or the normalisation do not fit the model, or the path cannot be
@@ -75,33 +120,43 @@ def export_weights(
     path = Path(path)
     if not path.name or path.is_dir():
         raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
+    _check_architecture(architecture)
     leaves = {at: np.asarray(leaf) for at, leaf in flatten_dict(dict(variables)).items()}
     if not {_FIRST_LEAF, _HEAD_LEAF} <= leaves.keys():
-        raise UserError(f"variables: no {_path(_FIRST_LEAF)}; expected variables of {model_name}")
-    *_, channels, width = leaves[_FIRST_LEAF].shape
+        raise UserError(f"variables: no {_path(_FIRST_LEAF)}; expected variables of {architecture}")
+    channels = leaves[_FIRST_LEAF].shape[-2]
     normalization = {
         "mean": _per_channel("mean", "mean", mean, channels),
         "std": _per_channel("std", "std", std, channels),
     }
-    model = models.create(model_name, leaves[_HEAD_LEAF].shape[-1], width=width, stem=stem)
+    sizes = _sizes_of_leaves(architecture, leaves)
+    chosen: dict[str, Any] = {"stem": stem}
+    if shortcut is not None:
+        chosen["shortcut"] = shortcut
+    if activation != "relu" and not architecture.startswith("dm_"):
+        chosen["activation"] = activation
+    model = _create(architecture, leaves[_HEAD_LEAF].shape[-1], sizes, chosen)
+    width = sizes.width
     places = len(leaves[_FLATTENED_LEAF]) // (4 * width) if _FLATTENED_LEAF in leaves else 0
     expected = _leaves(model, channels=channels, places=places)
     for at in sorted({*leaves, *expected}):
         ours, theirs = (tree[at].shape if at in tree else None for tree in (leaves, expected))
         if ours != theirs:
             raise UserError(
-                f"variables: {_path(at)} has shape {ours}; expected {theirs} for {model_name} of"
-                f" width {width}"
+                f"variables: {_path(at)} has shape {ours}; expected {theirs} for {architecture} of"
+                f" {sizes}"
             )
 
     tensors: Tensors = {}
-    for tensor in layout.tensors(model_name, expected):
+    for tensor in layout.tensors(architecture, expected, sizes.depth):
         value = leaves[tensor.path].astype(np.float32)
         tensors[tensor.name] = np.ascontiguousarray(tensor.to_torch(value))
         if tensor.path[-1] == "mean":
             module = tensor.name.removesuffix("running_mean")
             tensors[module + layout.COUNTER] = np.zeros((), np.int64)
-    metadata = {"model": model_name, "stem": stem}
+    metadata = {"model": architecture, **chosen}
+    free = {"depth": sizes.depth, "widening": sizes.widening}
+    metadata |= {name: str(value) for name, value in free.items() if value is not None}
     metadata |= {name: json.dumps(values) for name, values in normalization.items()}
     with written_whole(path) as file:
         file.write(save(tensors, metadata))
@@ -109,27 +164,33 @@ def export_weights(
 
 def import_weights(
     path: str | os.PathLike[str],
-    model_name: str,
+    architecture: str,
     num_classes: int,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     stem: Stem | None = None,
+    shortcut: Shortcut | None = None,
+    dataset: str | None = None,
 ) -> Imported:
     """Reads the weights of a PyTorch network, exported or published, for Flax.
 
     Prefixes of the network's names, such as `module.` of DataParallel or that of a wrapper, are
-    dropped. The width is read from the file.
+    dropped. The sizes that the architecture leaves free are read from the file.
 
     Args:
       path: the safetensors file.
-      model_name: a model of `bat_jax.models.create`.
+      architecture: a model of `bat_jax.models.create`.
       num_classes: number of logits.
       mean: per-channel mean by which the network normalises [0, 1] images; by default the file's,
         from its buffers (`mean` or `mu`) or its metadata.
       std: per-channel standard deviation; by default the file's, from its buffers (`std` or
         `sigma`) or its metadata.
       stem: the model's stem; by default that of the file's metadata, else `cifar`.
+      shortcut: of PreActResNet, by default that of the file's metadata, else `raw` if the file has
+        no batch norm before the head, `activated` if it has: so it is in RobustBench's files.
+      dataset: `cifar10` or `cifar100`, whose mean and standard deviation the networks with `dm_`
+        normalise by, if nothing else gives them.
 
     Returns:
       The model and its variables; its logits are those of the PyTorch network in eval mode.
@@ -142,23 +203,26 @@ def import_weights(
     legal = Integer(None, low=1).expected(num_classes)
     if legal is not None:
         raise UserError(f"num_classes is {num_classes}; expected {legal}")
-    models.create(model_name, num_classes)  # Refuses an unknown name before anything is read.
+    _check_architecture(architecture)  # Before anything is read.
     tensors, metadata = _read(path)
-    network, others, buffers = _take_apart(path, tensors, model_name)
-    _refuse(path, model_name, "lacks", {layout.FIRST} - network.keys())
-    first = network[layout.FIRST].shape
-    if len(first) != 4 or 0 in first:
-        raise UserError(
-            f"{path}: {layout.FIRST} has shape {first}; expected (width, channels, 3, 3)"
-        )
-    width, channels = first[:2]
+    network, others, buffers = _take_apart(path, tensors, architecture)
+    first = layout.family(architecture).stem
+    _refuse(path, architecture, "lacks", {first} - network.keys())
+    shape = network[first].shape
+    if len(shape) != 4 or 0 in shape:
+        raise UserError(f"{path}: {first} has shape {shape}; expected (width, channels, 3, 3)")
+    width, channels = shape[:2]
     places = network["fc1.weight"].size // (32 * width**2) if "fc1.weight" in network else 0
-    model = models.create(model_name, num_classes, width=width, stem=stem or _stem(path, metadata))
+    sizes = _sizes_of_tensors(architecture, network)
+    chosen = _chosen(path, metadata, stem=stem, shortcut=shortcut)
+    if sizes.final_norm is False:
+        chosen = {"shortcut": "raw", **chosen}
+    model = _create(architecture, num_classes, sizes, chosen)
     expected = _leaves(model, channels=channels, places=places)
-    wanted = layout.tensors(model_name, expected)
+    wanted = list(layout.tensors(architecture, expected, sizes.depth))
     names = {tensor.name for tensor in wanted}
-    _refuse(path, model_name, "lacks", names - network.keys())
-    _refuse(path, model_name, "also has", [*sorted(network.keys() - names), *sorted(others)])
+    _refuse(path, architecture, "lacks", names - network.keys())
+    _refuse(path, architecture, "also has", [*sorted(network.keys() - names), *sorted(others)])
 
     leaves: Leaves = {}
     for tensor in wanted:
@@ -167,25 +231,90 @@ def import_weights(
         if value.shape != shape or not jnp.issubdtype(value.dtype, jnp.floating):
             raise UserError(
                 f"{path}: {tensor.name} is {value.dtype} of shape {value.shape}; expected floats of"
-                f" shape {shape} for {model_name} of width {width} with {num_classes} classes"
+                f" shape {shape} for {architecture} of {sizes} with {num_classes} classes"
             )
-        with np.errstate(over="ignore"):  # Infinity is refused below.
-            value = value.astype(np.float32)
-        wrong = ~np.isfinite(value)
-        if tensor.path[-1] == "var":
-            wrong |= value < 0
-        if wrong.any():
-            kind = "numbers of 0 or more" if tensor.path[-1] == "var" else "finite float32 numbers"
-            raise UserError(
-                f"{path}: {tensor.name} holds {value[wrong][0]} ({wrong.sum():,} of {value.size:,}"
-                f" are wrong); expected {kind}: export a checkpoint that has not diverged"
-            )
-        leaves[tensor.path] = jnp.asarray(tensor.to_flax(value))
+        leaves[tensor.path] = jnp.asarray(tensor.to_flax(_checked(path, tensor, value)))
+    known = NORMALIZATIONS.get(dataset or "") if architecture.startswith("dm_") else None
     model = model.clone(
-        mean=_normalization(path, "mean", mean, buffers, metadata, channels),
-        std=_normalization(path, "std", std, buffers, metadata, channels),
+        mean=_normalization(path, "mean", mean, buffers, metadata, channels, known),
+        std=_normalization(path, "std", std, buffers, metadata, channels, known),
     )
     return Imported(model, unflatten_dict(leaves))
+
+
+def _check_architecture(name: str) -> None:
+    if name not in layout.ARCHITECTURES:
+        raise UserError(
+            f"architecture: {name!r} is unknown; expected one of {', '.join(layout.ARCHITECTURES)}"
+        )
+
+
+def _create(architecture: str, num_classes: int, sizes: _Sizes, chosen: Mapping[str, Any]) -> Any:
+    """Returns the model of these sizes; those that its name fixes are not passed."""
+    found = {name: value for name, value in sizes._asdict().items() if value is not None}
+    return models.create(architecture, num_classes, **found, **chosen)
+
+
+def _sizes_of_tensors(architecture: str, network: Tensors) -> _Sizes:
+    """Returns the sizes of a PyTorch network; missing tensors are refused afterwards."""
+    family = layout.family(architecture)
+    width = network[family.stem].shape[0]
+    depth = layout.depth_of(architecture, family.blocks(network))
+    first = family.place.format(family.first, 0)
+    convolution = next((name for name in family.block if "conv" in name), "")
+    widened = network.get(f"{first}.{convolution}.weight")
+    channels = None if widened is None or not widened.ndim else widened.shape[0]
+    has_norm = any(name.startswith("bn.") for name in network)
+    return _sizes(architecture, width, depth, channels, has_norm)
+
+
+def _sizes_of_leaves(architecture: str, leaves: Leaves) -> _Sizes:
+    """Returns the sizes of Flax variables; missing leaves are refused afterwards."""
+    blocks = {path[1] for path in leaves if path[1].startswith(("Pre", "Basic", "Bottle"))}
+    widened = leaves.get(_FIRST_BLOCK_LEAF)
+    return _sizes(
+        architecture,
+        leaves[_FIRST_LEAF].shape[-1],
+        layout.depth_of_total(architecture, len(blocks)),
+        None if widened is None else widened.shape[-1],
+        _FINAL_NORM_LEAF in leaves,
+    )
+
+
+def _sizes(
+    architecture: str, width: int, depth: int | None, channels: int | None, has_norm: bool
+) -> _Sizes:
+    """Returns the sizes of which the name leaves a choice.
+
+    Args:
+      architecture: the model's name.
+      width: channels of the first convolution.
+      depth: None if the name fixes it.
+      channels: of the first stage, if known.
+      has_norm: whether there is batch norm before the head.
+    """
+    is_wide = architecture in ("wide_resnet", "dm_wide_resnet")
+    is_preact = architecture.startswith("preact_")
+    widening = max(1, channels // width) if is_wide and channels else None
+    return _Sizes(width, depth, widening, has_norm if is_preact else None)
+
+
+def _checked(
+    path: Path, tensor: layout.Tensor, value: Shaped[np.ndarray, "..."]
+) -> Float32[np.ndarray, "..."]:
+    """Returns a tensor in float32, with legal values."""
+    with np.errstate(over="ignore"):  # Infinity is refused below.
+        value = value.astype(np.float32)
+    wrong = ~np.isfinite(value)
+    if tensor.path[-1] == "var":
+        wrong |= value < 0
+    if wrong.any():
+        kind = "numbers of 0 or more" if tensor.path[-1] == "var" else "finite float32 numbers"
+        raise UserError(
+            f"{path}: {tensor.name} holds {value[wrong][0]} ({wrong.sum():,} of {value.size:,}"
+            f" are wrong); expected {kind}: export a checkpoint that has not diverged"
+        )
+    return value
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -222,19 +351,19 @@ def _tensor(path: Path, file: Any, name: str) -> Shaped[np.ndarray, "..."]:
 
 
 def _take_apart(
-    path: Path, tensors: Tensors, model_name: str
+    path: Path, tensors: Tensors, architecture: str
 ) -> tuple[Tensors, list[str], Tensors]:
     """Returns the network's tensors by canonical name, other names, and a wrapper's buffers."""
     named: dict[str, str] = {}
     for name in tensors:
-        twin = named.setdefault(layout.canonical(model_name, name), name)
+        twin = named.setdefault(layout.canonical(architecture, name), name)
         if twin != name:
             raise UserError(
-                f"{path}: {_shown(twin)} and {_shown(name)} name one tensor of {model_name};"
+                f"{path}: {_shown(twin)} and {_shown(name)} name one tensor of {architecture};"
                 " expected one of them"
             )
     tensors = {own: tensors[name] for own, name in named.items()}
-    prefix = layout.prefix(model_name, tensors)
+    prefix = layout.prefix(architecture, tensors)
     network: Tensors = {}
     buffers: Tensors = {}
     others = []
@@ -248,7 +377,7 @@ def _take_apart(
                     f"{path}: {_shown(name)} differs from another buffer of the same meaning;"
                     f" expected one {_BUFFERS[last]} to normalise by"
                 )
-        elif layout.is_unused(model_name, own):
+        elif layout.is_unused(architecture, own):
             continue
         elif not name.startswith(prefix):
             others.append(name)
@@ -257,11 +386,22 @@ def _take_apart(
     return network, others, buffers
 
 
-def _stem(path: Path, metadata: Mapping[str, str]) -> Stem:
-    found = metadata.get("stem", "cifar")
-    if found not in get_args(Stem):
-        raise UserError(f"{path}: stem is {_shown(found)}; expected {' or '.join(get_args(Stem))}")
-    return cast(Stem, found)
+def _chosen(
+    path: Path, metadata: Mapping[str, str], *, stem: Stem | None, shortcut: Shortcut | None
+) -> dict[str, Any]:
+    """Returns what tensors do not show, from the caller or else from the file's metadata."""
+    chosen: dict[str, Any] = {}
+    for name, given, legal in (
+        ("stem", stem, get_args(Stem)),
+        ("shortcut", shortcut, get_args(Shortcut)),
+        ("activation", None, _ACTIVATIONS),
+    ):
+        found = metadata.get(name) if given is None else given
+        if given is None and found is not None and found not in legal:
+            raise UserError(f"{path}: {name} is {_shown(found)}; expected {' or '.join(legal)}")
+        if found is not None:
+            chosen[name] = found
+    return chosen
 
 
 def _normalization(
@@ -271,11 +411,14 @@ def _normalization(
     buffers: Tensors,
     metadata: Mapping[str, str],
     channels: int,
+    known: Normalization | None,
 ) -> tuple[float, ...]:
     if given is not None:
         return _per_channel(name, name, given, channels)
     if name in buffers:
         return _per_channel(name, f"{path}: {name}", buffers[name].ravel().tolist(), channels)
+    if name not in metadata and known is not None:
+        return _per_channel(name, name, getattr(known, name), channels)
     if name not in metadata:
         raise UserError(
             f"{path}: holds no {name} to normalise images by; pass mean and std, 0 and 1 for each"
@@ -325,13 +468,13 @@ def _leaves(model: nn.Module, *, channels: int, places: int) -> Leaves:
     return flatten_dict(dict(jax.eval_shape(model.init, jax.random.key(0), images)))
 
 
-def _refuse(path: Path, model_name: str, verb: str, names: Collection[str]) -> None:
+def _refuse(path: Path, architecture: str, verb: str, names: Collection[str]) -> None:
     if names:
         listed = [_shown(name) for name in sorted(names)[:3]]
         more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
         raise UserError(
             f"{path}: {verb} {', '.join(listed)}{more}; expected one network with the names of"
-            f" {model_name} in docs/interop.md"
+            f" {architecture} in docs/interop.md"
         )
 
 

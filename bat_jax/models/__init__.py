@@ -9,8 +9,9 @@ a forward pass with `train=True` needs `mutable=["batch_stats"]`.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,8 +21,12 @@ from bat_jax import outside
 from bat_jax.errors import UserError
 from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
+from bat_jax.models.blocks import Shortcut, Stem
+from bat_jax.models.dm_preact_resnet import DMPreActResNet
+from bat_jax.models.dm_wide_resnet import DMWideResNet
 from bat_jax.models.layers import Activation, Logits
-from bat_jax.models.resnet import BLOCKS, ResNet18, Stem
+from bat_jax.models.preact_resnet import BLOCKS, PreActResNet
+from bat_jax.models.resnet import ResNet
 from bat_jax.models.small_cnn import SmallCNN
 from bat_jax.models.wide_resnet import WideResNet
 
@@ -39,20 +44,38 @@ def _small_cnn(*, stem: Stem, axis_name: str | None, **settings: Any) -> nn.Modu
     return SmallCNN(**settings)
 
 
+def _dm(model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def create(*, activation: Activation, **settings: Any) -> nn.Module:
+        del activation  # These networks are those with SiLU.
+        return model(**settings)
+
+    return create
+
+
 _MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "small_cnn": _small_cnn,
-        "resnet18": ResNet18,
-        "preact_resnet18": lambda **settings: ResNet18(pre_activation=True, **settings),
-        "wide_resnet28_10": lambda **settings: WideResNet(depth=28, **settings),
-        "wide_resnet34_10": lambda **settings: WideResNet(depth=34, **settings),
-        "preact_resnet": lambda **settings: ResNet18(pre_activation=True, **settings),
-        "wide_resnet": lambda **settings: WideResNet(**{"depth": 28, **settings}),
+        "resnet18": partial(ResNet, depth=18),
+        "preact_resnet18": partial(PreActResNet, depth=18),
+        "wide_resnet28_10": partial(WideResNet, depth=28),
+        "wide_resnet34_10": partial(WideResNet, depth=34),
+        "preact_resnet": PreActResNet,
+        "wide_resnet": partial(WideResNet, depth=28),
+        "resnet50": partial(ResNet, depth=50),
+        "dm_wide_resnet": partial(_dm(DMWideResNet), depth=28),
+        "dm_preact_resnet": _dm(DMPreActResNet),
+        "dm_preact_resnet18": partial(_dm(DMPreActResNet), depth=18),
     }
 )
-# Models whose name leaves sizes free: the fields that set them.
+# Models whose name leaves a setting free: the fields that set it.
 _FREE: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"preact_resnet": ("depth",), "wide_resnet": ("depth", "widening")}
+    {
+        "preact_resnet18": ("shortcut", "final_norm"),
+        "preact_resnet": ("depth", "shortcut", "final_norm"),
+        "wide_resnet": ("depth", "widening"),
+        "dm_wide_resnet": ("depth", "widening"),
+        "dm_preact_resnet": ("depth",),
+    }
 )
 _ACTIVATIONS: Mapping[str, Activation] = MappingProxyType({"relu": nn.relu, "silu": nn.silu})
 
@@ -67,6 +90,8 @@ def create(
     widening: int | None = None,
     activation: str = "relu",
     stem: Stem = "cifar",
+    shortcut: Shortcut | None = None,
+    final_norm: bool = True,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     dtype: Any = jnp.float32,
@@ -76,17 +101,20 @@ def create(
     """Returns an untrained model.
 
     Args:
-      name: `small_cnn`, `resnet18`, `preact_resnet18`, `wide_resnet28_10`, `wide_resnet34_10`;
-        `preact_resnet` and `wide_resnet` of any depth; or `package.module:Name`, a function of
-        `num_classes` and `image_shape` that chooses all other settings itself.
+      name: `small_cnn`, `resnet18`, `resnet50`, `preact_resnet18`, `dm_preact_resnet18`,
+        `wide_resnet28_10`, `wide_resnet34_10`; `preact_resnet`, `dm_preact_resnet`, `wide_resnet`
+        and `dm_wide_resnet` of any depth; or `package.module:Name`, a function of `num_classes` and
+        `image_shape` that chooses all other settings itself.
       num_classes: the number of logits.
       image_shape: height, width and channels of the images; checked if given.
       width: channels of the first layer; by default the published number.
-      depth: of `preact_resnet`, 10, 18 or 34, by default 18; of `wide_resnet`, 6 n + 4, by default
-        28.
-      widening: of `wide_resnet`, by default 10.
-      activation: `relu` or `silu`.
+      depth: of `preact_resnet` and `dm_preact_resnet`, 10, 18 or 34, by default 18; of
+        `wide_resnet` and `dm_wide_resnet`, 6 n + 4, by default 28.
+      widening: of `wide_resnet` and `dm_wide_resnet`, by default 10.
+      activation: `relu` or `silu`; the networks with `dm_` have SiLU.
       stem: `cifar`, or `tiny_imagenet` for 64x64 images (residual networks).
+      shortcut: of `preact_resnet` and `preact_resnet18`, by default `activated`; or `raw`.
+      final_norm: of the same; whether batch norm and activation precede the pooling.
       mean: the per-channel mean to subtract; by default 0.5.
       std: the per-channel standard deviation to divide by; by default 0.5.
       dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
@@ -101,7 +129,13 @@ def create(
     check_name(name)
     if outside.is_outside(name):
         return _from_outside(name, num_classes, image_shape)
-    _check_sizes(name, depth, widening)
+    free = {
+        "depth": depth,
+        "widening": widening,
+        "shortcut": shortcut,
+        "final_norm": None if final_norm else final_norm,
+    }
+    _check_free(name, free)
     if activation not in _ACTIVATIONS:
         raise UserError(
             f"model: activation is {activation!r}; expected {' or '.join(_ACTIVATIONS)}"
@@ -123,7 +157,7 @@ def create(
         "conv": conv,
         "activation": _ACTIVATIONS[activation],
     }
-    optional = {"width": width, "mean": mean, "std": std, "depth": depth, "widening": widening}
+    optional = {"width": width, "mean": mean, "std": std, **free}
     settings |= {setting: value for setting, value in optional.items() if value is not None}
     return _MODELS[name](**settings)
 
@@ -137,23 +171,28 @@ def check_name(name: str) -> None:
         )
 
 
-def _check_sizes(name: str, depth: int | None, widening: int | None) -> None:
-    """Checks the sizes that only some names leave free."""
-    for field, value in (("depth", depth), ("widening", widening)):
+def _check_free(name: str, settings: Mapping[str, Any]) -> None:
+    """Checks the settings that only some names leave free; None is not set."""
+    for field, value in settings.items():
         if value is not None and field not in _FREE.get(name, ()):
             free = " or ".join(other for other in _FREE if field in _FREE[other])
             raise UserError(
                 f"config.model.{field} is {value}; expected none for {name}, whose {field} is"
                 f" fixed: use {free} instead"
             )
+    depth, shortcut = settings["depth"], settings["shortcut"]
+    if shortcut not in (None, *get_args(Shortcut)):
+        raise UserError(
+            f"model: shortcut is {shortcut!r}; expected {' or '.join(get_args(Shortcut))}"
+        )
     if depth is None:
         return
-    if name == "preact_resnet" and depth not in BLOCKS:
+    if name in ("preact_resnet", "dm_preact_resnet") and depth not in BLOCKS:
         raise UserError(
             f"config.model.depth is {depth}; expected one of {', '.join(map(str, BLOCKS))} for"
             f" {name}"
         )
-    if name == "wide_resnet" and (depth < 10 or (depth - 4) % 6):
+    if name in ("wide_resnet", "dm_wide_resnet") and (depth < 10 or (depth - 4) % 6):
         raise UserError(
             f"config.model.depth is {depth}; expected 10, 16, 22, 28 and so on, 6 n + 4, for {name}"
         )

@@ -1,6 +1,6 @@
 """Layers that models share: input normalisation, convolutions, batch norm, the linear head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -34,19 +34,21 @@ def convolution(
     kernel: int = 3,
     stride: int = 1,
     use_bias: bool = False,
+    padding: Sequence[tuple[int, int]] | None = None,
     conv: Convolution,
     dtype: Any,
 ) -> nn.Conv:
-    """Returns a square convolution padded by kernel // 2 on every side.
+    """Returns a square convolution.
 
-    The padding is explicit because SAME pads strided convolutions on one side only, unlike the
-    published architectures.
+    The padding is explicit because SAME pads strided convolutions on one side only, unlike most of
+    the published architectures.
 
     Args:
       channels: the number of output channels.
       kernel: the side of the kernel.
       stride: the stride in both directions.
       use_bias: whether to add a bias per channel.
+      padding: before and after, of both directions; by default kernel // 2 on every side.
       conv: computes the convolution, with the arguments of `jax.lax.conv_general_dilated`.
       dtype: of the computation; parameters are float32.
     """
@@ -55,12 +57,21 @@ def convolution(
         channels,
         (kernel, kernel),
         strides=stride,
-        padding=((pad, pad), (pad, pad)),
+        padding=((pad, pad), (pad, pad)) if padding is None else padding,
         use_bias=use_bias,
         kernel_init=jax.nn.initializers.he_normal(),
         conv_general_dilated=conv,
         dtype=dtype,
     )
+
+
+def same_padding(sides: Sequence[int], *, kernel: int, stride: int) -> tuple[tuple[int, int], ...]:
+    """Returns TensorFlow's SAME padding, before and after, for every side of a map.
+
+    Outputs have ceil(side / stride) places; an odd number of zeros has one more at the end.
+    """
+    totals = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in sides]
+    return tuple((total // 2, total - total // 2) for total in totals)
 
 
 class BatchNorm(nn.BatchNorm):

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
+from bat_jax.models.blocks import STEM_STRIDE, Map, Padding, PreActivationBlock, Stem, stages
 from bat_jax.models.layers import Activation, Outputs, batch_norm, head, normalize
 from bat_jax.models.layers import convolution as layer
-from bat_jax.models.resnet import STEM_STRIDE, Map, PreActivationBlock, Stem, stages
 
 
 class WideResNet(nn.Module):
@@ -28,6 +28,7 @@ class WideResNet(nn.Module):
       width: channels of the stem, 16 in the paper.
       stem: `cifar`, or `tiny_imagenet`, whose stride of 2 reduces 64x64 images to 32x32.
       activation: of all layers; ReLU in the paper.
+      padding: of strided convolutions, as in `PreActivationBlock`.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
@@ -41,6 +42,7 @@ class WideResNet(nn.Module):
     width: int = 16
     stem: Stem = "cifar"
     activation: Activation = nn.relu
+    padding: Padding = "symmetric"
     axis_name: str | None = None
     dtype: Any = jnp.float32
     conv: Convolution = convolution.xla
@@ -58,6 +60,7 @@ class WideResNet(nn.Module):
             dtype=self.dtype,
             conv=self.conv,
             activation=self.activation,
+            padding=self.padding,
         )
         blocks = (self.depth - 4) // 6
         x = stages(x, block, channels=self.widening * self.width, blocks=(blocks,) * 3, train=train)

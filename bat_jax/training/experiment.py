@@ -409,6 +409,8 @@ def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
         widening=config.model.widening,
         activation=config.model.activation,
         stem=config.model.stem,
+        shortcut=config.model.shortcut,
+        final_norm=config.model.final_norm,
         mean=mean,
         std=std,
         dtype=jnp.dtype(config.model.dtype),

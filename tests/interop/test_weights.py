@@ -24,6 +24,12 @@ from tests.golden import interop_draws
 # What tests/golden/make_interop.py wrote.
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "interop.json").read_text())
 NUM_CLASSES = 10
+# Each adds a second or more; the other cases have their blocks too.
+SLOW = ("preact_resnet18 with raw shortcuts", "resnet50", "wide_resnet16_3", "dm_wide_resnet16_3")
+
+
+def cases(*slow):
+    return [pytest.param(case, marks=pytest.mark.slow) if case in slow else case for case in GOLDEN]
 
 
 def drawn(case):
@@ -35,7 +41,8 @@ def drawn(case):
 
 def read(path, case, **settings):
     golden = GOLDEN[case]
-    settings = {"mean": golden["mean"], "std": golden["std"], "stem": golden["stem"]} | settings
+    known = {name: golden[name] for name in ("mean", "std", "stem", "shortcut") if name in golden}
+    settings = known | settings
     return import_weights(path, golden["model"], NUM_CLASSES, **settings)
 
 
@@ -58,17 +65,46 @@ def saved(tmp_path):
     return save
 
 
-@pytest.mark.parametrize("case", GOLDEN)
+@pytest.mark.parametrize("case", cases(SLOW[0]))
 def test_imported_weights_give_the_logits_of_pytorch(case, saved):
     golden = GOLDEN[case]
     model, variables = read(saved(drawn(case)), case)
-    channels = golden["tensors"]["conv1.weight"][1]
+    channels = len(golden["mean"])
     images = interop_draws.image_batch(golden["side"], channels)
     logits = jax.jit(model.apply)(variables, images)
     np.testing.assert_allclose(logits, np.float32(golden["logits"]), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GOLDEN)
+def test_networks_of_pytorch_with_random_weights_have_equal_logits(case, saved, monkeypatch):
+    """Like the golden logits, for other weights, where PyTorch is installed."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "golden")
+    import make_interop
+
+    name, width, side, channels, stem, *free = make_interop.CASES[case]
+    torch.manual_seed(1)
+    network = make_interop.network(
+        name, width, side, channels, stem, NUM_CLASSES, **(free[0] if free else {})
+    )
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -1, 1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.normal_(module.weight, 1, 0.2)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    tensors = {key: value.numpy().copy() for key, value in network.state_dict().items()}
+    images = np.random.default_rng(1).random((4, side, side, channels), np.float32)
+    expected = make_interop.logits_of(network, images, GOLDEN[case]["mean"], GOLDEN[case]["std"])
+    model, variables = read(saved(tensors), case)
+    logits = np.asarray(jax.jit(model.apply)(variables, images))
+    difference = np.abs(logits - expected).max()
+    print(f"{case}: logits to {np.abs(expected).max():.3g}, differ by {difference:.2g}")
+    assert difference < 1e-4 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", cases(*SLOW))
 def test_exported_weights_are_what_pytorch_loads(case, saved, tmp_path):
     """The golden logits are of a network that loaded these tensors strictly."""
     golden = GOLDEN[case]
@@ -81,6 +117,7 @@ def test_exported_weights_are_what_pytorch_loads(case, saved, tmp_path):
         mean=golden["mean"],
         std=golden["std"],
         stem=golden["stem"],
+        shortcut=golden.get("shortcut"),
     )
     exported, expected = load_file(path), drawn(case)
     assert exported.keys() == expected.keys()
@@ -142,6 +179,46 @@ def test_normalization_is_read_from_the_buffers_of_a_wrapper(mean, std, saved):
     assert (model.mean, model.std) == ((0.25, 0.5, 0.75), (0.5, 0.25, 0.125))
 
 
+def test_the_file_decides_on_the_shortcut_and_the_end_of_a_preact_resnet(saved):
+    def choices(case, **settings):
+        model = import_weights(saved(drawn(case)), "preact_resnet18", 10, **settings).model
+        return model.shortcut, model.final_norm
+
+    settings = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    assert choices("preact_resnet18", **settings) == ("activated", True)
+    assert choices("preact_resnet18 without bn", **settings) == ("raw", False)
+    given = settings | {"shortcut": "activated"}
+    assert choices("preact_resnet18 without bn", **given) == ("activated", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("wide_resnet", {"depth": 22, "widening": 2, "activation": "silu"}),
+        ("dm_wide_resnet", {"depth": 10, "widening": 3}),
+        ("preact_resnet", {"depth": 10, "final_norm": False, "shortcut": "activated"}),
+        ("dm_preact_resnet", {"depth": 10}),
+    ],
+)
+def test_free_sizes_are_read_from_the_file(name, settings, tmp_path):
+    normalization = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    model = models.create(name, 3, width=2, **settings, **normalization)
+    path = tmp_path / "weights.safetensors"
+    chosen = {key: settings[key] for key in ("shortcut", "activation") if key in settings}
+    export_weights(path, name, filled(model, (8, 8, 3)), **normalization, **chosen)
+    assert import_weights(path, name, 3).model == model
+
+
+def test_the_networks_of_deepmind_normalise_by_the_data_set(saved):
+    file = saved(drawn("dm_preact_resnet18"))
+    model, _ = import_weights(file, "dm_preact_resnet18", 10, dataset="cifar100")
+    assert (model.mean, model.std) == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    with pytest.raises(UserError, match="holds no mean"):
+        import_weights(file, "dm_preact_resnet18", 10, dataset="digits")
+    with pytest.raises(UserError, match="holds no mean"):
+        import_weights(saved(drawn("resnet18")), "resnet18", 10, dataset="cifar10")
+
+
 def test_a_missing_normalization_is_not_guessed(saved):
     with pytest.raises(UserError, match=r"holds no mean to normalise images by; pass mean and std"):
         import_weights(saved(drawn("resnet18")), "resnet18", NUM_CLASSES)
@@ -160,14 +237,19 @@ def without(names, case="preact_resnet18"):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (lambda: without("bn."), r"lacks bn.bias, bn.running_mean, bn.running_var and 1 more"),
+        (lambda: without("bn.r"), r"lacks bn.running_mean, bn.running_var; expected one network"),
+        (
+            lambda: without("layer3.1.bn"),
+            r"lacks layer3.1.bn1.bias, layer3.1.bn1.running_mean, layer3.1.bn1.running_var and 5",
+        ),
         (lambda: without("conv1."), "lacks conv1.weight; expected one network"),
         (
             lambda: drawn("preact_resnet18") | prefixed("ema.", drawn("preact_resnet18")),
             r"also has ema.bn.bias, ema.bn.running_mean, ema.bn.running_var and \d+ more",
         ),
-        (lambda: drawn("resnet18"), "lacks bn.bias"),
-        (lambda: drawn("wide_resnet28_10"), "lacks bn.bias"),
+        (lambda: drawn("resnet18"), "also has bn1.bias"),
+        (lambda: drawn("wide_resnet28_10"), "lacks layer1.0.bn1.bias"),
+        (lambda: drawn("dm_preact_resnet18"), "lacks conv1.weight"),
         (
             lambda: drawn("preact_resnet18") | {"logit_scale": np.ones(1, np.float32)},
             "also has logit_scale; expected one network",
@@ -193,8 +275,8 @@ def test_another_network_is_refused_in_one_line(tensors, message, saved):
 
 
 def test_an_unknown_model_is_refused(saved):
-    with pytest.raises(UserError, match="'resnet50' is unknown; expected one of small_cnn"):
-        import_weights(saved(drawn("resnet18")), "resnet50", NUM_CLASSES)
+    with pytest.raises(UserError, match="'vgg16' is unknown; expected one of small_cnn"):
+        import_weights(saved(drawn("resnet18")), "vgg16", NUM_CLASSES)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle in a zip archive", None])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bat_jax.kernels import convolution, winograd
-from bat_jax.models.resnet import PreActivationBlock
+from bat_jax.models.blocks import PreActivationBlock
 from tests.kernels.pullback import inputs, pullback
 
 

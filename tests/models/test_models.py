@@ -8,6 +8,7 @@ import pytest
 from bat_jax import models
 from bat_jax.errors import UserError
 from bat_jax.kernels.convolution import CONVOLUTIONS
+from bat_jax.models.layers import same_padding
 
 RGB, GRAY = (32, 32, 3), (28, 28, 1)
 
@@ -24,6 +25,10 @@ def shapes(model, image_shape):
         ("preact_resnet18", 11_218_340),
         ("wide_resnet28_10", 36_536_884),
         ("wide_resnet34_10", 46_218_164),
+        ("resnet50", 23_705_252),
+        # RobustBench's have 36,479,194 and 12,548,426 for 10 classes.
+        ("dm_wide_resnet", 36_479_194 + 90 * 641),
+        ("dm_preact_resnet18", 12_548_426 + 90 * 513),
     ],
 )
 def test_published_sizes(name, parameters):
@@ -109,6 +114,16 @@ def test_normalisation_is_inside_the_model():
     )
 
 
+def test_networks_of_deepmind_pad_strided_convolutions_at_the_end_of_even_sides():
+    assert same_padding((32, 7), kernel=3, stride=2) == ((0, 1), (1, 1))
+    assert same_padding((32, 7), kernel=3, stride=1) == ((1, 1), (1, 1))
+    assert same_padding((32, 7), kernel=1, stride=2) == ((0, 0), (0, 0))
+    # Odd sides and silu whatever `activation` is, as in training.
+    model = models.create("dm_wide_resnet", 3, depth=10, widening=1, width=2, activation="relu")
+    assert model.activation is jax.nn.silu
+    assert shapes(model, (9, 10, 3))["params"]["head"]["kernel"].shape == (8, 3)
+
+
 def test_training_mode_updates_statistics_and_evaluation_mode_does_not():
     model = models.create("resnet18", 3, width=2)
     images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
@@ -124,15 +139,19 @@ def test_training_mode_updates_statistics_and_evaluation_mode_does_not():
 
 
 def test_wrong_arguments_are_refused_by_name():
-    with pytest.raises(UserError, match="'resnet50' is unknown; expected one of small_cnn"):
-        models.create("resnet50", 10)
+    with pytest.raises(UserError, match="'vgg16' is unknown; expected one of small_cnn"):
+        models.create("vgg16", 10)
+    with pytest.raises(UserError, match="shortcut is raw; expected none for resnet18"):
+        models.create("resnet18", 10, shortcut="raw")
+    with pytest.raises(UserError, match="final_norm is False; expected none for dm_preact_resnet"):
+        models.create("dm_preact_resnet", 10, final_norm=False)
     with pytest.raises(UserError, match="cannot take images of 64x64"):
         models.create("small_cnn", 10, image_shape=(64, 64, 3))
     with pytest.raises(UserError, match="cannot take images of 8x8"):
         models.create("preact_resnet18", 10, image_shape=(8, 8, 1))
     with pytest.raises(UserError, match=r"depth is 34; expected none for wide_resnet28_10, .* use"):
         models.create("wide_resnet28_10", 10, depth=34)
-    with pytest.raises(UserError, match=r"widening is 2; .* use wide_resnet instead"):
+    with pytest.raises(UserError, match=r"widening is 2; .* use wide_resnet or dm_w"):
         models.create("preact_resnet", 10, widening=2)
     with pytest.raises(UserError, match=r"depth is 20; expected one of 10, 18, 34"):
         models.create("preact_resnet", 10, depth=20)
@@ -151,6 +170,7 @@ def test_wrong_arguments_are_refused_by_name():
         pytest.param(
             "preact_resnet18", (16, 18, 3), "tiny_imagenet", "patches", marks=pytest.mark.slow
         ),
+        pytest.param("dm_preact_resnet18", (16, 18, 3), "cifar", "patches", marks=pytest.mark.slow),
     ],
 )
 def test_all_forms_of_convolutions_are_the_same_function(name, image_shape, stem, conv):
