@@ -16,6 +16,7 @@ def check(config: ConfigDict) -> None:
     """
     _check_attacked(config)
     if config.job == "evaluation":
+        _check_evaluated(config)
         return
     _check_training_attack(config)
     _check_validation(config)
@@ -75,6 +76,31 @@ def _check_attacked(config: ConfigDict) -> None:
             f"config.evaluation.attacked is {settings.attacked}; expected a state that is"
             " evaluated, or config.evaluation.attacks=() to omit AutoAttack"
         )
+
+
+def _check_evaluated(config: ConfigDict) -> None:
+    """Checks that an evaluation names either a run or weights with all they need."""
+    if config.weights is None:
+        for field, value in (
+            ("architecture", config.architecture),
+            ("data.name", config.data.name),
+            *((f"model.{name}", config.model[name]) for name in config.model),
+        ):
+            if value is not None:
+                raise UserError(
+                    f"config.{field} is {fields.shown(value)}; expected it unset for a run, which"
+                    " has its own, or config.weights: a safetensors file"
+                )
+        return
+    given = f"config.weights is {fields.shown(config.weights)}"
+    if config.run is not None:
+        raise UserError(f"{given} and config.run {fields.shown(config.run)}; expected one of them")
+    for field, value, example in (
+        ("architecture", config.architecture, "that of the weights, such as dm_wide_resnet"),
+        ("data.name", config.data.name, "the data set to evaluate on, such as cifar10"),
+    ):
+        if value is None:
+            raise UserError(f"{given} and config.{field} is not set; expected {example}")
 
 
 def _check_tolerance(config: ConfigDict) -> None:

@@ -287,7 +287,7 @@ def _cost(arguments: "Arguments") -> str:
 def _results(arguments: "Arguments", workdir: "AnyPath") -> tuple[str, "AnyPath"]:
     """Runs the job; returns the table of its results and the folder they are in."""
     from bat_jax.evaluation import records
-    from bat_jax.jobs import evaluate_run, findings, memorize, train_and_evaluate
+    from bat_jax.jobs import evaluate_run, evaluate_weights, findings, memorize, train_and_evaluate
 
     config = arguments.config
     if config.job == "train":
@@ -300,7 +300,8 @@ def _results(arguments: "Arguments", workdir: "AnyPath") -> tuple[str, "AnyPath"
         from bat_jax.report.findings import table
 
         return table(findings(config, workdir, workers=True)), workdir
-    found, workdir = evaluate_run(config, arguments.workdir)
+    evaluation = evaluate_run if config.weights is None else evaluate_weights
+    found, workdir = evaluation(config, arguments.workdir)
     return records.table(found), workdir
 
 

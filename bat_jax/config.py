@@ -313,10 +313,15 @@ _EVALUATION: Schema = {
     "job": Choice("evaluation", ("evaluation",)),
     # The run's folder.
     "run": Text(None),
+    # In place of a run: a safetensors file, and its architecture (docs/interop.md).
+    "weights": Text(None),
+    "architecture": Text(None),
     # Which of the run's states to evaluate: best, last.
     "checkpoints": Several(("best", "last"), _STATES.each, unique=True, least=1),
     # As in the run's own config (above).
-    "data": {name: optional(_DATA[name]) for name in ("path", "exclude")},
+    "data": {name: optional(_DATA[name]) for name in ("path", "exclude", "name")},
+    # For weights: what their file does not show.
+    "model": {name: optional(_MODEL[name]) for name in ("mean", "std", "stem", "shortcut")},
     "attack": {name: optional(_ATTACK[name]) for name in ("norm", "epsilon")},
     "evaluation": {
         **{name: optional(field) for name, field in {**_PGD, **_TEST}.items()},
@@ -385,7 +390,8 @@ def default() -> ConfigDict:
 def evaluation() -> ConfigDict:
     """Returns the config of the job `evaluation`: a run, and changes to its own config.
 
-    Fields that are not set keep the run's values.
+    Fields that are not set keep the run's values. In place of a run, it can name a file of weights;
+    then they have the defaults of a training.
     """
     return fields.section(_EVALUATION).lock()
 

@@ -13,6 +13,9 @@ from bat_jax.evaluation.sampled import Sampled, SampleRecord
 
 # The evaluated checkpoints: the best on the validation images, and the last.
 STATES = ("best", "last")
+# What is evaluated in place of a run's checkpoints: the weights of a file.
+WEIGHTS = "weights"
+EVALUATED = (*STATES, WEIGHTS)
 # Test images by memorization, besides `ALL`.
 GROUPS = ("typical", "atypical")
 ALL = ""
@@ -209,7 +212,7 @@ def _groups(content: Mapping[str, Any]) -> dict[str, Accuracies]:
 
 def evaluations(results: Mapping[str, Any]) -> dict[str, Evaluation]:
     """Returns the evaluations in results.json by state, `best` first."""
-    return {state: Evaluation.from_json(results[state]) for state in STATES if state in results}
+    return {state: Evaluation.from_json(results[state]) for state in EVALUATED if state in results}
 
 
 # Whether each image is classified correctly, as far as it is known.

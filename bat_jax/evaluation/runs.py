@@ -10,7 +10,14 @@ from jaxtyping import Shaped
 
 from bat_jax.errors import UserError
 from bat_jax.evaluation.groups import KINDS
-from bat_jax.evaluation.records import GROUPS, STATES, Evaluation, Measure, evaluations, strongest
+from bat_jax.evaluation.records import (
+    EVALUATED,
+    GROUPS,
+    Evaluation,
+    Measure,
+    evaluations,
+    strongest,
+)
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import ListOf, Maybe, Number, Object, Place, ShapeError, Text
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -52,7 +59,7 @@ _STATE = Object(
         ),
     },
 )
-RESULTS = Object({"seconds": Number(low=0)}, dict.fromkeys(STATES, _STATE))
+RESULTS = Object({"seconds": Number(low=0)}, dict.fromkeys(EVALUATED, _STATE))
 
 _RECORD = Object({"step": _COUNT, "epoch": Number(low=0), "split": Text()}, {}, Number())
 
@@ -125,8 +132,8 @@ class Run:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """The evaluated states, among `best` and `last`."""
-        return tuple(state for state in STATES if state in self.results)
+        """The evaluated states, among `best` and `last`; or `weights`, those of a file."""
+        return tuple(state for state in EVALUATED if state in self.results)
 
     def series(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """Returns the epochs and values of a metric recorded for a split."""
@@ -174,8 +181,8 @@ def read_results(path: AnyPath) -> Mapping[str, Any]:
     if not path.exists():
         raise UserError(f"{path.parent}: has no results.json; expected {_FINISHED}")
     results = schema.read(path, RESULTS, _FINISHED)
-    if not any(state in results for state in STATES):
-        raise ShapeError(f"{path}: has no {' or '.join(STATES)}; expected one of them")
+    if not any(state in results for state in EVALUATED):
+        raise ShapeError(f"{path}: has no {' or '.join(EVALUATED)}; expected one of them")
     return results
 
 

@@ -6,6 +6,22 @@
 For the weights of a run: `python -m bat_jax.interop export --run=runs/digits_bat --out=FILE`.
 """
 
-from bat_jax.interop.weights import Imported, export_weights, import_weights
+from bat_jax.interop.weights import (
+    NORMALIZATIONS,
+    Imported,
+    Normalization,
+    check_architecture,
+    digest,
+    export_weights,
+    import_weights,
+)
 
-__all__ = ["Imported", "export_weights", "import_weights"]
+__all__ = [
+    "NORMALIZATIONS",
+    "Imported",
+    "Normalization",
+    "check_architecture",
+    "digest",
+    "export_weights",
+    "import_weights",
+]

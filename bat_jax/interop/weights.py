@@ -1,6 +1,8 @@
 """Reading and writing weights as safetensors files for exchange with PyTorch."""
 
+import hashlib
 import json
+import logging
 import os
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +25,8 @@ from bat_jax.fields import Integer
 from bat_jax.interop import layout
 from bat_jax.models.blocks import Shortcut, Stem
 from bat_jax.runtime.files import written_whole
+
+log = logging.getLogger(__name__)
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
 Leaves = dict[tuple[str, ...], Any]
@@ -120,7 +124,7 @@ def export_weights(
     path = Path(path)
     if not path.name or path.is_dir():
         raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
-    _check_architecture(architecture)
+    check_architecture(architecture)
     leaves = {at: np.asarray(leaf) for at, leaf in flatten_dict(dict(variables)).items()}
     if not {_FIRST_LEAF, _HEAD_LEAF} <= leaves.keys():
         raise UserError(f"variables: no {_path(_FIRST_LEAF)}; expected variables of {architecture}")
@@ -203,7 +207,7 @@ def import_weights(
     legal = Integer(None, low=1).expected(num_classes)
     if legal is not None:
         raise UserError(f"num_classes is {num_classes}; expected {legal}")
-    _check_architecture(architecture)  # Before anything is read.
+    check_architecture(architecture)  # Before anything is read.
     tensors, metadata = _read(path)
     network, others, buffers = _take_apart(path, tensors, architecture)
     first = layout.family(architecture).stem
@@ -234,6 +238,7 @@ def import_weights(
                 f" shape {shape} for {architecture} of {sizes} with {num_classes} classes"
             )
         leaves[tensor.path] = jnp.asarray(tensor.to_flax(_checked(path, tensor, value)))
+    _say_rounded(path, [network[tensor.name] for tensor in wanted])
     known = NORMALIZATIONS.get(dataset or "") if architecture.startswith("dm_") else None
     model = model.clone(
         mean=_normalization(path, "mean", mean, buffers, metadata, channels, known),
@@ -242,11 +247,21 @@ def import_weights(
     return Imported(model, unflatten_dict(leaves))
 
 
-def _check_architecture(name: str) -> None:
+def check_architecture(name: str) -> None:
+    """Raises a UserError unless weights of the architecture can be read."""
     if name not in layout.ARCHITECTURES:
         raise UserError(
             f"architecture: {name!r} is unknown; expected one of {', '.join(layout.ARCHITECTURES)}"
         )
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """Returns a content hash of a model's variables."""
+    found = hashlib.sha256()
+    for path, leaf in sorted(flatten_dict(dict(variables)).items()):
+        found.update(f"{_path(path)}{leaf.dtype}{leaf.shape}".encode())
+        found.update(np.ascontiguousarray(leaf).data)
+    return found.hexdigest()[:16]
 
 
 def _create(architecture: str, num_classes: int, sizes: _Sizes, chosen: Mapping[str, Any]) -> Any:
@@ -350,6 +365,17 @@ def _tensor(path: Path, file: Any, name: str) -> Shaped[np.ndarray, "..."]:
         ) from None
 
 
+def _say_rounded(path: Path, values: Sequence[Shaped[np.ndarray, "..."]]) -> None:
+    """Warns of weights in half precision, which are no longer those that were trained."""
+    rounded = {str(value.dtype) for value in values if value.dtype.itemsize < 4}
+    if rounded:
+        log.warning(
+            "%s: has weights in %s, read as float32: accuracies are those of the rounded weights",
+            path,
+            " and ".join(sorted(rounded)),
+        )
+
+
 def _take_apart(
     path: Path, tensors: Tensors, architecture: str
 ) -> tuple[Tensors, list[str], Tensors]:
@@ -364,6 +390,8 @@ def _take_apart(
             )
     tensors = {own: tensors[name] for own, name in named.items()}
     prefix = layout.prefix(architecture, tensors)
+    if prefix:
+        log.info("%s: dropped the prefix %s of its names", path, _shown(prefix))
     network: Tensors = {}
     buffers: Tensors = {}
     others = []

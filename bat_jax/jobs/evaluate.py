@@ -28,7 +28,8 @@ def evaluate_run(
     configs.check(config)
     if config.run is None:
         raise UserError(
-            "config.run is not set; expected a run's folder, such as --config.run=runs/NAME"
+            "config.run is not set; expected a run's folder, such as --config.run=runs/NAME, or"
+            " config.weights, a safetensors file"
         )
     run = as_path(config.run)
     with distributed.agreed():

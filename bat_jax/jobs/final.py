@@ -19,6 +19,7 @@ from bat_jax.evaluation.groups import rows_by
 from bat_jax.evaluation.records import (
     AUTOATTACK,
     GROUPS,
+    WEIGHTS,
     Measure,
     Verdict,
     summarize,
@@ -44,7 +45,7 @@ def evaluate(
 
     Args:
       experiment: the run; its config sets the evaluation.
-      states: `best` and `last`, or one of them.
+      states: `best` and `last`, or one of them; or `weights`, those of a file.
       workdir: the folder of the files.
       seconds: of training, to record.
     """
@@ -69,7 +70,7 @@ def evaluate(
                 done[step] = evaluator(saved.state.evaluated, data, bar.update)
         verdicts: dict[str, Verdict] = dict(done[step])
         attacked = None
-        if config.evaluation.attacks and name in config.evaluation.attacked:
+        if config.evaluation.attacks and name in (*config.evaluation.attacked, WEIGHTS):
             if step not in attacked_at:
                 attacked_at[step] = _autoattack(experiment, saved, test, workdir)
                 robust = attacked_at[step].sampled.stands

@@ -5,7 +5,7 @@ import statistics
 
 from bat_jax import methods
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.records import CLEAN
+from bat_jax.evaluation.records import CLEAN, WEIGHTS
 from bat_jax.evaluation.runs import Run
 from bat_jax.report import audit, charts, groups, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
@@ -29,21 +29,33 @@ def facts(run: Run) -> dict[str, str]:
     steps = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']} epochs"
     versions = run.about["versions"]
     devices = run.about["devices"]
+    model = config["model"]["name"] + (
+        f", width {config['model']['width']}" if config["model"]["width"] else ""
+    )
+    hardware = {
+        "Run on": f"{len(devices)} device(s), {devices[0]}; JAX {versions['jax']}",
+        "Code": run.about["git"] or "not in a git repository",
+    }
+    if WEIGHTS in run.states:
+        return {
+            "Data": data["name"],
+            "Model": f"{model}, the weights of a file (content {run.about['data']['weights']})",
+            "Attack": f"{attack['norm'].capitalize()}, epsilon {attack['epsilon']:.4g}",
+            **hardware,
+        }
     return {
         "Method": methods.title(config["objective"]["name"])
         + methods.options_title(config["objective"]),
         "Data": f"{data['name']}, {_classes(run)}{data['subset'] or 'all'} training images,"
         f" {data['validation']} held out for validation",
-        "Model": config["model"]["name"]
-        + (f", width {config['model']['width']}" if config["model"]["width"] else ""),
+        "Model": model,
         "Attack": f"{attack['norm'].capitalize()}, epsilon {attack['epsilon']:.4g}; in training"
         f" {attack['num_steps']} steps of {attack['step_size']:.4g}",
         "Training": f"{steps}, batch {train['batch_size']}, seed {config['seed']},"
         f" {results['seconds']:,.0f} s",
         **({"Recipe": words} if (words := recipe(config)) else {}),
         **_speed(run),
-        "Run on": f"{len(devices)} device(s), {devices[0]}; JAX {versions['jax']}",
-        "Code": run.about["git"] or "not in a git repository",
+        **hardware,
     }
 
 
@@ -95,6 +107,10 @@ def results_table(run: Run) -> Table:
     )
 
 
+def _title(state: str) -> str:
+    return "Weights of a file" if state == WEIGHTS else f"{state.capitalize()} checkpoint"
+
+
 def _page(run: Run) -> Page:
     state = run.states[0]
     test = run.evaluations[state]
@@ -132,7 +148,7 @@ def _page(run: Run) -> Page:
     ]
     return Page(
         title=run.name,
-        summary=f"{state.capitalize()} checkpoint, test set: {summary}.",
+        summary=f"{_title(state)}, test set: {summary}.",
         facts=facts(run),
         sections=tuple(section for section in sections if section.charts or section.tables),
         details={"The whole config": json.dumps(run.config, indent=2)},

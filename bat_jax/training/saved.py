@@ -33,10 +33,8 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     score = score_name(config)
     # Only training needs extra images, and they may be large or elsewhere.
     config.data.extra = None
-    for section in ("attack", "evaluation", "memorization", "parallel", "data"):
-        for field, value in (changes.get(section) or {}).items() if changes else ():
-            if value is not None or (section, field) == ("evaluation", "tolerance"):
-                config[section][field] = value
+    if changes is not None:
+        apply(config, changes)
     experiment = dataclasses.replace(build(config), score=score)
     found = experiment.digests()
     # The model's normalisation may depend on the training images, without the excluded ones.
@@ -50,6 +48,20 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
                 f"{run}: was trained {what} now; give it the same ones with config.{field}"
             )
     return experiment
+
+
+def apply(config: ConfigDict, changes: ConfigDict) -> None:
+    """Sets the fields of a config that an evaluation changes.
+
+    Args:
+      config: the whole config.
+      changes: config sections; fields that are not None replace the config's. Of
+        `evaluation.tolerance`, None does too: it means the exact verdict.
+    """
+    for section in ("attack", "evaluation", "memorization", "parallel", "data"):
+        for field, value in (changes.get(section) or {}).items():
+            if value is not None or (section, field) == ("evaluation", "tolerance"):
+                config[section][field] = value
 
 
 def read_states(experiment: Experiment, run: AnyPath) -> dict[str, Saved]:

@@ -1,0 +1,79 @@
+"""An evaluation in the form of RobustBench's `model_info` files.
+
+Source: RobustBench, arXiv:2010.09670, and the files of its repository. Accuracies are percentages
+as texts, with two decimals.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, Evaluation
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""The attacks of AutoAttack's standard version."""
+
+
+def model_info(
+    evaluation: Evaluation,
+    *,
+    dataset: str,
+    architecture: str,
+    epsilon: float,
+    attacks: Sequence[str],
+    images: int,
+) -> dict[str, Any]:
+    """Returns the content of a `model_info` file; what an evaluation does not know is None.
+
+    `autoattack_acc` is known if the standard attacks were run on all of the test images.
+
+    Args:
+      evaluation: of the model's weights.
+      dataset: the name of the data set.
+      architecture: as RobustBench writes it, `WideResNet-28-10`.
+      epsilon: of the attacks.
+      attacks: of AutoAttack, in order.
+      images: the number of images of the whole test set.
+    """
+    clean = evaluation.all[CLEAN]
+    robust = evaluation.all.get(AUTOATTACK)
+    is_standard = tuple(attacks) == STANDARD and evaluation.sample is None
+    return {
+        "link": None,
+        "name": None,
+        "authors": None,
+        "venue": None,
+        "additional_data": None,
+        "number_forward_passes": 1,
+        "dataset": dataset,
+        "architecture": architecture,
+        "eps": epsilon_text(epsilon),
+        "clean_acc": _percent(clean.accuracy),
+        "reported": None,
+        "autoattack_acc": _percent(robust.accuracy) if robust and is_standard else None,
+        "footnote": None if clean.n == images else f"On {clean.n:,} of {images:,} test images.",
+    }
+
+
+def epsilon_text(epsilon: float) -> str:
+    """Returns an epsilon as RobustBench writes it: `8/255`, `0.031`, `0.5`."""
+    levels = round(255 * epsilon)
+    return f"{levels}/255" if abs(255 * epsilon - levels) < 1e-4 else f"{epsilon:g}"
+
+
+def architecture_text(name: str, *, depth: int | None, widening: int | None) -> str:
+    """Returns the name of an architecture as RobustBench writes it.
+
+    Args:
+      name: of `bat_jax.models.create`.
+      depth: in layers, if the model has a choice of it.
+      widening: of a WRN.
+    """
+    if "wide_resnet" in name:
+        return f"WideResNet-{depth}-{widening}"
+    if "resnet" in name:
+        return f"{'PreAct' if 'preact' in name else ''}ResNet-{depth}"
+    return name
+
+
+def _percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.2f}"

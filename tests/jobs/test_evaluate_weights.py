@@ -1,0 +1,181 @@
+"""The weights of a file are evaluated like a run's, with results in RobustBench's form too."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from bat_jax import config as configs
+from bat_jax import data, models
+from bat_jax.attacks.engine import Engine, Outcome
+from bat_jax.errors import UserError
+from bat_jax.evaluation import robustbench, runs
+from bat_jax.evaluation.records import Evaluation
+from bat_jax.interop import export_weights, import_weights
+from bat_jax.jobs import evaluate_weights
+from bat_jax.report import single
+
+NORMALIZATION = {"mean": (0.25,), "std": (0.5,)}
+
+
+def evaluation(file, changes=None):
+    config = configs.evaluation()
+    config.weights = str(file)
+    config.architecture = "small_cnn"
+    config.data.name = "digits"
+    config.evaluation.num_steps = 2
+    config.evaluation.losses = ("cross_entropy",)
+    config.evaluation.subset = 48
+    config.evaluation.batch_size = 24
+    config.parallel.devices = 1
+    config.update_from_flattened_dict(changes or {})
+    return config
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The file of a network for digits with random weights, and its model and variables."""
+    model = models.create("small_cnn", 10, width=2, **NORMALIZATION)
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    path = tmp_path_factory.mktemp("weights") / "published.safetensors"
+    export_weights(path, "small_cnn", variables, **NORMALIZATION)
+    return path, model, variables
+
+
+@pytest.fixture(scope="module")
+def evaluated(weights, tmp_path_factory):
+    """Results and folder of an evaluation whose attacks find nothing."""
+
+    def find_nothing(engine, attack, images, labels, targets, keys):
+        return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "run", find_nothing)
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        config = evaluation(weights[0])
+        config.evaluation.attacks = robustbench.STANDARD
+        results, workdir = evaluate_weights(config)
+        return results, workdir.resolve()
+
+
+def test_accuracies_are_those_of_the_model(weights, evaluated):
+    _, model, variables = weights
+    results, workdir = evaluated
+    assert workdir.parts[-2:] == ("runs", "published-linf-0.03137")
+    assert set(results) == {"weights", "seconds"}
+    found = runs.read(workdir)
+    assert found.config["model"]["name"] == "small_cnn"
+    assert found.config["model"]["mean"] == [0.25]
+    test = data.load("digits").test
+    rows = np.searchsorted(test.ids, found.examples["ids"])
+    logits = jax.jit(model.apply)(variables, test.images[rows] / np.float32(255))
+    is_correct = np.argmax(logits, axis=-1) == test.labels[rows]
+    np.testing.assert_array_equal(found.examples["weights_clean"], is_correct)
+    assert results["weights"]["test"]["autoattack"]["n"] == 48
+
+
+def test_results_are_also_in_the_form_of_robustbench(evaluated):
+    results, workdir = evaluated
+    accuracy = f"{100 * results['weights']['test']['clean']['accuracy']:.2f}"
+    assert json.loads((workdir / "robustbench.json").read_text()) == {
+        **dict.fromkeys(("link", "name", "authors", "venue", "additional_data", "reported")),
+        "number_forward_passes": 1,
+        "dataset": "digits",
+        "architecture": "small_cnn",
+        "eps": "8/255",
+        "clean_acc": accuracy,
+        "autoattack_acc": accuracy,
+        "footnote": "On 48 of 449 test images.",
+    }
+
+
+def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
+    accuracy = {"accuracy": 0.123456, "n": 3, "interval": [0, 1]}
+    found = Evaluation.from_json({"test": {"clean": accuracy, "autoattack": accuracy}})
+
+    def info(attacks, epsilon=0.031):
+        return robustbench.model_info(
+            found, dataset="", architecture="", epsilon=epsilon, attacks=attacks, images=3
+        )
+
+    assert info(robustbench.STANDARD)["autoattack_acc"] == "12.35"
+    assert info(robustbench.STANDARD)["footnote"] is None
+    assert info(("apgd-ce",))["autoattack_acc"] is None
+    assert [info((), e)["eps"] for e in (8 / 255, 0.031, 0.5)] == ["8/255", "0.031", "0.5"]
+    names = [
+        robustbench.architecture_text(name, depth=depth, widening=widening)
+        for name, depth, widening in (
+            ("dm_wide_resnet", 70, 16),
+            ("resnet50", 50, None),
+            ("dm_preact_resnet18", 18, None),
+        )
+    ]
+    assert names == ["WideResNet-70-16", "ResNet-50", "PreActResNet-18"]
+
+
+def test_the_page_speaks_of_weights_and_not_of_training(evaluated):
+    page = single._page(runs.read(evaluated[1]))
+    assert page.summary.startswith("Weights of a file, test set: clean ")
+    assert set(page.facts) == {"Data", "Model", "Attack", "Run on", "Code"}
+
+
+def test_the_results_of_other_weights_are_not_mixed(weights, evaluated, tmp_path):
+    path = tmp_path / "other.safetensors"
+    tensors = load(weights[0].read_bytes())
+    metadata = {name: json.dumps(value) for name, value in NORMALIZATION.items()}
+    path.write_bytes(save(tensors | {"fc2.bias": tensors["fc2.bias"] + 1}, metadata))
+    config = evaluation(path)
+    config.evaluation.attacks = robustbench.STANDARD
+    with pytest.raises(UserError, match=r"made on other data \(weights differ\)"):
+        evaluate_weights(config, evaluated[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "vgg16"}, "architecture: 'vgg16' is unknown; expected one of"),
+        ({"architecture": None}, "config.architecture is not set; expected that of the weights"),
+        ({"data.name": None}, "config.data.name is not set; expected the data set"),
+        ({"run": "runs/x"}, "expected one of them"),
+        ({"weights": "absent"}, "absent: No such file or directory; expected a safetensors file"),
+        ({"architecture": "resnet18"}, "lacks bn1.bias"),
+        ({"weights": None, "run": "x"}, "config.architecture is .small_cnn.; expected it unset"),
+    ],
+)
+def test_wrong_weights_end_in_one_line(changes, message, weights, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        evaluate_weights(evaluation(weights[0], changes), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "message"),
+    [
+        (1, 7, r"fc2.bias is float32 of shape \(7,\); expected floats of shape \(10,\) for"),
+        (3, 10, "takes images of 3 channels; expected 1, as digits has"),
+    ],
+)
+def test_weights_for_other_data_are_refused(channels, classes, message, tmp_path):
+    model = models.create("small_cnn", classes, width=2)
+    image = jax.ShapeDtypeStruct((1, 8, 8, channels), np.float32)
+    model = model.clone(mean=(0.0,) * channels, std=(1.0,) * channels)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), dict(shapes))
+    path = tmp_path / "weights.safetensors"
+    export_weights(path, "small_cnn", variables, mean=model.mean, std=model.std)
+    with pytest.raises(UserError, match=message):
+        evaluate_weights(evaluation(path))
+
+
+def test_half_precision_and_prefixes_are_reported(weights, tmp_path, caplog):
+    tensors = load(weights[0].read_bytes())
+    path = tmp_path / "half.safetensors"
+    halves = {f"module.{name}": value.astype(np.float16) for name, value in tensors.items()}
+    path.write_bytes(save(halves))
+    with caplog.at_level("INFO", logger="bat_jax"):
+        import_weights(path, "small_cnn", 10, **NORMALIZATION)
+    assert f"{path}: dropped the prefix module. of its names" in caplog.text
+    assert "has weights in float16, read as float32" in caplog.text
