@@ -62,6 +62,12 @@ def _check_attacked(config: ConfigDict) -> None:
                     f"config.{name} is {fields.shown(value)}; expected at most 1, the largest"
                     f" change of a pixel in [0, 1]; {_of_255(value)}"
                 )
+    corruptions = settings.corruptions
+    if corruptions.names is not None and corruptions.path is None:
+        raise UserError(
+            f"config.evaluation.corruptions.names is {fields.shown(corruptions.names)}; expected"
+            " the folder of their files too: config.evaluation.corruptions.path"
+        )
     if not settings.attacks:
         return
     if attack.epsilon is not None and not attack.epsilon > 0:

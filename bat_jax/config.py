@@ -220,6 +220,14 @@ _TEST: dict[str, fields.Field] = {
     "batch_size": Integer(512, low=1),
 }
 
+_CORRUPTIONS: Schema = {
+    # The folder of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or of files that `python -m
+    # bat_jax.data.corruptions` made: report accuracy on corrupted test images too. By default none.
+    "path": Text(None),
+    # The corruptions to evaluate, by default the 15 of the published mean.
+    "names": Several(None, Text("fog"), unique=True, least=1),
+}
+
 _SCORES: Schema = {
     # pgd or clean: the accuracy on validation images that selects the best checkpoint.
     "select_by": Choice("pgd", ("pgd", "clean")),
@@ -297,7 +305,7 @@ _DEFAULT: Schema = {
     "objective": _OBJECTIVE,
     "attack": _ATTACK,
     "train": _TRAIN,
-    "evaluation": {**_PGD, **_TEST, **_SCORES},
+    "evaluation": {**_PGD, **_TEST, **_SCORES, "corruptions": _CORRUPTIONS},
     "memorization": {**_TYPICALITY, **_ENSEMBLE},
     "checkpoint": {
         # Epochs between checkpoints; each is scored on the validation images.
@@ -327,6 +335,7 @@ _EVALUATION: Schema = {
         **{name: optional(field) for name, field in {**_PGD, **_TEST}.items()},
         "attacked": _STATES,  # Every state that is evaluated.
         "tolerance": _TEST["tolerance"],  # Never the run's own: by default the verdict is exact.
+        "corruptions": _CORRUPTIONS,
     },
     "memorization": {name: optional(field) for name, field in _TYPICALITY.items()},
     "parallel": {"devices": optional(_DEVICES)},

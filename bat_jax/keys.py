@@ -35,6 +35,7 @@ class Purpose(enum.IntEnum):
     MIXING = 10
     EXTRAS = 11
     EXTRA_ORDER = 12
+    CORRUPTION = 13
 
 
 Seed = int | np.integer | Key[Array, ""]

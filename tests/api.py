@@ -20,6 +20,7 @@ MODULES = (
     "bat_jax.attacks",
     "bat_jax.config",
     "bat_jax.data",
+    "bat_jax.data.corruptions",
     "bat_jax.errors",
     "bat_jax.evaluation",
     "bat_jax.fields",

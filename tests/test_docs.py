@@ -17,6 +17,7 @@ from bat_jax import arguments, pages
 ROOT = Path(__file__).parents[1]
 TEXTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 EXTENDING = ROOT / "docs" / "extending.md"
+CORRUPTIONS = ROOT / "docs" / "corruptions.md"
 
 _SNIPPET = re.compile(r"(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
@@ -54,7 +55,9 @@ def _commands(text):
     return {found.split("  #")[0].strip() for found in _COMMAND.findall(text.replace("\\\n", " "))}
 
 
-@pytest.mark.parametrize("text", [ROOT / "README.md", EXTENDING], ids=lambda text: text.name)
+@pytest.mark.parametrize(
+    "text", [ROOT / "README.md", EXTENDING, CORRUPTIONS], ids=lambda text: text.name
+)
 def test_snippets_run(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("snippets")

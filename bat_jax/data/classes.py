@@ -41,6 +41,7 @@ def select(dataset: Dataset, classes: Sequence[int | str]) -> Dataset:
         class_names=tuple(dataset.class_names[label] for label in labels),
         classes=tuple(source[label] for label in labels),
         superclasses=_superclasses(dataset, labels),
+        folders=dataset.folders and tuple(dataset.folders[label] for label in labels),
     )
 
 

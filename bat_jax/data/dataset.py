@@ -67,6 +67,8 @@ class Dataset:
       class_names: by label.
       classes: where these are some classes of a set, the label there of each; None for a whole set.
       superclasses: groups of classes, where the source has them.
+      folders: by label, the name of the class in folders, where it is not the class name: for
+        Tiny ImageNet, its WordNet id.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Dataset:
     class_names: tuple[str, ...]
     classes: tuple[int, ...] | None = None
     superclasses: Superclasses | None = None
+    folders: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("test", self.test)):

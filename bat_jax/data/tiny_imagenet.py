@@ -45,7 +45,13 @@ def read(path: Path | None) -> Dataset:
         )
     with archive.opened(source, marker="wnids.txt", remedy=OFFICIAL.again) as files:
         reader = _Reader(source, files)
-        return Dataset("tiny_imagenet", reader.train(), reader.test(), reader.class_names())
+        return Dataset(
+            "tiny_imagenet",
+            reader.train(),
+            reader.test(),
+            reader.class_names(),
+            folders=reader.wnids(),
+        )
 
 
 class _Reader:
@@ -64,6 +70,10 @@ class _Reader:
         """Returns the names of the classes, such as "goldfish, Carassius auratus"."""
         words = dict(line.split("\t", 1) for line in self._lines("words.txt") if "\t" in line)
         return tuple(words.get(wnid, wnid) for wnid in self._wnids)
+
+    def wnids(self) -> tuple[str, ...]:
+        """Returns the WordNet ids of the classes, which name their folders."""
+        return tuple(self._wnids)
 
     def train(self) -> Split:
         rows = []

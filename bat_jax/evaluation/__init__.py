@@ -4,7 +4,7 @@ run = bat_jax.evaluation.read("runs/digits_bat")
 run.evaluations["best"].all  # measure -> accuracy, n and interval
 """
 
-from bat_jax.evaluation.records import Accuracy, Evaluation, Measure
+from bat_jax.evaluation.records import Accuracy, Evaluation, Measure, OnCorrupted
 from bat_jax.evaluation.runs import Run, read
 from bat_jax.evaluation.sampled import SampleRecord
 from bat_jax.evaluation.statistics import McNemar, holm, mcnemar, over_seeds
@@ -14,6 +14,7 @@ __all__ = [
     "Evaluation",
     "McNemar",
     "Measure",
+    "OnCorrupted",
     "Run",
     "SampleRecord",
     "holm",

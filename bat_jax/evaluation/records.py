@@ -1,6 +1,7 @@
 """Measures and accuracies of an evaluation: the content of results.json."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -134,6 +135,27 @@ class Accuracy(NamedTuple):
         return cls(standing.estimate / n, n, interval)
 
     @classmethod
+    def of_shares(cls, correct: Bool[np.ndarray, "images versions"]) -> "Accuracy":
+        """Returns the mean accuracy on several versions of each image.
+
+        The versions of an image are no independent images. The interval is Wilson's for as many
+        images as would give the mean p the variance that the images' shares of correct versions
+        have: n p (1 - p) / var, from n (all versions agree) to n times the versions (as if
+        independent). See Korn & Graubard, Survey Methodology 24 (1998).
+
+        Args:
+          correct: whether each version is classified correctly.
+        """
+        n, versions = correct.shape
+        shares = correct.mean(axis=1)
+        accuracy = float(shares.mean())
+        spread = accuracy * (1 - accuracy)
+        times = 1.0
+        if n > 1 and spread:
+            times = min(max(spread / max(float(shares.var(ddof=1)), 1e-12), 1.0), float(versions))
+        return cls(accuracy, n, _wilson(accuracy, n * times))
+
+    @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Accuracy":
         """Reads an accuracy in the format of results.json."""
         low, high = content["interval"]
@@ -159,6 +181,54 @@ class Accuracy(NamedTuple):
 
 
 Accuracies = Mapping[Measure, Accuracy]
+_MEAN = "mean"
+
+
+class OnCorrupted(NamedTuple):
+    """The accuracies of one state on corrupted test images.
+
+    Attributes:
+      mean: over all corruptions and severities.
+      by: by corruption, the accuracy at each severity, `1` to `5`, and their `mean`.
+    """
+
+    mean: Accuracy
+    by: Mapping[str, Mapping[str, Accuracy]]
+
+    @classmethod
+    def of(cls, verdicts: Mapping[str, Bool[np.ndarray, "images severities"]]) -> "OnCorrupted":
+        """Returns the accuracies of verdicts by corruption.
+
+        All corruptions have the same images. Intervals of means are therefore those of a mean over
+        images of each image's share of correct versions (`Accuracy.of_shares`): they cover the
+        choice of the images, not that of the corruptions.
+        """
+        everything = np.concatenate(list(verdicts.values()), axis=1)
+        by = {
+            name: {
+                _MEAN: Accuracy.of_shares(found),
+                **{str(place + 1): Accuracy.of(row) for place, row in enumerate(found.T)},
+            }
+            for name, found in verdicts.items()
+        }
+        return cls(Accuracy.of_shares(everything), by)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "OnCorrupted":
+        """Reads the accuracies in the format of results.json."""
+        by = {
+            name: {key: Accuracy.from_json(value) for key, value in found.items()}
+            for name, found in content["by"].items()
+        }
+        return cls(Accuracy.from_json(content[_MEAN]), by)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the accuracies in the format of results.json."""
+        by = {
+            name: {key: value.to_json() for key, value in found.items()}
+            for name, found in self.by.items()
+        }
+        return {_MEAN: self.mean.to_json(), "by": by}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,12 +241,14 @@ class Evaluation:
       by: the accuracies of every `class` and `superclass` by its name, if they were recorded.
       sample: of AutoAttack, if its last attacks were run on a sample; then its accuracies are
         estimates.
+      corrupted: the accuracies on corrupted test images, if there were any.
     """
 
     groups: Mapping[str, Accuracies]
     broken_by: Mapping[str, int] = dataclasses.field(default_factory=dict)
     by: Mapping[str, Mapping[str, Accuracies]] = dataclasses.field(default_factory=dict)
     sample: SampleRecord | None = None
+    corrupted: OnCorrupted | None = None
 
     @property
     def all(self) -> Accuracies:
@@ -191,7 +263,10 @@ class Evaluation:
         plain |= {group: test[group] for group in GROUPS if group in test}
         by = {kind: _groups(found) for kind, found in content.get("by", {}).items()}
         sample = SampleRecord.from_json(content["sample"]) if "sample" in content else None
-        return cls(_groups(plain), dict(content.get("broken_by", {})), by, sample)
+        corrupted = None
+        if "corruptions" in content:
+            corrupted = OnCorrupted.from_json(content["corruptions"])
+        return cls(_groups(plain), dict(content.get("broken_by", {})), by, sample, corrupted)
 
     def title(self, measure: Measure) -> str:
         """Returns a measure's title, which names an estimate."""
@@ -256,19 +331,27 @@ def table(results: Mapping[str, Any]) -> str:
     for state, found in evaluations(results).items():
         for group, accuracies in found.groups.items():
             for measure, value in accuracies.items():
-                low, high = value.interval
                 title = f"{state} {measure.key}{found.note(measure)}"
-                title += f", {group}" if group else ""
-                lines.append(
-                    f"{title:<34}{value.n:>7}  {100 * value.accuracy:>7.2f} %  "
-                    f"{100 * low:.2f} to {100 * high:.2f}"
-                )
+                lines.append(_line(title + (f", {group}" if group else ""), value))
+        if found.corrupted:
+            lines.append(_line(f"{state} corruptions, mean", found.corrupted.mean))
+            lines += [
+                _line(f"{state} {name}", by[_MEAN]) for name, by in found.corrupted.by.items()
+            ]
         if found.broken_by:
             counts = ", ".join(f"{attack} {count}" for attack, count in found.broken_by.items())
             lines.append(f"{state}: images broken by {counts}")
         if found.sample:
             lines.append(f"{state}: {found.sample}")
     return "\n".join(lines)
+
+
+def _line(title: str, value: Accuracy) -> str:
+    low, high = value.interval
+    return (
+        f"{title:<34}{value.n:>7}  {100 * value.accuracy:>7.2f} %  "
+        f"{100 * low:.2f} to {100 * high:.2f}"
+    )
 
 
 def strongest(measures: Sequence[Measure]) -> Measure:
@@ -278,6 +361,14 @@ def strongest(measures: Sequence[Measure]) -> Measure:
             if measure.kind == kind:
                 return measure
     return CLEAN
+
+
+def _wilson(accuracy: float, n: float) -> tuple[float, float]:
+    """Returns the ends of Wilson's 95 % interval for n images, possibly a fraction."""
+    z2 = float(stats.norm.ppf(0.975)) ** 2
+    center = (accuracy + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (accuracy * (1 - accuracy) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return round(max(center - half, 0.0), 6), round(min(center + half, 1.0), 6)
 
 
 def percent(value: float) -> str:

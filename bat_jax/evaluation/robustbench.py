@@ -36,6 +36,9 @@ def model_info(
     """
     clean = evaluation.all[CLEAN]
     robust = evaluation.all.get(AUTOATTACK)
+    corruptions = {}
+    if evaluation.corrupted is not None:
+        corruptions = {"corruptions_acc": _percent(evaluation.corrupted.mean.accuracy)}
     is_standard = tuple(attacks) == STANDARD and evaluation.sample is None
     return {
         "link": None,
@@ -50,6 +53,7 @@ def model_info(
         "clean_acc": _percent(clean.accuracy),
         "reported": None,
         "autoattack_acc": _percent(robust.accuracy) if robust and is_standard else None,
+        **corruptions,
         "footnote": None if clean.n == images else f"On {clean.n:,} of {images:,} test images.",
     }
 

@@ -45,11 +45,16 @@ _SAMPLE = Object(
         "interval": ListOf(_PART, length=2),
     }
 )
+_VERSIONS = Object(
+    {"mean": _ACCURACY}, {}, _ACCURACY, ("1", "2", "3", "4", "5").__contains__, "1 to 5"
+)
+_CORRUPTIONS = Object({"mean": _ACCURACY, "by": Object(others=_VERSIONS)})
 _STATE = Object(
     {"test": _TEST},
     {
         "broken_by": Object(others=_COUNT),
         "sample": _SAMPLE,
+        "corruptions": _CORRUPTIONS,
         "by": Object(
             {},
             dict.fromkeys(KINDS, Object(others=_GROUP)),

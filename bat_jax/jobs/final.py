@@ -14,13 +14,16 @@ from bat_jax import keys, models
 from bat_jax.attacks import checks
 from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.data import Split
+from bat_jax.data.corruptions import SEVERITIES, Corrupted
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation.groups import rows_by
 from bat_jax.evaluation.records import (
     AUTOATTACK,
+    CLEAN,
     GROUPS,
     WEIGHTS,
     Measure,
+    OnCorrupted,
     Verdict,
     summarize,
     summarize_groups,
@@ -32,6 +35,9 @@ from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment
+
+# By corruption, whether each image is classified correctly at each severity.
+_Shares = dict[str, Bool[np.ndarray, "images severities"]]
 
 
 def evaluate(
@@ -57,6 +63,7 @@ def evaluate(
     examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
     done: dict[int, dict[str, Any]] = {}
     attacked_at: dict[int, _Attacked] = {}
+    corrupted, on_corrupted = experiment.corrupted(), dict[int, _Shares]()
     for name, saved in states.items():
         step = int(saved.state.step)
         # Best and last may be the same state.
@@ -80,6 +87,12 @@ def evaluate(
             attacked = attacked_at[step]
             verdicts[AUTOATTACK.key] = attacked.verdict
         found[name] = {"step": step, "test": summarize(verdicts, groups)}
+        if corrupted is not None:
+            if step not in on_corrupted:
+                on_corrupted[step] = _corruptions(experiment, saved, test, corrupted)
+            found[name]["corruptions"] = OnCorrupted.of(on_corrupted[step]).to_json()
+            for corruption, is_correct in on_corrupted[step].items():
+                examples[f"{name}_corruption_{corruption}"] = is_correct
         if config.evaluation.by:
             found[name]["by"] = {
                 kind: summarize_groups(verdicts, rows_by(experiment.dataset, test, kind))
@@ -103,6 +116,30 @@ def evaluate(
             write_npz(workdir / "examples.npz", examples)
             # Written last: results.json marks a finished run.
             write_json(workdir / "results.json", found)
+    return found
+
+
+def _corruptions(
+    experiment: Experiment, saved: Saved, test: Split, corrupted: Corrupted
+) -> _Shares:
+    """Returns by corruption whether each test image is classified correctly at each severity."""
+    evaluator = experiment.evaluator(())
+    bar = tqdm(
+        total=len(corrupted.names) * len(SEVERITIES) * len(test),
+        unit="image",
+        desc="corruptions",
+        disable=None if distributed.is_main() else True,
+    )
+    with bar:
+        found = {}
+        for name in corrupted.names:
+            verdicts = []
+            for severity in SEVERITIES:
+                with distributed.agreed():
+                    versions = corrupted.split(name, severity, test)
+                data = to_devices(versions, experiment.mesh)
+                verdicts.append(evaluator(saved.state.evaluated, data, bar.update)[CLEAN.key])
+            found[name] = np.stack(verdicts, axis=1)
     return found
 
 

@@ -7,7 +7,7 @@ from bat_jax import methods
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import CLEAN, WEIGHTS
 from bat_jax.evaluation.runs import Run
-from bat_jax.report import audit, charts, groups, pictures, proxies
+from bat_jax.report import audit, charts, corruptions, groups, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.recipe import recipe
 from bat_jax.runtime.storage import AnyPath
@@ -141,6 +141,7 @@ def _page(run: Run) -> Page:
             tuple(chart for chart in comparisons if chart),
         ),
         *groups.sections(run),
+        *corruptions.sections(run),
         Section("Training", charts=tuple(chart for chart in curves if chart)),
         proxies.section(run) or Section("Proxies"),
         audit.section(run) or Section("Audit"),

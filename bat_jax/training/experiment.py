@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 from bat_jax import config as configs
 from bat_jax import keys, memorization, methods, models, outside, parallel
 from bat_jax.attacks.inner_losses import LossName
-from bat_jax.data import Dataset, Split, load, select
+from bat_jax.data import Dataset, Split, corruptions, load, select
 from bat_jax.data import extra as extra_images
 from bat_jax.data.device import DeviceSplit, check_fits, epoch_order, to_devices
+from bat_jax.data.places import expanded
 from bat_jax.errors import UserError
 from bat_jax.evaluation import groups as class_groups
 from bat_jax.evaluation.classify import Evaluator
@@ -150,6 +151,10 @@ class Experiment:
         rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
         return test.take(np.sort(rows))
 
+    def corrupted(self) -> corruptions.Corrupted | None:
+        """Returns the corrupted versions of the test images, if the config names any."""
+        return _corrupted(self.config, self.dataset)
+
     def train_data(self) -> DeviceSplit:
         """Returns the training images on every device, with their memorization where known."""
         known = None
@@ -256,6 +261,7 @@ def build(
         config.data.classes = dataset.classes
     _check_images(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
+    _corrupted(config, dataset)  # Refuses wrong files before anything starts.
     recipe.extra_each(config)
     extra = None if config.data.extra is None else extra_images.load(config.data.extra, dataset)
     validation, train = hold_out(dataset, config)
@@ -308,6 +314,13 @@ def build(
         total_steps=total_steps,
         score=score_name(config),
     )
+
+
+def _corrupted(config: ConfigDict, dataset: Dataset) -> corruptions.Corrupted | None:
+    settings = config.evaluation.corruptions
+    if settings.path is None:
+        return None
+    return corruptions.read(expanded(settings.path), dataset, settings.names)
 
 
 def planned(experiment: Experiment, *, examples: int) -> Experiment:

@@ -60,7 +60,10 @@ def apply(config: ConfigDict, changes: ConfigDict) -> None:
     """
     for section in ("attack", "evaluation", "memorization", "parallel", "data"):
         for field, value in (changes.get(section) or {}).items():
-            if value is not None or (section, field) == ("evaluation", "tolerance"):
+            if isinstance(value, ConfigDict):
+                given = {name: one for name, one in value.items() if one is not None}
+                config[section][field].update(given)
+            elif value is not None or (section, field) == ("evaluation", "tolerance"):
                 config[section][field] = value
 
 

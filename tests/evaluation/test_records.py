@@ -57,3 +57,29 @@ def test_a_state_is_read_by_group_and_measure():
     assert found.all == {CLEAN: Accuracy.from_json(accuracy)}
     assert found.groups["typical"][Measure.pgd(20)].n == 4
     assert found.broken_by == {}
+
+
+def test_the_interval_of_a_mean_over_versions_counts_images():
+    draw = np.random.default_rng(0)
+    hits = draw.random(200) < 0.7
+    # Versions that agree are one image; the width of independent ones is that of many.
+    same = Accuracy.of_shares(np.repeat(hits[:, None], 10, axis=1))
+    np.testing.assert_allclose(same.interval, Accuracy.of(hits).interval, atol=2e-3)
+    assert same.n == 200
+    independent = draw.random((200, 10)) < 0.7
+    found = Accuracy.of_shares(independent)
+    np.testing.assert_allclose(found.interval, Accuracy.of(independent.ravel()).interval, atol=5e-3)
+    everything = Accuracy.of_shares(np.ones((50, 10), bool))
+    assert everything.interval == Accuracy.of(np.ones(50, bool)).interval
+    assert Accuracy.of_shares(np.array([[True, False]])).n == 1
+
+
+def test_the_interval_of_a_mean_over_versions_covers_the_true_mean():
+    draw = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        # An image's versions share its difficulty; the mean of Beta(2, 1) is 2 / 3.
+        hits = draw.random((100, 15)) < draw.beta(2, 1, (100, 1))
+        low, high = Accuracy.of_shares(hits).interval
+        covered += low <= 2 / 3 <= high
+    assert 0.92 <= covered / 400 <= 0.98

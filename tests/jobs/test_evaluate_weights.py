@@ -1,6 +1,7 @@
 """The weights of a file are evaluated like a run's, with results in RobustBench's form too."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,9 +11,10 @@ from safetensors.numpy import load, save
 from bat_jax import config as configs
 from bat_jax import data, models
 from bat_jax.attacks.engine import Engine, Outcome
+from bat_jax.data.corruptions.__main__ import make
 from bat_jax.errors import UserError
 from bat_jax.evaluation import robustbench, runs
-from bat_jax.evaluation.records import Evaluation
+from bat_jax.evaluation.records import Evaluation, table
 from bat_jax.interop import export_weights, import_weights
 from bat_jax.jobs import evaluate_weights
 from bat_jax.report import single
@@ -56,6 +58,9 @@ def evaluated(weights, tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("here"))
         config = evaluation(weights[0])
         config.evaluation.attacks = robustbench.STANDARD
+        make("digits", None, Path("digits-c"), seed=0)
+        config.evaluation.corruptions.path = "digits-c"
+        config.evaluation.corruptions.names = ("contrast", "pixelate")
         results, workdir = evaluate_weights(config)
         return results, workdir.resolve()
 
@@ -87,8 +92,33 @@ def test_results_are_also_in_the_form_of_robustbench(evaluated):
         "eps": "8/255",
         "clean_acc": accuracy,
         "autoattack_acc": accuracy,
+        "corruptions_acc": f"{100 * results['weights']['corruptions']['mean']['accuracy']:.2f}",
         "footnote": "On 48 of 449 test images.",
     }
+
+
+def test_corrupted_images_are_classified_by_corruption_and_severity(weights, evaluated):
+    _, model, variables = weights
+    results, workdir = evaluated
+    found = results["weights"]["corruptions"]
+    assert list(found["by"]) == ["contrast", "pixelate"]
+    test = data.load("digits").test
+    run = runs.read(workdir)
+    rows = np.searchsorted(test.ids, run.examples["ids"])
+    versions = np.load(workdir.parents[1] / "digits-c" / "contrast.npy")
+    third = versions.reshape(5, len(test), 8, 8, 1)[2, rows]
+    logits = np.asarray(jax.jit(model.apply)(variables, third / np.float32(255)))
+    is_correct = np.argmax(logits, axis=-1) == test.labels[rows]
+    verdicts = run.examples["weights_corruption_contrast"]
+    np.testing.assert_array_equal(verdicts[:, 2], is_correct)
+    assert found["by"]["contrast"]["3"]["accuracy"] == is_correct.mean()
+    assert found["by"]["contrast"]["mean"]["accuracy"] == pytest.approx(verdicts.mean())
+    both = [found["by"][name]["mean"]["accuracy"] for name in found["by"]]
+    assert found["mean"]["accuracy"] == pytest.approx(np.mean(both))
+    assert found["mean"]["n"] == 48
+    titles = [section.title for section in single._page(run).sections]
+    assert "Corruptions" in titles
+    assert "weights corruptions, mean" in table(results)
 
 
 def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
@@ -121,13 +151,16 @@ def test_the_page_speaks_of_weights_and_not_of_training(evaluated):
     assert set(page.facts) == {"Data", "Model", "Attack", "Run on", "Code"}
 
 
-def test_the_results_of_other_weights_are_not_mixed(weights, evaluated, tmp_path):
+def test_the_results_of_other_weights_are_not_mixed(weights, evaluated, tmp_path, monkeypatch):
     path = tmp_path / "other.safetensors"
     tensors = load(weights[0].read_bytes())
     metadata = {name: json.dumps(value) for name, value in NORMALIZATION.items()}
     path.write_bytes(save(tensors | {"fc2.bias": tensors["fc2.bias"] + 1}, metadata))
     config = evaluation(path)
     config.evaluation.attacks = robustbench.STANDARD
+    config.evaluation.corruptions.path = "digits-c"
+    config.evaluation.corruptions.names = ("contrast", "pixelate")
+    monkeypatch.chdir(evaluated[1].parents[1])
     with pytest.raises(UserError, match=r"made on other data \(weights differ\)"):
         evaluate_weights(config, evaluated[1])
 
@@ -141,6 +174,8 @@ def test_the_results_of_other_weights_are_not_mixed(weights, evaluated, tmp_path
         ({"run": "runs/x"}, "expected one of them"),
         ({"weights": "absent"}, "absent: No such file or directory; expected a safetensors file"),
         ({"architecture": "resnet18"}, "lacks bn1.bias"),
+        ({"evaluation.corruptions.path": "absent"}, "absent: is no folder; expected that of CIFAR"),
+        ({"evaluation.corruptions.names": ("fog",)}, "corruptions.names is .'fog',.; expected the"),
         ({"weights": None, "run": "x"}, "config.architecture is .small_cnn.; expected it unset"),
     ],
 )

@@ -1,0 +1,83 @@
+"""Makes corrupted versions of a data set's test images, in the layout of CIFAR-10-C.
+
+    python -m bat_jax.data.corruptions --name=digits --out=digits-c
+
+Exit status: 0 done, 1 a file could not be written, 2 a wrong input.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from bat_jax.data.corruptions.files import SEVERITIES
+from bat_jax.data.corruptions.formulas import MADE, corrupted
+from bat_jax.data.registry import load
+from bat_jax.errors import UserError
+from bat_jax.fields import Integer, refuse
+from bat_jax.runtime.files import written_whole
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message and ends the program."""
+        sys.exit(_fail(f"{message}; --help lists the arguments", 2))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the files, and returns the exit status."""
+    parser = _Parser("bat_jax.data.corruptions", description="Corrupts the test images of a set.")
+    parser.add_argument("--name", required=True, help="the data set")
+    parser.add_argument("--path", help="its archive or folder; default: the usual places")
+    parser.add_argument("--out", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws; default: 0")
+    options = parser.parse_args(arguments)
+    try:
+        make(options.name, options.path, options.out, seed=options.seed)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        return _fail(f"{error.filename or options.out}: {error.strerror or error}", 1)
+    names = ", ".join(map(repr, MADE))
+    print(f"{options.out}: evaluate with --config.evaluation.corruptions.path={options.out}")
+    print(f'  --config.evaluation.corruptions.names="({names})"')
+    return 0
+
+
+def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
+    """Writes a file for each corruption, and `labels.npy`.
+
+    Raises:
+      UserError: the data set is unknown or cannot be read, or the folder is not empty.
+    """
+    refuse("seed", seed, Integer(None, high=2**32 - 1).expected(seed))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not empty; expected a new folder")
+    test = load(name, path=path).test
+    out.mkdir(parents=True, exist_ok=True)
+    for corruption in MADE:
+        versions = [
+            corrupted(test.images, test.ids, corruption, severity, seed=seed)
+            for severity in SEVERITIES
+        ]
+        _save(out / f"{corruption}.npy", np.concatenate(versions))
+    _save(out / "labels.npy", np.tile(test.labels, len(SEVERITIES)))
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with written_whole(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"bat_jax.data.corruptions: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
