@@ -449,8 +449,9 @@ def _normalization(
         return _per_channel(name, name, getattr(known, name), channels)
     if name not in metadata:
         raise UserError(
-            f"{path}: holds no {name} to normalise images by; pass mean and std, 0 and 1 for each"
-            " channel if the network takes [0, 1] images as they are"
+            f"{path}: holds no {name} to normalise images by; pass mean and std (config.model.mean"
+            " and config.model.std), 0 and 1 for each channel if the network takes [0, 1] images"
+            " as they are"
         )
     try:
         values = json.loads(metadata[name])

@@ -8,6 +8,7 @@ import pytest
 from bat_jax import config as configs
 from bat_jax.attacks.engine import Engine, Outcome
 from bat_jax.attacks.verdicts import VerdictFile
+from bat_jax.data.corruptions.__main__ import make
 from bat_jax.errors import UserError
 from bat_jax.evaluation import records, runs
 from bat_jax.jobs import evaluate_run, train_and_evaluate
@@ -74,6 +75,23 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
         assert len(examples["ids"]) == 48
     # The run's own results are as they were.
     assert json.loads((folder / "results.json").read_bytes()) == results
+
+
+def test_a_run_is_evaluated_on_corrupted_images(run, tmp_path):
+    folder, _ = run
+    make("digits", None, tmp_path / "digits-c", seed=0)
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.evaluation.attacks = config.evaluation.losses = ()
+    config.evaluation.corruptions.path = str(tmp_path / "digits-c")
+    config.evaluation.corruptions.names = ("gaussian_noise",)
+    config.evaluation.subset = 24
+    config.evaluation.batch_size = 24
+    results, _ = evaluate_run(config, folder / "corrupted")
+    for state in ("best", "last"):
+        by = results[state]["corruptions"]["by"]
+        assert list(by) == ["gaussian_noise"]
+        assert list(by["gaussian_noise"]) == ["mean", "1", "2", "3", "4", "5"]
 
 
 def test_autoattack_attacks_the_states_that_are_named(run):
