@@ -36,6 +36,8 @@ class Purpose(enum.IntEnum):
     EXTRAS = 11
     EXTRA_ORDER = 12
     CORRUPTION = 13
+    DROPOUT = 14
+    TEST_SPLIT = 15
 
 
 Seed = int | np.integer | Key[Array, ""]

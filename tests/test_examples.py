@@ -16,6 +16,7 @@ from bat_jax.data.device import epoch_order
 from bat_jax.errors import UserError
 from bat_jax.methods import Batch, Setup
 from bat_jax.training.experiment import build
+from bat_jax.training.flops import lowered_step
 from examples import outside_models
 from tests.command import launch
 
@@ -26,7 +27,18 @@ SHORT = {
     "evaluation.num_steps": 2,
     "parallel.devices": 1,
 }
-MODULES = ("fit", "label_weighted", "mail", "mail_page", "mixer", "page", "shapes")
+MODULES = (
+    "fine_tune",
+    "fit",
+    "label_weighted",
+    "mail",
+    "mail_page",
+    "mixer",
+    "nnx_cnn",
+    "page",
+    "shapes",
+    "vit",
+)
 
 
 @pytest.fixture
@@ -132,6 +144,28 @@ def test_mail_weights_images_by_their_margin(outside):
     )
     entropies = -logits[np.arange(3), labels]
     np.testing.assert_allclose(loss(batch), np.mean(weights * entropies), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit", "nnx_cnn"])
+def test_models_from_outside_have_a_training_step(outside, name):
+    config = short()
+    config.update_from_flattened_dict(
+        {"model.name": f"{name}:create", "programs.unroll": False, "train.accumulation": 2}
+    )
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        assert lowered_step(build(config)).as_text()
+
+
+@pytest.mark.slow  # It trains twice.
+def test_fine_tuning_raises_the_robust_accuracy(outside, capsys):
+    import fine_tune
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        found = fine_tune.main(epochs=4, fine_tuning=4)
+    before, after = found["before"]["pgd20"], found["after"]["pgd20"]
+    assert after["n"] == before["n"] == 449
+    assert after["interval"][0] > before["interval"][1]
+    assert "after: pgd20" in capsys.readouterr().out
 
 
 def test_fit_takes_a_model_and_arrays(outside):

@@ -71,8 +71,8 @@ def test_running_out_of_memory_is_not_blamed_on_the_function(tmp_path, monkeypat
     ("arguments", "words"),
     [
         ({"config": {"job": "train"}}, "config is a value of type dict; expected a ConfigDict"),
-        ({"model": 5}, "model is a value of type int; expected a Module"),
-        ({"model": models.create}, "model is a value of type function; expected a Module"),
+        ({"model": 5}, "model is a value of type int; expected a Flax module"),
+        ({"model": models.create}, r"type function \(calling it with nnx\.Rngs fails: "),
         ({"dataset": "digits"}, "dataset is a value of type str; expected a Dataset"),
         ({"config": config.evaluation()}, "config.job is 'evaluation'; expected 'train'"),
     ],

@@ -5,9 +5,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8
 
+from bat_jax import keys
 from bat_jax.errors import UserError
 
 IDS = np.iinfo(np.int32)  # The range of ids, which devices hold as int32.
@@ -112,48 +114,107 @@ class Dataset:
 def from_arrays(
     train_images: UInt8[np.ndarray, "train height width channels"],
     train_labels: Integer[np.ndarray, " train"],
-    test_images: UInt8[np.ndarray, "test height width channels"],
-    test_labels: Integer[np.ndarray, " test"],
+    test_images: UInt8[np.ndarray, "test height width channels"] | None = None,
+    test_labels: Integer[np.ndarray, " test"] | None = None,
     *,
+    test_fraction: float = 0.2,
+    seed: int = 0,
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
 ) -> Dataset:
     """Returns a data set from arrays; an image's id is its row.
+
+    Without test images, a random part of the training images becomes the test set, whose ids are
+    rows of `train_images`. Validation images are held out by `config.data.validation`.
 
     Args:
       train_images: NHWC, of 1 or 3 channels.
       train_labels: class indices.
       test_images: of the same height, width and channels.
       test_labels: class indices.
-      class_names: by label; by default the numbers up to the largest label.
+      test_fraction: the part of the training images that is the test set, if none is given.
+      seed: draws that part.
+      class_names: by label; by default the numbers up to the largest label, each of which must
+        occur.
       name: of the set, for messages and reports.
 
     Raises:
-      UserError: images that are not uint8, other shapes, or labels without a name.
+      UserError: images that are not uint8, other shapes, labels without a name or with gaps, or
+        test images without labels.
     """
-    splits = []
-    parts = (("train", train_images, train_labels), ("test", test_images, test_labels))
-    for part, images, labels in parts:
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(
-                f"{name} {part}: labels are {labels.dtype}; expected integers, the class indices"
-            )
-        ids = np.arange(len(labels), dtype=np.int64)
-        splits.append(Split(images, labels.astype(np.int32), ids))
-    train, test = splits
+    if (test_images is None) != (test_labels is None):
+        missing = "labels" if test_labels is None else "images"
+        raise UserError(f"{name} test: no {missing}; expected both images and labels, or neither")
+    parts = [_arrays(f"{name} train", train_images, train_labels)]
+    if test_images is not None:
+        parts.append(_arrays(f"{name} test", test_images, test_labels))
     if class_names is None:
-        largest = max(int(np.max(split.labels, initial=0)) for split in splits)
-        class_names = [str(label) for label in range(largest + 1)]
+        class_names = _numbers(name, np.concatenate([labels for _, labels in parts]))
+    splits = [
+        Split(images, labels.astype(np.int32), np.arange(len(labels), dtype=np.int64))
+        for images, labels in parts
+    ]
+    if test_images is None:
+        # Wrong arrays are named before they are split.
+        _check(f"{name} train", splits[0], len(class_names))
+        splits = _divided(name, splits[0], test_fraction, seed)
+    train, test = splits
     return Dataset(name, train, test, tuple(class_names))
+
+
+def _arrays(what: str, images: object, labels: object) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels as NumPy arrays, with labels checked to be class indices."""
+    try:
+        pixels, classes = np.asarray(images), np.asarray(labels)
+    except ValueError as error:
+        raise UserError(f"{what}: {error}; expected arrays, with images of one size") from None
+    if not np.issubdtype(classes.dtype, np.integer) or classes.ndim != 1:
+        raise UserError(
+            f"{what}: labels are {classes.dtype} of shape {classes.shape}; expected integers of"
+            f" shape ({len(pixels) if pixels.ndim else 0},), the class indices"
+        )
+    return pixels, classes
+
+
+def _numbers(name: str, labels: Integer[np.ndarray, " labels"]) -> list[str]:
+    """Returns the labels as the names of classes, if no number is missing among them."""
+    found = np.unique(labels[labels >= 0])  # A negative label is named with its row elsewhere.
+    absent = np.flatnonzero(found != np.arange(len(found)))
+    if len(absent):
+        raise UserError(
+            f"{name}: no label is {absent[0]}, but some are {found[-1]}; expected every number from"
+            f" 0 to the largest: renumber the {len(found)} labels"
+            " (np.unique(labels, return_inverse=True)), or give class_names"
+        )
+    return [str(label) for label in found]
+
+
+def _divided(name: str, split: Split, fraction: float, seed: int) -> list[Split]:
+    """Returns training and test images, in the order of the source."""
+    size = round(fraction * len(split)) if 0 < fraction < 1 else 0
+    if not 0 < size < len(split):
+        raise UserError(
+            f"{name}: test_fraction is {fraction} of {len(split)} images; expected a part that"
+            " leaves images for training and for the test"
+        )
+    key = keys.derive(seed, keys.Purpose.TEST_SPLIT)
+    order = np.asarray(jax.random.permutation(key, len(split)), np.int64)
+    return [split.take(np.sort(order[size:])), split.take(np.sort(order[:size]))]
 
 
 def _check(what: str, split: Split, num_classes: int) -> None:
     images, labels, ids = split.images, split.labels, split.ids
     if images.dtype != np.uint8:
         found = f"{images.dtype}"
-        if np.issubdtype(images.dtype, np.floating):
+        is_number = images.size and np.issubdtype(images.dtype, np.number)
+        if is_number and not np.all(np.isfinite(images)):
             found += f" with {int(np.count_nonzero(~np.isfinite(images)))} values not finite"
-        raise UserError(f"{what}: images are {found}; expected uint8 values from 0 to 255")
+        elif is_number:
+            found += f" from {np.min(images):.4g} to {np.max(images):.4g}"
+        raise UserError(
+            f"{what}: images are {found}; expected uint8 values from 0 to 255, for floats in [0, 1]"
+            " np.round(255 * images).astype(np.uint8)"
+        )
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise UserError(
             f"{what}: images have shape {images.shape}; expected (examples, height, width, 1 or 3)"

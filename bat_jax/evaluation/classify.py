@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +33,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: models.Classifier,
         config: ConfigDict,
         mesh: Mesh,
         programs: Programs,
@@ -95,7 +94,7 @@ class Evaluator:
 
 
 def _make_step(
-    model: nn.Module, attacks: Mapping[str, PgdSettings], *, batch_size: int
+    model: models.Classifier, attacks: Mapping[str, PgdSettings], *, batch_size: int
 ) -> Callable[..., Any]:
     def step(
         variables: Mapping[str, Any],

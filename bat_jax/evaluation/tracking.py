@@ -6,7 +6,6 @@ It serves the curves of a report and chooses nothing: test images may be followe
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -20,6 +19,7 @@ from bat_jax.evaluation.classify import Evaluator
 from bat_jax.kernels.programs import Programs
 from bat_jax.memorization import Typicality
 from bat_jax.memorization import estimates as estimate_files
+from bat_jax.models import Classifier
 
 SETS = ("train_typical", "train_atypical", "test_typical", "test_atypical")
 
@@ -29,7 +29,7 @@ class Tracker:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Classifier,
         config: ConfigDict,
         mesh: Mesh,
         programs: Programs,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,17 +13,18 @@ from bat_jax.attacks import PgdSettings, pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data import Split
 from bat_jax.data.device import to_unit
+from bat_jax.models import Classifier
 
 
-class Classifier(NamedTuple):
+class Trained(NamedTuple):
     """A model with its variables."""
 
-    model: nn.Module
+    model: Classifier
     variables: Mapping[str, Any]
 
 
 def transfer(
-    classifiers: Sequence[Classifier],
+    classifiers: Sequence[Trained],
     images: Split,
     settings: PgdSettings,
     *,
@@ -78,7 +78,7 @@ def transfer(
     return np.concatenate(clean, axis=-1), np.concatenate(robust, axis=-1)
 
 
-def _attack(model: nn.Module, settings: PgdSettings) -> Callable[..., Any]:
+def _attack(model: Classifier, settings: PgdSettings) -> Callable[..., Any]:
     @jax.jit
     def attacked(
         variables: Mapping[str, Any],
@@ -93,7 +93,7 @@ def _attack(model: nn.Module, settings: PgdSettings) -> Callable[..., Any]:
     return attacked
 
 
-def _judge(model: nn.Module) -> Callable[..., Any]:
+def _judge(model: Classifier) -> Callable[..., Any]:
     @jax.jit
     def judged(
         variables: Mapping[str, Any],

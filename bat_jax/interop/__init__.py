@@ -3,9 +3,11 @@
     bat_jax.interop.export_weights("weights.safetensors", "resnet18", variables, mean=..., std=...)
     model, variables = bat_jax.interop.import_weights("weights.safetensors", "resnet18", 10)
 
+`save_variables` and `load_variables` store the variables of any Flax model under their own names.
 For the weights of a run: `python -m bat_jax.interop export --run=runs/digits_bat --out=FILE`.
 """
 
+from bat_jax.interop.variables import load_variables, save_variables
 from bat_jax.interop.weights import (
     NORMALIZATIONS,
     Imported,
@@ -24,4 +26,6 @@ __all__ = [
     "digest",
     "export_weights",
     "import_weights",
+    "load_variables",
+    "save_variables",
 ]

@@ -1,18 +1,30 @@
 """Trains from a Python program, optionally with the caller's own model and data."""
 
+import os
 import tempfile
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
-from bat_jax import outside
-from bat_jax.data import Dataset
+from bat_jax import keys, models, outside
+from bat_jax.attacks.auto_attack import Result, autoattack
+from bat_jax.attacks.classifier import LogitsFn
+from bat_jax.data import Dataset, Split
+from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
+from bat_jax.evaluation import Accuracy
+from bat_jax.interop import save_variables
 from bat_jax.jobs.train import prepared, run
 from bat_jax.runtime.storage import AnyPath, as_path
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_states
+
+State = Literal["best", "last"]
 
 
 class Fitted(NamedTuple):
@@ -23,18 +35,77 @@ class Fitted(NamedTuple):
       best: variables of the checkpoint with the best validation accuracy.
       last: variables at the end of training.
       results: the content of results.json: accuracies of both, with n and 95 % intervals.
+      experiment: what was trained, with its config and data.
     """
 
-    model: nn.Module
+    model: models.Classifier
     best: dict[str, Any]
     last: dict[str, Any]
     results: dict[str, Any]
+    experiment: Experiment
+
+    def logits_fn(self, state: State = "best") -> LogitsFn:
+        """Returns the function from [0, 1] images, NHWC, to logits that attacks take."""
+        return models.logits_fn(self.model, self._variables(state))
+
+    def evaluate(self, split: Split, *, state: State = "best") -> dict[str, Accuracy]:
+        """Returns the accuracy on images, clean and under the config's PGD attacks.
+
+        Args:
+          split: the images, such as `dataset.test`.
+          state: `best` or `last`.
+        """
+        experiment = self.experiment
+        evaluator = experiment.evaluator(tuple(experiment.config.evaluation.losses))
+        verdicts = evaluator(self._variables(state), to_devices(split, experiment.mesh))
+        return {name: Accuracy.of(is_correct) for name, is_correct in verdicts.items()}
+
+    def attack(self, split: Split, *, state: State = "best", **options: Any) -> Result:
+        """Returns AutoAttack's verdicts on images, in the config's norm and epsilon.
+
+        Args:
+          split: the images.
+          state: `best` or `last`.
+          **options: of `bat_jax.attacks.autoattack`, in place of the config's.
+        """
+        config = self.experiment.config
+        settings = {
+            "epsilon": config.attack.epsilon,
+            "norm": config.attack.norm,
+            "batch_size": config.evaluation.batch_size,
+            "tolerance": config.evaluation.tolerance,
+            "devices": self.experiment.mesh.local_devices,
+        }
+        if config.evaluation.attacks:
+            settings["attacks"] = tuple(config.evaluation.attacks)
+        key = keys.derive(config.seed, keys.Purpose.EVALUATION)
+        return autoattack(
+            self.logits_fn(state),
+            split.images / np.float32(255),
+            split.labels,
+            keys.per_image(key, split.ids.astype(np.int32)),
+            **{**settings, **options},
+        )
+
+    def export(self, path: str | os.PathLike[str], *, state: State = "best") -> None:
+        """Writes the variables as a safetensors file, by `bat_jax.interop.save_variables`.
+
+        Args:
+          path: the file.
+          state: `best` or `last`.
+        """
+        save_variables(path, self._variables(state))
+
+    def _variables(self, state: State) -> Mapping[str, Any]:
+        if state not in ("best", "last"):
+            raise UserError(f"state is {state!r}; expected 'best' or 'last'")
+        return self.best if state == "best" else self.last
 
 
 def fit(
     config: ConfigDict,
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | nnx.Module | models.Classifier | None = None,
     dataset: Dataset | None = None,
     workdir: str | AnyPath | None = None,
 ) -> Fitted:
@@ -42,9 +113,9 @@ def fit(
 
     Args:
       config: from a config file's `get_config()`, or `bat_jax.config.default()`.
-      model: replaces the one that the config names: any Flax module with
-        `__call__(images, train=False, features=False)`, from images in [0, 1] to float32 logits,
-        or to `(logits, features)` if `features` is true.
+      model: replaces the one that the config names: any Flax module, of Linen or NNX, from images
+        in [0, 1] to float32 logits, or what `bat_jax.models.pretrained` returns. An NNX module is
+        not changed: the trained variables are in the result.
       dataset: replaces the one that the config names, as from `bat_jax.data.from_arrays`.
       workdir: the folder of the run; an interrupted run resumes. By default only the returned
         values are kept.
@@ -54,35 +125,35 @@ def fit(
       NonFiniteError: training stopped at a non-finite number.
       Interrupted: SIGTERM or SIGINT; with a workdir the state is saved.
     """
-    for name, value, kind in (
-        ("config", config, ConfigDict),
-        ("model", model, nn.Module),
-        ("dataset", dataset, Dataset),
-    ):
+    for name, value, kind in (("config", config, ConfigDict), ("dataset", dataset, Dataset)):
         if not (isinstance(value, kind) or (value is None and name != "config")):
             raise UserError(
                 f"fit: {name} is a value of type {type(value).__name__}; expected a {kind.__name__}"
             )
     if config.job != "train":
         raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
+    classifier = None if model is None else models.adapted(model)
     config = config.copy_and_resolve_references()
     with config.unlocked():
         # Record the model and the data in the run's config, which may name them already.
-        if model is not None and not outside.is_outside(config.model.name):
-            config.model.name = f"{type(model).__module__}:{type(model).__qualname__}"
+        if classifier is not None and not outside.is_outside(config.model.name):
+            config.model.name = models.path_of(classifier)
         if dataset is not None and not outside.is_outside(config.data.name):
             config.data.name = dataset.name
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="bat_jax-") as temporary:
-            return _fit_in(as_path(temporary), config, model, dataset)
-    return _fit_in(as_path(workdir), config, model, dataset)
+            return _fit_in(as_path(temporary), config, classifier, dataset)
+    return _fit_in(as_path(workdir), config, classifier, dataset)
 
 
 def _fit_in(
-    folder: AnyPath, config: ConfigDict, model: nn.Module | None, dataset: Dataset | None
+    folder: AnyPath,
+    config: ConfigDict,
+    model: models.Classifier | None,
+    dataset: Dataset | None,
 ) -> Fitted:
     experiment = prepared(config, folder, model=model, dataset=dataset)
     results = run(experiment, folder)
     states = read_states(experiment, folder)
     best, last = (jax.device_get(states[name].state.evaluated) for name in ("best", "last"))
-    return Fitted(experiment.evaluated(), best, last, results)
+    return Fitted(experiment.evaluated(), best, last, results, experiment)

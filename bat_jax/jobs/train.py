@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
@@ -13,6 +12,7 @@ from bat_jax.evaluation.runs import read_results
 from bat_jax.jobs.final import evaluate
 from bat_jax.jobs.finished import finished_results
 from bat_jax.memorization import proxies
+from bat_jax.models import Classifier
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.interruption import Interruption
@@ -49,7 +49,7 @@ def prepared(
     config: ConfigDict,
     workdir: AnyPath,
     *,
-    model: nn.Module | None = None,
+    model: Classifier | None = None,
     dataset: Dataset | None = None,
 ) -> Experiment:
     """Returns the experiment of a run, checked in all processes before the folder is touched.

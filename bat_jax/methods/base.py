@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     Attributes:
       labels: class indices.
       logits: of the training images: adversarial, or clean for a method without an attack.
-      features: penultimate features of the same images.
+      features: penultimate features of the same images; None for a model that has none.
       clean_logits: of the clean images, or None if the method's `clean` is None.
       robust_steps: kappa, the number of attack steps that each image withstood.
       memorization: mem(i), NaN where unknown.
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
     labels: Int[Array, " batch"]
     logits: Float[Array, "batch classes"]
-    features: Float[Array, "batch features"]
+    features: Float[Array, "batch features"] | None
     clean_logits: Float[Array, "batch classes"] | None
     robust_steps: Int[Array, " batch"]
     memorization: Float[Array, " batch"]
@@ -202,6 +202,11 @@ class Method:
         Defaults to whether the method keeps the loss of this class.
         """
         return type(self).loss is Method.loss
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the loss or the weights read `batch.features`, which not every model has."""
+        return False
 
     @property
     def looks_before(self) -> bool:

@@ -58,6 +58,11 @@ class Bat(Method):
         """The gate `memorized` needs estimates."""
         return "the gate 'memorized'" if self.settings["gate"] == "memorized" else None
 
+    @property
+    def needs_features(self) -> bool:
+        """The discrimination loss compares features."""
+        return bool(self.settings["beta_dl"] > 0)
+
     def weights(self, batch: Batch) -> Float[Array, " batch"]:
         """Returns `losses.bat_weights`."""
         return losses.bat_weights(
@@ -79,6 +84,7 @@ class Bat(Method):
         metrics = weight_metrics(weights)
         # Skipped rather than multiplied by 0, so that the loss equals PGD-AT's bit for bit.
         if settings["beta_dl"] > 0:
+            assert batch.features is not None  # Checked before training.
             discrimination = losses.discrimination(
                 batch.features,
                 batch.labels,

@@ -15,17 +15,19 @@ from typing import Any, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from bat_jax import outside
 from bat_jax.errors import UserError
 from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
+from bat_jax.models.adapters import adapted, name_of, path_of, pretrained, with_fields
 from bat_jax.models.blocks import Shortcut, Stem
 from bat_jax.models.dm_preact_resnet import DMPreActResNet
 from bat_jax.models.dm_wide_resnet import DMWideResNet
 from bat_jax.models.layers import Activation, Logits
 from bat_jax.models.preact_resnet import BLOCKS, PreActResNet
+from bat_jax.models.protocol import Classifier
 from bat_jax.models.resnet import ResNet
 from bat_jax.models.small_cnn import SmallCNN
 from bat_jax.models.wide_resnet import WideResNet
@@ -97,7 +99,7 @@ def create(
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
     conv: Convolution = convolution.xla,
-) -> nn.Module:
+) -> Classifier:
     """Returns an untrained model.
 
     Args:
@@ -200,7 +202,7 @@ def _check_free(name: str, settings: Mapping[str, Any]) -> None:
 
 def _from_outside(
     name: str, num_classes: int, image_shape: tuple[int, int, int] | None
-) -> nn.Module:
+) -> Classifier:
     """Returns the model that a user's function makes for these classes and images."""
     create = outside.load(name, "model.name")
     found = outside.call(
@@ -211,43 +213,64 @@ def _from_outside(
         num_classes=num_classes,
         image_shape=image_shape,
     )
-    if not isinstance(found, nn.Module):
+    try:
+        return adapted(found)
+    except UserError:
         raise UserError(
-            f"config.model.name is {name!r}, which gives a {type(found).__name__}; expected a"
-            " flax.linen.Module"
-        )
-    return found
+            f"config.model.name is {name!r}, which gives a {type(found).__name__}; expected a Flax"
+            " module, of Linen or NNX"
+        ) from None
 
 
-def with_conv(model: nn.Module, conv: Convolution) -> nn.Module:
+def with_conv(model: Classifier, conv: Convolution) -> Classifier:
     """Returns the model with another `conv`; a model without that field is unchanged."""
-    return model.clone(conv=conv) if hasattr(model, "conv") else model
+    return with_fields(model, conv=conv)
 
 
-def in_float32(model: nn.Module) -> nn.Module:
+def in_float32(model: Classifier) -> Classifier:
     """Returns the model computing in float32; a model without a field `dtype` is unchanged."""
-    return model.clone(dtype=jnp.float32) if hasattr(model, "dtype") else model
+    return with_fields(model, dtype=jnp.float32)
 
 
 def logits_fn(
-    model: nn.Module, variables: Mapping[str, Any], *, batch_norm: str = "running"
+    model: Classifier,
+    variables: Mapping[str, Any],
+    *,
+    batch_norm: str = "running",
+    key: Key[Array, ""] | None = None,
 ) -> Callable[[Images], Logits]:
     """Returns the function from images to logits that attacks differentiate.
 
     Args:
-      model: any Flax module with `__call__(images, train=False, features=False)`.
+      model: any model of `adapted`.
       variables: the model's variables.
       batch_norm: normalise by the `running` statistics or by those of the `batch`; either way an
         attack leaves the running statistics unchanged.
+      key: of dropout, which the statistics of the batch come with.
     """
     is_training = batch_norm == "batch"
+    rngs = {"params": key} if is_training and key is not None else None
 
     def logits(images: Images) -> Logits:
         # `mutable` makes `apply` return the updated statistics too, which are dropped.
-        found: Any = model.apply(variables, images, train=is_training, mutable=["batch_stats"])
+        found: Any = model.apply(
+            variables, images, train=is_training, mutable=["batch_stats"], rngs=rngs
+        )
         return found[0]
 
     return logits
 
 
-__all__ = ["SMALL", "check_name", "create", "in_float32", "logits_fn", "with_conv"]
+__all__ = [
+    "SMALL",
+    "Classifier",
+    "adapted",
+    "check_name",
+    "create",
+    "in_float32",
+    "logits_fn",
+    "name_of",
+    "path_of",
+    "pretrained",
+    "with_conv",
+]

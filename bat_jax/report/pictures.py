@@ -118,6 +118,8 @@ def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
             found = pgd_trajectory(logits_fn, images, labels, keys.per_image(key, ids), settings)
             outputs: Any = model.apply(variables, found.images, train=False, features=True)
             logits, features = outputs
+            if features is None:
+                features = jnp.zeros((len(logits), 0))
             clean_logits = logits_fn(images)
         robust_steps = found.robust_steps + correct(logits, labels).astype(jnp.int32)
         return found.images, clean_logits, logits, features, robust_steps

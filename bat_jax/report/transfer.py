@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
 from bat_jax.evaluation.records import Accuracy, Measure
-from bat_jax.evaluation.transfer import Classifier, transfer
+from bat_jax.evaluation.transfer import Trained, transfer
 from bat_jax.report.comparison import different, names_of
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
@@ -103,7 +103,7 @@ def transfers(
     _check_alike(places, runs)
     config, test = runs[0].config, runs[0].test_images()
     classifiers = [
-        Classifier(run.evaluated(), read_states(run, place)["best"].state.evaluated)
+        Trained(run.evaluated(), read_states(run, place)["best"].state.evaluated)
         for run, place in zip(runs, places, strict=True)
     ]
     settings = evaluation_attack(config, runs[0].programs, "cross_entropy")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
+import flax.errors
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -13,24 +13,27 @@ from bat_jax import outside, parallel
 from bat_jax.data import Dataset
 from bat_jax.errors import UserError
 from bat_jax.methods import Memory, Method, Metrics
+from bat_jax.models import Classifier, name_of
+from bat_jax.training.layout import leaves
 
-_CALL = "__call__(images, train=False, features=False)"
 # The parts of a train state, beside which checkpoints hold the memories by name.
 _TAKEN = ("step", "variables", "opt_state", "ema", "history")
 
 
-def check_model(model: nn.Module, dataset: Dataset, mesh: Mesh) -> None:
+def check_model(model: Classifier, dataset: Dataset, mesh: Mesh, method: Method) -> None:
     """Checks what a model returns, as shapes: nothing is computed.
 
     Args:
-      model: any Flax module.
+      model: the model, as the trainer calls it.
       dataset: whose images it is to classify.
       mesh: the devices, over which its batch norm may be synchronised.
+      method: of the training, which may need features.
 
     Raises:
-      UserError: it cannot be called as the trainer calls models, or returns something else.
+      UserError: it cannot be called as the trainer calls models, returns something else, changes
+        other variables than batch statistics, or lacks the features that the method needs.
     """
-    name = f"model {type(model).__name__}"
+    name = f"model {name_of(model)}"
 
     def outputs(
         key: Key[Array, ""], images: Float[Array, "batch height width channels"]
@@ -39,8 +42,13 @@ def check_model(model: nn.Module, dataset: Dataset, mesh: Mesh) -> None:
         if "params" not in variables:
             raise UserError(f"{name}: has no parameters; expected some to train")
         evaluated = model.apply(variables, images, train=False)
-        trained, _ = model.apply(
-            variables, images, train=True, features=True, mutable=["batch_stats"]
+        trained, updated = model.apply(
+            variables,
+            images,
+            train=True,
+            features=True,
+            mutable=["batch_stats"],
+            rngs={"params": key},
         )
         if not (isinstance(trained, tuple) and len(trained) == 2):
             raise UserError(
@@ -49,11 +57,11 @@ def check_model(model: nn.Module, dataset: Dataset, mesh: Mesh) -> None:
             )
         for logits in (evaluated, trained[0]):
             _check_logits(name, logits, (len(images), dataset.num_classes))
-        features = trained[1]
-        if getattr(features, "shape", (0,))[:1] != (len(images),) or features.ndim != 2:
+        _check_features(name, trained[1], len(images), method)
+        if leaves(updated) != leaves({part: variables.get(part) for part in updated}):
             raise UserError(
-                f"{name}: returns features that are {_shown(features)} of {len(images)} images;"
-                " expected an array of shape (images, features)"
+                f"{name}: has other batch statistics after training than init returns; expected the"
+                " same names and shapes"
             )
         return jnp.zeros(())
 
@@ -70,11 +78,17 @@ def check_model(model: nn.Module, dataset: Dataset, mesh: Mesh) -> None:
             jax.eval_shape(checked, jax.eval_shape(lambda: jax.random.key(0)), images)
     except UserError:
         raise
+    except flax.errors.ModifyScopeVariableError as error:
+        raise UserError(
+            f"{name}: changes a variable in a forward pass ({_one_line(error)}); expected only"
+            " those of the collection 'batch_stats' to change"
+        ) from error
     # The module is a user's own.
     except Exception as error:
         raise UserError(
-            f"{name}: fails for images of shape {dataset.image_shape} ({outside.raised(error)});"
-            f" expected a module with {_CALL}"
+            f"{name}: fails for images of shape {dataset.image_shape}"
+            f" ({_one_line(outside.raised(error))}); expected a Flax module from images in [0, 1]"
+            " to logits, whose call may take train and features"
         ) from error
 
 
@@ -135,6 +149,25 @@ def check_loss(method: Method, found: Any) -> tuple[Float[Array, ""], Metrics]:
             )
     value, metrics = found
     return value, metrics
+
+
+def _check_features(name: str, features: Any, images: int, method: Method) -> None:
+    if features is None and not method.needs_features:
+        return
+    if features is None:
+        raise UserError(
+            f"{name}: has no features, which the objective {method.name} compares; expected a call"
+            " that returns (logits, features) for features=True, or another config.objective"
+        )
+    if getattr(features, "shape", (0,))[:1] != (images,) or features.ndim != 2:
+        raise UserError(
+            f"{name}: returns features that are {_shown(features)} of {images} images; expected an"
+            " array of shape (images, features)"
+        )
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 def _check_logits(name: str, logits: Any, shape: tuple[int, int]) -> None:

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +68,7 @@ class Experiment:
     excluded: Int64[np.ndarray, " ids"] | None
     estimates: memorization.Estimates | None
     mesh: Mesh
-    model: nn.Module
+    model: models.Classifier
     programs: kernel_programs.Programs
     method: methods.Method
     optimizer: optax.GradientTransformation
@@ -192,7 +191,7 @@ class Experiment:
     def _evaluators(self) -> dict[tuple[LossName, ...], Evaluator]:
         return {}
 
-    def evaluated(self, use: kernel_programs.Use = "evaluation") -> nn.Module:
+    def evaluated(self, use: kernel_programs.Use = "evaluation") -> models.Classifier:
         """Returns the model for evaluation: in float32, regardless of its training type."""
         return models.with_conv(models.in_float32(self.model), self.programs.convolution(use))
 
@@ -227,7 +226,7 @@ class Experiment:
 def build(
     config: ConfigDict,
     *,
-    model: nn.Module | None = None,
+    model: models.Classifier | None = None,
     dataset: Dataset | None = None,
     mesh: Mesh | None = None,
 ) -> Experiment:
@@ -236,9 +235,7 @@ def build(
     Args:
       config: the whole config; where it names a method from outside, it gets the method's section,
         and `data.classes` becomes a tuple of labels.
-      model: in place of the one that the config names: any Flax module with
-        `__call__(images, train=False, features=False)`, from [0, 1] images to float32 logits, and
-        to `(logits, features)` where `features` is true.
+      model: in place of the one that the config names: any that `bat_jax.models.adapted` takes.
       dataset: in place of the one that the config names.
       mesh: in place of the devices of this machine.
 
@@ -289,7 +286,8 @@ def build(
     is_outside = model is not None or outside.is_outside(config.model.name)
     model = model or _model(config, dataset, train)
     if is_outside:
-        check_model(model, dataset, mesh)
+        model = models.adapted(model)
+        check_model(model, dataset, mesh, method)
     _check_size(config, model, dataset)
     return Experiment(
         config=config,
@@ -410,7 +408,7 @@ def _check_estimates(
         )
 
 
-def _model(config: ConfigDict, dataset: Dataset, train: Split) -> nn.Module:
+def _model(config: ConfigDict, dataset: Dataset, train: Split) -> models.Classifier:
     """Returns the model that the config names, with normalisation from the config or images."""
     mean, std = normalization(config, train)
     return models.create(
@@ -447,7 +445,7 @@ def _check_images(config: ConfigDict, dataset: Dataset) -> None:
         )
 
 
-def _check_size(config: ConfigDict, model: nn.Module, dataset: Dataset) -> None:
+def _check_size(config: ConfigDict, model: models.Classifier, dataset: Dataset) -> None:
     """Rejects a width whose parameter count exceeds an int32."""
     sizes = {name: config.model[name] for name in ("width", "widening") if config.model[name]}
     if not sizes:

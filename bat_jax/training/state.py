@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 from bat_jax import keys
 from bat_jax.fields import LARGEST_INTEGER
 from bat_jax.methods import Memory
+from bat_jax.models import Classifier
 
 Variables = dict[str, Any]
 
@@ -41,7 +41,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create(
-    model: nn.Module,
+    model: Classifier,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     *,

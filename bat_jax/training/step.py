@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -56,16 +55,20 @@ class Outputs(NamedTuple):
     """The model's outputs for a batch; clean logits and extras if the method requests them."""
 
     logits: Float[Array, "batch classes"]
-    features: Float[Array, "batch features"]
+    features: Float[Array, "batch features"] | None
     clean_logits: Float[Array, "batch classes"] | None
     extras: dict[str, Any]
 
 
 class Inputs(NamedTuple):
-    """What is forwarded of a batch; labels and keys if the method computes extras."""
+    """What is forwarded of a batch; labels and keys if the method computes extras.
+
+    The first of `dropout_keys` is the key of dropout in a forward pass.
+    """
 
     images: Images
     adversarial: Images
+    dropout_keys: Key[Array, " batch"]
     labels: Int[Array, " batch"] | None = None
     image_keys: Key[Array, " batch"] | None = None
 
@@ -95,7 +98,7 @@ class TrainStep:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: models.Classifier,
         method: Method,
         optimizer: optax.GradientTransformation,
         config: ConfigDict,
@@ -139,7 +142,7 @@ class TrainStep:
         """
         share = self._share(state, data, order, root)
         if self._method.looks_before:
-            share = share._replace(before=self._before(state, share))
+            share = share._replace(before=self._before(state, share, root))
         attacked = self._attack(state, share, root)
         found = self._gradient(state, data, share, attacked, root)
         metrics = {
@@ -177,7 +180,12 @@ class TrainStep:
 
         def of_step(number: Int[Array, ""]) -> Any:
             share = self._share(state.replace(step=first + number), data, order, root)
-            return averaging.statistics(self._trained, average, share.images)
+            dropout_keys = _dropout_keys(root, first + number, share.places)
+
+            def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
+                return self._trained(variables, images, dropout_keys)
+
+            return averaging.statistics(trained, average, share.images)
 
         def add(sums: Any, number: Int[Array, ""]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, of_step(number)), None
@@ -241,18 +249,23 @@ class TrainStep:
         classes = self._method.setup.num_classes
         return losses.label_smoothing(labels, classes, amount=self._config.train.label_smoothing)
 
-    def _before(self, state: TrainState, share: Share) -> Any:
+    def _before(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Any:
         """Returns what the method computes of the share before its attack."""
         logits = accumulation.mapped(
-            self._attacked_logits(state), share.images, parts=self._config.train.accumulation
+            self._attacked_logits(state, root),
+            share.images,
+            parts=self._config.train.accumulation,
         )
         visit = Visit(share.labels, logits, _rows_of(state.memory, share.rows), share.epoch)
         return check_before(self._method, self._method.before(visit), len(share.labels))
 
-    def _attacked_logits(self, state: TrainState) -> LogitsFn:
+    def _attacked_logits(self, state: TrainState, root: Key[Array, ""]) -> LogitsFn:
         """Returns the model as the attack sees it."""
         return models.logits_fn(
-            self._attacked, state.variables, batch_norm=self._config.attack.batch_norm
+            self._attacked,
+            state.variables,
+            batch_norm=self._config.attack.batch_norm,
+            key=keys.derive(root, keys.Purpose.DROPOUT, state.step),
         )
 
     def _attack(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Trajectory:
@@ -264,7 +277,7 @@ class TrainStep:
         attack_keys = keys.per_image(
             keys.derive(root, keys.Purpose.ATTACK, state.step), share.places
         )
-        logits_fn = self._attacked_logits(state)
+        logits_fn = self._attacked_logits(state, root)
 
         def of_part(
             part: tuple[Images, Int[Array, " part"], Key[Array, " part"], Targets | None, Any],
@@ -295,7 +308,8 @@ class TrainStep:
         root: Key[Array, ""],
     ) -> Gradient:
         """Returns the loss over the global batch and its gradient."""
-        inputs = Inputs(share.images, attacked.images)
+        dropout_keys = _dropout_keys(root, state.step, share.places)
+        inputs = Inputs(share.images, attacked.images, dropout_keys)
         if self._method.has_extras:
             key = keys.derive(root, keys.Purpose.EXTRAS, state.step)
             image_keys = keys.per_image(key, share.places)
@@ -343,24 +357,33 @@ class TrainStep:
 
     def _forward(self, variables: Variables, inputs: Inputs) -> tuple[Outputs, Variables]:
         """Returns the outputs for clean and adversarial images, and the updated variables."""
-        images, adversarial, labels, image_keys = inputs
+        images, adversarial, dropout_keys, labels, image_keys = inputs
         clean_logits, extras = None, {}
         if self._method.has_extras:
             assert labels is not None
             assert image_keys is not None
-            logits_fn = models.logits_fn(self._model, variables, batch_norm="batch")
+            logits_fn = models.logits_fn(
+                self._model, variables, batch_norm="batch", key=dropout_keys[0]
+            )
             extras = self._method.extras(logits_fn, images, labels, image_keys)
         if self._method.clean == "trained":
-            (clean_logits, _), variables = self._trained(variables, images)
+            (clean_logits, _), variables = self._trained(variables, images, dropout_keys)
         elif self._method.clean == "read":
             clean_logits = self._model.apply(variables, images, train=False)
-        (logits, features), variables = self._trained(variables, adversarial)
+        (logits, features), variables = self._trained(variables, adversarial, dropout_keys)
         return Outputs(logits, features, clean_logits, extras), variables
 
-    def _trained(self, variables: Variables, images: Images) -> tuple[Any, Variables]:
+    def _trained(
+        self, variables: Variables, images: Images, dropout_keys: Key[Array, " batch"]
+    ) -> tuple[Any, Variables]:
         """Returns (logits, features) in training mode and the variables with new statistics."""
         outputs, updated = self._model.apply(
-            variables, images, train=True, features=True, mutable=["batch_stats"]
+            variables,
+            images,
+            train=True,
+            features=True,
+            mutable=["batch_stats"],
+            rngs={"params": dropout_keys[0]},
         )
         return outputs, {**variables, **updated}
 
@@ -386,6 +409,13 @@ class TrainStep:
             for name, memory in state.memory.items()
         }
         return TrainState(state.step + 1, variables, opt_state, ema, memory)
+
+
+def _dropout_keys(
+    root: Key[Array, ""], step: Int[Array, ""], places: Int[Array, " batch"]
+) -> Key[Array, " batch"]:
+    """Returns a key per image, of which a forward pass takes that of its first image."""
+    return keys.per_image(keys.derive(root, keys.Purpose.DROPOUT, step), places)
 
 
 def _rows_of(memory: dict[str, Memory], rows: Int32[Array, " batch"]) -> dict[str, Any]:

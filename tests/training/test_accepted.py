@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from bat_jax import methods, models, parallel
 from bat_jax.data import load
@@ -13,6 +15,7 @@ from bat_jax.errors import UserError
 from bat_jax.parallel import AXIS
 from bat_jax.training.accepted import check_before, check_model
 from bat_jax.training.experiment import build
+from bat_jax.training.flops import lowered_step
 
 
 class Scripted(nn.Module):
@@ -35,7 +38,7 @@ class Scripted(nn.Module):
         (lambda z, h: (z[:, :9], h), r"\(2, 9\) for 2 images of 10 classes; expected float32 of"),
         (lambda z, h: (z[:, 0], h), r"logits that are float32 of shape \(2,\)"),
         (lambda z, h: (z, h[:, :, None]), r"features that are float32 of shape \(2, 64, 1\)"),
-        (lambda z, h: (z, None), "features that are a value of type NoneType of 2 images"),
+        (lambda z, h: (z, None), "has no features, which the objective bat compares"),
         (lambda z, h: [z, h], "returns a value of type list where features is true"),
         (lambda z, h: 1 / 0, r"fails for images of shape \(8, 8, 1\) \(ZeroDivisionError at test_"),
     ],
@@ -45,20 +48,49 @@ def test_a_model_from_outside_that_is_not_a_classifier_is_refused(tiny_config, c
         build(tiny_config(), model=Scripted(change))
 
 
-def test_a_model_from_outside_without_arguments_or_parameters_is_refused(tiny_config):
-    class Plain(nn.Module):
-        @nn.compact
-        def __call__(self, images):
-            return nn.Dense(10)(images.reshape(len(images), -1))
+class Plain(nn.Module):
+    """A classifier without features."""
 
+    outputs: int = 10
+    counted: bool = False
+
+    @nn.compact
+    def __call__(self, images):
+        if self.counted:
+            count = self.variable("counts", "calls", jnp.zeros, ())
+            count.value += 1.0
+        return nn.Dense(self.outputs)(images.reshape(len(images), -1))
+
+
+def test_features_are_needed_by_methods_that_compare_them_alone(tiny_config):
+    words = "model Plain: has no features, which the objective bat compares; expected a call"
+    with pytest.raises(UserError, match=words):
+        build(tiny_config("bat"), model=Plain())
+    for objective, fields in (("bat", {"objective.bat.beta_dl": 0.0}), ("pgd_at", {})):
+        config = tiny_config(objective, **{"parallel.devices": 2, **fields})
+        experiment = build(config, model=Plain())
+        assert jax.eval_shape(experiment.initial_state).step.shape == ()
+        assert lowered_step(experiment).as_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Plain(outputs=9), r"logits that are float32 of shape \(2, 9\)"),
+        (Plain(counted=True), "changes a variable in a forward pass .*counts.*batch_stats"),
+        (nnx.Linear(64, 10, rngs=nnx.Rngs(0)), r"model Linear: .*shape \(2, 8, 8, 10\)|fails for"),
+    ],
+)
+def test_what_any_module_must_be_is_named(tiny_config, model, words):
+    with pytest.raises(UserError, match=words):
+        build(tiny_config("pgd_at"), model=model)
+
+
+def test_a_model_from_outside_without_parameters_is_refused(tiny_config):
     class Constant(nn.Module):
         def __call__(self, images, train=False, features=False):
             return jnp.zeros((len(images), 10))
 
-    with pytest.raises(
-        UserError, match=r"argument 'train'.*; expected a module with __call__\(ima"
-    ):
-        build(tiny_config(), model=Plain())
     with pytest.raises(UserError, match="model Constant: has no parameters"):
         build(tiny_config(), model=Constant())
 
@@ -66,7 +98,8 @@ def test_a_model_from_outside_without_arguments_or_parameters_is_refused(tiny_co
 def test_a_model_whose_batch_norm_is_synchronised_may_come_from_outside(tiny_config):
     model = models.create("resnet18", 10, width=4, mean=(0.5,), std=(0.5,), axis_name=AXIS)
     dataset = load("digits")
-    check_model(model, dataset, parallel.make_mesh(2))
+    method = methods.METHODS["pgd_at"]({}, methods.Setup(num_steps=1))
+    check_model(model, dataset, parallel.make_mesh(2), method)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""Variables of any Flax model as safetensors files, under their own names."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from bat_jax.errors import UserError
+from bat_jax.runtime.files import written_whole
+
+
+def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
+    """Writes variables as one safetensors file, each under its path, `params/Dense_0/kernel`.
+
+    Args:
+      path: the file.
+      variables: `params` and, if any, `batch_stats`: nested mappings of arrays.
+
+    Raises:
+      UserError: the path cannot be that of a file.
+      OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
+    leaves = flatten_dict(dict(variables), sep="/")
+    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in leaves.items()}
+    with written_whole(path) as file:
+        file.write(save(tensors))
+
+
+def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the variables that `save_variables` wrote.
+
+    Raises:
+      UserError: there is no such file, or it holds no variables.
+    """
+    path = Path(path)
+    try:
+        leaves = load(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected a file of save_variables"
+        ) from error
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: {' '.join(str(error).split())}; expected a file of save_variables"
+        ) from None
+    if not any(name.startswith("params/") for name in leaves):
+        raise UserError(f"{path}: has no params; expected a file of save_variables")
+    found: dict[str, Any] = unflatten_dict(leaves, sep="/")
+    return found
