@@ -160,6 +160,7 @@ def _check_training_attack(config: ConfigDict) -> None:
 def _check_recipe(train: ConfigDict) -> None:
     """Checks that no switch of the recipe excludes another."""
     schedule, optimizer = train.schedule, train.optimizer
+    _check_optimizer(optimizer)
     if schedule.warmup_epochs and schedule.name == "one_cycle":
         raise UserError(
             f"config.train.schedule.warmup_epochs is {schedule.warmup_epochs}; expected 0 with"
@@ -186,6 +187,42 @@ def _check_recipe(train: ConfigDict) -> None:
                 f"config.train.{name} is {value}; expected its default without a moving average"
                 " (config.train.ema is 0): set the decay, such as 0.995"
             )
+
+
+def _check_optimizer(optimizer: ConfigDict) -> None:
+    """Checks the optimizer's name, and that it reads the fields that are set."""
+    name = optimizer.name
+    is_optax = re.fullmatch(r"optax:[A-Za-z]\w*(\.[A-Za-z]\w*)*", name) is not None
+    if not is_optax and name not in ("sgd", "adamw"):
+        raise UserError(
+            f"config.train.optimizer.name is {fields.shown(name)}; expected sgd, adamw or"
+            " optax:NAME, an optimizer of optax, such as optax:lion"
+        )
+    if optimizer.options and not is_optax:
+        raise UserError(
+            f"config.train.optimizer.options is {fields.shown(dict(optimizer.options))}; expected"
+            f" none with {name}, which has fields of its own: use optax:{name}"
+        )
+    if is_optax:
+        for field, default in (("momentum", 0.9), ("second_momentum", 0.999), ("nesterov", False)):
+            if optimizer[field] != default:
+                raise UserError(
+                    f"config.train.optimizer.{field} is {optimizer[field]}; expected its default,"
+                    f" {default}, with {name}, which does not read it: set"
+                    " config.train.optimizer.options"
+                )
+    layers = tuple(optimizer.layers)
+    if layers and not optimizer.layer_decay < 1:
+        raise UserError(
+            f"config.train.optimizer.layers is {fields.shown(layers)}; expected none without a"
+            f" decay (config.train.optimizer.layer_decay is {optimizer.layer_decay}), such as 0.75"
+        )
+    if optimizer.layer_decay < 1 and not layers:
+        raise UserError(
+            f"config.train.optimizer.layer_decay is {optimizer.layer_decay}; expected 1 without"
+            " config.train.optimizer.layers, the parts of the model's params from the input to the"
+            " logits"
+        )
 
 
 def _check_collapse(config: ConfigDict) -> None:

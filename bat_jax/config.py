@@ -139,8 +139,12 @@ _TRAIN: Schema = {
     "label_smoothing": Real(0.0, low=0, below=1),
     "optimizer": {
         "learning_rate": Real(_LEARNING_RATE, low=0),
-        # sgd, whose gradient includes the weight decay, or adamw, which decays weights separately.
-        "name": Choice("sgd", ("sgd", "adamw")),
+        # sgd, whose gradient includes the weight decay; adamw, which decays weights separately; or
+        # optax:NAME, an optimizer of optax, such as optax:lion or optax:contrib.muon.
+        "name": Text("sgd"),
+        # For optax:NAME, its other arguments, such as {"b1": 0.9}. Weight decay and its mask, if it
+        # takes them, are those below; else decay is part of the gradient, as for sgd.
+        "options": Open({}),
         # For adamw, the decay of the mean gradient.
         "momentum": Real(0.9, low=0, below=1),
         # For adamw, the decay of the mean squared gradient.
@@ -149,6 +153,12 @@ _TRAIN: Schema = {
         "weight_decay": Real(5e-4, low=0),
         # Whether norms and biases decay too.
         "decay_all": Flag(True),
+        # Scale gradients down to this norm, over all parameters, where it is larger.
+        "clip_norm": Real(None, above=0),
+        # Multiply the updates of the i-th of n layers by layer_decay^(n - 1 - i). The layers are
+        # all parts of the model's params, by name, from the input to the logits.
+        "layer_decay": Real(1.0, above=0, high=1),
+        "layers": Several((), Text("name"), unique=True),
     },
     "schedule": {
         # piecewise, cosine or one_cycle.

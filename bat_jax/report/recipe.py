@@ -10,6 +10,7 @@ _SWITCHES = {
     "train.label_smoothing": "labels smoothed by {:g}",
     "data.cutmix": "CutMix",
     "train.optimizer.nesterov": "Nesterov momentum",
+    "train.optimizer.clip_norm": "gradients clipped to norm {:g}",
     "train.ema": "moving average of decay {:g}",
 }
 # By field and value.
@@ -30,6 +31,12 @@ def recipe(config: Mapping[str, Any]) -> str:
         text.format(value) for field, text in _SWITCHES.items() if (value := _value(config, field))
     ]
     words += [text for (field, value), text in _CHOICES.items() if _value(config, field) == value]
+    optimizer = _value(config, "train.optimizer.name")
+    if optimizer and optimizer.startswith("optax:"):
+        words.append(optimizer)
+    layer_decay = _value(config, "train.optimizer.layer_decay")
+    if layer_decay is not None and layer_decay < 1:
+        words.append(f"layer-wise decay {layer_decay:g} of the learning rate")
     start = _value(config, "train.swa_start_epoch")
     if start is not None:
         words.append(f"equal average of epochs from {start}")

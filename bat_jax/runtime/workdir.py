@@ -44,7 +44,7 @@ _FREE = (
     "checkpoint.keep",
 )
 # Fields whose values are mappings with user-defined names.
-_MAPPINGS = ("findings.variants", "findings.ensemble")
+_MAPPINGS = ("findings.variants", "findings.ensemble", "train.optimizer.options")
 
 
 @contextlib.contextmanager

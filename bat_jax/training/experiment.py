@@ -30,7 +30,7 @@ from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
-from bat_jax.training import averaging, cautions, recipe, state
+from bat_jax.training import averaging, cautions, optimizers, recipe, state
 from bat_jax.training.accepted import check_memory, check_model
 from bat_jax.training.images import data_seed, hold_out, normalization
 from bat_jax.training.images import excluded as excluded_ids
@@ -289,6 +289,8 @@ def build(
         model = models.adapted(model)
         check_model(model, dataset, mesh, method)
     _check_size(config, model, dataset)
+    if config.train.optimizer.layers:
+        optimizers.check_layers(config.train.optimizer, _shapes(model, dataset)["params"])
     return Experiment(
         config=config,
         dataset=dataset,
@@ -306,7 +308,7 @@ def build(
             is_attacked=method.attack is not None,
         ),
         method=method,
-        optimizer=state.optimizer(config.train.optimizer, learning_rate),
+        optimizer=optimizers.create(config.train.optimizer, learning_rate),
         learning_rate=learning_rate,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
@@ -330,7 +332,7 @@ def planned(experiment: Experiment, *, examples: int) -> Experiment:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         learning_rate=learning_rate,
-        optimizer=state.optimizer(config.train.optimizer, learning_rate),
+        optimizer=optimizers.create(config.train.optimizer, learning_rate),
     )
 
 
@@ -445,16 +447,20 @@ def _check_images(config: ConfigDict, dataset: Dataset) -> None:
         )
 
 
+def _shapes(model: models.Classifier, dataset: Dataset) -> state.Variables:
+    """Returns the shapes of a model's variables."""
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    # Models mix types where they compute in bfloat16.
+    with jax.numpy_dtype_promotion("standard"):
+        return dict(jax.eval_shape(model.init, jax.random.key(0), image))
+
+
 def _check_size(config: ConfigDict, model: models.Classifier, dataset: Dataset) -> None:
     """Rejects a width whose parameter count exceeds an int32."""
     sizes = {name: config.model[name] for name in ("width", "widening") if config.model[name]}
     if not sizes:
         return
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    # Models mix types where they compute in bfloat16.
-    with jax.numpy_dtype_promotion("standard"):
-        shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    parameters = state.number_of_parameters(shapes)
+    parameters = state.number_of_parameters(_shapes(model, dataset))
     if parameters > LARGEST_INTEGER:
         name = max(sizes, key=lambda name: sizes[name])
         raise UserError(

@@ -107,7 +107,9 @@ def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
     methods.complete(config)
     workdirs.check_known(path, plain, as_plain(config))
     try:
-        config.update(_with_tuples(plain))
+        # The names of options are those of an optimizer.
+        with config.train.optimizer.options.unlocked():
+            config.update(_with_tuples(plain))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: not the config of a run of this version ({' '.join(str(error).split())})"

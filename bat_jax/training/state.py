@@ -1,4 +1,4 @@
-"""The train state, and the optimizer and schedule that update it."""
+"""The train state, and the schedule of its learning rate."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int32, UInt32
+from jaxtyping import Array, Int32, UInt32
 from ml_collections import ConfigDict
 
 from bat_jax import keys
@@ -128,49 +128,6 @@ def first_decay(config: ConfigDict, epochs: float) -> float:
     if config.schedule.name == "piecewise" and config.schedule.boundaries:
         return min(config.schedule.boundaries)
     return epochs / 2
-
-
-def optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the optimiser of `config.train.optimizer`.
-
-    `sgd`: SGD with momentum and coupled weight decay. `adamw`: Adam with decoupled weight decay
-    (Loshchilov & Hutter, arXiv:1711.05101), w <- w - rate (m / (sqrt(v) + 1e-8) + decay w).
-    """
-
-    def is_weight(path: Any, leaf: Float[Array, "..."]) -> bool:
-        del path
-        return leaf.ndim > 1
-
-    def mask(params: Any) -> Any:
-        return jax.tree.map_with_path(is_weight, params)
-
-    decayed = None if config.decay_all else mask
-    if config.name == "adamw":
-        return _promoting(
-            optax.adamw(
-                learning_rate,
-                b1=config.momentum,
-                b2=config.second_momentum,
-                weight_decay=config.weight_decay,
-                mask=decayed,
-            )
-        )
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, decayed),
-        optax.sgd(learning_rate, config.momentum or None, config.nesterov),
-    )
-
-
-def _promoting(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Lets an optimiser raise floats to its integer count, as Adam's does, under any promotion."""
-
-    def update(
-        gradients: Any, opt_state: optax.OptState, params: Any = None
-    ) -> tuple[Any, optax.OptState]:
-        with jax.numpy_dtype_promotion("standard"):
-            return optimizer.update(gradients, opt_state, params)
-
-    return optax.GradientTransformation(optimizer.init, update)
 
 
 @jax.jit

@@ -12,7 +12,7 @@ from bat_jax import config as configs
 from bat_jax import keys, losses, parallel
 from bat_jax.data import mixing
 from bat_jax.errors import UserError
-from bat_jax.training import averaging, state
+from bat_jax.training import averaging, optimizers
 from bat_jax.training.experiment import build
 from tests.methods.test_methods import from_outside
 from tests.networks import Normalized
@@ -192,7 +192,7 @@ def test_the_average_of_epochs_gets_statistics_of_its_own(tiny_config):
 
 def updates(config, gradients, weights):
     """Returns the weights after each gradient, by the optimiser of a config at a rate of 0.1."""
-    optimizer = state.optimizer(config.optimizer, lambda step: 0.1)
+    optimizer = optimizers.create(config.optimizer, lambda step: 0.1)
     params = {"kernel": jnp.float32(weights)}
     opt_state, found = optimizer.init(params), []
     for gradient in gradients:
