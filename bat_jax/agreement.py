@@ -21,6 +21,7 @@ def check(config: ConfigDict) -> None:
     _check_training_attack(config)
     _check_validation(config)
     _check_recipe(config.train)
+    _check_crops(config.data)
     _check_job(config)
     _check_collapse(config)
     if "findings" in config:
@@ -35,6 +36,15 @@ def _check_variants(variants: ConfigDict) -> None:
                 f"config.findings.variants has {fields.shown(name)}; expected names of letters,"
                 " digits, '_', '-' and '.': they become names of folders"
             )
+
+
+def _check_crops(data: ConfigDict) -> None:
+    """Checks that images are cropped in one way."""
+    if data.resized_crop is not None and data.crop_padding:
+        raise UserError(
+            f"config.data.resized_crop is {data.resized_crop} and config.data.crop_padding"
+            f" {data.crop_padding}; expected a crop_padding of 0 with resized crops"
+        )
 
 
 def _check_validation(config: ConfigDict) -> None:

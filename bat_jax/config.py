@@ -71,6 +71,9 @@ _DATA: dict[str, fields.Field] = {
     # Random crops after padding each side by this many pixels, fewer than the image has; 0 means
     # no crops.
     "crop_padding": Integer(4),
+    # Random crops of an area of at least this share of the image, resized to its size, instead of
+    # crops after padding; 0.08 is usual for ImageNet, and none the default.
+    "resized_crop": Real(None, above=0, high=1),
     # Random horizontal flips.
     "flip": Flag(True),
     # Replace a random box of every image of a batch by that of another one, and mix their targets
@@ -97,6 +100,11 @@ _MODEL: dict[str, fields.Field] = {
     "activation": Choice("relu", ("relu", "silu")),
     # cifar or tiny_imagenet: the first convolution of the residual networks.
     "stem": Choice("cifar", ("cifar", "tiny_imagenet")),
+    # The side in pixels to which images are resized before the first layer, on the device; attacks
+    # change them before that. By default images keep their size.
+    "resize": Integer(None, low=8, high=1024),
+    # Compute the activations within residual blocks again in backward passes, to save memory.
+    "remat": Flag(False),
     # float32 or bfloat16, of the computation; parameters and evaluation are float32.
     "dtype": Choice("float32", ("float32", "bfloat16")),
     # Batch norm takes the statistics of the global batch, not of each device's share.

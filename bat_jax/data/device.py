@@ -1,5 +1,6 @@
 """Data sets on devices, and the epoch order, batches, crops and flips computed there."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,8 @@ from bat_jax.errors import UserError
 
 # The fraction of a device's free memory that a program may plan to use.
 USABLE = 0.8
+# Of the largest ratio of the sides of a resized crop, 4 / 3.
+_LOG_RATIO = math.log(4 / 3)
 
 
 class DeviceSplit(NamedTuple):
@@ -139,6 +142,7 @@ def augment(
     *,
     crop_padding: int,
     flip: bool,
+    resized_crop: float | None = None,
 ) -> Float[Array, "batch height width channels"]:
     """Returns random crops of zero-padded images, flipped left to right half of the time.
 
@@ -147,6 +151,8 @@ def augment(
       image_keys: one key per image.
       crop_padding: pixels added on every side before a crop of the original size; 0 disables crops.
       flip: whether to flip.
+      resized_crop: the smallest share of the area of crops that are resized to the original size;
+        None disables them.
     """
 
     def one(
@@ -159,8 +165,54 @@ def augment(
             image = jax.lax.dynamic_slice(
                 jnp.pad(image, (pad, pad, (0, 0))), (corner[0], corner[1], 0), image.shape
             )
+        if resized_crop is not None:
+            image = _cropped(image, crop_box(crop_key, image.shape, smallest=resized_crop))
         if flip:
             image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
         return image
 
     return jax.vmap(one)(images, image_keys)
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels, possibly fractions of them."""
+
+    top: Float[Array, ""]
+    left: Float[Array, ""]
+    height: Float[Array, ""]
+    width: Float[Array, ""]
+
+
+def crop_box(key: Key[Array, ""], shape: tuple[int, ...], *, smallest: float) -> Box:
+    """Returns a random box: its share of the area, its width / height, then its place.
+
+        share ~ U(smallest, 1),   log(width / height) ~ U(log 3/4, log 4/3)
+
+    A side longer than the image is cut to it.
+
+    Args:
+      key: of the draws.
+      shape: height and width of the image first.
+      smallest: share of the area.
+
+    References:
+      Szegedy et al., Going Deeper with Convolutions, arXiv:1409.4842
+    """
+    share_key, ratio_key, place_key = jax.random.split(key, 3)
+    area = jax.random.uniform(share_key, (), minval=smallest, maxval=1.0) * (shape[0] * shape[1])
+    log_ratio = jax.random.uniform(ratio_key, (), minval=-_LOG_RATIO, maxval=_LOG_RATIO)
+    height = jnp.minimum(jnp.sqrt(area * jnp.exp(-log_ratio)), float(shape[0]))
+    width = jnp.minimum(jnp.sqrt(area * jnp.exp(log_ratio)), float(shape[1]))
+    place = jax.random.uniform(place_key, (2,))
+    return Box(place[0] * (shape[0] - height), place[1] * (shape[1] - width), height, width)
+
+
+def _cropped(
+    image: Float[Array, "height width channels"], box: Box
+) -> Float[Array, "height width channels"]:
+    """Returns the box of an image, resized bilinearly to the image's size."""
+    scale = jnp.stack([image.shape[0] / box.height, image.shape[1] / box.width])
+    corner = jnp.stack([box.top, box.left])
+    return jax.image.scale_and_translate(
+        image, image.shape, (0, 1), scale, -corner * scale, "linear"
+    )

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from absl import logging
 from ml_collections import ConfigDict
 
+from bat_jax import models
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import STATES
 from bat_jax.interop.weights import export_weights
@@ -66,7 +67,7 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     # Weights do not depend on where they were trained.
     experiment = read_run(run, ConfigDict({"parallel": {"devices": 1}}))
     variables = read_states(experiment, run)[checkpoint].state.evaluated
-    model: Any = experiment.model
+    model: Any = models.module_of(experiment.model)
     model_config = experiment.config.model
     export_weights(
         out,

@@ -21,7 +21,16 @@ from bat_jax import outside
 from bat_jax.errors import UserError
 from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.adapters import adapted, name_of, path_of, pretrained, with_fields
+from bat_jax.models.adapters import (
+    Resized,
+    adapted,
+    module_of,
+    name_of,
+    path_of,
+    pretrained,
+    rematerialized,
+    with_fields,
+)
 from bat_jax.models.blocks import Shortcut, Stem
 from bat_jax.models.dm_preact_resnet import DMPreActResNet
 from bat_jax.models.dm_wide_resnet import DMWideResNet
@@ -264,13 +273,16 @@ def logits_fn(
 __all__ = [
     "SMALL",
     "Classifier",
+    "Resized",
     "adapted",
     "check_name",
     "create",
     "in_float32",
     "logits_fn",
+    "module_of",
     "name_of",
     "path_of",
     "pretrained",
+    "rematerialized",
     "with_conv",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -116,6 +117,31 @@ class Pretrained:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Resized:
+    """A classifier of images that are resized first, bilinearly and without aliasing.
+
+    Attributes:
+      model: the classifier.
+      side: of the images that it gets, in pixels.
+    """
+
+    model: Classifier
+    side: int
+
+    def init(self, key: Any, images: Any) -> Any:
+        """Returns the variables at the start of training."""
+        return self.model.init(key, self._resized(images))
+
+    def apply(self, variables: Any, images: Any, **options: Any) -> Any:
+        """Returns what the classifier returns for the resized images."""
+        return self.model.apply(variables, self._resized(images), **options)
+
+    def _resized(self, images: Any) -> Any:
+        shape = (len(images), self.side, self.side, images.shape[-1])
+        return jax.image.resize(images, shape, "bilinear")
+
+
 def adapted(model: Any) -> Classifier:
     """Returns a model as the trainer calls it.
 
@@ -171,13 +197,34 @@ def pretrained(
 
 def with_fields(model: Classifier, **fields: Any) -> Classifier:
     """Returns the model with other values of those fields that its module has."""
-    if isinstance(model, Pretrained):
+    if isinstance(model, Pretrained | Resized):
         return dataclasses.replace(model, model=with_fields(model.model, **fields))
     if isinstance(model, LinenClassifier):
         module: Any = with_fields(model.module, **fields)
         return dataclasses.replace(model, module=module)
     held = {name: value for name, value in fields.items() if hasattr(model, name)}
     return model.clone(**held) if held and isinstance(model, nn.Module) else model
+
+
+def rematerialized(model: Classifier) -> Classifier:
+    """Returns the model with its field `remat` set, to compute activations again.
+
+    Raises:
+      UserError: its module has no such field.
+    """
+    if not hasattr(module_of(model), "remat"):
+        raise UserError(
+            f"config.model.remat is True; expected False for {name_of(model)}, which has no field"
+            " remat: use a residual network, or nn.remat in a module of yours"
+        )
+    return with_fields(model, remat=True)
+
+
+def module_of(model: Classifier) -> Any:
+    """Returns the module that a classifier wraps."""
+    if isinstance(model, Pretrained | Resized):
+        return module_of(model.model)
+    return model.module if isinstance(model, LinenClassifier) else model
 
 
 def path_of(model: Classifier) -> str:
@@ -192,11 +239,8 @@ def name_of(model: Classifier) -> str:
 
 
 def _kind(model: Any) -> type:
-    if isinstance(model, Pretrained):
-        return _kind(model.model)
-    if isinstance(model, NnxClassifier):
-        return model.kind
-    return type(model.module) if isinstance(model, LinenClassifier) else type(model)
+    module = module_of(model)
+    return module.kind if isinstance(module, NnxClassifier) else type(module)
 
 
 def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:

@@ -130,6 +130,7 @@ def stages(
     channels: int,
     blocks: Sequence[int],
     train: bool,
+    remat: bool,
 ) -> BlockOutput:
     """Returns the output of consecutive stages of blocks, within a compact module.
 
@@ -141,9 +142,17 @@ def stages(
       channels: of the first stage.
       blocks: the number of blocks of each stage.
       train: whether batch norm uses the batch's statistics.
+      remat: whether to keep only the blocks' inputs for the backward pass, and to compute the rest
+        again there.
     """
+
+    def forward(module: nn.Module, x: Map) -> BlockOutput:
+        output: BlockOutput = module(x, train=train)
+        return output
+
+    apply = nn.remat(forward) if remat else forward
     for stage, count in enumerate(blocks):
         for number in range(count):
             stride = 2 if stage > 0 and number == 0 else 1
-            x = block(channels * 2**stage, stride)(x, train=train)
+            x = apply(block(channels * 2**stage, stride), x)
     return x

@@ -53,6 +53,7 @@ class PreActResNet(nn.Module):
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
+      remat: computes activations within blocks again in the backward pass, to save memory.
     """
 
     num_classes: int
@@ -69,6 +70,7 @@ class PreActResNet(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     conv: Convolution = convolution.xla
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
@@ -87,7 +89,14 @@ class PreActResNet(nn.Module):
             shortcut_kernel=self.shortcut_kernel,
             padding=self.padding,
         )
-        x = stages(x, block, channels=self.width, blocks=BLOCKS[self.depth], train=train)
+        x = stages(
+            x,
+            block,
+            channels=self.width,
+            blocks=BLOCKS[self.depth],
+            train=train,
+            remat=self.remat,
+        )
         if self.final_norm:
             x = self.activation(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -38,6 +38,7 @@ class ResNet(nn.Module):
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
+      remat: computes activations within blocks again in the backward pass, to save memory.
     """
 
     num_classes: int
@@ -50,6 +51,7 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     conv: Convolution = convolution.xla
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
@@ -66,6 +68,6 @@ class ResNet(nn.Module):
             conv=self.conv,
             activation=self.activation,
         )
-        x = stages(x, make, channels=self.width, blocks=blocks, train=train)
+        x = stages(x, make, channels=self.width, blocks=blocks, train=train, remat=self.remat)
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return head(x, self.num_classes, features_too=features)

@@ -32,6 +32,7 @@ class WideResNet(nn.Module):
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
+      remat: computes activations within blocks again in the backward pass, to save memory.
     """
 
     num_classes: int
@@ -46,6 +47,7 @@ class WideResNet(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     conv: Convolution = convolution.xla
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Map, *, train: bool = False, features: bool = False) -> Outputs:
@@ -63,7 +65,14 @@ class WideResNet(nn.Module):
             padding=self.padding,
         )
         blocks = (self.depth - 4) // 6
-        x = stages(x, block, channels=self.widening * self.width, blocks=(blocks,) * 3, train=train)
+        x = stages(
+            x,
+            block,
+            channels=self.widening * self.width,
+            blocks=(blocks,) * 3,
+            train=train,
+            remat=self.remat,
+        )
         x = self.activation(norm()(x))
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return head(x, self.num_classes, features_too=features)

@@ -11,6 +11,8 @@ _SWITCHES = {
     "data.cutmix": "CutMix",
     "train.optimizer.nesterov": "Nesterov momentum",
     "train.optimizer.clip_norm": "gradients clipped to norm {:g}",
+    "data.resized_crop": "random crops from {:.0%} of the area, resized",
+    "model.resize": "images resized to {} pixels",
     "train.ema": "moving average of decay {:g}",
 }
 # By field and value.

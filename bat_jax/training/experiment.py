@@ -287,6 +287,11 @@ def build(
     model = model or _model(config, dataset, train)
     if is_outside:
         model = models.adapted(model)
+    if config.model.remat:
+        model = models.rematerialized(model)
+    if config.model.resize is not None:
+        model = models.Resized(model, config.model.resize)
+    if is_outside:
         check_model(model, dataset, mesh, method)
     _check_size(config, model, dataset)
     if config.train.optimizer.layers:
@@ -413,10 +418,12 @@ def _check_estimates(
 def _model(config: ConfigDict, dataset: Dataset, train: Split) -> models.Classifier:
     """Returns the model that the config names, with normalisation from the config or images."""
     mean, std = normalization(config, train)
+    height, width, channels = dataset.image_shape
+    side = config.model.resize
     return models.create(
         config.model.name,
         dataset.num_classes,
-        image_shape=dataset.image_shape,
+        image_shape=(side or height, side or width, channels),
         width=config.model.width,
         depth=config.model.depth,
         widening=config.model.widening,

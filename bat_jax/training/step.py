@@ -218,6 +218,7 @@ class TrainStep:
                 keys.per_image(key, places),
                 crop_padding=self._config.data.crop_padding,
                 flip=self._config.data.flip,
+                resized_crop=self._config.data.resized_crop,
             )
 
         images, targets = augmented(places), self._targets(labels)
