@@ -1,5 +1,6 @@
 """The examples run and show what they claim."""
 
+import csv
 import json
 import shutil
 import sys
@@ -28,6 +29,7 @@ SHORT = {
     "parallel.devices": 1,
 }
 MODULES = (
+    "csv_tracker",
     "fine_tune",
     "fit",
     "label_weighted",
@@ -168,18 +170,33 @@ def test_fine_tuning_raises_the_robust_accuracy(outside, capsys):
     assert "after: pgd20" in capsys.readouterr().out
 
 
-def test_fit_takes_a_model_and_arrays(outside):
+def test_fit_takes_a_model_arrays_and_callbacks(outside):
+    import csv_tracker
     import mixer
     import shapes
 
-    dataset = shapes.load()
+    dataset, tracker = shapes.load(), csv_tracker.CsvTracker("tracked")
     with jax.numpy_rank_promotion("allow"):
-        fitted = bat_jax.fit(short(), model=mixer.Mixer(4), dataset=dataset)
+        fitted = bat_jax.fit(short(), model=mixer.Mixer(4), dataset=dataset, callbacks=[tracker])
         images = jnp.float32(dataset.test.images) / 255
         logits = fitted.model.apply(fitted.best, images)
     accuracy = np.mean(np.argmax(np.asarray(logits), axis=1) == dataset.test.labels)
     assert fitted.results["best"]["test"]["clean"]["accuracy"] == accuracy
     assert not list(outside.glob("run*"))
+    tracked = outside / "tracked"
+    assert json.loads((tracked / "results.json").read_text()) == fitted.results
+    assert json.loads((tracked / "config.json").read_text())["train"]["epochs"] == 2
+    with (tracked / "records.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"train", "validation"}
+    scored = [(row["step"], row["name"]) for row in rows if row["split"] == "validation"]
+    assert scored == [(step, name) for step in ("10", "20") for name in ("clean", "pgd2")]
+    # A run that resumes from step 10 writes the later records again.
+    tracker.on_start({}, 10)
+    tracker.on_end(None)
+    kept = (tracked / "records.csv").read_text().splitlines()[1:]
+    assert kept
+    assert all(int(row.split(",")[0]) <= 10 for row in kept)
 
 
 def test_fit_resumes_in_its_folder_and_records_its_model(outside):

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +21,7 @@ from bat_jax.evaluation import Accuracy
 from bat_jax.interop import save_variables
 from bat_jax.jobs.train import prepared, run
 from bat_jax.runtime.storage import AnyPath, as_path
+from bat_jax.training.callbacks import Callback, check
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_states
 
@@ -108,6 +109,7 @@ def fit(
     model: nn.Module | nnx.Module | models.Classifier | None = None,
     dataset: Dataset | None = None,
     workdir: str | AnyPath | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Fitted:
     """Trains a config and evaluates the best and the last state on the test set.
 
@@ -119,9 +121,11 @@ def fit(
       dataset: replaces the one that the config names, as from `bat_jax.data.from_arrays`.
       workdir: the folder of the run; an interrupted run resumes. By default only the returned
         values are kept.
+      callbacks: objects whose methods are called at the start, with every record, and at the end,
+        as for trackers of experiments.
 
     Raises:
-      UserError: the config, the model, the data or the folder are wrong.
+      UserError: the config, the model, the data or the folder are wrong, or a callback fails.
       NonFiniteError: training stopped at a non-finite number.
       Interrupted: SIGTERM or SIGINT; with a workdir the state is saved.
     """
@@ -132,6 +136,7 @@ def fit(
             )
     if config.job != "train":
         raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
+    check(callbacks)
     classifier = None if model is None else models.adapted(model)
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -142,8 +147,8 @@ def fit(
             config.data.name = dataset.name
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="bat_jax-") as temporary:
-            return _fit_in(as_path(temporary), config, classifier, dataset)
-    return _fit_in(as_path(workdir), config, classifier, dataset)
+            return _fit_in(as_path(temporary), config, classifier, dataset, callbacks)
+    return _fit_in(as_path(workdir), config, classifier, dataset, callbacks)
 
 
 def _fit_in(
@@ -151,9 +156,10 @@ def _fit_in(
     config: ConfigDict,
     model: models.Classifier | None,
     dataset: Dataset | None,
+    callbacks: Sequence[Callback],
 ) -> Fitted:
     experiment = prepared(config, folder, model=model, dataset=dataset)
-    results = run(experiment, folder)
+    results = run(experiment, folder, callbacks)
     states = read_states(experiment, folder)
     best, last = (jax.device_get(states[name].state.evaluated) for name in ("best", "last"))
     return Fitted(experiment.evaluated(), best, last, results, experiment)

@@ -1,6 +1,7 @@
 """Trains or resumes a run, then evaluates the best and the last state on the test set."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ from bat_jax.models import Classifier
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.interruption import Interruption
+from bat_jax.runtime.plain import plain
 from bat_jax.runtime.storage import AnyPath, as_path, is_remote
+from bat_jax.training.callbacks import Callback, Observed, running
 from bat_jax.training.checkpoints import Checkpoints, Saved, check_folder
 from bat_jax.training.collapse import Collapsed, gentler
 from bat_jax.training.experiment import Experiment, build, check_batch, check_memory_fits
@@ -71,9 +74,19 @@ def prepared(
     return experiment
 
 
-def run(experiment: Experiment, workdir: AnyPath) -> dict[str, Any]:
-    """Trains and evaluates an experiment in a folder: `train_and_evaluate` after its checks."""
+def run(
+    experiment: Experiment, workdir: AnyPath, callbacks: Sequence[Callback] = ()
+) -> dict[str, Any]:
+    """Trains and evaluates an experiment in a folder: `train_and_evaluate` after its checks.
+
+    Args:
+      experiment: from `prepared`.
+      workdir: the run's folder.
+      callbacks: called unless the run is finished already.
+    """
     config = experiment.config
+    if not distributed.is_main():
+        callbacks = ()
     with workdirs.opened(workdir):
         dataset = experiment.dataset
         workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))
@@ -106,11 +119,16 @@ def run(experiment: Experiment, workdir: AnyPath) -> dict[str, Any]:
             else:
                 log.info("resuming from step %d", int(start.state.step))
             trained = "training is finished and saved, the evaluation is not"
-            with Interruption().listening(trained) as interruption:
-                last = _trained(experiment, checkpoints, start, interruption, workdir)
-            _save_history(experiment, last, workdir)
-            states = {"best": checkpoints.best(shapes), "last": last}
-            return evaluate(experiment, states, workdir, seconds=last.seconds)
+            with running(callbacks, plain(config), int(start.state.step)) as ended:
+                with Interruption().listening(trained) as interruption:
+                    last = _trained(
+                        experiment, checkpoints, start, interruption, workdir, callbacks
+                    )
+                _save_history(experiment, last, workdir)
+                states = {"best": checkpoints.best(shapes), "last": last}
+                found = evaluate(experiment, states, workdir, seconds=last.seconds)
+                ended(found)
+            return found
         finally:
             checkpoints.close()
 
@@ -121,6 +139,7 @@ def _trained(
     start: Saved,
     interruption: Interruption,
     workdir: AnyPath,
+    callbacks: Sequence[Callback],
 ) -> Saved:
     """Trains from `start` and returns the last state; goes back from collapses if configured.
 
@@ -131,6 +150,8 @@ def _trained(
         step = int(start.state.step)
         attempt = gentler(experiment, start.retries)
         records = _log(workdir, step)
+        if callbacks:
+            records = Observed(records, callbacks)
         try:
             if collapsed_step is not None:
                 size = attempt.config.attack.step_size

@@ -1,0 +1,129 @@
+"""Callbacks of a training, as for trackers of experiments."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bat_jax import outside
+from bat_jax.errors import UserError
+from bat_jax.training.metrics import Log
+
+log = logging.getLogger(__name__)
+
+
+class Record(NamedTuple):
+    """A record of a run, as in metrics.jsonl.
+
+    Attributes:
+      step: the number of steps done.
+      epoch: the number of epochs done, possibly a fraction.
+      split: `train`, averages over the steps since the last record; `validation`; and others, as
+        `train_typical`.
+      values: by name.
+    """
+
+    step: int
+    epoch: float
+    split: str
+    values: Mapping[str, float]
+
+
+class Callback:
+    """Is called during a training; a subclass overrides what it needs.
+
+    With several processes, only the main one calls. A callback must not change the training.
+    """
+
+    def on_start(self, config: Mapping[str, Any], step: int) -> None:
+        """Is called once, before the first step.
+
+        Args:
+          config: the resolved config as plain values.
+          step: 0, or the step that the run resumes from; records after it come again.
+        """
+
+    def on_record(self, record: Record) -> None:
+        """Is called with every record: every `train.log_every` steps, and for each validation."""
+
+    def on_end(self, results: Mapping[str, Any] | None) -> None:
+        """Is called once if `on_start` was.
+
+        Args:
+          results: the content of results.json; None if an error or a signal ended the run.
+        """
+
+
+def check(callbacks: Sequence[Callback]) -> None:
+    """Raises a UserError unless all are callbacks."""
+    for number, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"fit: callbacks[{number}] is a value of type {type(callback).__name__}; expected"
+                " an object of a class derived from bat_jax.training.Callback"
+            )
+
+
+@contextlib.contextmanager
+def running(
+    callbacks: Sequence[Callback], config: Mapping[str, Any], step: int
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Calls `on_start`, and `on_end` with the results that the yielded function is given.
+
+    Raises:
+      UserError: a callback raises something.
+    """
+    begun: list[Callback] = []
+    found: list[Mapping[str, Any]] = []
+    try:
+        for callback in callbacks:
+            _called(callback, "on_start", config, step)
+            begun.append(callback)
+        yield found.append
+    except BaseException:
+        for callback in begun:
+            try:
+                _called(callback, "on_end", None)
+            except UserError as error:  # What ended the run matters more.
+                log.warning("%s", error)
+        raise
+    for callback in callbacks:
+        _called(callback, "on_end", found[0] if found else None)
+
+
+class Observed:
+    """A log whose records go to callbacks too."""
+
+    def __init__(self, records: Log, callbacks: Sequence[Callback]):
+        """Wraps a log."""
+        self._records, self._callbacks = records, callbacks
+
+    def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Records values under their names.
+
+        Raises:
+          UserError: a callback raises something.
+        """
+        self._records.write(step, epoch, split, values)
+        for callback in self._callbacks:
+            _called(callback, "on_record", Record(step, epoch, split, dict(values)))
+
+    def flush(self) -> None:
+        """Persists all records."""
+        self._records.flush()
+
+    def close(self) -> None:
+        """Closes the log."""
+        self._records.close()
+
+
+def _called(callback: Callback, name: str, *values: Any) -> None:
+    """Calls a method of a callback, which may raise anything."""
+    try:
+        getattr(callback, name)(*values)
+    except Exception as error:
+        reason = " ".join(outside.raised(error).split())
+        raise UserError(
+            f"callback {type(callback).__name__}: {name} fails ({reason}); expected no error: a run"
+            " with a folder resumes from its last checkpoint"
+        ) from error
