@@ -1,11 +1,15 @@
 """Checks fields of a config that must agree with one another."""
 
+import math
 import re
 
 from ml_collections import ConfigDict
 
 from bat_jax import fields
 from bat_jax.errors import UserError
+
+# Fewer margins hardly estimate their spread.
+_LEAST_ON_A_SIDE = 8
 
 
 def check(config: ConfigDict) -> None:
@@ -255,6 +259,7 @@ def _check_job(config: ConfigDict) -> None:
     """Checks that an ensemble has none of what only a single training has."""
     if config.job != "memorization":
         return
+    _check_estimator(config.memorization)
     for field, value, reason in (
         ("data.extra", config.data.extra, "members train on subsets of the data set alone"),
         ("train.swa_start_epoch", config.train.swa_start_epoch, "members' batch statistics stay"),
@@ -265,3 +270,23 @@ def _check_job(config: ConfigDict) -> None:
                 f"config.{field} is {value}; expected its default for the job memorization:"
                 f" {reason}"
             )
+
+
+def _check_estimator(settings: ConfigDict) -> None:
+    """Checks that an estimator has a use for the members' scores, and enough members."""
+    if settings.estimator != "margin":
+        return
+    if settings.statistic != "correct":
+        raise UserError(
+            f"config.memorization.statistic is {settings.statistic}; expected correct for the"
+            " estimator margin, which estimates how often members are correct"
+        )
+    rarer = min(settings.ratio, 1 - settings.ratio)
+    least = math.ceil(_LEAST_ON_A_SIDE / rarer)
+    if settings.members < least:
+        raise UserError(
+            f"config.memorization.members is {settings.members}; expected at least {least} for the"
+            f" estimator margin at config.memorization.ratio {settings.ratio:g}, about"
+            f" {_LEAST_ON_A_SIDE} with and {_LEAST_ON_A_SIDE} without every image; or choose the"
+            " estimator difference"
+        )

@@ -270,6 +270,9 @@ _ENSEMBLE: dict[str, fields.Field] = {
     "ratio": Real(0.7, above=0, below=1),
     # correct or probability (of the label): the score of a model on an image.
     "statistic": Choice("correct", ("correct", "probability")),
+    # difference (of the mean scores, the paper's) or margin: the same difference for the statistic
+    # correct, estimated from the members' margins with a smaller error.
+    "estimator": Choice("difference", ("difference", "margin")),
     # clean or adversarial: the images that models are scored on.
     "inputs": Choice("clean", ("clean", "adversarial")),
     # class (pairs of the same class), full or none.

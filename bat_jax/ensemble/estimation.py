@@ -1,9 +1,11 @@
 """Estimates from the scores of an ensemble's members."""
 
+from typing import Any
+
 from bat_jax.memorization import aggregates
 from bat_jax.memorization.estimates import Estimates
 from bat_jax.memorization.estimator import EstimatorOutput, InfluenceKind, Statistics
-from bat_jax.memorization.store import Store
+from bat_jax.memorization.store import Store, recorded
 from bat_jax.training.experiment import Experiment
 
 
@@ -16,10 +18,14 @@ def estimated(
     `aggregates.sizes(members)`.
     """
     labels = experiment.train.labels, experiment.dataset.test.labels
-    binary = experiment.config.memorization.statistic == "correct"
-    whole = Statistics(*labels, influence=influence, binary=binary)
+    settings = experiment.config.memorization
+    kind: dict[str, Any] = {
+        "binary": recorded(settings) == "correct",
+        "estimator": settings.estimator,
+    }
+    whole = Statistics(*labels, influence=influence, **kind)
     halves = {
-        size: [Statistics(*labels, influence="none", binary=binary) for _ in range(2)]
+        size: [Statistics(*labels, influence="none", **kind) for _ in range(2)]
         for size in aggregates.sizes(members)
     }
     for scores in store.read(members):
@@ -53,6 +59,8 @@ def as_estimates(experiment: Experiment, found: EstimatorOutput) -> Estimates:
         dataset=experiment.dataset.name,
         classes=experiment.dataset.classes,
         statistic=settings.statistic,
+        # Files of the paper's estimator stay as they were.
+        estimator=None if settings.estimator == "difference" else settings.estimator,
         training=experiment.config.objective.name,
         inputs=settings.inputs,
     )

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Int32, Key, Shaped
 from bat_jax import keys, models
 from bat_jax.attacks import pgd_trajectory
 from bat_jax.attacks.classifier import correct
+from bat_jax.attacks.inner_losses import margin
 from bat_jax.data.device import (
     USABLE,
     DeviceSplit,
@@ -33,7 +34,7 @@ from bat_jax.data.device import (
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
 from bat_jax.keys import Purpose
-from bat_jax.memorization.store import Scores
+from bat_jax.memorization.store import Scores, recorded
 from bat_jax.parallel import AXIS
 from bat_jax.training import state
 from bat_jax.training.experiment import Experiment, planned
@@ -232,7 +233,7 @@ class Ensemble:
         size = self._programs.scored_at_once(
             config.evaluation.batch_size, pixels=math.prod(data.images.shape[1:3])
         )
-        settings = config.memorization
+        settings, statistic = config.memorization, recorded(config.memorization)
         logits_of = models.logits_fn(self._experiment.evaluated(), variables)
         # The last batch is padded with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
@@ -246,8 +247,10 @@ class Ensemble:
                     image_keys = keys.per_image(attack_key, data.ids[rows])
                     images = pgd_trajectory(logits_of, images, labels, image_keys, attack).images
                 logits = logits_of(images)
-            if settings.statistic == "correct":
+            if statistic == "correct":
                 return correct(logits, labels)
+            if statistic == "margin":
+                return margin(logits, labels)
             probabilities = jax.nn.softmax(logits)
             return jnp.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
 

@@ -19,7 +19,7 @@ from bat_jax.jobs.finished import finished_results
 from bat_jax.memorization import aggregates
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.memorization.results import read_results
-from bat_jax.memorization.store import Store
+from bat_jax.memorization.store import Store, recorded
 from bat_jax.runtime import backend, distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json
@@ -60,7 +60,7 @@ def memorize(
                 workdir / "members",
                 train=len(experiment.train),
                 test=len(experiment.dataset.test),
-                statistic=settings.statistic,
+                statistic=recorded(settings),
             )
         path = workdir / "results.json"
         missing = store.missing(settings.members)

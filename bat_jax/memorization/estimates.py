@@ -39,6 +39,7 @@ _OURS = {
     "tr_out_count": ("out_count", Expected("integers", ("train",), low=0, optional=True)),
     "dataset": ("dataset", Expected("text", optional=True)),
     "statistic": ("statistic", Expected("text", optional=True)),
+    "estimator": ("estimator", Expected("text", optional=True)),
     "training": ("training", Expected("text", optional=True)),
     "inputs": ("inputs", Expected("text", optional=True)),
     "classes": (
@@ -67,6 +68,7 @@ class Estimates:
       statistic: the score of the models, `correct` or `probability`.
       training: the method that trained the models.
       inputs: the images that the models were scored on, `clean` or `adversarial`.
+      estimator: `margin`; None for the difference of mean scores.
       classes: if the models knew some classes of a set alone, the label there of each label here.
     """
 
@@ -84,6 +86,7 @@ class Estimates:
     statistic: str | None = None
     training: str | None = None
     inputs: str | None = None
+    estimator: str | None = None
     classes: tuple[int, ...] | None = None
 
     def digest(self) -> str:

@@ -5,18 +5,27 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
+from ml_collections import ConfigDict
 
 from bat_jax.errors import UserError
 from bat_jax.runtime import distributed, files
 from bat_jax.runtime.arrays import ContentError, Expected, read
 from bat_jax.runtime.storage import AnyPath
 
-# Probabilities are stored as multiples of 2^-15: sums of them and of their squares are then exact,
-# and the estimates do not depend on the grouping of members into rounds.
+# Probabilities are stored as multiples of 2^-15, margins as multiples of 2^-8 up to 128: sums of
+# them and of their squares are then exact, and the estimates do not depend on the grouping of
+# members into rounds.
 _UNIT = 2.0**-15
+_MARGIN_UNIT = 2.0**-8
+_LARGEST_MARGIN = 2**15 - 1  # In units.
 _SET_ASIDE = "move this file out of its folder, and its members are trained again"
 
-Statistic = Literal["correct", "probability"]
+Statistic = Literal["correct", "probability", "margin"]
+
+
+def recorded(settings: ConfigDict) -> Statistic:
+    """Returns the score that members record under `config.memorization`."""
+    return "margin" if settings.estimator == "margin" else settings.statistic
 
 
 class Scores(NamedTuple):
@@ -25,7 +34,8 @@ class Scores(NamedTuple):
     Attributes:
       members: numbers of the members.
       masks: whether the member's subset has the training example.
-      train: whether the member is right on the training example, or its probability of the label.
+      train: whether the member is right on the training example, or its probability of the label,
+        or its margin: the logit of the label less the largest other one.
       test: the same for the test examples.
     """
 
@@ -82,8 +92,8 @@ class Store:
         arrays = {
             "members": scores.members,
             "masks": np.packbits(scores.masks, axis=1),
-            "train": _packed(scores.train),
-            "test": _packed(scores.test),
+            "train": _packed(scores.train, self._statistic),
+            "test": _packed(scores.test, self._statistic),
         }
         files.write_npz(path, arrays)
         self._file_of |= dict.fromkeys(scores.members.tolist(), path)
@@ -106,8 +116,9 @@ class Store:
         try:
             found = read(path, expected, "the scores of members")
         except ContentError as error:
+            field = "estimator" if self._statistic == "margin" else "statistic"
             raise UserError(
-                f"{error} (config.memorization.statistic is {self._statistic}): {_SET_ASIDE}"
+                f"{error} (config.memorization.{field} is {self._statistic}): {_SET_ASIDE}"
             ) from None
         return Scores(
             found["members"],
@@ -120,6 +131,8 @@ class Store:
         """Returns the stored form of scores on some examples."""
         if self._statistic == "correct":
             return Expected("uint8", ("members", _bytes(examples)))
+        if self._statistic == "margin":
+            return Expected("int16", ("members", examples))
         return Expected("uint16", ("members", examples), low=0, high=int(1 / _UNIT))
 
 
@@ -131,16 +144,24 @@ def _bytes(bits: int) -> int:
     return -(-bits // 8)
 
 
-def _packed(scores: Shaped[np.ndarray, "members examples"]) -> Shaped[np.ndarray, "members places"]:
-    if scores.dtype == np.bool_:
+def _packed(
+    scores: Shaped[np.ndarray, "members examples"], statistic: Statistic
+) -> Shaped[np.ndarray, "members places"]:
+    if statistic == "correct":
         return np.packbits(scores, axis=1)
-    wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)).all(axis=1))
+    is_legal = ~np.isnan(scores) if statistic == "margin" else (scores >= 0) & (scores <= 1)
+    wrong = np.flatnonzero(~is_legal.all(axis=1))
     if len(wrong):
+        what = "margins" if statistic == "margin" else "probabilities"
         raise UserError(
-            f"config.memorization: {len(wrong)} members have scores that are not probabilities;"
+            f"config.memorization: {len(wrong)} members have scores that are not {what};"
             " expected finite weights: lower config.train.optimizer.learning_rate"
         )
-    return np.round(scores / _UNIT).astype(np.uint16)
+    if statistic == "probability":
+        return np.round(scores / _UNIT).astype(np.uint16)
+    # Away from 0, so that every margin keeps its sign.
+    units = np.copysign(np.ceil(np.abs(scores) / _MARGIN_UNIT), scores)
+    return np.clip(units, -_LARGEST_MARGIN, _LARGEST_MARGIN).astype(np.int16)
 
 
 def _unpacked(
@@ -148,7 +169,7 @@ def _unpacked(
 ) -> Shaped[np.ndarray, "members examples"]:
     if stored.dtype == np.uint8:
         return _bits(stored, examples)
-    return stored * _UNIT
+    return stored * (_MARGIN_UNIT if stored.dtype == np.int16 else _UNIT)
 
 
 def _bits(

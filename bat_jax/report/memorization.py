@@ -11,7 +11,7 @@ from bat_jax.errors import UserError
 from bat_jax.memorization import Estimates
 from bat_jax.memorization.aggregates import Halves, strongest_pairs
 from bat_jax.memorization.results import read_results
-from bat_jax.memorization.store import Store
+from bat_jax.memorization.store import Store, recorded
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
@@ -45,7 +45,7 @@ def report(folder: AnyPath, output: AnyPath) -> AnyPath:
         folder / "members",
         train=len(experiment.train),
         test=len(experiment.dataset.test),
-        statistic=experiment.config.memorization.statistic,
+        statistic=recorded(experiment.config.memorization),
     )
     if len(store.missing(results["members"])):
         raise UserError(
@@ -95,7 +95,8 @@ def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) ->
         facts={
             "Members": f"{results['members']:,}, each trained on {config.memorization.ratio:g} of"
             f" the images, {config.objective.name}",
-            "Scored by": f"{config.memorization.statistic}, on {config.memorization.inputs} images",
+            "Scored by": f"{config.memorization.statistic}, on {config.memorization.inputs} images"
+            + (", estimated from margins" if config.memorization.estimator == "margin" else ""),
             "Model": config.model.name,
             "Training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, seed"
             f" {config.seed}",

@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from bat_jax.errors import UserError
 from bat_jax.runtime.storage import AnyPath, is_remote
 
-Kind = Literal["integers", "numbers", "booleans", "text", "uint8", "uint16"]
+Kind = Literal["integers", "numbers", "booleans", "text", "uint8", "uint16", "int16"]
 
 # The longest text, in characters.
 _LONGEST = 1000
@@ -31,8 +31,8 @@ class Expected:
     """The expected type, shape and values of an array.
 
     Attributes:
-      kind: `integers` are read as int64, `numbers` as floats of the file's precision, `uint8` and
-        `uint16` have exactly that type.
+      kind: `integers` are read as int64, `numbers` as floats of the file's precision, `uint8`,
+        `uint16` and `int16` have exactly that type.
       axes: the length of each axis, or its name: axes with the same name have the same length in
         all arrays of the file.
       low: the smallest value.

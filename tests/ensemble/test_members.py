@@ -50,6 +50,9 @@ def test_correctness_follows_from_the_probabilities(four):
     # Ten classes: above a half a label wins, below a tenth it cannot.
     assert correct.train[four.train[:2] > 0.5].all()
     assert not correct.train[four.train[:2] < 0.1].any()
+    margins = trained([0, 1], **{"memorization.estimator": "margin"})
+    np.testing.assert_array_equal(margins.train > 0, correct.train)
+    np.testing.assert_array_equal(margins.test > 0, correct.test)
 
 
 def test_members_are_trained_and_scored_on_attacked_images_on_request():
@@ -80,6 +83,15 @@ def test_a_loss_that_is_not_finite_names_the_member():
         ({"memorization.ratio": 0.0}, "above 0 and below 1"),
         ({"memorization.members": 0}, "expected 1 or more"),
         ({"memorization.statistic": "loss"}, "expected one of correct, probability"),
+        ({"memorization.estimator": "median"}, "expected one of difference, margin"),
+        (
+            {"memorization.estimator": "margin", "memorization.members": 20},
+            r"members is 20; expected at least 27 for .* margin at .*ratio 0\.7, about 8 with",
+        ),
+        (
+            {"memorization.estimator": "margin", "memorization.statistic": "probability"},
+            "statistic is probability; expected correct for the estimator margin",
+        ),
         ({"data.validation": 10}, "expected 0"),
     ],
 )

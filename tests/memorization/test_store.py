@@ -15,6 +15,8 @@ def scores(members, statistic="correct"):
     train, test = (draws.integers(0, 2**15, (len(members), n)) * 2.0**-15 for n in (TRAIN, TEST))
     if statistic == "correct":
         train, test = train < 0.8, test < 0.6
+    if statistic == "margin":
+        train, test = (np.round((20 * values - 5) * 256) / 256 for values in (train, test))
     return Scores(np.array(members), masks, train, test)
 
 
@@ -31,7 +33,7 @@ def edited(folder, name="000004-000006.npz", **changes):
     np.savez(folder / name, **arrays | changes)
 
 
-@pytest.mark.parametrize("statistic", ["correct", "probability"])
+@pytest.mark.parametrize("statistic", ["correct", "probability", "margin"])
 def test_members_are_read_as_they_were_appended(tmp_path, statistic):
     store = opened(tmp_path, statistic)
     assert list(store.missing(5)) == [0, 1, 2, 3, 4]
@@ -88,3 +90,28 @@ def test_probabilities_are_from_0_to_1(tmp_path):
     np.savez(path, **arrays | {"test": np.full((2, TEST), 2**15 + 1, np.uint16)})
     with pytest.raises(UserError, match="test holds 32,769; expected uint16 from 0"):
         opened(tmp_path, "probability")
+
+
+def test_margins_keep_their_sign_and_stay_below_128(tmp_path):
+    store = opened(tmp_path, "margin")
+    margins = (
+        np.linspace(-1e-6, 1e-6, TRAIN),
+        np.array([-np.inf, *np.linspace(-300, 300, TEST - 1)]),
+    )
+    store.append(scores([0])._replace(train=margins[0][None], test=margins[1][None]))
+    (found,) = opened(tmp_path, "margin").read(1)
+    np.testing.assert_array_equal(np.sign(found.train[0]), np.sign(margins[0]))
+    np.testing.assert_allclose(found.test[0], np.clip(margins[1], -128, 128), atol=1 / 256)
+
+
+def test_margins_that_are_not_numbers_are_refused(tmp_path):
+    wrong = scores([0], "margin")
+    wrong.train[0, 3] = np.nan
+    with pytest.raises(UserError, match="1 members have scores that are not margins"):
+        opened(tmp_path, "margin").append(wrong)
+
+
+def test_a_store_of_correctness_holds_no_margins(tmp_path):
+    opened(tmp_path).append(scores([0]))
+    with pytest.raises(UserError, match=r"000000-000000\.npz.*memorization\.estimator is margin"):
+        opened(tmp_path, "margin")
