@@ -13,7 +13,7 @@ from bat_jax import models
 from bat_jax.data.device import augment, crop_box
 from bat_jax.errors import UserError
 from bat_jax.kernels.convolution import xla
-from bat_jax.models.resnet import PreActivationBlock, stages
+from bat_jax.models.blocks import PreActivationBlock, stages
 from bat_jax.training.experiment import build
 from bat_jax.training.flops import lowered_step
 
