@@ -17,7 +17,12 @@ from bat_jax import arguments, pages
 ROOT = Path(__file__).parents[1]
 TEXTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 EXTENDING = ROOT / "docs" / "extending.md"
-CORRUPTIONS = ROOT / "docs" / "corruptions.md"
+RUN = (
+    ROOT / "README.md",
+    EXTENDING,
+    ROOT / "docs" / "corruptions.md",
+    ROOT / "docs" / "evaluating.md",
+)
 
 _SNIPPET = re.compile(r"(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
@@ -55,9 +60,7 @@ def _commands(text):
     return {found.split("  #")[0].strip() for found in _COMMAND.findall(text.replace("\\\n", " "))}
 
 
-@pytest.mark.parametrize(
-    "text", [ROOT / "README.md", EXTENDING, CORRUPTIONS], ids=lambda text: text.name
-)
+@pytest.mark.parametrize("text", RUN, ids=lambda text: text.name)
 def test_snippets_run(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("snippets")
