@@ -25,6 +25,7 @@ __all__ = [
     "Similarity",
     "bat",
     "bat_weights",
+    "cross_entropy",
     "discrimination",
     "gairat_weights",
     "gradient_alignment",
@@ -66,6 +67,21 @@ def weighted_mean(
     """
     weighted, total = _global_sum((jnp.sum(values * weights), jnp.sum(weights)), axis_name)
     return jnp.where(total > 0, weighted / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"] | Float[Array, "batch classes"],
+) -> Float[Array, " batch"]:
+    """Returns -sum_k t_k log p_k, per example.
+
+    Args:
+      logits: shape `[batch, classes]`.
+      labels: class indices, shape `[batch]`, or class probabilities t, shape `[batch, classes]`.
+    """
+    if labels.ndim == logits.ndim:
+        return optax.softmax_cross_entropy(logits, labels)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def wrong_class_confidence(
@@ -132,10 +148,7 @@ def trades(
       Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy,
       arXiv:1901.08573
     """
-    if targets is None:
-        natural = optax.softmax_cross_entropy_with_integer_labels(clean_logits, labels)
-    else:
-        natural = optax.softmax_cross_entropy(clean_logits, targets)
+    natural = cross_entropy(clean_logits, labels if targets is None else targets)
     return natural + beta * kl_divergence(clean_logits, adversarial_logits)
 
 
@@ -160,7 +173,7 @@ def mart(
       Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
       ICLR 2020
     """
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(adversarial_logits, labels)
+    fit = cross_entropy(adversarial_logits, labels)
     wrong = jnp.where(_is_label(adversarial_logits, labels), -jnp.inf, adversarial_logits)
     is_strongest_wrong = _is_label(adversarial_logits, jnp.argmax(wrong, axis=-1))
     # 1 - p_k is the sum of the other probabilities: their log stays finite where p_k rounds to 1.
@@ -169,7 +182,7 @@ def mart(
     ) - jax.nn.logsumexp(adversarial_logits, axis=-1)
     not_confident = 1.0 - _at_label(jax.nn.softmax(clean_logits), labels)
     divergence = kl_divergence(clean_logits, adversarial_logits)
-    return cross_entropy - log_not_wrong + beta * divergence * not_confident
+    return fit - log_not_wrong + beta * divergence * not_confident
 
 
 def temporal_target(average: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
@@ -227,7 +240,7 @@ def gradient_alignment(
     """
 
     def loss(x: Float[Array, "batch height width channels"]) -> Float[Array, ""]:
-        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits_fn(x), labels))
+        return jnp.sum(cross_entropy(logits_fn(x), labels))
 
     def unit(gradient: Float[Array, "batch height width channels"]) -> tuple[Array, Array]:
         rows = gradient.reshape(len(gradient), -1)
@@ -467,8 +480,8 @@ def bat(
         threshold=threshold,
         confidence_logits=confidence_logits,
     )
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(adversarial_logits, labels)
-    loss = reweighted(cross_entropy, weights, normalize=normalize, axis_name=axis_name)
+    fit = cross_entropy(adversarial_logits, labels)
+    loss = reweighted(fit, weights, normalize=normalize, axis_name=axis_name)
     if beta_dl == 0:
         return loss
     return loss + beta_dl * discrimination(

@@ -72,6 +72,17 @@ def numpy_discrimination(features, labels, tau, similarity, denominator, pooling
     return np.mean(values) if values else 0.0
 
 
+def test_cross_entropy_takes_classes_or_probabilities():
+    batch = example()
+    logits, labels = batch["adversarial"], batch["labels"]
+    found = losses.cross_entropy(device(logits), device(labels))
+    np.testing.assert_allclose(found, numpy_cross_entropy(logits, labels), rtol=2e-5)
+    soft = np.array([softmax(z) for z in batch["clean"]])
+    expected = [-np.sum(t * np.log(softmax(z))) for t, z in zip(soft, logits, strict=True)]
+    found = losses.cross_entropy(device(logits), device(soft))
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
 def test_trades_is_cross_entropy_and_divergence():
     batch = example()
     expected = numpy_cross_entropy(batch["clean"], batch["labels"]) + 6.0 * numpy_kl(

@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from bat_jax import losses
@@ -56,9 +55,7 @@ def value(
     if loss == "margin":
         return -margin(logits, labels)
     if loss == "cross_entropy":
-        if soft_labels is not None:
-            return optax.softmax_cross_entropy(logits, soft_labels)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.cross_entropy(logits, labels if soft_labels is None else soft_labels)
     values = loss(logits, labels if soft_labels is None else soft_labels)
     shape = getattr(values, "shape", None)
     if shape != logits.shape[:1]:
@@ -78,7 +75,7 @@ def margin(logits: Logits, labels: Labels) -> PerImage:
 def cross_entropy(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
     """Returns -log p_y; ignores the targets."""
     del targets
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.cross_entropy(logits, labels)
 
 
 def dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:

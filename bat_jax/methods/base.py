@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Int32, Key
 
 from bat_jax import losses
@@ -311,9 +310,9 @@ class Method:
 
 def cross_entropy(batch: Batch) -> Float[Array, " batch"]:
     """Returns the cross-entropy of the training images, against soft targets if present."""
-    if batch.targets is not None:
-        return optax.softmax_cross_entropy(batch.logits, batch.targets)
-    return optax.softmax_cross_entropy_with_integer_labels(batch.logits, batch.labels)
+    return losses.cross_entropy(
+        batch.logits, batch.labels if batch.targets is None else batch.targets
+    )
 
 
 def mean(values: Float[Array, " batch"]) -> Float[Array, ""]:

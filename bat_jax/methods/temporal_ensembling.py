@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int32
 
 from bat_jax import losses
@@ -141,10 +140,8 @@ class TemporalEnsembling(Method):
         if self.settings["base"] == "trades":
             divergence = losses.kl_divergence(remembered.logits, logits)
             value = self.settings["beta"] * divergence
-        elif labels.ndim == 2:
-            value = optax.softmax_cross_entropy(logits, labels)
         else:
-            value = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            value = losses.cross_entropy(logits, labels)
         return value + remembered.weight * self._distance(logits, remembered)
 
     def _distance(
