@@ -7,11 +7,10 @@
 For the weights of a run: `python -m bat_jax.interop export --run=runs/digits_bat --out=FILE`.
 """
 
+from bat_jax.interop.normalization import NORMALIZATIONS, Normalization
 from bat_jax.interop.variables import load_variables, save_variables
 from bat_jax.interop.weights import (
-    NORMALIZATIONS,
     Imported,
-    Normalization,
     check_architecture,
     digest,
     export_weights,

@@ -7,8 +7,7 @@ import os
 import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -19,10 +18,10 @@ from jaxtyping import Float32, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bat_jax import models
 from bat_jax.errors import UserError
 from bat_jax.fields import Integer
-from bat_jax.interop import layout
+from bat_jax.interop import layout, normalization
+from bat_jax.interop import sizes as sizes_of
 from bat_jax.models.blocks import Shortcut, Stem
 from bat_jax.runtime.files import written_whole
 
@@ -34,48 +33,9 @@ Leaves = dict[tuple[str, ...], Any]
 # Buffers that a normalising wrapper saves beside its network.
 _BUFFERS = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}
 _FIRST_LEAF = ("params", "Conv_0", "kernel")
-_FIRST_BLOCK_LEAF = ("params", "PreActivationBlock_0", "Conv_0", "kernel")
-_FINAL_NORM_LEAF = ("params", "BatchNorm_0", "scale")
 _HEAD_LEAF = ("params", "head", "kernel")
 _FLATTENED_LEAF = ("params", "Dense_0", "kernel")
 _ACTIVATIONS = ("relu", "silu")
-
-
-class _Sizes(NamedTuple):
-    """What a model's tensors determine; None where its name does.
-
-    Attributes:
-      width: channels of the first convolution.
-      depth: in layers.
-      widening: of a WRN.
-      final_norm: whether batch norm precedes the head of a PreActResNet.
-    """
-
-    width: int
-    depth: int | None
-    widening: int | None
-    final_norm: bool | None
-
-    def __str__(self) -> str:
-        """The sizes for messages: `width 16, depth 28`."""
-        named = zip(self._fields[:3], self[:3], strict=True)
-        return ", ".join(f"{name} {value}" for name, value in named if value is not None)
-
-
-class Normalization(NamedTuple):
-    """What a network subtracts from [0, 1] images and then divides them by, per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
-    {
-        "cifar10": Normalization((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
-        "cifar100": Normalization((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    }
-)
-"""Of RobustBench's `DMWideResNet` and `DMPreActResNet`, by data set; not in their files."""
 
 
 class Imported(NamedTuple):
@@ -129,17 +89,19 @@ def export_weights(
     if not {_FIRST_LEAF, _HEAD_LEAF} <= leaves.keys():
         raise UserError(f"variables: no {_path(_FIRST_LEAF)}; expected variables of {architecture}")
     channels = leaves[_FIRST_LEAF].shape[-2]
-    normalization = {
-        "mean": _per_channel("mean", "mean", mean, channels),
-        "std": _per_channel("std", "std", std, channels),
+    normalized = {
+        "mean": normalization.per_channel("mean", "mean", mean, channels),
+        "std": normalization.per_channel("std", "std", std, channels),
     }
-    sizes = _sizes_of_leaves(architecture, leaves)
+    sizes = sizes_of.of_leaves(architecture, leaves)
     chosen: dict[str, Any] = {"stem": stem}
+    if shortcut is None and sizes.final_norm is False:
+        shortcut = "activated"  # The model's default, which is not that of an import.
     if shortcut is not None:
         chosen["shortcut"] = shortcut
     if activation != "relu" and not architecture.startswith("dm_"):
         chosen["activation"] = activation
-    model = _create(architecture, leaves[_HEAD_LEAF].shape[-1], sizes, chosen)
+    model = sizes_of.create(architecture, leaves[_HEAD_LEAF].shape[-1], sizes, chosen)
     width = sizes.width
     places = len(leaves[_FLATTENED_LEAF]) // (4 * width) if _FLATTENED_LEAF in leaves else 0
     expected = _leaves(model, channels=channels, places=places)
@@ -161,7 +123,7 @@ def export_weights(
     metadata = {"model": architecture, **chosen}
     free = {"depth": sizes.depth, "widening": sizes.widening}
     metadata |= {name: str(value) for name, value in free.items() if value is not None}
-    metadata |= {name: json.dumps(values) for name, values in normalization.items()}
+    metadata |= {name: json.dumps(values) for name, values in normalized.items()}
     with written_whole(path) as file:
         file.write(save(tensors, metadata))
 
@@ -217,11 +179,11 @@ def import_weights(
         raise UserError(f"{path}: {first} has shape {shape}; expected (width, channels, 3, 3)")
     width, channels = shape[:2]
     places = network["fc1.weight"].size // (32 * width**2) if "fc1.weight" in network else 0
-    sizes = _sizes_of_tensors(architecture, network)
+    sizes = sizes_of.of_tensors(architecture, network)
     chosen = _chosen(path, metadata, stem=stem, shortcut=shortcut)
     if sizes.final_norm is False:
         chosen = {"shortcut": "raw", **chosen}
-    model = _create(architecture, num_classes, sizes, chosen)
+    model = sizes_of.create(architecture, num_classes, sizes, chosen)
     expected = _leaves(model, channels=channels, places=places)
     wanted = list(layout.tensors(architecture, expected, sizes.depth))
     names = {tensor.name for tensor in wanted}
@@ -239,10 +201,12 @@ def import_weights(
             )
         leaves[tensor.path] = jnp.asarray(tensor.to_flax(_checked(path, tensor, value)))
     _say_rounded(path, [network[tensor.name] for tensor in wanted])
-    known = NORMALIZATIONS.get(dataset or "") if architecture.startswith("dm_") else None
+    known = (
+        normalization.NORMALIZATIONS.get(dataset or "") if architecture.startswith("dm_") else None
+    )
     model = model.clone(
-        mean=_normalization(path, "mean", mean, buffers, metadata, channels, known),
-        std=_normalization(path, "std", std, buffers, metadata, channels, known),
+        mean=normalization.found(path, "mean", mean, buffers, metadata, channels, known),
+        std=normalization.found(path, "std", std, buffers, metadata, channels, known),
     )
     return Imported(model, unflatten_dict(leaves))
 
@@ -262,56 +226,6 @@ def digest(variables: Mapping[str, Any]) -> str:
         found.update(f"{_path(path)}{leaf.dtype}{leaf.shape}".encode())
         found.update(np.ascontiguousarray(leaf).data)
     return found.hexdigest()[:16]
-
-
-def _create(architecture: str, num_classes: int, sizes: _Sizes, chosen: Mapping[str, Any]) -> Any:
-    """Returns the model of these sizes; those that its name fixes are not passed."""
-    found = {name: value for name, value in sizes._asdict().items() if value is not None}
-    return models.create(architecture, num_classes, **found, **chosen)
-
-
-def _sizes_of_tensors(architecture: str, network: Tensors) -> _Sizes:
-    """Returns the sizes of a PyTorch network; missing tensors are refused afterwards."""
-    family = layout.family(architecture)
-    width = network[family.stem].shape[0]
-    depth = layout.depth_of(architecture, family.blocks(network))
-    first = family.place.format(family.first, 0)
-    convolution = next((name for name in family.block if "conv" in name), "")
-    widened = network.get(f"{first}.{convolution}.weight")
-    channels = None if widened is None or not widened.ndim else widened.shape[0]
-    has_norm = any(name.startswith("bn.") for name in network)
-    return _sizes(architecture, width, depth, channels, has_norm)
-
-
-def _sizes_of_leaves(architecture: str, leaves: Leaves) -> _Sizes:
-    """Returns the sizes of Flax variables; missing leaves are refused afterwards."""
-    blocks = {path[1] for path in leaves if path[1].startswith(("Pre", "Basic", "Bottle"))}
-    widened = leaves.get(_FIRST_BLOCK_LEAF)
-    return _sizes(
-        architecture,
-        leaves[_FIRST_LEAF].shape[-1],
-        layout.depth_of_total(architecture, len(blocks)),
-        None if widened is None else widened.shape[-1],
-        _FINAL_NORM_LEAF in leaves,
-    )
-
-
-def _sizes(
-    architecture: str, width: int, depth: int | None, channels: int | None, has_norm: bool
-) -> _Sizes:
-    """Returns the sizes of which the name leaves a choice.
-
-    Args:
-      architecture: the model's name.
-      width: channels of the first convolution.
-      depth: None if the name fixes it.
-      channels: of the first stage, if known.
-      has_norm: whether there is batch norm before the head.
-    """
-    is_wide = architecture in ("wide_resnet", "dm_wide_resnet")
-    is_preact = architecture.startswith("preact_")
-    widening = max(1, channels // width) if is_wide and channels else None
-    return _Sizes(width, depth, widening, has_norm if is_preact else None)
 
 
 def _checked(
@@ -430,56 +344,6 @@ def _chosen(
         if found is not None:
             chosen[name] = found
     return chosen
-
-
-def _normalization(
-    path: Path,
-    name: Literal["mean", "std"],
-    given: Sequence[float] | None,
-    buffers: Tensors,
-    metadata: Mapping[str, str],
-    channels: int,
-    known: Normalization | None,
-) -> tuple[float, ...]:
-    if given is not None:
-        return _per_channel(name, name, given, channels)
-    if name in buffers:
-        return _per_channel(name, f"{path}: {name}", buffers[name].ravel().tolist(), channels)
-    if name not in metadata and known is not None:
-        return _per_channel(name, name, getattr(known, name), channels)
-    if name not in metadata:
-        raise UserError(
-            f"{path}: holds no {name} to normalise images by; pass mean and std (config.model.mean"
-            " and config.model.std), 0 and 1 for each channel if the network takes [0, 1] images"
-            " as they are"
-        )
-    try:
-        values = json.loads(metadata[name])
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, list):
-        raise UserError(
-            f"{path}: {name} is {reprlib.repr(metadata[name])}; expected a JSON list of a number"
-            f" for each of {channels} channels"
-        )
-    return _per_channel(name, f"{path}: {name}", values, channels)
-
-
-def _per_channel(
-    name: Literal["mean", "std"], what: str, values: Any, channels: int
-) -> tuple[float, ...]:
-    """Returns the values as numbers, checked; `what` names them in messages."""
-    try:
-        found = tuple(float(value) for value in values)
-    except (TypeError, ValueError, OverflowError):
-        found = ()
-    if len(found) != channels or not np.isfinite(found).all():
-        raise UserError(
-            f"{what} is {reprlib.repr(values)}; expected a number for each of {channels} channels"
-        )
-    if name == "std" and min(found) <= 0:
-        raise UserError(f"{what} is {reprlib.repr(values)}; expected numbers above 0")
-    return found
 
 
 def _leaves(model: nn.Module, *, channels: int, places: int) -> Leaves:

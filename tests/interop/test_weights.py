@@ -197,7 +197,7 @@ def test_the_file_decides_on_the_shortcut_and_the_end_of_a_preact_resnet(saved):
     [
         ("wide_resnet", {"depth": 16, "widening": 2, "activation": "silu"}),
         ("dm_wide_resnet", {"depth": 10, "widening": 3}),
-        ("preact_resnet", {"depth": 10, "final_norm": False, "shortcut": "activated"}),
+        ("preact_resnet", {"depth": 10, "final_norm": False}),
         ("dm_preact_resnet", {"depth": 10}),
     ],
 )
