@@ -26,6 +26,7 @@ def check(config: ConfigDict) -> None:
     _check_validation(config)
     _check_recipe(config.train)
     _check_crops(config.data)
+    _check_placement(config)
     _check_job(config)
     _check_collapse(config)
     if "findings" in config:
@@ -255,6 +256,16 @@ def _check_collapse(config: ConfigDict) -> None:
         )
 
 
+def _check_placement(config: ConfigDict) -> None:
+    """Checks that nothing needs all images on the devices if they are to stay on the host."""
+    if config.data.placement == "host" and config.train.swa_start_epoch is not None:
+        raise UserError(
+            f"config.data.placement is host and config.train.swa_start_epoch"
+            f" {config.train.swa_start_epoch}; expected no average of epochs, whose statistics need"
+            " all images on the devices: use config.train.ema"
+        )
+
+
 def _check_job(config: ConfigDict) -> None:
     """Checks that an ensemble has none of what only a single training has."""
     if config.job != "memorization":
@@ -262,6 +273,7 @@ def _check_job(config: ConfigDict) -> None:
     _check_estimator(config.memorization)
     for field, value, reason in (
         ("data.extra", config.data.extra, "members train on subsets of the data set alone"),
+        ("data.placement", config.data.placement, "members hold their images on the devices"),
         ("train.swa_start_epoch", config.train.swa_start_epoch, "members' batch statistics stay"),
         ("train.collapse.watch", config.train.collapse.watch or None, "members are not validated"),
     ):

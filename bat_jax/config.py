@@ -68,6 +68,9 @@ _DATA: dict[str, fields.Field] = {
     "extra": Text(None),
     # The share of extra images in each batch; the number of batches per epoch does not change.
     "extra_fraction": Real(0.7, above=0, below=1),
+    # device or host: where the training images are. From the host, batches travel ahead of the
+    # steps. By default on the devices if they fit; the results are the same.
+    "placement": Choice(None, ("device", "host")),
     # Random crops after padding each side by this many pixels, fewer than the image has; 0 means
     # no crops.
     "crop_padding": Integer(4),

@@ -36,6 +36,57 @@ class DeviceSplit(NamedTuple):
     ids: Int32[Array, " examples"]
     memorization: Float[Array, " examples"]
 
+    def own(
+        self, rows: Int32[Array, " batch"], places: Int[Array, " share"]
+    ) -> UInt8[Array, "share height width channels"]:
+        """Returns this device's share of the images of a batch.
+
+        Args:
+          rows: of the whole batch.
+          places: of the share in the batch.
+        """
+        return self.images[rows[places]]
+
+    def others(
+        self, rows: Int32[Array, " batch"], places: Int[Array, " share"]
+    ) -> UInt8[Array, "share height width channels"]:
+        """Returns the images at any places of a batch, those of other devices among them."""
+        return self.images[rows[places]]
+
+
+class StreamedSplit(NamedTuple):
+    """A split whose images stay on the host, with those of one batch.
+
+    Attributes:
+      batch: uint8, this device's share of the images of the batch.
+      labels: as in `DeviceSplit`, of all examples.
+      ids: the same.
+      memorization: the same.
+    """
+
+    batch: UInt8[Array, "share height width channels"]
+    labels: Int32[Array, " examples"]
+    ids: Int32[Array, " examples"]
+    memorization: Float[Array, " examples"]
+
+    def own(
+        self, rows: Int32[Array, " batch"], places: Int[Array, " share"]
+    ) -> UInt8[Array, "share height width channels"]:
+        """Returns this device's share of the images of the batch."""
+        del rows, places
+        return self.batch
+
+    def others(
+        self, rows: Int32[Array, " batch"], places: Int[Array, " share"]
+    ) -> UInt8[Array, "share height width channels"]:
+        """Returns the images at any places of the batch, gathered from the devices."""
+        del rows
+        whole = jax.lax.all_gather(self.batch, parallel.AXIS, tiled=True)
+        return whole[places]
+
+
+TrainData = DeviceSplit | StreamedSplit
+
 
 def to_devices(
     split: Split, mesh: Mesh, memorization: Float[np.ndarray, " examples"] | None = None
@@ -48,11 +99,30 @@ def to_devices(
     check_ids("data", split.ids)
     if memorization is None:
         memorization = np.full(len(split), np.nan, np.float32)
-    needed = split.images.nbytes + split.labels.nbytes * 3
+    needed = bytes_of(split)
     what = f"data: {len(split)} images need {needed / 2**30:.3f} GiB on every device"
     check_fits(needed, mesh, what)
     arrays = (split.images, split.labels, split.ids.astype(np.int32), np.float32(memorization))
     return DeviceSplit(*parallel.replicate(arrays, mesh))
+
+
+def bytes_of(split: Split) -> int:
+    """Returns how many bytes a split takes on a device."""
+    return split.images.nbytes + split.labels.nbytes * 3
+
+
+def is_too_large(split: Split, mesh: Mesh) -> bool:
+    """Returns whether a split would take more than 80 % of the free memory of a device."""
+    # Devices of another machine, for which programs are only compiled, are not asked.
+    ours = set(jax.local_devices())
+    free = [free_bytes(device) for device in mesh.devices.flat if device in ours]
+    return bool(free) and bytes_of(split) > USABLE * min(free)
+
+
+def without_images(split: Split) -> Split:
+    """Returns a split with the labels and ids of another, and images of no pixels."""
+    empty = np.zeros((len(split), 0, 0, split.images.shape[-1]), np.uint8)
+    return Split(empty, split.labels, split.ids)
 
 
 def shapes(split: Split) -> Any:

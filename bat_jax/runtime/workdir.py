@@ -39,6 +39,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat
 _FREE = (
     "data.path",
     "data.exclude",
+    "data.placement",
     "memorization.estimates",
     "programs.members_at_once",
     "checkpoint.keep",

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Int, Int32, Int64, Key
+from jaxtyping import Array, Float, Int, Int32, Int64, Key
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
@@ -18,7 +19,16 @@ from bat_jax import keys, memorization, methods, models, outside, parallel
 from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, corruptions, load, select
 from bat_jax.data import extra as extra_images
-from bat_jax.data.device import DeviceSplit, check_fits, epoch_order, to_devices
+from bat_jax.data.device import (
+    DeviceSplit,
+    StreamedSplit,
+    check_fits,
+    epoch_order,
+    is_too_large,
+    shapes,
+    to_devices,
+    without_images,
+)
 from bat_jax.data.places import expanded
 from bat_jax.errors import UserError
 from bat_jax.evaluation import groups as class_groups
@@ -30,8 +40,10 @@ from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
+from bat_jax.runtime import distributed
 from bat_jax.training import averaging, cautions, optimizers, recipe, state
 from bat_jax.training.accepted import check_memory, check_model
+from bat_jax.training.feeding import Feed, Resident, Streamed
 from bat_jax.training.images import data_seed, hold_out, normalization
 from bat_jax.training.images import excluded as excluded_ids
 from bat_jax.training.step import TrainStep
@@ -125,7 +137,12 @@ class Experiment:
         return parallel.over_devices(
             self._step,
             self.mesh,
-            in_specs=(parallel.REPLICATED,) * 4,
+            in_specs=(
+                parallel.REPLICATED,
+                self._data_spec,
+                parallel.REPLICATED,
+                parallel.REPLICATED,
+            ),
             out_specs=(parallel.REPLICATED, parallel.REPLICATED),
             donate=(0,),
         )
@@ -154,14 +171,50 @@ class Experiment:
         """Returns the corrupted versions of the test images, if the config names any."""
         return _corrupted(self.config, self.dataset)
 
+    @functools.cached_property
+    def is_streamed(self) -> bool:
+        """Whether training images stay on the host, as the config or their size has it."""
+        placement = self.config.data.placement
+        if placement is None and self.config.train.swa_start_epoch is None:
+            return bool(distributed.anywhere(is_too_large(self.presented, self.mesh)))
+        return bool(placement == "host")
+
+    @property
+    def _data_spec(self) -> Any:
+        if not self.is_streamed:
+            return parallel.REPLICATED
+        spec: Any = StreamedSplit
+        return spec(parallel.SHARED, *(parallel.REPLICATED,) * 3)
+
+    def feed(self) -> Feed:
+        """Returns the training images for the steps."""
+        if not self.is_streamed:
+            return Resident(self.train_data())
+        rest = to_devices(without_images(self.presented), self.mesh, self._known())
+        return Streamed(self.presented.images, rest, self.mesh)
+
+    def data_shapes(self) -> Any:
+        """Returns the shapes of the data of a step, for compilation."""
+        if not self.is_streamed:
+            return shapes(self.presented)
+        images = self.presented.images
+        batch = (self.config.train.batch_size, *images.shape[1:])
+        _, *rest = shapes(without_images(self.presented))
+        shape: Any = jax.ShapeDtypeStruct(batch, jnp.uint8)
+        return StreamedSplit(shape, *rest)
+
     def train_data(self) -> DeviceSplit:
         """Returns the training images on every device, with their memorization where known."""
+        return to_devices(self.presented, self.mesh, self._known())
+
+    def _known(self) -> Float[np.ndarray, " examples"] | None:
+        """Returns the memorization of the training images, NaN where unknown."""
         known = None
         if self.estimates is not None:
             known = estimate_files.of_examples(self.estimates, self.train)
             missing = len(self.presented) - len(known)
             known = np.concatenate([known, np.full(missing, np.nan, known.dtype)])
-        return to_devices(self.presented, self.mesh, known)
+        return known
 
     @functools.cached_property
     def presented(self) -> Split:

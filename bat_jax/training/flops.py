@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from bat_jax import methods, models
-from bat_jax.data.device import shapes
 from bat_jax.kernels import convolution
 from bat_jax.training.experiment import Experiment
 
@@ -35,7 +34,7 @@ def lowered_step(experiment: Experiment) -> jax.stages.Lowered:
     batch_size = experiment.config.train.batch_size
     order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, batch_size), jnp.int32)
     state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
-    return experiment.train_step.lower(state, shapes(experiment.presented), order, root)
+    return experiment.train_step.lower(state, experiment.data_shapes(), order, root)
 
 
 def program_flops(experiment: Experiment) -> float:

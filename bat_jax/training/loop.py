@@ -124,7 +124,7 @@ def fit(
         return start
 
     train_step = experiment.train_step
-    data, root = experiment.train_data(), experiment.root()
+    feed, root = experiment.feed(), experiment.root()
     validation = to_devices(experiment.validation, experiment.mesh)
     evaluator = experiment.evaluator(("cross_entropy",))
     tracker = experiment.tracker()
@@ -195,7 +195,7 @@ def fit(
         while step < total_steps:
             epoch = step // steps_per_epoch
             order = order_of(root, np.int32(epoch))
-            while True:
+            for data in feed.batches(order, step % steps_per_epoch):
                 state, metrics = train_step(state, data, order, root)
                 step += 1
                 meter.push(step, metrics)

@@ -13,7 +13,7 @@ from bat_jax import keys, losses, models
 from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
 from bat_jax.attacks.classifier import LogitsFn, correct
 from bat_jax.data import mixing
-from bat_jax.data.device import DeviceSplit, augment, to_unit
+from bat_jax.data.device import TrainData, augment, to_unit
 from bat_jax.kernels.programs import Programs
 from bat_jax.methods import Attack, Batch, Gradient, Memory, Method, Metrics, Visit, awp, mean
 from bat_jax.parallel import AXIS
@@ -123,7 +123,7 @@ class TrainStep:
     def __call__(
         self,
         state: TrainState,
-        data: DeviceSplit,
+        data: TrainData,
         order: Int32[Array, "steps batch_size"],
         root: Key[Array, ""],
     ) -> tuple[TrainState, Metrics]:
@@ -158,7 +158,7 @@ class TrainStep:
     def refreshed(
         self,
         state: TrainState,
-        data: DeviceSplit,
+        data: TrainData,
         order: Int32[Array, "steps batch_size"],
         root: Key[Array, ""],
     ) -> TrainState:
@@ -199,7 +199,7 @@ class TrainStep:
     def _share(
         self,
         state: TrainState,
-        data: DeviceSplit,
+        data: TrainData,
         order: Int32[Array, "steps batch_size"],
         root: Key[Array, ""],
     ) -> Share:
@@ -212,23 +212,24 @@ class TrainStep:
         labels = data.labels[rows]
         key = keys.derive(root, keys.Purpose.AUGMENTATION, state.step)
 
-        def augmented(places: Int[Array, " batch"]) -> Images:
+        def augmented(places: Int[Array, " batch"], *, own: bool) -> Images:
+            take = data.own if own else data.others
             return augment(
-                to_unit(data.images[batch_rows[places]]),
+                to_unit(take(batch_rows, places)),
                 keys.per_image(key, places),
                 crop_padding=self._config.data.crop_padding,
                 flip=self._config.data.flip,
                 resized_crop=self._config.data.resized_crop,
             )
 
-        images, targets = augmented(places), self._targets(labels)
+        images, targets = augmented(places, own=True), self._targets(labels)
         if self._config.data.cutmix:
             mix_key = keys.derive(root, keys.Purpose.MIXING, state.step)
             mix = mixing.draw(mix_key, batch_size, *images.shape[1:3])
             others = mix.permutation[places]
             images, targets = mixing.mixed(
                 images,
-                augmented(others),
+                augmented(others, own=False),
                 self._soft(labels),
                 self._soft(data.labels[batch_rows[others]]),
                 center=mix.center,
@@ -303,7 +304,7 @@ class TrainStep:
     def _gradient(
         self,
         state: TrainState,
-        data: DeviceSplit,
+        data: TrainData,
         share: Share,
         attacked: Trajectory,
         root: Key[Array, ""],
