@@ -12,7 +12,8 @@ class Agreement(NamedTuple):
     Attributes:
       variance: variance of the halves' difference divided by its predicted spread; 1 if the
         standard errors are right.
-      examples: number of examples with a standard error above 0, over which the variance is taken.
+      examples: number of examples with a standard error above 0, or the least that counts, over
+        which the variance is taken.
     """
 
     variance: float
@@ -24,6 +25,7 @@ def of_halves(
     second: Float[np.ndarray, " train"],
     *,
     standard_error: Float[np.ndarray, " train"],
+    least: float = 0.0,
 ) -> Agreement:
     """Compares the two halves of an ensemble.
 
@@ -38,9 +40,10 @@ def of_halves(
       first: memorization estimated from one half of the models.
       second: memorization estimated from the other half.
       standard_error: standard errors of memorization estimated from all models.
+      least: errors up to this one do not count.
     """
     difference = first - second
-    usable = np.isfinite(difference) & (standard_error > 0)
+    usable = np.isfinite(difference) & (standard_error > least)
     z = difference[usable] / (2 * standard_error[usable])
     return Agreement(
         variance=float(np.mean(z**2)) if usable.any() else float("nan"),

@@ -9,7 +9,11 @@ An example that is hard throughout training is probably atypical. Two by-product
 An example that is never learned is never forgotten either; it ranks above all others, as in Toneva
 et al., arXiv:1812.05159. The mean ranks examples as the sum does, except for those that incomplete
 batches left out of an epoch. Unlike memorization, neither proxy separates rare examples from
-ambiguous ones: the rank correlations show how well they replace it.
+ambiguous ones: the correlations show how well they replace it.
+
+The sum of the losses is the Cumulative Sample Loss of Ravikumar et al. (ICML 2025). It and two more
+proxies, input curvature and loss sensitivity, are also functions of any model:
+`cumulative_loss`, `curvature` and `loss_sensitivity`.
 """
 
 import dataclasses
@@ -22,7 +26,8 @@ from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.memorization.estimates import Estimates, find_ids
 from bat_jax.memorization.history import History
-from bat_jax.memorization.ranking import Measured, auroc, rank_correlation
+from bat_jax.memorization.landscape import cumulative_loss, curvature, loss_sensitivity
+from bat_jax.memorization.ranking import Measured, auroc, cosine, pearson, rank_correlation
 from bat_jax.runtime.arrays import Expected, read
 from bat_jax.runtime.files import write_npz
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -31,7 +36,11 @@ __all__ = [
     "Comparison",
     "Proxies",
     "compare",
+    "compare_values",
+    "cumulative_loss",
+    "curvature",
     "load",
+    "loss_sensitivity",
     "save",
 ]
 
@@ -75,6 +84,8 @@ class Comparison(NamedTuple):
       rank_correlation: Spearman's rank correlation of the two.
       auroc: probability that an atypical example has a higher proxy than a typical one.
       atypical: number of atypical examples.
+      pearson: Pearson's correlation of the two.
+      cosine: their cosine similarity.
     """
 
     proxy: Float[np.ndarray, " known"]
@@ -82,6 +93,8 @@ class Comparison(NamedTuple):
     rank_correlation: Measured
     auroc: Measured
     atypical: int
+    pearson: Measured
+    cosine: Measured
 
 
 def save(path: AnyPath, images: Split, history: History) -> None:
@@ -148,15 +161,38 @@ def compare(
     memorization = np.where(rows >= 0, estimates.memorization[rows], np.nan)
     is_known = ~np.isnan(memorization) & ~np.isnan(proxies.mean_loss)
     memorization = memorization[is_known]
-    is_atypical = memorization > threshold
     found = {}
     for name, values in (("mean_loss", proxies.mean_loss), ("forgetting", proxies.forgetting)):
-        proxy = values[is_known]
-        found[name] = Comparison(
-            proxy=proxy,
-            memorization=memorization,
-            rank_correlation=rank_correlation(proxy, memorization),
-            auroc=auroc(proxy, is_atypical),
-            atypical=int(is_atypical.sum()),
-        )
+        found[name] = compare_values(values[is_known], memorization, threshold=threshold)
     return found
+
+
+def compare_values(
+    proxy: Float[np.ndarray, " examples"],
+    memorization: Float[np.ndarray, " examples"],
+    *,
+    threshold: float = 0.15,
+) -> Comparison:
+    """Compares any proxy with memorization, over the examples for which neither is NaN.
+
+    Pearson's correlation and the cosine take an infinite proxy as 1 above the largest finite one.
+
+    Args:
+      proxy: a value for each example, higher for examples that are more memorized.
+      memorization: mem(i) of the same examples.
+      threshold: examples with memorization above it are atypical.
+    """
+    is_known = ~np.isnan(memorization) & ~np.isnan(proxy)
+    proxy, memorization = proxy[is_known], memorization[is_known]
+    is_atypical = memorization > threshold
+    is_finite = np.isfinite(proxy)
+    finite = np.where(is_finite, proxy, np.max(proxy[is_finite], initial=0.0) + 1)
+    return Comparison(
+        proxy=proxy,
+        memorization=memorization,
+        rank_correlation=rank_correlation(proxy, memorization),
+        auroc=auroc(proxy, is_atypical),
+        atypical=int(is_atypical.sum()),
+        pearson=pearson(finite, memorization),
+        cosine=cosine(finite, memorization),
+    )

@@ -1,4 +1,4 @@
-"""Rank correlation and AUROC with bootstrap intervals.
+"""Correlations and AUROC with bootstrap intervals.
 
 Counts and memorization have many ties: most examples are at 0. Ties count half. Intervals are
 percentiles over resamples of the examples: in a simulation with such data they covered the truth 93
@@ -47,11 +47,41 @@ def rank_correlation(
 
     def correlation(weights: Weights) -> float:
         a, b = (_midranks(places, weights) for places in (x, y))
-        a, b = (ranks - np.average(ranks, weights=weights) for ranks in (a, b))
-        scale = np.sqrt(np.sum(weights * a**2) * np.sum(weights * b**2))
-        return float(np.sum(weights * a * b) / scale) if scale > 0 else float("nan")
+        return _correlation(a, b, weights)
 
     return _measured(correlation, len(first), seed)
+
+
+def pearson(
+    first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], *, seed: keys.Seed = 0
+) -> Measured:
+    """Returns Pearson's correlation; NaN if one of the two is constant or not finite.
+
+    Args:
+      first: a value for each example.
+      second: another value for each example.
+      seed: seed of the resamples.
+    """
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return Measured(float("nan"), len(first), (float("nan"), float("nan")))
+    return _measured(lambda weights: _correlation(first, second, weights), len(first), seed)
+
+
+def cosine(
+    first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], *, seed: keys.Seed = 0
+) -> Measured:
+    """Returns the cosine similarity; NaN if one of the two is all 0 or not finite.
+
+    Unlike a correlation it is high for any two nonnegative vectors with similar means.
+
+    Args:
+      first: a value for each example.
+      second: another value for each example.
+      seed: seed of the resamples.
+    """
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return Measured(float("nan"), len(first), (float("nan"), float("nan")))
+    return _measured(lambda weights: _cosine(first, second, weights), len(first), seed)
 
 
 def auroc(
@@ -77,6 +107,20 @@ def auroc(
         return float(np.sum(positive * _midranks(places, negative)) / pairs)
 
     return _measured(area, len(scores), seed)
+
+
+def _correlation(
+    first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], weights: Weights
+) -> float:
+    first, second = (values - np.average(values, weights=weights) for values in (first, second))
+    return _cosine(first, second, weights)
+
+
+def _cosine(
+    first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], weights: Weights
+) -> float:
+    scale = np.sqrt(np.sum(weights * first**2) * np.sum(weights * second**2))
+    return float(np.sum(weights * first * second) / scale) if scale > 0 else float("nan")
 
 
 def _places(values: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

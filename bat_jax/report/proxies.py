@@ -55,14 +55,19 @@ def section(run: Run) -> Section | None:
 def _table(compared: dict[str, Comparison], threshold: float) -> Table:
     rows = []
     for name, comparison in compared.items():
-        measured = comparison.rank_correlation, comparison.auroc
+        measured = (
+            comparison.rank_correlation,
+            comparison.pearson,
+            comparison.cosine,
+            comparison.auroc,
+        )
         texts = (_with_interval(m) for m in measured)
         counts = f"{measured[0].n:,}", f"{comparison.atypical:,}"
         rows.append((_NAMES[name], *counts, *texts))
     return Table(
         "Against estimated memorization; 95 % bootstrap intervals over images. Atypical:"
         f" memorization above {threshold:g}.",
-        ("proxy", "n", "atypical", "rank correlation", "AUROC, atypical"),
+        ("proxy", "n", "atypical", "rank correlation", "Pearson", "cosine", "AUROC, atypical"),
         tuple(rows),
     )
 
