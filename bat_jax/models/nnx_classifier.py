@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -51,7 +52,7 @@ class NnxClassifier:
 
             def values() -> list[Any]:
                 made = _flat(nnx.state(model(nnx.Rngs(0))))
-                return [made[path][...] for path in constant]
+                return [made[path].get_value() for path in constant]
 
             # Compiled, so that only these are computed, and no draws of parameters.
             for path, value in zip(constant, jax.jit(values)(), strict=True):
@@ -80,7 +81,7 @@ class NnxClassifier:
           UserError: the module changes a variable other than batch statistics.
         """
         state = self._filled(variables, rngs)
-        before = {path: variable[...] for path, variable in state.items()}
+        before = {path: variable.get_value() for path, variable in state.items()}
         module: Any = nnx.merge(self.structure, nnx.from_flat_state(state))
         module.train() if train else module.eval()
         taken = inspect.signature(self.kind.__call__).parameters
@@ -92,7 +93,7 @@ class NnxClassifier:
         for path, variable in after.items():
             if isinstance(variable, nnx.BatchStat | nnx.RngState):
                 continue
-            if variable[...] is not before.get(path):
+            if variable.get_value() is not before.get(path):
                 raise UserError(
                     f"model {self.kind.__name__}: changes {'.'.join(map(str, path))}, a variable of"
                     f" type {type(variable).__name__}, in a forward pass; expected only variables"
@@ -107,15 +108,15 @@ class NnxClassifier:
         given = {name: flatten_dict(dict(variables.get(name, {}))) for name in _COLLECTIONS}
         for number, (path, variable) in enumerate(self.state.items()):
             # A new object, which may change within this call.
-            value = variable.replace(variable[...]) if _is_constant(variable) else variable
+            value = variable.replace(variable.get_value()) if _is_constant(variable) else variable
             for name, kind in _COLLECTIONS.items():
                 if isinstance(variable, kind):
-                    value = variable.replace(given[name][tuple(map(str, path))])
+                    value = variable.replace(jnp.asarray(given[name][tuple(map(str, path))]))
             if isinstance(variable, nnx.RngKey):
                 key = jax.random.key(0) if rngs is None else rngs["params"]
                 value = variable.replace(jax.random.fold_in(key, number))
             elif isinstance(variable, nnx.RngCount):
-                value = variable.replace(jax.numpy.uint32(0))
+                value = variable.replace(jnp.uint32(0))
             filled[path] = value
         return filled
 
@@ -133,7 +134,7 @@ def _variables(state: _State) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in _COLLECTIONS.items():
         leaves = {
-            tuple(map(str, path)): variable[...]
+            tuple(map(str, path)): variable.get_value()
             for path, variable in state.items()
             if isinstance(variable, kind)
         }
