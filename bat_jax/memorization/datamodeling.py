@@ -73,12 +73,12 @@ def lds(
     """
     _check(scores, ensemble)
     masks, margins = ensemble.masks.astype(np.float64), ensemble.margins.astype(np.float64)
-    ranks = [_ranks(array) for array in (masks @ scores.astype(np.float64), margins)]
-    values = _correlations(*ranks, np.ones((1, len(masks))))[0]
+    predicted, actual = _ranks(masks @ scores.astype(np.float64)), _ranks(margins)
+    values = _correlations(predicted, actual, np.ones((1, len(masks))))[0]
     key = keys.derive(seed, keys.Purpose.BOOTSTRAP)
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     weights = draws.multinomial(len(masks), np.full(len(masks), 1 / len(masks)), _RESAMPLES)
-    resampled = _correlations(*ranks, weights.astype(np.float64))
+    resampled = _correlations(predicted, actual, weights.astype(np.float64))
     columns = draws.integers(0, len(values), resampled.shape)
     means = _mean(np.take_along_axis(resampled, columns, axis=1))
     interval = [np.nan, np.nan]
