@@ -3,7 +3,7 @@
 from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.attacks.auto_pgd import apgd, apgd_targeted
 from bat_jax.attacks.checks import RobustnessWarning
-from bat_jax.attacks.classifier import LogitsFn
+from bat_jax.attacks.classifier import LogitsFn, RandomLogitsFn
 from bat_jax.attacks.fab import fab_targeted
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.inner_losses import Loss
@@ -16,6 +16,7 @@ __all__ = [
     "Loss",
     "Norm",
     "PgdSettings",
+    "RandomLogitsFn",
     "Result",
     "RobustnessWarning",
     "Sample",

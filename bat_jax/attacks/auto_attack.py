@@ -7,8 +7,6 @@ Parameter-free Attacks, arXiv:2003.01690.
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,29 +15,21 @@ from jaxtyping import Array, Bool, Int, Key, UInt64
 from tqdm import tqdm
 
 from bat_jax import keys
-from bat_jax.attacks import anytime, checks, geometry, sampling, single
-from bat_jax.attacks.auto_pgd import Apgd, Loss
+from bat_jax.attacks import anytime, checks, geometry, sampling, single, versions
 from bat_jax.attacks.checks import GivenImages, GivenLabels
-from bat_jax.attacks.classifier import HostImages, LogitsFn
+from bat_jax.attacks.classifier import HostImages, LogitsFn, RandomLogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop, Outcome
-from bat_jax.attacks.fab import FabTargeted
 from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.judge import Judge
 from bat_jax.attacks.sampling import Sample
-from bat_jax.attacks.square_attack import Square
 from bat_jax.attacks.verdicts import CLEAN_ERROR, STANDING, VerdictFile, Verdicts, digest
+from bat_jax.attacks.versions import STANDARD as STANDARD
+from bat_jax.attacks.versions import TARGETED, WHITE_BOX, Name, Version
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 from bat_jax.runtime.storage import as_path
 
-Name = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
-STANDARD: tuple[Name, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
-
 _NUM_TARGETS = 9
-_TARGETED = {"apgd-t", "fab-t"}
-_APGD_LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {"apgd-ce": "cross_entropy", "apgd-dlr": "dlr", "apgd-t": "targeted_dlr"}
-)
-_WHITE_BOX = {*_APGD_LOSSES, "fab-t"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +44,9 @@ class Result:
       is_nan: whether logits were NaN, clean or attacked; such images count as broken.
       sample: of a tolerance, the images that its last attacks were run on; None if all attacks were
         run on all images that withstood the previous ones.
+      draws: of a randomised model, how many draws voted on every image, clean and attacked; None
+        for a deterministic model.
+      eot: of a randomised model, in how many draws every iterate of an attack was evaluated.
     """
 
     robust: Bool[np.ndarray, " images"]
@@ -61,6 +54,8 @@ class Result:
     by_attack: Mapping[str, Bool[np.ndarray, " images"]]
     is_nan: Bool[np.ndarray, " images"]
     sample: Sample | None
+    draws: int | None
+    eot: int | None
     _adversarial: HostImages | None = dataclasses.field(repr=False)
 
     @property
@@ -103,14 +98,17 @@ class Result:
 
 
 def autoattack(
-    logits_fn: LogitsFn,
+    logits_fn: LogitsFn | RandomLogitsFn,
     images: GivenImages,
     labels: GivenLabels,
     key: GivenKey,
     *,
     epsilon: float,
     norm: Norm = "linf",
-    attacks: Sequence[Name] = STANDARD,
+    version: Version = "standard",
+    attacks: Sequence[Name] | None = None,
+    eot: int | None = None,
+    draws: int = 21,
     batch_size: int = 256,
     path: str | os.PathLike[str] | None = None,
     keep_adversarial: bool = True,
@@ -136,15 +134,23 @@ def autoattack(
     that was not drawn counts as robust in `Result.robust`, not in `Result.interval`. Calls with the
     same path continue: with a smaller tolerance, or with None to the exact verdict.
 
+    A randomised model, `logits_fn(images, key)`, is attacked by the version `rand`, or by an `eot`:
+    each iterate is evaluated in that many draws, and the attack follows the means of loss and
+    gradient. The iterate that most draws misclassify is then judged by draws of its own: an image
+    is broken if at most half of them classify x, or x', correctly. Every image has its own draws.
+
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function, closed over its parameters. It
-        must be deterministic and treat images independently.
+        must treat images independently and be deterministic, with `eot` given the key.
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
       key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale, such as 8 / 255.
       norm: `linf` or `l2`.
-      attacks: which to run, in order; the default is the published standard version.
+      version: `standard`, or `rand` for randomised models: `apgd-ce` and `apgd-dlr`, `eot` of 20.
+      attacks: which to run, in order, instead of those of the version.
+      eot: for a randomised model, its draws per iterate; of `apgd-ce` and `apgd-dlr` only.
+      draws: for a randomised model, how many further draws vote on every image.
       batch_size: how many images to attack at a time, over all local devices together.
       path: an .npz file that the verdicts are written to after every batch. If it exists, the
         evaluation resumes from it.
@@ -165,20 +171,24 @@ def autoattack(
     """
     host_images, host_labels = checks.inputs(images, labels, batch_size)
     checks.radius(epsilon, norm)
-    _check_names(attacks)
-    sampling.check(tolerance, confidence, attacks)
+    chosen = versions.names(version, attacks)
+    eot = versions.draws_per_iterate(version, eot, draws, chosen)
+    checks.takes_key(logits_fn, is_random=eot is not None)
+    sampling.check(tolerance, confidence, chosen)
     image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     ranks = None if tolerance is None else sampling.ranks(image_keys)
-    engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices)
-    logits = engine.logits(host_images)
+    key_impl = None if eot is None else jax.random.key_impl(image_keys)
+    engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices, key_impl=key_impl)
+    judge = Judge(engine, host_labels, image_keys, None if eot is None else draws)
+    logits, is_correct = judge(host_images, np.arange(len(host_labels)), 0)
     num_classes = logits.shape[1]
     checks.labels_in_range(host_labels, num_classes)
-    checks.warn_if_random(logits_fn, host_images[:16])
+    checks.warn_if_random(logits_fn, host_images[:16], None if eot is None else image_keys[0])
     checks.warn_if_probabilities(logits)
 
-    names = _possible(attacks, num_classes, epsilon, norm)
+    names = versions.possible(chosen, num_classes)
     adversarial = host_images.copy() if keep_adversarial else None
-    verdicts = Verdicts(logits, checks.correct(logits, host_labels), len(names), adversarial)
+    verdicts = Verdicts(logits, is_correct, len(names), adversarial)
     file = None
     if path is not None:
         settings = {
@@ -190,17 +200,20 @@ def autoattack(
             "images": digest(host_images, host_labels),
             "key": digest(np.asarray(jax.random.key_data(image_keys))),
         }
+        if eot is not None:
+            settings |= {"eot": eot, "draws": draws}
         file = VerdictFile(as_path(path), settings)
         file.resume(verdicts, host_images)
 
     strongest = single.strongest(logits, _NUM_TARGETS)
     evaluation = _Evaluation(
         engine,
-        [_attack(name, epsilon, norm) for name in names],
+        judge,
+        [versions.create(name, epsilon, norm, eot) for name in names],
         names,
         host_images,
         host_labels,
-        [strongest if name in _TARGETED else host_labels[:, None] for name in names],
+        [strongest if name in TARGETED else host_labels[:, None] for name in names],
         image_keys,
         verdicts,
         file,
@@ -217,7 +230,7 @@ def autoattack(
         sample = evaluation.run_sampled(ranks, tolerance, confidence)
     if file is not None:
         file.write(verdicts)
-    return _result(names, verdicts, sample)
+    return _result(names, verdicts, sample, draws=judge.draws, eot=eot)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +238,7 @@ class _Evaluation:
     """The attacks on all images, and the verdicts so far."""
 
     engine: Engine
+    judge: Judge
     attacks: Sequence[Attack]
     names: Sequence[str]
     images: HostImages
@@ -290,7 +304,7 @@ class _Evaluation:
         x, y = self.images[rows], self.labels[rows]
         attack = self.attacks[number]
         outcome = self.engine.run(attack, x, y, self.targets[number][rows], self.keys[rows])
-        _judge(self.engine, attack, number, rows, x, y, outcome, self.verdicts)
+        _verify(self.judge, attack, number, rows, x, outcome, self.verdicts)
 
     def _bar(self, title: str, total: int) -> tqdm:
         return tqdm(total=total, desc=title, unit="image", disable=not self.progress)
@@ -300,13 +314,12 @@ class _Evaluation:
             self.file.write(self.verdicts)
 
 
-def _judge(
-    engine: Engine,
+def _verify(
+    judge: Judge,
     attack: Attack,
     number: int,
     rows: Int[np.ndarray, " batch"],
     images: HostImages,
-    labels: Int[np.ndarray, " batch"],
     outcome: Outcome,
     verdicts: Verdicts,
 ) -> None:
@@ -316,8 +329,8 @@ def _judge(
     if not len(claimed):
         return
     adversarial = outcome.adversarial[claimed]
-    logits = engine.logits(adversarial)
-    is_broken = ~checks.correct(logits, labels[claimed])
+    logits, is_correct = judge(adversarial, rows[claimed], number + 1)
+    is_broken = ~is_correct
     is_broken &= geometry.within(adversarial, images[claimed], attack.epsilon, attack.norm)
     broken = rows[claimed[is_broken]]
     verdicts.broken_by[broken] = number
@@ -326,12 +339,19 @@ def _judge(
         verdicts.adversarial[broken] = adversarial[is_broken]
 
 
-def _result(names: Sequence[str], verdicts: Verdicts, sample: Sample | None) -> Result:
+def _result(
+    names: Sequence[str],
+    verdicts: Verdicts,
+    sample: Sample | None,
+    *,
+    draws: int | None,
+    eot: int | None,
+) -> Result:
     by_attack = {name: verdicts.broken_by == number for number, name in enumerate(names)}
     for number, name in enumerate(names):
         checks.warn_of_flat(name, verdicts.flat[number])
     checks.warn_of_nan(verdicts.is_nan)
-    if "square" in names and _WHITE_BOX & set(names[: names.index("square")]):
+    if "square" in names and WHITE_BOX & set(names[: names.index("square")]):
         found = _least(by_attack["square"], sample)
         checks.warn_if_square_wins(found, len(verdicts.broken_by), in_sample=sample is not None)
     return Result(
@@ -340,6 +360,8 @@ def _result(names: Sequence[str], verdicts: Verdicts, sample: Sample | None) -> 
         by_attack=by_attack,
         is_nan=verdicts.is_nan,
         sample=sample,
+        draws=draws,
+        eot=eot,
         _adversarial=verdicts.adversarial,
     )
 
@@ -351,40 +373,3 @@ def _least(is_broken: Bool[np.ndarray, " images"], sample: Sample | None) -> int
     found = int(is_broken[sample.order[: sample.drawn]].sum())
     population = len(sample.order)
     return anytime.limits(population, sample.drawn, found, confidence=sample.confidence).low
-
-
-def _attack(name: str, epsilon: float, norm: Norm) -> Attack:
-    if name == "fab-t":
-        return FabTargeted(epsilon, norm)
-    if name == "square":
-        return Square(epsilon, norm)
-    return Apgd(epsilon, norm, _APGD_LOSSES[name])
-
-
-def _check_names(attacks: Sequence[str]) -> None:
-    known = (*_APGD_LOSSES, "fab-t", "square")
-    if not attacks or len(set(attacks)) < len(attacks) or not set(attacks) <= set(known):
-        raise UserError(
-            f"attacks: {', '.join(attacks) or 'none'}; expected some of {', '.join(known)}, each"
-            " once"
-        )
-
-
-def _possible(attacks: Sequence[str], num_classes: int, epsilon: float, norm: Norm) -> list[str]:
-    """Returns the attacks that `num_classes` allows; apgd-dlr may replace apgd-t."""
-    names = []
-    for name in attacks:
-        needed = _attack(name, epsilon, norm).min_classes
-        if num_classes >= needed:
-            names.append(name)
-            continue
-        instead = name == "apgd-t" and num_classes == 3 and "apgd-dlr" not in attacks
-        if instead:
-            names.append("apgd-dlr")
-        checks.warn_of_few_classes(name, needed, num_classes, "apgd-dlr" if instead else None)
-    if not names:
-        raise UserError(
-            f"attacks: {', '.join(attacks)} cannot be run with {num_classes} classes; add apgd-ce,"
-            " fab-t or square"
-        )
-    return names

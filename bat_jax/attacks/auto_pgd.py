@@ -7,26 +7,19 @@ Parameter-free Attacks, arXiv:2003.01690, section 4.
 import dataclasses
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bat_jax.attacks import geometry, inner_losses, single
+from bat_jax.attacks import geometry, single
 from bat_jax.attacks.checks import GivenImages, GivenLabels
-from bat_jax.attacks.classifier import Images, LogitsFn, correct
+from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.engine import Loop, Problem, Purpose
 from bat_jax.attacks.geometry import Norm, over_pixels, project
+from bat_jax.attacks.iterate import Evaluation, Loss, evaluate
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 
-Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
-
-_LOSSES = {
-    "cross_entropy": inner_losses.cross_entropy,
-    "dlr": inner_losses.dlr,
-    "targeted_dlr": inner_losses.targeted_dlr,
-}
 _PURPOSES = {
     "cross_entropy": Purpose.APGD_CROSS_ENTROPY,
     "dlr": Purpose.APGD_DLR,
@@ -139,16 +132,14 @@ class Apgd:
         self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: ApgdState
     ) -> ApgdState:
         """Evaluates the iterate x_number, then moves to the next."""
+        evaluation = evaluate(self.loss, logits_fn, problem, state.x)
+        return self.move(evaluation, problem, number, state)
 
-        def objective(x: Images) -> tuple[Float[Array, ""], tuple[Array, Array]]:
-            logits = logits_fn(x)
-            loss = _LOSSES[self.loss](logits, problem.labels, problem.targets)
-            return jnp.sum(loss), (loss, correct(logits, problem.labels))
-
-        gradient, (loss, is_correct) = jax.grad(objective, has_aux=True)(state.x)
-        # The model may be finite elsewhere: leave non-finite pixels in place, move the others.
-        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
-
+    def move(
+        self, evaluation: Evaluation, problem: Problem, number: Int[Array, ""], state: ApgdState
+    ) -> ApgdState:
+        """Moves on from x_number, given what an evaluation of it has shown."""
+        gradient, loss, is_correct = evaluation
         found = state.found | ~is_correct
         is_best = loss > state.best_loss
         best = jnp.where(over_pixels(is_best), state.x, state.best)

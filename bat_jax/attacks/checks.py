@@ -5,14 +5,15 @@ measure well, plus four: NaN logits, non-finite gradients, a ball larger than th
 evaluation that AutoAttack contradicts.
 """
 
+import inspect
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
+from jaxtyping import Array, Bool, Float, Int, Integer, Key, Shaped
 
-from bat_jax.attacks.classifier import HostImages, Images, Logits, LogitsFn
+from bat_jax.attacks.classifier import HostImages, Images, Logits, LogitsFn, RandomLogitsFn
 from bat_jax.errors import UserError
 
 # Inputs from users: anything, because the checks report what is wrong.
@@ -134,20 +135,50 @@ def radius(epsilon: float, norm: str, *, allow_zero: bool = False) -> None:
         )
 
 
-def warn_if_random(logits_fn: LogitsFn, images: HostImages) -> None:
-    """Warns if repeated forward passes differ, with the same or a retraced program."""
+def takes_key(logits_fn: LogitsFn | RandomLogitsFn, *, is_random: bool) -> None:
+    """Rejects a function of images as a randomised model, and a function of a key as another."""
+    expected = ("images", "key") if is_random else ("images",)
+    try:
+        signature = inspect.signature(logits_fn)
+    except (TypeError, ValueError):  # It has none, as some functions written in C.
+        return
+    try:
+        signature.bind(*expected)
+    except TypeError:
+        reason = (
+            "eot and version='rand' are for randomised models"
+            if is_random
+            else "a randomised model, logits_fn(images, key), needs version='rand'"
+        )
+        raise UserError(
+            f"logits_fn: takes {signature}; expected ({', '.join(expected)}): {reason}"
+        ) from None
+
+
+def warn_if_random(
+    logits_fn: LogitsFn | RandomLogitsFn, images: HostImages, key: Key[Array, ""] | None = None
+) -> None:
+    """Warns if repeated forward passes differ, with the same or a retraced program.
+
+    Args:
+      logits_fn: the model.
+      images: what to evaluate it on.
+      key: the key for a randomised model.
+    """
+    given = () if key is None else (key,)
 
     def forwards() -> list[np.ndarray]:
         # A new function each time, because jit would not retrace the same function.
-        program = jax.jit(lambda x: logits_fn(x))
+        program = jax.jit(lambda x: logits_fn(x, *given))
         return [np.asarray(program(jnp.asarray(images)), np.float32) for _ in range(2)]
 
     first, *others = forwards() + forwards()
     scale = max(1.0, float(np.max(np.abs(np.nan_to_num(first)))))
     if any(not np.allclose(first, other, 0, 1e-5 * scale, equal_nan=True) for other in others):
         _warn(
-            "logits_fn is random: equal forward passes differ. AutoAttack needs a deterministic"
-            " model; robust accuracy may be overestimated. Attack the expected logits instead"
+            "logits_fn is random: equal forward passes differ, and robust accuracy may be"
+            " overestimated. Make it a function of images and a key from which all its draws"
+            " derive, and attack it with version='rand'"
         )
 
 

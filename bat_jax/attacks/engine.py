@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from bat_jax.attacks.classifier import HostImages, Images, LogitsFn
+from bat_jax.attacks.classifier import HostImages, Images, LogitsFn, RandomLogitsFn
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.traced_model import TracedModel
 from bat_jax.kernels import programs
@@ -34,6 +34,8 @@ class Purpose(enum.IntEnum):
     FAB_TARGETED = 3
     SQUARE = 4
     ORDER = 5
+    EXPECTATION = 6
+    JUDGEMENT = 7
 
 
 # Batches are padded to a multiple of 1 / _PARTS of the batch size. Each distinct shape costs a
@@ -119,10 +121,11 @@ class Attack(Protocol):
     def begin(self, problem: Problem) -> Any:
         """Returns the initial state, without evaluating the model."""
 
-    def step(
-        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: Any
-    ) -> Any:
-        """Returns the next state; `number` counts from 0."""
+    def step(self, logits_fn: Any, problem: Problem, number: Int[Array, ""], state: Any) -> Any:
+        """Returns the next state; `number` counts from 0.
+
+        `logits_fn` takes images and, in an engine with a `key_impl`, one key per image.
+        """
 
 
 class Outcome(NamedTuple):
@@ -148,15 +151,18 @@ class Engine:
       loop: `host` calls a compiled step repeatedly, `device` compiles the loop. Defaults to `host`
         on CPU, whose back end runs convolutions inside a loop on a single thread.
       devices: the devices that share each batch; defaults to all local ones.
+      key_impl: the implementation of keys, if `logits_fn` takes images and a key; see
+        `TracedModel`.
     """
 
     def __init__(
         self,
-        logits_fn: LogitsFn,
+        logits_fn: LogitsFn | RandomLogitsFn,
         *,
         batch_size: int,
         loop: Loop | None = None,
         devices: Sequence[jax.Device] | None = None,
+        key_impl: Any = None,
     ) -> None:
         devices = jax.local_devices() if devices is None else list(devices)
         mesh = jax.make_mesh(
@@ -164,7 +170,9 @@ class Engine:
         )
         replicated = NamedSharding(mesh, PartitionSpec())
         self._shared = NamedSharding(mesh, PartitionSpec("images"))
-        self._model = TracedModel(logits_fn, lambda array: jax.device_put(array, replicated))
+        self._model = TracedModel(
+            logits_fn, lambda array: jax.device_put(array, replicated), key_impl
+        )
         self._loop = _loop() if loop is None else loop
         parts = range(1, _PARTS + 1)
         self._sizes = sorted(
@@ -172,21 +180,32 @@ class Engine:
         )
         self._forward: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._programs: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+        self._key_impl = key_impl
         self.batch_size = batch_size
 
-    def logits(self, images: HostImages) -> Float[np.ndarray, "images classes"]:
-        """Returns float32 logits for any number of images."""
+    def logits(
+        self, images: HostImages, key_data: UInt32[np.ndarray, "images words"] | None = None
+    ) -> Float[np.ndarray, "images classes"]:
+        """Returns float32 logits for any number of images.
+
+        Args:
+          images: x in [0, 1].
+          key_data: the words of one key per image, if the model is randomised.
+        """
         parts = []
         for first in range(0, len(images), self.batch_size):
             part = images[first : first + self.batch_size]
-            placed = self._put(part)
-            shape = self._local_shape(placed)
+            inputs = [self._put(part)]
+            shape = self._local_shape(inputs[0])
+            if key_data is not None:
+                words = key_data[first : first + self.batch_size]
+                inputs.append(self._put_keys(words, self._key_impl))
             if shape not in self._forward:
                 self._forward[shape] = self._compiled(
-                    lambda constants, x, shape=shape: self._model.bound(shape, constants)(x),
-                    shared=(False, True),
+                    lambda constants, *x, shape=shape: self._model.bound(shape, constants)(*x),
+                    shared=(False, *(True for _ in inputs)),
                 )
-            logits = self._forward[shape](self._model.constants(shape), placed)
+            logits = self._forward[shape](self._model.constants(shape), *inputs)
             parts.append(np.asarray(logits)[: len(part)])
         return np.concatenate(parts)
 
@@ -211,11 +230,11 @@ class Engine:
         """
         count = len(images)
         outcome = Outcome(images.copy(), np.zeros(count, bool), np.zeros(count, bool))
-        attack_keys = _folded(keys, jnp.int32(attack.purpose))
+        attack_keys = folded(keys, jnp.int32(attack.purpose))
         for number, target in enumerate(targets.T):
             standing = np.flatnonzero(~outcome.found)
             if len(standing):
-                key_data = np.asarray(jax.random.key_data(_folded(attack_keys, jnp.int32(number))))
+                key_data = np.asarray(jax.random.key_data(folded(attack_keys, jnp.int32(number))))
                 whole = HostProblem(images, labels, target, key_data, jax.random.key_impl(keys))
                 self._run_round(attack, whole, standing, outcome)
         return outcome
@@ -313,14 +332,11 @@ class Engine:
         return call
 
     def _take(self, whole: HostProblem, rows: Int[np.ndarray, " rows"]) -> Problem:
-        keys = jax.random.wrap_key_data(
-            jnp.asarray(self._padded(whole.key_data[rows])), impl=whole.key_impl
-        )
         return Problem(
             self._put(whole.images[rows]),
             self._put(whole.labels[rows]),
             self._put(whole.targets[rows]),
-            jax.device_put(keys, self._shared),
+            self._put_keys(whole.key_data[rows], whole.key_impl),
         )
 
     def _taken(self, state: Any, rows: Int[np.ndarray, " rows"]) -> Any:
@@ -328,6 +344,10 @@ class Engine:
 
     def _put(self, rows: np.ndarray) -> Array:
         return jax.device_put(self._padded(rows), self._shared)
+
+    def _put_keys(self, words: UInt32[np.ndarray, "rows words"], impl: Any) -> Key[Array, " padded"]:
+        keys = jax.random.wrap_key_data(jnp.asarray(self._padded(words)), impl=impl)
+        return jax.device_put(keys, self._shared)
 
     def _padded(self, rows: np.ndarray) -> np.ndarray:
         """Pads to the next batch size with copies of the first row, which are ignored."""
@@ -351,5 +371,6 @@ def _multiple(count: float, factor: int) -> int:
 
 
 @jax.jit
-def _folded(keys: Key[Array, " batch"], number: Int[Array, ""]) -> Key[Array, " batch"]:
+def folded(keys: Key[Array, " batch"], number: Int[Array, ""] | int) -> Key[Array, " batch"]:
+    """Returns the key of (key, number) for every image."""
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from bat_jax.attacks import checks
-from bat_jax.attacks.classifier import Images, LogitsFn
+from bat_jax.attacks.classifier import Images, LogitsFn, RandomLogitsFn
 
 _JITTED = type(jax.jit(lambda: 0))
 
@@ -22,18 +22,26 @@ class TracedModel:
     with one copy per attack and batch size. Here they are arguments.
 
     Args:
-      logits_fn: [0, 1] images, NHWC, to logits.
+      logits_fn: [0, 1] images, NHWC, to logits; with a `key_type`, images and a key to logits.
       place: puts an array on the devices of the programs.
+      key_impl: the implementation of the keys that a randomised model takes, one per image. Every
+        image is evaluated by itself, so that its draws do not depend on the rest of the batch.
     """
 
-    def __init__(self, logits_fn: LogitsFn, place: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        logits_fn: LogitsFn | RandomLogitsFn,
+        place: Callable[[Any], Any],
+        key_impl: Any = None,
+    ) -> None:
         # Constants of a jitted function are inaccessible, so unwrap it.
-        self._logits_fn = (
+        self._logits_fn: Callable[..., Any] = (
             inspect.unwrap(logits_fn, stop=lambda f: not isinstance(f, _JITTED))
             if isinstance(logits_fn, _JITTED)
             else logits_fn
         )
         self._place = place
+        self._key_impl = key_impl
         self._traces: dict[tuple[int, ...], ClosedJaxpr] = {}
         # Keeps the original alive, because ids are unique only among live objects.
         self._placed: dict[int, tuple[Any, Any]] = {}
@@ -47,23 +55,37 @@ class TracedModel:
             placed.append(self._placed[id(constant)][1])
         return placed
 
-    def bound(self, shape: tuple[int, ...], constants: list[Any]) -> LogitsFn:
-        """Returns the logits function for images of one shape, with the given constants."""
+    def bound(self, shape: tuple[int, ...], constants: list[Any]) -> Callable[..., Any]:
+        """Returns the logits function for images of one shape, with the given constants.
+
+        It takes images, and the keys of images if the model is randomised.
+        """
         call = jaxpr_as_fun(ClosedJaxpr(self._trace(shape).jaxpr, constants))
 
-        def logits_fn(images: Images) -> Float[Array, "batch classes"]:
-            (logits,) = call(images)
+        def logits_fn(*inputs: Any) -> Float[Array, "batch classes"]:
+            (logits,) = call(*inputs)
             return logits
 
         return logits_fn
 
     def _trace(self, shape: tuple[int, ...]) -> ClosedJaxpr:
         if shape not in self._traces:
+            inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+            if self._key_impl is not None:
+                key = jax.random.key(0, impl=self._key_impl)
+                inputs.append(jax.ShapeDtypeStruct(shape[:1], key.dtype))
             with jax.default_matmul_precision("highest"):
-                self._traces[shape] = jax.make_jaxpr(self._checked)(
-                    jax.ShapeDtypeStruct(shape, jnp.float32)
-                )
+                self._traces[shape] = jax.make_jaxpr(self._checked)(*inputs)
         return self._traces[shape]
 
-    def _checked(self, images: Images) -> Float[Array, "batch classes"]:
-        return checks.logits_of(self._logits_fn, images).astype(jnp.float32)
+    def _checked(
+        self, images: Images, keys: Key[Array, " batch"] | None = None
+    ) -> Float[Array, "batch classes"]:
+        if keys is None:
+            return checks.logits_of(self._logits_fn, images).astype(jnp.float32)
+
+        def one(image: Float[Array, "height width channels"], key: Key[Array, ""]) -> Array:
+            drawn = checks.logits_of(lambda images: self._logits_fn(images, key), image[None])
+            return drawn[0].astype(jnp.float32)
+
+        return jax.vmap(one)(images, keys)

@@ -124,12 +124,16 @@ class VerdictFile:
                 f"{self._path}: not a file of AutoAttack verdicts; expected one to resume, or no"
                 " file: name another path"
             )
-        different = [name for name in self._settings if self._settings[name] != settings.get(name)]
+        different = [
+            name
+            for name in {**self._settings, **settings}
+            if self._settings.get(name) != settings.get(name)
+        ]
         if different:
             name = different[0]
             raise UserError(
                 f"{self._path}: holds another evaluation ({', '.join(different)} differ; {name} was"
-                f" {settings.get(name)} and is {self._settings[name]}): name another path, or"
+                f" {settings.get(name)} and is {self._settings.get(name)}): name another path, or"
                 " remove the file to begin again"
             )
         self._check(saved, verdicts)

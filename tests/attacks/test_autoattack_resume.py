@@ -71,7 +71,7 @@ def test_it_resumes_after_a_batch_and_a_finished_file_is_not_computed_again(
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr(auto_attack, "_judge", refuse)
+    monkeypatch.setattr(auto_attack, "_verify", refuse)
     assert_same(autoattack(**arguments, path=path), whole)
 
 

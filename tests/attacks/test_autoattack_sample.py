@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bat_jax.attacks import anytime, auto_attack, autoattack, checks, sampling
+from bat_jax.attacks import anytime, auto_attack, autoattack, checks, sampling, versions
 from bat_jax.attacks.auto_pgd import Apgd
 from bat_jax.attacks.checks import RobustnessWarning
 from bat_jax.attacks.engine import Engine, Outcome
@@ -28,7 +28,7 @@ TOLERANCE = 0.3
 ATTACKS = ("apgd-ce", "fab-t", "square")
 
 
-def attack(name, epsilon, norm):
+def attack(name, epsilon, norm, eot):
     """Returns attacks that differ in how far they reach: 0.8, 0.9 and 1 times epsilon."""
     if name == "fab-t":
         return FabTargeted(0.9 * epsilon, norm)
@@ -63,7 +63,7 @@ def attacked():
         return Outcome(moved, is_near, np.zeros(len(images), bool))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auto_attack, "_attack", attack)
+        patch.setattr(versions, "create", attack)
         patch.setattr(Engine, "run", run)
         yield found
 

@@ -1,0 +1,130 @@
+"""Attacks on randomised models: the loss and its gradient are means over draws of the model.
+
+Source: Athalye, Engstrom, Ilyas & Kwok, Synthesizing Robust Adversarial Examples, arXiv:1707.07397
+(expectation over transformation).
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bat_jax.attacks.auto_pgd import Apgd, ApgdState
+from bat_jax.attacks.classifier import Images, RandomLogitsFn
+from bat_jax.attacks.engine import Problem, Purpose, folded
+from bat_jax.attacks.geometry import Norm, over_pixels
+from bat_jax.attacks.iterate import Evaluation, evaluate
+
+
+class ExpectationState(NamedTuple):
+    """The state of an attack on a randomised model.
+
+    Attributes:
+      inner: the state of the attack on the mean loss.
+      adversarial: the iterate misclassified in the most draws; of several, that with the largest
+        mean loss.
+      found: whether it is misclassified in half of the draws or more.
+      flat: whether the first mean gradient was zero in every pixel.
+      done: always false: an iterate that a few draws misclassify is no reason to stop.
+      wrong: in how many draws `adversarial` is misclassified.
+      loss: its mean loss.
+    """
+
+    inner: ApgdState
+    adversarial: Images
+    found: Bool[Array, " batch"]
+    flat: Bool[Array, " batch"]
+    done: Bool[Array, " batch"]
+    wrong: Int[Array, " batch"]
+    loss: Float[Array, " batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """An attack whose iterates are evaluated in several draws of the model.
+
+    With the key k of an image and of the attack, draw j at iterate i uses the key of
+    (k, EXPECTATION, i, j); images share no draws.
+
+    Attributes:
+      attack: the attack on the mean loss.
+      draws: evaluations per iterate.
+    """
+
+    attack: Apgd
+    draws: int
+
+    @property
+    def epsilon(self) -> float:
+        """Radius of the ball."""
+        return self.attack.epsilon
+
+    @property
+    def norm(self) -> Norm:
+        """The norm of the ball."""
+        return self.attack.norm
+
+    @property
+    def purpose(self) -> Purpose:
+        """The purpose of the random draws."""
+        return self.attack.purpose
+
+    @property
+    def min_classes(self) -> int:
+        """How many classes the loss needs."""
+        return self.attack.min_classes
+
+    @property
+    def num_steps(self) -> int:
+        """The steps of the attack itself."""
+        return self.attack.num_steps
+
+    @property
+    def segment(self) -> int:
+        """The number of steps between checks for images that are done; none is before the end."""
+        return self.attack.segment
+
+    def begin(self, problem: Problem) -> ExpectationState:
+        """Returns the state of the attack before any evaluation."""
+        inner = self.attack.begin(problem)
+        no = jnp.zeros_like(inner.found)
+        wrong = jnp.full(len(no), -1)
+        loss = jnp.full(len(no), -jnp.inf)
+        return ExpectationState(inner, problem.images, no, no, no, wrong, loss)
+
+    def step(
+        self,
+        logits_fn: RandomLogitsFn,
+        problem: Problem,
+        number: Int[Array, ""],
+        state: ExpectationState,
+    ) -> ExpectationState:
+        """Evaluates the iterate x_number in all draws, then moves to the next."""
+        x = state.inner.x
+        keys = folded(folded(problem.keys, int(Purpose.EXPECTATION)), number)
+
+        def draw(sums: Any, index: Int[Array, ""]) -> tuple[Any, None]:
+            drawn = folded(keys, index)
+            gradient, loss, is_correct = evaluate(
+                self.attack.loss, lambda images: logits_fn(images, drawn), problem, x
+            )
+            return jax.tree.map(jnp.add, sums, (gradient, loss, (~is_correct).astype(int))), None
+
+        nothing = (jnp.zeros_like(x), jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), int))
+        (gradient, loss, wrong), _ = jax.lax.scan(draw, nothing, jnp.arange(self.draws))
+        loss = loss / self.draws
+        is_worst = (wrong > state.wrong) | ((wrong == state.wrong) & (loss > state.loss))
+        most_wrong = jnp.where(is_worst, wrong, state.wrong)
+        mean = Evaluation(gradient / self.draws, loss, 2 * wrong < self.draws)
+        inner = self.attack.move(mean, problem, number, state.inner)
+        return ExpectationState(
+            inner=inner,
+            adversarial=jnp.where(over_pixels(is_worst), x, state.adversarial),
+            found=2 * most_wrong >= self.draws,
+            flat=inner.flat,
+            done=state.done,
+            wrong=most_wrong,
+            loss=jnp.where(is_worst, loss, state.loss),
+        )
