@@ -7,6 +7,7 @@ Parameter-free Attacks, arXiv:2003.01690.
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from bat_jax.attacks.judge import Judge
 from bat_jax.attacks.sampling import Sample
 from bat_jax.attacks.verdicts import CLEAN_ERROR, STANDING, VerdictFile, Verdicts, digest
 from bat_jax.attacks.versions import STANDARD as STANDARD
-from bat_jax.attacks.versions import TARGETED, WHITE_BOX, Name, Version
+from bat_jax.attacks.versions import WHITE_BOX, Name, Version
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 from bat_jax.runtime.storage import as_path
@@ -107,6 +108,7 @@ def autoattack(
     norm: Norm = "linf",
     version: Version = "standard",
     attacks: Sequence[Name] | None = None,
+    restarts: Mapping[Name, int] | None = None,
     eot: int | None = None,
     draws: int = 21,
     batch_size: int = 256,
@@ -146,9 +148,11 @@ def autoattack(
       labels: y, shape `[images]`.
       key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale, such as 8 / 255.
-      norm: `linf` or `l2`.
-      version: `standard`, or `rand` for randomised models: `apgd-ce` and `apgd-dlr`, `eot` of 20.
+      norm: `linf`, `l2` or `l1`.
+      version: `standard`; `plus`, with more attacks and 5 starts of the untargeted ones; or `rand`,
+        for randomised models: `apgd-ce` and `apgd-dlr`, `eot` of 20.
       attacks: which to run, in order, instead of those of the version.
+      restarts: how often attacks start, by name, instead of as often as in the version.
       eot: for a randomised model, its draws per iterate; of `apgd-ce` and `apgd-dlr` only.
       draws: for a randomised model, how many further draws vote on every image.
       batch_size: how many images to attack at a time, over all local devices together.
@@ -172,6 +176,7 @@ def autoattack(
     host_images, host_labels = checks.inputs(images, labels, batch_size)
     checks.radius(epsilon, norm)
     chosen = versions.names(version, attacks)
+    starts = versions.starts(version, norm, restarts, chosen)
     eot = versions.draws_per_iterate(version, eot, draws, chosen)
     checks.takes_key(logits_fn, is_random=eot is not None)
     sampling.check(tolerance, confidence, chosen)
@@ -191,7 +196,7 @@ def autoattack(
     verdicts = Verdicts(logits, is_correct, len(names), adversarial)
     file = None
     if path is not None:
-        settings = {
+        settings: dict[str, Any] = {
             "epsilon": float(epsilon),
             "norm": norm,
             "attacks": names,
@@ -200,6 +205,10 @@ def autoattack(
             "images": digest(host_images, host_labels),
             "key": digest(np.asarray(jax.random.key_data(image_keys))),
         }
+        if version != "standard":
+            settings["version"] = version
+        if restarts is not None:
+            settings["starts"] = [starts[name] for name in names]
         if eot is not None:
             settings |= {"eot": eot, "draws": draws}
         file = VerdictFile(as_path(path), settings)
@@ -209,11 +218,14 @@ def autoattack(
     evaluation = _Evaluation(
         engine,
         judge,
-        [versions.create(name, epsilon, norm, eot) for name in names],
+        [versions.create(name, epsilon, norm, version, eot) for name in names],
         names,
         host_images,
         host_labels,
-        [strongest if name in TARGETED else host_labels[:, None] for name in names],
+        [
+            versions.rounds(name, version, norm, starts[name], host_labels, strongest)
+            for name in names
+        ],
         image_keys,
         verdicts,
         file,

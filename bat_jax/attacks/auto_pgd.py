@@ -12,20 +12,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks import geometry, single
+from bat_jax.attacks.auto_pgd_l1 import ApgdL1
 from bat_jax.attacks.checks import GivenImages, GivenLabels
 from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.engine import Loop, Problem, Purpose
 from bat_jax.attacks.geometry import Norm, over_pixels, project
-from bat_jax.attacks.iterate import Evaluation, Loss, evaluate
+from bat_jax.attacks.iterate import MIN_CLASSES, PURPOSES, Evaluation, Loss, evaluate
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 
-_PURPOSES = {
-    "cross_entropy": Purpose.APGD_CROSS_ENTROPY,
-    "dlr": Purpose.APGD_DLR,
-    "targeted_dlr": Purpose.APGD_TARGETED,
-}
-_MIN_CLASSES = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4}
 _MOMENTUM = 0.75
 
 
@@ -95,12 +90,12 @@ class Apgd:
     @property
     def purpose(self) -> Purpose:
         """The purpose of the random draws."""
-        return _PURPOSES[self.loss]
+        return PURPOSES[self.loss]
 
     @property
     def min_classes(self) -> int:
         """The number of classes that the denominator of a DLR loss needs."""
-        return _MIN_CLASSES[self.loss]
+        return MIN_CLASSES[self.loss]
 
     @property
     def num_steps(self) -> int:
@@ -195,6 +190,21 @@ def _intervals(num_iterations: int) -> Int[np.ndarray, " steps"]:
     return intervals
 
 
+def create(
+    epsilon: float,
+    norm: Norm,
+    loss: Loss,
+    num_iterations: int = 100,
+    rho: float = 0.75,
+    *,
+    in_stages: bool = True,
+) -> Apgd | ApgdL1:
+    """Returns Auto-PGD in the ball of a norm; only in L1 does it have stages."""
+    if norm == "l1":
+        return ApgdL1(epsilon, loss, num_iterations, in_stages)
+    return Apgd(epsilon, norm, loss, num_iterations, rho)
+
+
 def apgd(
     logits_fn: LogitsFn,
     images: GivenImages,
@@ -217,10 +227,10 @@ def apgd(
       labels: y, shape `[images]`.
       key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
-      norm: `linf` or `l2`.
+      norm: `linf`, `l2` or `l1`.
       loss: `cross_entropy`, or `dlr`, which needs three classes.
       num_iterations: number of iterations.
-      rho: fraction of rising iterations below which the step size is halved.
+      rho: fraction of rising iterations below which the step size is halved; unused in L1.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.
 
@@ -229,7 +239,7 @@ def apgd(
     """
     if loss not in ("cross_entropy", "dlr"):
         raise UserError(f"apgd: loss is {loss!r}; expected cross_entropy or dlr")
-    attack = Apgd(epsilon, norm, loss, num_iterations, rho)
+    attack = create(epsilon, norm, loss, num_iterations, rho)
     return single.run(attack, logits_fn, images, labels, key, batch_size=batch_size, loop=loop)
 
 
@@ -255,11 +265,11 @@ def apgd_targeted(
       labels: y, shape `[images]`.
       key: a single key, or one key per image.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
-      norm: `linf` or `l2`.
+      norm: `linf`, `l2` or `l1`.
       num_iterations: iterations per target.
       num_targets: how many classes to try, from the second largest clean logit down, at most all
         wrong classes. An image misclassified as any class is done.
-      rho: fraction of rising iterations below which the step size is halved.
+      rho: fraction of rising iterations below which the step size is halved; unused in L1.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.
 
@@ -267,7 +277,7 @@ def apgd_targeted(
       UserError: images, labels or logits that are not as described.
     """
     return single.run(
-        Apgd(epsilon, norm, "targeted_dlr", num_iterations, rho),
+        create(epsilon, norm, "targeted_dlr", num_iterations, rho),
         logits_fn,
         images,
         labels,

@@ -7,6 +7,7 @@ evaluation that AutoAttack contradicts.
 
 import inspect
 import warnings
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -121,10 +122,16 @@ def labels_in_range(labels: Integer[np.ndarray, " images"], num_classes: int) ->
         )
 
 
-def radius(epsilon: float, norm: str, *, allow_zero: bool = False) -> None:
+def radius(
+    epsilon: float,
+    norm: str,
+    *,
+    norms: Sequence[str] = ("linf", "l2", "l1"),
+    allow_zero: bool = False,
+) -> None:
     """Rejects an invalid ball, and warns if it contains the whole box."""
-    if norm not in ("linf", "l2"):
-        raise UserError(f"norm: {norm!r}; expected linf or l2")
+    if norm not in norms:
+        raise UserError(f"norm: {norm!r}; expected {', '.join(norms[:-1])} or {norms[-1]}")
     if not (0 < epsilon < np.inf or (allow_zero and epsilon == 0)):
         expected = "0 or a number above 0" if allow_zero else "a number above 0"
         raise UserError(f"epsilon: {epsilon}; expected {expected}, such as 8 / 255")

@@ -36,6 +36,7 @@ class Purpose(enum.IntEnum):
     ORDER = 5
     EXPECTATION = 6
     JUDGEMENT = 7
+    FAB = 8
 
 
 # Batches are padded to a multiple of 1 / _PARTS of the batch size. Each distinct shape costs a
@@ -345,7 +346,9 @@ class Engine:
     def _put(self, rows: np.ndarray) -> Array:
         return jax.device_put(self._padded(rows), self._shared)
 
-    def _put_keys(self, words: UInt32[np.ndarray, "rows words"], impl: Any) -> Key[Array, " padded"]:
+    def _put_keys(
+        self, words: UInt32[np.ndarray, "rows words"], impl: Any
+    ) -> Key[Array, " padded"]:
         keys = jax.random.wrap_key_data(jnp.asarray(self._padded(words)), impl=impl)
         return jax.device_put(keys, self._shared)
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bat_jax.attacks.auto_pgd import Apgd, ApgdState
+from bat_jax.attacks.auto_pgd import Apgd
+from bat_jax.attacks.auto_pgd_l1 import ApgdL1
 from bat_jax.attacks.classifier import Images, RandomLogitsFn
 from bat_jax.attacks.engine import Problem, Purpose, folded
 from bat_jax.attacks.geometry import Norm, over_pixels
@@ -32,7 +33,7 @@ class ExpectationState(NamedTuple):
       loss: its mean loss.
     """
 
-    inner: ApgdState
+    inner: Any
     adversarial: Images
     found: Bool[Array, " batch"]
     flat: Bool[Array, " batch"]
@@ -53,7 +54,7 @@ class Expectation:
       draws: evaluations per iterate.
     """
 
-    attack: Apgd
+    attack: Apgd | ApgdL1
     draws: int
 
     @property

@@ -5,7 +5,7 @@ Attack, arXiv:1907.02044; targeted as in arXiv:2003.01690.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from bat_jax.attacks.geometry import Norm, over_pixels
 from bat_jax.keys import GivenKey
 
 _PIXELS = (1, 2, 3)
+_DUALS: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 # Newton's method below takes two to five steps; this is only a guard against rounding.
 _MOST_NEWTON_STEPS = 100
 
@@ -60,7 +61,7 @@ class FabTargeted:
 
     Attributes:
       epsilon: radius within which a misclassified image counts.
-      norm: `linf` or `l2`; of the ball and of the steps.
+      norm: `linf`, `l2` or `l1`; of the ball and of the steps.
       num_iterations: number of iterations.
       alpha_max: largest bias towards x0.
       eta: overshoot factor beyond the boundary.
@@ -100,7 +101,6 @@ class FabTargeted:
         self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: FabState
     ) -> FabState:
         """Moves to the linearised boundary, and back if the image there is misclassified."""
-        x0 = problem.images
 
         def lead(x: Images) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
             logits = logits_fn(x)
@@ -110,6 +110,19 @@ class FabTargeted:
             return jnp.sum(lead), lead
 
         w, z = jax.grad(lead, has_aux=True)(state.x)
+        return self._moved(logits_fn, problem, number, state, w, z)
+
+    def _moved(
+        self,
+        logits_fn: LogitsFn,
+        problem: Problem,
+        number: Int[Array, ""],
+        state: FabState,
+        w: Images,
+        z: Float[Array, " batch"],
+    ) -> FabState:
+        """Moves to the boundary where z_t - z_y, now z with the gradient w, is 0."""
+        x0 = problem.images
         w = jnp.where(jnp.isfinite(w), w, 0.0)
         # w.x - b and w.x0 - b, without the cancellation of subtracting b.
         residuals = jnp.stack([z, z + geometry.pixel_sum(w * (x0 - state.x))])
@@ -133,6 +146,56 @@ class FabTargeted:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Fab(FabTargeted):
+    """FAB without a target: each iteration moves towards the nearest linearised boundary.
+
+    That of the class c with the least |z_c - z_y| / ||grad(z_c - z_y)||, in the dual norm. The
+    first run starts at x; restarts, numbered in `problem.targets`, at a random distance of
+    epsilon / 2 from it.
+    """
+
+    @property
+    def purpose(self) -> Purpose:
+        """The purpose of the random draws."""
+        return Purpose.FAB
+
+    def begin(self, problem: Problem) -> FabState:
+        """Returns the original image, or a random start."""
+        start = geometry.random_start(problem.keys, problem.images, self.epsilon / 2, self.norm)
+        is_first = over_pixels(problem.targets == 0)
+        x = jnp.where(is_first, problem.images, start)
+        return super().begin(problem)._replace(x=x)
+
+    def step(
+        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: FabState
+    ) -> FabState:
+        """Moves to the nearest linearised boundary, and back if the image there is wrong."""
+        logits, pull = jax.vjp(logits_fn, state.x)
+        own = jax.nn.one_hot(problem.labels, logits.shape[1], dtype=logits.dtype)
+        leads = logits - inner_losses.logit_of(logits, problem.labels)[:, None]
+        dual = _DUALS[self.norm]
+
+        # One class at a time, because the gradients of all of them may not fit.
+        def look(nearest: Any, label: Int[Array, ""]) -> tuple[Any, None]:
+            w, z, distance = nearest
+            (gradient,) = pull(jax.nn.one_hot(label, logits.shape[1], dtype=own.dtype)[None] - own)
+            gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+            lead = leads[:, label]
+            away = jnp.abs(lead) / (geometry.length(gradient, dual) + 1e-12)
+            is_nearer = (away < distance) & (label != problem.labels)
+            return (
+                jnp.where(over_pixels(is_nearer), gradient, w),
+                jnp.where(is_nearer, lead, z),
+                jnp.where(is_nearer, away, distance),
+            ), None
+
+        far = jnp.full(len(logits), jnp.inf)
+        begin = (jnp.zeros_like(state.x), jnp.zeros_like(far), far)
+        (w, z, _), _ = jax.lax.scan(look, begin, jnp.arange(logits.shape[1]))
+        return self._moved(logits_fn, problem, number, state, w, z)
+
+
 def shortest_steps(x: Images, w: Images, residuals: Float[Array, " batch"], norm: Norm) -> Images:
     """Returns the shortest d with w.(x + d) = b and 0 <= x + d <= 1, per image.
 
@@ -145,16 +208,20 @@ def shortest_steps(x: Images, w: Images, residuals: Float[Array, " batch"], norm
     The sum is concave and piecewise linear in lambda, so Newton's method from 0 approaches the root
     without overshooting, and is exact once it reaches the root's piece.
 
+    For L1, pixels move in descending order of |w_i|, each by all of its room, the last by a part.
+
     Args:
       x: points of [0, 1], shape `[batch, height, width, channels]`.
       w: normals, same shape.
       residuals: r = w.x - b, shape `[batch]`.
-      norm: the norm of d, `linf` or `l2`.
+      norm: the norm of d.
     """
     w = w * over_pixels(jnp.where(residuals < 0, -1.0, 1.0))
     r = jnp.abs(residuals)
     room = jnp.where(w > 0, x, 1 - x)
     weight = jnp.abs(w)
+    if norm == "l1":
+        return -jnp.sign(w) * _greedy(weight, room, r)
     speed = jnp.ones_like(w) if norm == "linf" else weight
 
     def climb(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -174,6 +241,20 @@ def shortest_steps(x: Images, w: Images, residuals: Float[Array, " batch"], norm
     start = (jnp.zeros_like(r), jnp.ones_like(r, bool), jnp.zeros((), jnp.int32))
     root, _, _ = jax.lax.while_loop(is_climbing, climb, start)
     return -jnp.sign(w) * jnp.minimum(over_pixels(root) * speed, room)
+
+
+def _greedy(weight: Images, room: Images, total: Float[Array, " batch"]) -> Images:
+    """Returns how far pixels move, those of the largest weight first, for a weighted total."""
+    weights, rooms = (values.reshape(len(values), -1) for values in (weight, room))
+    # A pixel of hardly any weight would move far for nothing.
+    rooms = jnp.where(weights > 1e-8, rooms, 0.0)
+    order = jnp.argsort(-weights, axis=1)
+    weights, rooms = (jnp.take_along_axis(v, order, axis=1) for v in (weights, rooms))
+    gains = weights * rooms
+    left = total[:, None] - (jnp.cumsum(gains, axis=1) - gains)
+    moved = jnp.clip(left / jnp.maximum(weights, 1e-8), 0.0, rooms)
+    back = jnp.argsort(order, axis=1)
+    return jnp.take_along_axis(moved, back, axis=1).reshape(weight.shape)
 
 
 def fab_targeted(
@@ -197,7 +278,7 @@ def fab_targeted(
       labels: y, shape `[images]`.
       key: a single key, or one key per image; unused, because the attack draws nothing.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
-      norm: `linf` or `l2`.
+      norm: `linf`, `l2` or `l1`.
       num_iterations: iterations per target.
       num_targets: how many classes to try, from the second largest clean logit down, at most all
         wrong classes.

@@ -1,4 +1,4 @@
-"""Lengths, directions and the constraint, for the Linf and the L2 ball."""
+"""Lengths, directions and the constraint, for the Linf, L2 and L1 balls."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from bat_jax.attacks.classifier import HostImages, Images
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l1"]
 """The norm that bounds x' - x."""
 
 _AXES = (1, 2, 3)
@@ -25,9 +25,11 @@ def pixel_sum(values: Images) -> Float[Array, " batch"]:
 
 
 def length(offsets: Images, norm: Norm) -> Float[Array, " batch"]:
-    """Returns max|d| for Linf and ||d||_2 for L2, per image."""
+    """Returns max|d| for Linf, ||d||_2 for L2 and ||d||_1 for L1, per image."""
     if norm == "linf":
         return jnp.max(jnp.abs(offsets), axis=_AXES)
+    if norm == "l1":
+        return pixel_sum(jnp.abs(offsets))
     return jnp.sqrt(pixel_sum(offsets**2))
 
 
@@ -43,7 +45,10 @@ def scaled_to(offsets: Images, size: float, norm: Norm) -> Images:
 
 
 def steepest(gradient: Images, norm: Norm) -> Images:
-    """Returns the ascent direction of length 1: sign(g) for Linf, g / ||g||_2 for L2."""
+    """Returns the ascent direction of length 1: sign(g) for Linf, g / ||g||_2 for L2.
+
+    Attacks in the L1 ball take sparse steps of their own.
+    """
     if norm == "linf":
         return jnp.sign(gradient)
     # Squares of small gradients underflow in float32: first scale the largest entry to 1.
@@ -63,7 +68,7 @@ def normal(keys: Key[Array, " batch"], images: Images) -> Images:
 
 
 def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, norm: Norm) -> Images:
-    """Returns x + epsilon t / ||t||, t ~ U(-1, 1) for Linf and N(0, 1) for L2, clipped to [0, 1].
+    """Returns x + epsilon t / ||t||, t ~ U(-1, 1) for Linf, else N(0, 1), clipped to [0, 1].
 
     Every image has its own key, so that its start does not depend on the rest of the batch.
     """
@@ -93,7 +98,9 @@ def within(
     Computed in float64 on the host, independently of the arithmetic that produced x'.
     """
     offsets = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
-    order = np.inf if norm == "linf" else 2
-    lengths = np.linalg.norm(offsets, ord=order, axis=1)
+    lengths = np.linalg.norm(offsets, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
     in_box = np.all((adversarial >= 0) & (adversarial <= 1), axis=_AXES)
-    return (lengths <= epsilon * (1 + 1e-5) + 1e-6) & in_box
+    rounding = epsilon * 1e-5 + 1e-6
+    if norm == "l1":  # Every changed pixel was rounded, by half of the spacing below 1.
+        rounding += np.count_nonzero(offsets, axis=1) * 2.0**-25
+    return (lengths <= epsilon + rounding) & in_box

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from bat_jax.attacks import inner_losses
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
-from bat_jax.attacks.engine import Problem
+from bat_jax.attacks.engine import Problem, Purpose
 
 Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 
@@ -17,6 +17,12 @@ _LOSSES = {
     "dlr": inner_losses.dlr,
     "targeted_dlr": inner_losses.targeted_dlr,
 }
+PURPOSES = {
+    "cross_entropy": Purpose.APGD_CROSS_ENTROPY,
+    "dlr": Purpose.APGD_DLR,
+    "targeted_dlr": Purpose.APGD_TARGETED,
+}
+MIN_CLASSES = {"cross_entropy": 2, "dlr": 3, "targeted_dlr": 4}
 
 
 class Evaluation(NamedTuple):

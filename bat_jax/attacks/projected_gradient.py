@@ -62,7 +62,7 @@ class PgdSettings:
     unroll: bool | int | None = None
 
     def __post_init__(self) -> None:
-        checks.radius(self.epsilon, self.norm, allow_zero=True)
+        checks.radius(self.epsilon, self.norm, norms=("linf", "l2"), allow_zero=True)
         if not callable(self.loss) and self.loss not in inner_losses.NAMES:
             raise UserError(
                 f"loss: {self.loss!r}; expected {', '.join(inner_losses.NAMES)}, or a function"

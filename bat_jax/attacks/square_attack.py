@@ -14,21 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bat_jax.attacks import geometry, inner_losses, single
+from bat_jax.attacks import geometry, inner_losses, single, square_l1
 from bat_jax.attacks.checks import GivenImages, GivenLabels
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.engine import Loop, Problem, Purpose
 from bat_jax.attacks.geometry import Norm, over_pixels
+from bat_jax.attacks.windows import Pixels, between, window
 from bat_jax.keys import GivenKey
 
 # After how many queries the fraction p of pixels that a square covers is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
-# How many queries to search for one that changes the image.
-_LOOK_AHEAD = 3
+# How many queries to search for one that changes the image. In L1, nearly every query does.
+_LOOK_AHEAD = {"linf": 3, "l2": 3, "l1": 1}
 # The L2 attack starts from a grid with this many tiles per side.
 _TILES = 5
-
-Pixels = Float[Array, "height width channels"]
 
 
 class SquareState(NamedTuple):
@@ -61,7 +60,7 @@ class Square:
 
     Linf: the start is vertical stripes of +-epsilon, one sign per channel and column; a window is
     shifted by +-2 epsilon, one sign per channel, and clipped to the ball and to [0, 1].
-    L2: see `_l2_start` and `_l2_query`.
+    L2: see `_l2_start` and `_l2_query`. L1: see `square_l1`.
 
     A Linf window that already has its signs changes nothing (a fifth to a quarter of the queries on
     gray images). Such a query counts, but the model is not evaluated: a step is the next query that
@@ -69,7 +68,7 @@ class Square:
 
     Attributes:
       epsilon: radius of the ball.
-      norm: `linf` or `l2`.
+      norm: `linf`, `l2` or `l1`.
       num_queries: forward passes per image, after that of the start.
       p: fraction of the pixels that the first windows cover.
     """
@@ -97,7 +96,7 @@ class Square:
 
     def begin(self, problem: Problem) -> SquareState:
         """Returns the state at the stripes or tiles, before any evaluation."""
-        start = _linf_start if self.norm == "linf" else _l2_start
+        start = _STARTS[self.norm]
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(problem.keys)
         images = jax.vmap(functools.partial(start, epsilon=self.epsilon))(problem.images, keys)
         no = jnp.zeros(len(images), bool)
@@ -136,10 +135,11 @@ class Square:
 
         Looks a few queries ahead, and returns `best` if none of them changes it.
         """
-        change = _linf_query if self.norm == "linf" else _l2_query
+        change = _QUERIES[self.norm]
+        look_ahead = _LOOK_AHEAD[self.norm]
         sides = jnp.asarray(self._sides(x.shape[0], x.shape[1]))
-        chosen, following = best, query + _LOOK_AHEAD
-        for ahead in reversed(range(_LOOK_AHEAD)):
+        chosen, following = best, query + look_ahead
+        for ahead in reversed(range(look_ahead)):
             number = query + ahead
             image = change(
                 x,
@@ -159,7 +159,9 @@ class Square:
         for query in range(self.num_queries):
             p = self.p / 2 ** sum(query > after for after in _HALVINGS)
             side = round(math.sqrt(p * height * width))
-            if self.norm == "l2":
+            if self.norm == "l1":
+                sides.append(min(max(side, 3) | 1, height, width))
+            elif self.norm == "l2":
                 side = max(side, 3) | 1  # Odd, so that the pyramids have a center.
                 sides.append(min(side, (min(height, width) - 1) | 1))
             else:
@@ -176,7 +178,7 @@ def _linf_query(
     x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: float, side: Int[Array, ""]
 ) -> Pixels:
     draws = jax.random.uniform(key, (2 + x.shape[2],), x.dtype)
-    inside = _window(x, draws[:2], side)[2]
+    inside = window(x, draws[:2], side)[2]
     shift = 2 * epsilon * jnp.where(draws[2:] < 0.5, -1.0, 1.0)[None, None, :]
     shifted = jnp.clip(best + shift, jnp.maximum(x - epsilon, 0.0), jnp.minimum(x + epsilon, 1.0))
     return jnp.where(inside[:, :, None], shifted, best)
@@ -188,7 +190,7 @@ def _l2_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
     side = max(min(height, width) // _TILES, 1)
     rows = jnp.arange(height) - (height - side * _TILES) // 2
     columns = jnp.arange(width) - (width - side * _TILES) // 2
-    in_grid = _between(rows, side * _TILES)[:, None] & _between(columns, side * _TILES)[None, :]
+    in_grid = between(rows, side * _TILES)[:, None] & between(columns, side * _TILES)[None, :]
 
     draws = jax.random.bernoulli(key, shape=(_TILES, _TILES, channels + 1))
     tile = jnp.clip(rows // side, 0, _TILES - 1), jnp.clip(columns // side, 0, _TILES - 1)
@@ -215,8 +217,8 @@ def _l2_query(
     """
     channels = x.shape[2]
     draws = jax.random.uniform(key, (5 + channels,), x.dtype)
-    rows, columns, first = _window(x, draws[:2], side)
-    second = _window(x, draws[2:4], side)[2]
+    rows, columns, first = window(x, draws[:2], side)
+    second = window(x, draws[2:4], side)[2]
     eta = jnp.where(
         draws[4] < 0.5,
         _pyramids(rows, columns, side, is_turned=False),
@@ -245,21 +247,6 @@ def _l2_image(x: Pixels, offset: Pixels, epsilon: float) -> Pixels:
 def _unit(values: Float[Array, "height width _"]) -> Float[Array, "height width _"]:
     """Scales every channel to length 1; zeros stay zeros."""
     return values / (jnp.sqrt(jnp.sum(values**2, axis=(0, 1), keepdims=True)) + 1e-12)
-
-
-def _window(
-    x: Pixels, draws: Float[Array, "2"], side: Int[Array, ""]
-) -> tuple[Int[Array, " height"], Int[Array, " width"], Bool[Array, "height width"]]:
-    """Returns pixel rows and columns relative to a random window, and the window's mask."""
-    height, width, _ = x.shape
-    room = jnp.array([height, width]) - side
-    corner = jnp.minimum((draws * (room + 1).astype(draws.dtype)).astype(jnp.int32), room)
-    rows, columns = jnp.arange(height) - corner[0], jnp.arange(width) - corner[1]
-    return rows, columns, _between(rows, side)[:, None] & _between(columns, side)[None, :]
-
-
-def _between(positions: Int[Array, " side"], end: Int[Array, ""] | int) -> Bool[Array, " side"]:
-    return (positions >= 0) & (positions < end)
 
 
 def _pyramids(
@@ -293,6 +280,10 @@ def _pyramids(
     return jnp.where(is_upper[:, None], height, -height)
 
 
+_STARTS = {"linf": _linf_start, "l2": _l2_start, "l1": square_l1.start}
+_QUERIES = {"linf": _linf_query, "l2": _l2_query, "l1": square_l1.query}
+
+
 def square(
     logits_fn: LogitsFn,
     images: GivenImages,
@@ -314,7 +305,7 @@ def square(
       labels: y, shape `[images]`.
       key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale.
-      norm: `linf` or `l2`.
+      norm: `linf`, `l2` or `l1`.
       num_queries: forward passes per image.
       p: fraction of the pixels that the first windows cover.
       batch_size: how many images to attack at a time.

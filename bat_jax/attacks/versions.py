@@ -4,30 +4,43 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from bat_jax.attacks import checks
-from bat_jax.attacks.auto_pgd import Apgd
+import numpy as np
+from jaxtyping import Int
+
+from bat_jax.attacks import auto_pgd, checks
 from bat_jax.attacks.engine import Attack
 from bat_jax.attacks.expectation import Expectation
-from bat_jax.attacks.fab import FabTargeted
+from bat_jax.attacks.fab import Fab, FabTargeted
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.iterate import Loss
 from bat_jax.attacks.square_attack import Square
 from bat_jax.errors import UserError
 
-Name = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
-Version = Literal["standard", "rand"]
+Name = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", "fab"]
+Version = Literal["standard", "plus", "rand"]
 STANDARD: tuple[Name, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
 _ATTACKS: Mapping[str, tuple[Name, ...]] = MappingProxyType(
-    {"standard": STANDARD, "rand": ("apgd-ce", "apgd-dlr")}
+    {
+        "standard": STANDARD,
+        "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+        "rand": ("apgd-ce", "apgd-dlr"),
+    }
+)
+# Starts of the attacks that start more than once, by version and norm.
+_STARTS: Mapping[tuple[str, Norm], Mapping[str, int]] = MappingProxyType(
+    {
+        ("standard", "l1"): {"apgd-ce": 5},
+        **{("plus", norm): {"apgd-ce": 5, "apgd-dlr": 5, "fab": 5} for norm in get_args(Norm)},
+    }
 )
 # Draws of a randomised model per iterate.
 _EOT = 20
 
-TARGETED = {"apgd-t", "fab-t"}
+_TARGETED = {"apgd-t", "fab-t"}
 _APGD_LOSSES: Mapping[str, Loss] = MappingProxyType(
     {"apgd-ce": "cross_entropy", "apgd-dlr": "dlr", "apgd-t": "targeted_dlr"}
 )
-WHITE_BOX = {*_APGD_LOSSES, "fab-t"}
+WHITE_BOX = {*_APGD_LOSSES, "fab-t", "fab"}
 
 
 def names(version: str, attacks: Sequence[str] | None) -> tuple[str, ...]:
@@ -37,7 +50,7 @@ def names(version: str, attacks: Sequence[str] | None) -> tuple[str, ...]:
       UserError: an unknown version or attack, no attack, or one twice.
     """
     if version not in _ATTACKS:
-        raise UserError(f"version: {version!r}; expected {' or '.join(_ATTACKS)}")
+        raise UserError(f"version: {version!r}; expected {', '.join(_ATTACKS)}")
     chosen: tuple[str, ...] = _ATTACKS[version] if attacks is None else tuple(attacks)
     known = get_args(Name)
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
@@ -71,13 +84,66 @@ def draws_per_iterate(
     return eot
 
 
-def create(name: str, epsilon: float, norm: Norm, eot: int | None) -> Attack:
-    """Returns an attack with the settings of the standard version."""
+def starts(
+    version: str, norm: Norm, given: Mapping[Name, int] | None, attacks: Sequence[str]
+) -> dict[str, int]:
+    """Returns how often each attack starts, as given, else as the version has it.
+
+    Raises:
+      UserError: numbers below 1, or for attacks that are not run.
+    """
+    of_version = _STARTS.get((version, norm), {})
+    chosen = given or {}
+    for name, count in chosen.items():
+        if name not in attacks or count < 1:
+            raise UserError(
+                f"restarts: {count} of {name}; expected 1 or more, of the attacks to run:"
+                f" {', '.join(attacks)}"
+            )
+    return dict.fromkeys(get_args(Name), 1) | dict(of_version) | dict(chosen)
+
+
+def rounds(
+    name: str,
+    version: str,
+    norm: Norm,
+    count: int,
+    labels: Int[np.ndarray, " images"],
+    strongest: Int[np.ndarray, "images targets"],
+) -> Int[np.ndarray, "images rounds"]:
+    """Returns what `Problem.targets` holds in each round of an attack that starts `count` times.
+
+    That is the target class, one of 9 or, for `apgd-t` of the standard in L1, of 5; for `fab` the
+    number of the start; else the label, which is ignored.
+
+    Args:
+      name: of the attack.
+      version: of AutoAttack.
+      norm: of the ball.
+      count: how often the attack starts.
+      labels: y.
+      strongest: the wrong classes in descending order of their clean logits.
+    """
+    if name == "fab":
+        return np.tile(np.arange(count, dtype=np.int32), (len(labels), 1))
+    if name not in _TARGETED:
+        return np.tile(labels[:, None], count)
+    is_short = (name, version, norm) == ("apgd-t", "standard", "l1")
+    return np.tile(strongest[:, : 5 if is_short else 9], count)
+
+
+def create(
+    name: str, epsilon: float, norm: Norm, version: str = "standard", eot: int | None = None
+) -> Attack:
+    """Returns an attack with the settings of a version; in L1, only the standard has stages."""
     if name == "fab-t":
         return FabTargeted(epsilon, norm)
+    if name == "fab":
+        return Fab(epsilon, norm)
     if name == "square":
         return Square(epsilon, norm)
-    attack = Apgd(epsilon, norm, _APGD_LOSSES[name])
+    loss = _APGD_LOSSES[name]
+    attack = auto_pgd.create(epsilon, norm, loss, in_stages=version == "standard")
     return attack if eot is None else Expectation(attack, eot)
 
 
@@ -85,7 +151,7 @@ def possible(attacks: Sequence[str], num_classes: int) -> list[str]:
     """Returns the attacks that `num_classes` allows; apgd-dlr may replace apgd-t."""
     allowed = []
     for name in attacks:
-        needed = create(name, 1.0, "linf", None).min_classes
+        needed = create(name, 1.0, "linf").min_classes
         if num_classes >= needed:
             allowed.append(name)
             continue
