@@ -280,10 +280,11 @@ def test_sigterm_where_no_loop_records_it_gives_one_line(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("bat_jax.jobs.train_and_evaluate", job)
+    before = signal.getsignal(signal.SIGTERM)
     ended = launch("--config=digits_bat")
     assert ended.returncode == 128 + signal.SIGTERM
     assert ended.stderr == "launch.py: stopped by SIGTERM; run the same command to resume\n"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_control_c_before_the_job_gives_one_line(monkeypatch):
@@ -297,7 +298,7 @@ def test_control_c_before_the_job_gives_one_line(monkeypatch):
 
 
 def test_control_c_while_jax_is_imported_waits_for_the_import():
-    seen = []
+    seen, before = [], signal.getsignal(signal.SIGINT)
 
     def interrupted():
         with cli._undisturbed():
@@ -307,7 +308,7 @@ def test_control_c_while_jax_is_imported_waits_for_the_import():
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert seen == ["imported"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_call_leaves_the_process_as_it_was(failing):
