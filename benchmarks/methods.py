@@ -28,7 +28,14 @@ FAST = {"attack.num_steps": 1, "train.collapse.watch": True}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "pgd_at": ("pgd_at", {}),
     "pgd_at_awp": ("pgd_at", {"objective.awp.gamma": 0.01}),
-    "pgd_at_awp_twice": ("pgd_at", {"objective.awp.gamma": 0.02}),
+    "pgd_at_awp_later": (
+        "pgd_at",
+        {"objective.awp.gamma": 0.01, "objective.awp.start_epoch": 10.0},
+    ),
+    "pgd_at_awp_twice": (
+        "pgd_at",
+        {"objective.awp.gamma": 0.02, "objective.awp.start_epoch": 10.0},
+    ),
     "trades": ("trades", {}),
     "trades_awp": ("trades", {"objective.awp.gamma": 0.005, "objective.awp.start_epoch": 3.0}),
     "bat": ("bat", {}),
