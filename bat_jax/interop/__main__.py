@@ -3,10 +3,9 @@
 Exit status: 0 done, 1 a checkpoint could not be read, 2 a wrong input.
 """
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -15,23 +14,16 @@ from bat_jax import models
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import STATES
 from bat_jax.interop.weights import export_weights
+from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.saved import read_run, read_states
 from bat_jax.training.trouble import CheckpointError
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the message and ends the program."""
-        _fail(f"{message}; --help lists the arguments")
-
-
 def main(arguments: list[str]) -> None:
     """Runs the command line."""
-    parser = _Parser("bat_jax.interop", description="Weights to PyTorch.")
+    parser = Parser("bat_jax.interop", description="Weights to PyTorch.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="write a run's weights as a safetensors file")
     command.add_argument("--run", required=True, help="the run's folder")
@@ -45,11 +37,12 @@ def main(arguments: list[str]) -> None:
         with quiet():
             export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
     except UserError as error:
-        _fail(str(error))
+        sys.exit(parser.failed(str(error), 2))
     except CheckpointError as error:
-        _fail(str(error), status=1)
+        sys.exit(parser.failed(str(error), 1))
     except OSError as error:
-        _fail(f"{options.out}: {error.strerror or error}; expected a place that can be written to")
+        reason = f"{error.strerror or error}; expected a place that can be written to"
+        sys.exit(parser.failed(f"{options.out}: {reason}", 2))
     print(f"weights: {options.out}")
 
 
@@ -79,11 +72,6 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
         shortcut=model_config.shortcut,
         activation=model_config.activation,
     )
-
-
-def _fail(message: str, *, status: int = 2) -> NoReturn:
-    print(f"bat_jax.interop: {message}", file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

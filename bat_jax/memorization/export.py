@@ -6,14 +6,18 @@ RUN is a finished memorization run with `memorization.estimator` margin. Rows an
 order of `tr_ids` and `tt_ids` in its memorization.npz. Exit status: 0 done, 1 a file cannot be read
 or written, 2 a wrong input.
 
-| layout | files of OUT | read by |
-| --- | --- | --- |
-| datamodels | `masks.npy` (models, train; bool), `margins.npy` (models, test; float16), `_completed.npy` | `datamodels.regression.write_dataset --cfg.y_name=margins` |
-| dattri | `metadata.yml`, and for each model a folder with `indices.txt` and `margins.npy` | `dattri.metric.calculate_lds_ground_truth`, with a target function that returns minus `margins.npy` beside the checkpoint it is asked for: dattri flips the sign |
-| quanda | `subset_ids.yaml`, `margins.npy` (models, test; float32) | `LinearDatamodelingMetric(subset_ids="subset_ids.yaml", cache_dir=OUT)`, whose `update` takes the rows of `margins.npy` as `subset_logits` |
-"""  # noqa: E501
+The files of OUT, by layout:
 
-import argparse
+- `datamodels`: `masks.npy` (models, train; bool), `margins.npy` (models, test; float16) and
+  `_completed.npy`, for `datamodels.regression.write_dataset --cfg.y_name=margins`.
+- `dattri`: `metadata.yml`, and for each model a folder with `indices.txt` and `margins.npy`, for
+  `dattri.metric.calculate_lds_ground_truth` with a target function that returns minus `margins.npy`
+  beside the checkpoint it is asked for: dattri flips the sign.
+- `quanda`: `subset_ids.yaml` and `margins.npy` (models, test; float32), for
+  `LinearDatamodelingMetric(subset_ids="subset_ids.yaml", cache_dir=OUT)`, whose `update` takes the
+  rows of `margins.npy` as `subset_logits`.
+"""
+
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +30,7 @@ from bat_jax.errors import UserError
 from bat_jax.memorization import estimates
 from bat_jax.memorization.datamodeling import Subsets
 from bat_jax.memorization.store import Scores, Store
+from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
 
 Layout = Literal["datamodels", "dattri", "quanda"]
@@ -132,7 +137,7 @@ _LAYOUTS: dict[str, Callable[[Scores, Path], None]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Exports a run and prints the folder."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m bat_jax.memorization.export",
         description="Export the subsets and margins of a memorization run.",
     )
@@ -143,11 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(f"exported: {export(options.run, options.out, layout=options.layout)}")
     except UserError as error:
-        print(f"bat_jax.memorization.export: {error}", file=sys.stderr)
-        return 2
+        return parser.failed(str(error), 2)
     except OSError as error:
-        print(f"bat_jax.memorization.export: {error}", file=sys.stderr)
-        return 1
+        return parser.failed(str(error), 1)
     return 0
 
 

@@ -5,19 +5,19 @@ For one run, writes `report.html` and `figures/` into its folder; for several, a
 written, 2 a wrong input.
 """
 
-import argparse
 import errno
 import logging
 import sys
 
 from bat_jax.errors import UserError
 from bat_jax.report import compare, report
+from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes the report and prints its path."""
-    parser = argparse.ArgumentParser("python -m bat_jax.report", description=__doc__)
+    parser = Parser("python -m bat_jax.report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument(
         "--output", help="the page's folder (default: the run's, or comparison for several runs)"
@@ -33,12 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 path = compare(options.runs, options.output or "comparison")
     except UserError as error:
-        print(f"bat_jax.report: {error}", file=sys.stderr)
-        return 2
+        return parser.failed(str(error), 2)
     except OSError as error:
         what = f"{error.filename or options.output or options.runs[0]}: {error.strerror or error}"
-        print(f"bat_jax.report: {what}{_advice(error)}", file=sys.stderr)
-        return 1
+        return parser.failed(f"{what}{_advice(error)}", 1)
     print(f"report: {path}")
     return 0
 

@@ -6,11 +6,10 @@ Attacks the best state of every run by PGD and shows the images to all of them. 
 run was tested on. Exit status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -26,6 +25,7 @@ from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.style import Chart, fitted
 from bat_jax.runtime.files import write_json, write_npz
+from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.experiment import Experiment
@@ -41,17 +41,9 @@ _ATTACK = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the message and ends the program."""
-        sys.exit(_fail(f"{message}; --help lists the arguments", 2))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page and prints its path."""
-    parser = _Parser("python -m bat_jax.report.transfer", description=__doc__)
+    parser = Parser("python -m bat_jax.report.transfer", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--images", type=int, help="the number of test images")
     parser.add_argument("--output", default="transfer", help="the page's folder")
@@ -61,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with quiet():
             path = transfers(options.runs, options.output, images=options.images)
     except UserError as error:
-        return _fail(str(error), 2)
+        return parser.failed(str(error), 2)
     except CheckpointError as error:
-        return _fail(str(error), 1)
+        return parser.failed(str(error), 1)
     except OSError as error:
-        return _fail(f"{error.filename or options.output}: {error.strerror or error}", 1)
+        return parser.failed(f"{error.filename or options.output}: {error.strerror or error}", 1)
     print(f"report: {path}")
     return 0
 
@@ -224,11 +216,6 @@ def _chart(names: Sequence[str], accuracies: np.ndarray) -> Chart:
         draw,
         height=1.6 + 0.5 * len(names),
     )
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"bat_jax.report.transfer: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

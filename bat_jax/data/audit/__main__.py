@@ -7,12 +7,11 @@ The second writes `audit.json` into the run's folder, which `python -m bat_jax.r
 Exit status: 0 done, 1 a file could not be read or written, 2 a wrong input.
 """
 
-import argparse
 import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from bat_jax.data.audit.findings import FILE, TOLERANCE, audit, text
 from bat_jax.data.classes import select
@@ -21,20 +20,14 @@ from bat_jax.errors import UserError
 from bat_jax.fields import Real
 from bat_jax.runtime import workdir
 from bat_jax.runtime.files import write_json
+from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the message and ends the program."""
-        sys.exit(_fail(f"{message}; --help lists the arguments", 2))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints or writes the audit, and returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     try:
         tolerance = _tolerance(options.tolerance)
@@ -45,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json not in (None, "-"):
             write_json(as_path(options.json), found)
     except UserError as error:
-        return _fail(str(error), 2)
+        return parser.failed(str(error), 2)
     except OSError as error:
         place = error.filename or options.json or options.run
-        return _fail(f"{place}: {error.strerror or error}", 1)
+        return parser.failed(f"{place}: {error.strerror or error}", 1)
     print(json.dumps(found, indent=2) if options.json == "-" else text(found))
     return 0
 
@@ -86,8 +79,8 @@ def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dic
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("python -m bat_jax.data.audit", description="Audits a data set.")
+def _parser() -> Parser:
+    parser = Parser("python -m bat_jax.data.audit", description="Audits a data set.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--name", help="the data set, as config.data.name takes it")
     source.add_argument("--run", help="the folder of a run, which receives audit.json")
@@ -116,11 +109,6 @@ def _tolerance(argument: str) -> float:
     if expected is not None:
         raise UserError(f"--tolerance is {argument!r}; expected {expected}")
     return value
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"bat_jax.data.audit: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@
 Exit status: 0 done, 1 a file could not be written, 2 a wrong input.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -19,19 +17,12 @@ from bat_jax.data.registry import load
 from bat_jax.errors import UserError
 from bat_jax.fields import Integer, refuse
 from bat_jax.runtime.files import written_whole
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the message and ends the program."""
-        sys.exit(_fail(f"{message}; --help lists the arguments", 2))
+from bat_jax.runtime.parser import Parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the files, and returns the exit status."""
-    parser = _Parser("bat_jax.data.corruptions", description="Corrupts the test images of a set.")
+    parser = Parser("bat_jax.data.corruptions", description="Corrupts the test images of a set.")
     parser.add_argument("--name", required=True, help="the data set")
     parser.add_argument("--path", help="its archive or folder; default: the usual places")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
@@ -40,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         make(options.name, options.path, options.out, seed=options.seed)
     except UserError as error:
-        return _fail(str(error), 2)
+        return parser.failed(str(error), 2)
     except OSError as error:
-        return _fail(f"{error.filename or options.out}: {error.strerror or error}", 1)
+        return parser.failed(f"{error.filename or options.out}: {error.strerror or error}", 1)
     names = ", ".join(map(repr, MADE))
     print(f"{options.out}: evaluate with --config.evaluation.corruptions.path={options.out}")
     print(f'  --config.evaluation.corruptions.names="({names})"')
@@ -72,11 +63,6 @@ def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
 def _save(path: Path, array: np.ndarray) -> None:
     with written_whole(path) as file:
         np.save(file, array, allow_pickle=False)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"bat_jax.data.corruptions: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":
