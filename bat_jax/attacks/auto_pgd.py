@@ -15,9 +15,9 @@ from bat_jax.attacks import geometry, single
 from bat_jax.attacks.auto_pgd_l1 import ApgdL1
 from bat_jax.attacks.checks import GivenImages, GivenLabels
 from bat_jax.attacks.classifier import Images, LogitsFn
-from bat_jax.attacks.engine import Loop, Problem, Purpose
+from bat_jax.attacks.engine import Loop, Problem
 from bat_jax.attacks.geometry import Norm, over_pixels, project
-from bat_jax.attacks.iterate import MIN_CLASSES, PURPOSES, Evaluation, Loss, evaluate
+from bat_jax.attacks.iterate import Ascent, Evaluation, Loss
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 
@@ -62,7 +62,7 @@ class ApgdState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Apgd:
+class Apgd(Ascent):
     """Auto-PGD for the engine: one start, `num_iterations` iterations.
 
         z_i     = P(x_i + eta steepest(g_i))
@@ -86,16 +86,6 @@ class Apgd:
     num_iterations: int = 100
     rho: float = 0.75
     segment: int = 10
-
-    @property
-    def purpose(self) -> Purpose:
-        """The purpose of the random draws."""
-        return PURPOSES[self.loss]
-
-    @property
-    def min_classes(self) -> int:
-        """The number of classes that the denominator of a DLR loss needs."""
-        return MIN_CLASSES[self.loss]
 
     @property
     def num_steps(self) -> int:
@@ -122,13 +112,6 @@ class Apgd:
             halved=~no,  # So that (ii) cannot hold at the first checkpoint.
             checkpoint_loss=worst,
         )
-
-    def step(
-        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: ApgdState
-    ) -> ApgdState:
-        """Evaluates the iterate x_number, then moves to the next."""
-        evaluation = evaluate(self.loss, logits_fn, problem, state.x)
-        return self.move(evaluation, problem, number, state)
 
     def move(
         self, evaluation: Evaluation, problem: Problem, number: Int[Array, ""], state: ApgdState

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks import geometry
-from bat_jax.attacks.classifier import Images, LogitsFn
-from bat_jax.attacks.engine import Problem, Purpose
+from bat_jax.attacks.classifier import Images
+from bat_jax.attacks.engine import Problem
 from bat_jax.attacks.geometry import over_pixels
-from bat_jax.attacks.iterate import MIN_CLASSES, PURPOSES, Evaluation, Loss, evaluate
+from bat_jax.attacks.iterate import Ascent, Evaluation, Loss
 from bat_jax.attacks.l1_ball import nearest_step
 
 # Radii, as multiples of epsilon, and shares of the iterations; the last stage has the rest.
@@ -61,7 +61,7 @@ class ApgdL1State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ApgdL1:
+class ApgdL1(Ascent):
     """Auto-PGD in the L1 ball for the engine: one start, `num_iterations` iterations.
 
         s       = sign(g_i) where |g_i| is among its tau n largest entries, else 0
@@ -96,16 +96,6 @@ class ApgdL1:
         return "l1"
 
     @property
-    def purpose(self) -> Purpose:
-        """The purpose of the random draws."""
-        return PURPOSES[self.loss]
-
-    @property
-    def min_classes(self) -> int:
-        """The number of classes that the denominator of a DLR loss needs."""
-        return MIN_CLASSES[self.loss]
-
-    @property
     def num_steps(self) -> int:
         """One more than the iterations per stage: the starts are evaluated too."""
         return len(self._schedule()[0])
@@ -132,13 +122,6 @@ class ApgdL1:
             else jnp.full(count, _FIRST_SHARE),
             changed=changed,
         )
-
-    def step(
-        self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: ApgdL1State
-    ) -> ApgdL1State:
-        """Evaluates the iterate x_number, then moves to the next."""
-        evaluation = evaluate(self.loss, logits_fn, problem, state.x)
-        return self.move(evaluation, problem, number, state)
 
     def move(
         self, evaluation: Evaluation, problem: Problem, number: Int[Array, ""], state: ApgdL1State

@@ -19,7 +19,7 @@ from bat_jax.attacks.checks import GivenImages, GivenLabels
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.engine import Loop, Problem, Purpose
 from bat_jax.attacks.geometry import Norm, over_pixels
-from bat_jax.attacks.windows import Pixels, between, window
+from bat_jax.attacks.windows import Pixels, between, exchange, window
 from bat_jax.keys import GivenKey
 
 # After how many queries the fraction p of pixels that a square covers is halved.
@@ -215,25 +215,12 @@ def _l2_query(
         u        = rho eta + v_{W1,i} / ||v_{W1,i}||
         v_{W2,i} = 0,   v_{W1,i} = u / ||u|| sqrt(||v_{W1 u W2,i}||^2 + (epsilon^2 - ||v||^2) / c)
     """
-    channels = x.shape[2]
-    draws = jax.random.uniform(key, (5 + channels,), x.dtype)
-    rows, columns, first = window(x, draws[:2], side)
-    second = window(x, draws[2:4], side)[2]
-    eta = jnp.where(
-        draws[4] < 0.5,
-        _pyramids(rows, columns, side, is_turned=False),
-        _pyramids(rows, columns, side, is_turned=True),
-    )
-    eta = jnp.where(first, eta, 0.0)
-    rho = jnp.where(draws[5:] < 0.5, -1.0, 1.0)[None, None, :]
-
+    eta, rho, in_first, either = exchange(x, key, side, _pyramids)
     v = best - x
-    in_first = first[:, :, None]
-    either = in_first | second[:, :, None]
     u = rho * _unit(eta[:, :, None]) + _unit(jnp.where(in_first, v, 0.0))
     unused = jnp.maximum(epsilon**2 - jnp.sum(v**2), 0.0)
     available = jnp.sqrt(
-        jnp.sum(jnp.where(either, v, 0.0) ** 2, axis=(0, 1), keepdims=True) + unused / channels
+        jnp.sum(jnp.where(either, v, 0.0) ** 2, axis=(0, 1), keepdims=True) + unused / x.shape[2]
     )
     moved = jnp.where(in_first, _unit(u) * available, jnp.where(either, 0.0, v))
     return _l2_image(x, moved, epsilon)

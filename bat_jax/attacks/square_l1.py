@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from bat_jax.attacks.l1_ball import nearest_step
-from bat_jax.attacks.windows import Pixels, between, window
+from bat_jax.attacks.windows import Pixels, between, exchange
 
 # The start is a grid of tiles, this many to the height of the image.
 _TILES = 5
@@ -57,24 +57,12 @@ def query(
 
     which is projected onto the ball and the box.
     """
-    channels = x.shape[2]
-    draws = jax.random.uniform(key, (5 + channels,), x.dtype)
-    rows, columns, first = window(x, draws[:2], side)
-    second = window(x, draws[2:4], side)[2]
-    eta = jnp.where(
-        draws[4] < 0.5,
-        _pattern(rows, columns, side, is_turned=False),
-        _pattern(rows, columns, side, is_turned=True),
-    )
-    rho = jnp.where(draws[5:] < 0.5, -1.0, 1.0)[None, None, :]
-
+    eta, rho, in_first, either = exchange(x, key, side, _pattern)
     v = best - x
-    in_first = first[:, :, None]
-    either = in_first | second[:, :, None]
-    u = rho * jnp.where(first, eta, 0.0)[:, :, None] + _unit(jnp.where(in_first, v, 0.0))
+    u = rho * eta[:, :, None] + _unit(jnp.where(in_first, v, 0.0))
     held = jnp.sum(jnp.where(either, jnp.abs(v), 0.0), axis=(0, 1), keepdims=True)
     unused = jnp.maximum(epsilon - jnp.sum(jnp.abs(v)), 0.0)
-    moved = _unit(u) * (held * channels + unused)
+    moved = _unit(u) * (held * x.shape[2] + unused)
     return _image(x, jnp.where(in_first, moved, jnp.where(either, 0.0, v)), epsilon)
 
 
