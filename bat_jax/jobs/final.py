@@ -63,7 +63,7 @@ def evaluate(
     examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
     done: dict[int, dict[str, Any]] = {}
     attacked_at: dict[int, _Attacked] = {}
-    corrupted, on_corrupted = experiment.corrupted(), dict[int, _Shares]()
+    corrupted, on_corrupted = experiment.corrupted, dict[int, _Shares]()
     for name, saved in states.items():
         step = int(saved.state.step)
         # Best and last may be the same state.

@@ -61,6 +61,7 @@ class Experiment:
       validation: the held-out images, which choose the best checkpoint.
       excluded: ids of the training images left out, if the config names any.
       estimates: memorization estimates of the data set, if the config names any.
+      corrupted: corrupted versions of the test images, if the config names any.
       mesh: the devices.
       model: with batch norm synchronised over the mesh's axis, if the config says so.
       programs: the forms of its convolutions and loops that suit the back end.
@@ -79,6 +80,7 @@ class Experiment:
     validation: Split
     excluded: Int64[np.ndarray, " ids"] | None
     estimates: memorization.Estimates | None
+    corrupted: corruptions.Corrupted | None
     mesh: Mesh
     model: models.Classifier
     programs: kernel_programs.Programs
@@ -166,10 +168,6 @@ class Experiment:
         key = keys.derive(data_seed(self.config), keys.Purpose.SUBSET)
         rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
         return test.take(np.sort(rows))
-
-    def corrupted(self) -> corruptions.Corrupted | None:
-        """Returns the corrupted versions of the test images, if the config names any."""
-        return _corrupted(self.config, self.dataset)
 
     @functools.cached_property
     def is_streamed(self) -> bool:
@@ -311,7 +309,7 @@ def build(
         config.data.classes = dataset.classes
     _check_images(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
-    _corrupted(config, dataset)  # Refuses wrong files before anything starts.
+    corrupted = _corrupted(config, dataset)
     recipe.extra_each(config)
     extra = None if config.data.extra is None else extra_images.load(config.data.extra, dataset)
     validation, train = hold_out(dataset, config)
@@ -357,6 +355,7 @@ def build(
         validation=validation,
         excluded=excluded,
         estimates=estimates,
+        corrupted=corrupted,
         mesh=mesh,
         model=model,
         programs=kernel_programs.resolve(

@@ -31,8 +31,11 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     config, digests = _config(path)
     # The checkpoints were scored under the run's own attack, before any changes.
     score = score_name(config)
-    # Only training needs extra images, and they may be large or elsewhere.
+    # Only training needs extra images, and only an evaluation corrupted ones; they may be large or
+    # elsewhere.
     config.data.extra = None
+    if changes is None or "corruptions" not in changes.get("evaluation", {}):
+        config.evaluation.corruptions.path = None
     if changes is not None:
         apply(config, changes)
     experiment = dataclasses.replace(build(config), score=score)

@@ -94,6 +94,15 @@ def test_a_run_is_evaluated_on_corrupted_images(run, tmp_path):
         assert list(by["gaussian_noise"]) == ["mean", "1", "2", "3", "4", "5"]
 
 
+def test_only_an_evaluation_needs_the_corrupted_images_of_a_run(run, tmp_path):
+    stored = json.loads((run[0] / "config.json").read_bytes())
+    stored["config"]["evaluation"]["corruptions"]["path"] = str(tmp_path / "gone")
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert read_run(tmp_path).corrupted is None
+    with pytest.raises(UserError, match="gone: is no folder"):
+        read_run(tmp_path, configs.evaluation())
+
+
 def test_autoattack_attacks_the_states_that_are_named(run):
     folder, _ = run
     config = configs.evaluation()
