@@ -111,8 +111,7 @@ class Accuracy(NamedTuple):
     def of(cls, correct: Bool[np.ndarray, " images"]) -> "Accuracy":
         """Returns the accuracy of verdicts, whether each image is classified correctly."""
         hits, n = int(np.sum(correct)), len(correct)
-        found = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-        return cls(hits / n, n, (round(float(found.low), 6), round(float(found.high), 6)))
+        return cls(hits / n, n, _wilson(hits / n, n))
 
     @classmethod
     def of_sampled(cls, sampled: Sampled, rows: Any) -> "Accuracy":
@@ -127,12 +126,9 @@ class Accuracy(NamedTuple):
         """
         n = len(sampled.stands[rows])
         standing = sampled.standing(rows, 0.975)
-        ends = [
-            stats.binomtest(hits, n).proportion_ci(0.975, method="wilson")
-            for hits in (standing.low, standing.high)
-        ]
-        interval = (round(float(ends[0].low), 6), round(float(ends[1].high), 6))
-        return cls(standing.estimate / n, n, interval)
+        low, _ = _wilson(standing.low / n, n, confidence=0.975)
+        _, high = _wilson(standing.high / n, n, confidence=0.975)
+        return cls(standing.estimate / n, n, (low, high))
 
     @classmethod
     def of_shares(cls, correct: Bool[np.ndarray, "images versions"]) -> "Accuracy":
@@ -363,9 +359,9 @@ def strongest(measures: Sequence[Measure]) -> Measure:
     return CLEAN
 
 
-def _wilson(accuracy: float, n: float) -> tuple[float, float]:
-    """Returns the ends of Wilson's 95 % interval for n images, possibly a fraction."""
-    z2 = float(stats.norm.ppf(0.975)) ** 2
+def _wilson(accuracy: float, n: int | float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the ends of Wilson's interval for n images, possibly a fraction."""
+    z2 = float(stats.norm.ppf((1 + confidence) / 2)) ** 2
     center = (accuracy + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (accuracy * (1 - accuracy) / n + z2 / (4 * n**2))) / (1 + z2 / n)
     return round(max(center - half, 0.0), 6), round(min(center + half, 1.0), 6)

@@ -7,10 +7,8 @@ as texts, with two decimals.
 from collections.abc import Sequence
 from typing import Any
 
+from bat_jax.attacks.versions import STANDARD
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, Evaluation
-
-STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
-"""The attacks of AutoAttack's standard version."""
 
 
 def model_info(

@@ -205,7 +205,7 @@ def depth_of(model_name: str, blocks: Mapping[int, int]) -> int | None:
 
 
 def depth_of_total(model_name: str, blocks: int) -> int | None:
-    """Returns the depth of a network with so many blocks, or None if its name fixes the depth."""
+    """Returns the depth of a network from its number of blocks, None if its name fixes it."""
     if model_name in _DEPTHS or not family(model_name).place:
         return None
     if model_name in _WIDE:

@@ -62,9 +62,7 @@ def pearson(
       second: another value for each example.
       seed: seed of the resamples.
     """
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        return Measured(float("nan"), len(first), (float("nan"), float("nan")))
-    return _measured(lambda weights: _correlation(first, second, weights), len(first), seed)
+    return _of_finite(_correlation, first, second, seed)
 
 
 def cosine(
@@ -79,9 +77,7 @@ def cosine(
       second: another value for each example.
       seed: seed of the resamples.
     """
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        return Measured(float("nan"), len(first), (float("nan"), float("nan")))
-    return _measured(lambda weights: _cosine(first, second, weights), len(first), seed)
+    return _of_finite(_cosine, first, second, seed)
 
 
 def auroc(
@@ -132,6 +128,18 @@ def _midranks(places: Int[np.ndarray, " n"], weights: Weights) -> Float[np.ndarr
     """Returns the total weight below each example plus half the weight of its ties."""
     totals = np.bincount(places, weights)
     return (np.cumsum(totals) - totals / 2)[places]
+
+
+def _of_finite(
+    statistic: Callable[..., float],
+    first: Shaped[np.ndarray, " n"],
+    second: Shaped[np.ndarray, " n"],
+    seed: keys.Seed,
+) -> Measured:
+    """Returns a statistic of two values of each example; NaN if one is not finite."""
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return Measured(float("nan"), len(first), (float("nan"), float("nan")))
+    return _measured(lambda weights: statistic(first, second, weights), len(first), seed)
 
 
 def _measured(statistic: Callable[[Weights], float], n: int, seed: keys.Seed) -> Measured:

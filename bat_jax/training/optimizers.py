@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from bat_jax.errors import UserError
 
 _PREFIX = "optax:"
-# The arguments by which optax's optimizers limit weight decay to some parameters.
+# Arguments of optax's optimizers that limit weight decay to some parameters.
 _MASKS = ("mask", "weight_decay_mask")
 
 
