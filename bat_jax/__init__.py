@@ -16,7 +16,7 @@ __all__ = ["Fitted", "__version__", "fit"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: `bat_jax.losses` needs neither a trainer nor its packages.
+    # Imported on first use: `bat_jax.losses` needs neither a trainer nor its packages.
     if name in ("Fitted", "fit"):
         from bat_jax.jobs.fit import Fitted, fit
 

@@ -47,7 +47,7 @@ def _check_crops(data: ConfigDict) -> None:
     """Checks that images are cropped in one way."""
     if data.resized_crop is not None and data.crop_padding:
         raise UserError(
-            f"config.data.resized_crop is {data.resized_crop} and config.data.crop_padding"
+            f"config.data.resized_crop is {data.resized_crop} and config.data.crop_padding is"
             f" {data.crop_padding}; expected a crop_padding of 0 with resized crops"
         )
 
@@ -80,8 +80,8 @@ def _check_attacked(config: ConfigDict) -> None:
     corruptions = settings.corruptions
     if corruptions.names is not None and corruptions.path is None:
         raise UserError(
-            f"config.evaluation.corruptions.names is {fields.shown(corruptions.names)}; expected"
-            " the folder of their files too: config.evaluation.corruptions.path"
+            f"config.evaluation.corruptions.names is {fields.shown(corruptions.names)} without"
+            " config.evaluation.corruptions.path; expected the folder of their files too: set it"
         )
     if not settings.attacks:
         return
@@ -109,13 +109,15 @@ def _check_evaluated(config: ConfigDict) -> None:
         ):
             if value is not None:
                 raise UserError(
-                    f"config.{field} is {fields.shown(value)}; expected it unset for a run, which"
-                    " has its own, or config.weights: a safetensors file"
+                    f"config.{field} is {fields.shown(value)}; expected no value for a run, which"
+                    " has its own: remove it, or set config.weights to a safetensors file"
                 )
         return
     given = f"config.weights is {fields.shown(config.weights)}"
     if config.run is not None:
-        raise UserError(f"{given} and config.run {fields.shown(config.run)}; expected one of them")
+        raise UserError(
+            f"{given} and config.run is {fields.shown(config.run)}; expected only one of them"
+        )
     for field, value, example in (
         ("architecture", config.architecture, "that of the weights, such as dm_wide_resnet"),
         ("data.name", config.data.name, "the data set to evaluate on, such as cifar10"),
@@ -125,19 +127,20 @@ def _check_evaluated(config: ConfigDict) -> None:
 
 
 def _check_tolerance(config: ConfigDict) -> None:
-    """Checks that the attacks that a tolerance runs on a sample are the last."""
+    """Checks that the attacks that run on a sample come last."""
     from bat_jax.attacks import sampling
 
     attacks = config.evaluation.attacks
     if not sampling.slow_ones_last(attacks):
         raise UserError(
             f"config.evaluation.attacks is {attacks}; expected fab-t and square last with"
-            " config.evaluation.tolerance, which runs them on a sample of what the others leave"
+            " config.evaluation.tolerance, which runs them on a sample of the images that withstand"
+            " the other attacks"
         )
     if "findings" in config:
         raise UserError(
             f"config.evaluation.tolerance is {config.evaluation.tolerance}; expected None for the"
-            " job findings, which compares runs image by image"
+            " job findings, which compares runs image by image: remove it"
         )
 
 
@@ -157,8 +160,8 @@ def _check_training_attack(config: ConfigDict) -> None:
         if not attack[name] > 0:
             raise UserError(
                 f"config.attack.{name} is {attack[name]}; expected above 0 for the objective"
-                f" {config.objective.name}, which trains on attacked images; standard trains on"
-                " clean ones"
+                f" {config.objective.name}, which trains on attacked images; to train on clean"
+                " images, set config.objective.name=standard"
             )
     if attack.start_radius > 1 and attack.project:
         raise UserError(
@@ -168,12 +171,13 @@ def _check_training_attack(config: ConfigDict) -> None:
     if not attack.project and attack.num_steps > 1:
         raise UserError(
             f"config.attack.project is False; expected True for {attack.num_steps} steps, which"
-            " would leave the ball of epsilon: it is for attacks of one step"
+            " would leave the ball of radius epsilon: only attacks of one step can do without"
+            " projection"
         )
 
 
 def _check_recipe(train: ConfigDict) -> None:
-    """Checks that no switch of the recipe excludes another."""
+    """Checks that no option of the recipe excludes another."""
     schedule, optimizer = train.schedule, train.optimizer
     _check_optimizer(optimizer)
     if schedule.warmup_epochs and schedule.name == "one_cycle":
@@ -189,12 +193,12 @@ def _check_recipe(train: ConfigDict) -> None:
     if optimizer.nesterov and not optimizer.momentum:
         raise UserError(
             "config.train.optimizer.nesterov is True; expected False without momentum"
-            " (config.train.optimizer.momentum is 0), which it looks ahead along"
+            " (config.train.optimizer.momentum is 0): Nesterov's step looks ahead along it"
         )
     if train.swa_start_epoch is not None and train.ema:
         raise UserError(
-            f"config.train.swa_start_epoch is {train.swa_start_epoch} and config.train.ema"
-            f" {train.ema}; expected one of them: a run evaluates one average"
+            f"config.train.swa_start_epoch is {train.swa_start_epoch} and config.train.ema is"
+            f" {train.ema}; expected only one of them: a run evaluates one average"
         )
     for name, value in (("ema_warmup", train.ema_warmup), ("ema_statistics", train.ema_statistics)):
         if value not in (False, "averaged") and not train.ema:
@@ -205,7 +209,7 @@ def _check_recipe(train: ConfigDict) -> None:
 
 
 def _check_optimizer(optimizer: ConfigDict) -> None:
-    """Checks the optimizer's name, and that it reads the fields that are set."""
+    """Checks the optimizer's name, and that the optimizer reads the fields that are set."""
     name = optimizer.name
     is_optax = re.fullmatch(r"optax:[A-Za-z]\w*(\.[A-Za-z]\w*)*", name) is not None
     if not is_optax and name not in ("sgd", "adamw"):
@@ -241,13 +245,13 @@ def _check_optimizer(optimizer: ConfigDict) -> None:
 
 
 def _check_collapse(config: ConfigDict) -> None:
-    """Checks that a collapse can be seen, and that training can go back from it."""
+    """Checks that the scores of checkpoints show a collapse, and that retries have a watch."""
     settings = config.train.collapse
     if settings.watch and config.evaluation.select_by != "pgd":
         raise UserError(
-            f"config.train.collapse.watch is True and config.evaluation.select_by"
-            f" {config.evaluation.select_by}; expected pgd: a collapsed state is the best on clean"
-            " images"
+            f"config.train.collapse.watch is True and config.evaluation.select_by is"
+            f" {config.evaluation.select_by}; expected pgd: on clean images, a collapsed state is"
+            " the best"
         )
     if settings.retries and not settings.watch:
         raise UserError(
@@ -260,21 +264,21 @@ def _check_placement(config: ConfigDict) -> None:
     """Checks that nothing needs all images on the devices if they are to stay on the host."""
     if config.data.placement == "host" and config.train.swa_start_epoch is not None:
         raise UserError(
-            f"config.data.placement is host and config.train.swa_start_epoch"
+            f"config.data.placement is host and config.train.swa_start_epoch is"
             f" {config.train.swa_start_epoch}; expected no average of epochs, whose statistics need"
             " all images on the devices: use config.train.ema"
         )
 
 
 def _check_job(config: ConfigDict) -> None:
-    """Checks that an ensemble has none of what only a single training has."""
+    """Checks that an ensemble uses no option of single trainings."""
     if config.job != "memorization":
         return
     _check_estimator(config.memorization)
     for field, value, reason in (
         ("data.extra", config.data.extra, "members train on subsets of the data set alone"),
         ("data.placement", config.data.placement, "members hold their images on the devices"),
-        ("train.swa_start_epoch", config.train.swa_start_epoch, "members' batch statistics stay"),
+        ("train.swa_start_epoch", config.train.swa_start_epoch, "members do not average epochs"),
         ("train.collapse.watch", config.train.collapse.watch or None, "members are not validated"),
     ):
         if value is not None:
@@ -285,7 +289,7 @@ def _check_job(config: ConfigDict) -> None:
 
 
 def _check_estimator(settings: ConfigDict) -> None:
-    """Checks that an estimator has a use for the members' scores, and enough members."""
+    """Checks that an estimator can use the members' scores, and has enough members."""
     if settings.estimator != "margin":
         return
     if settings.statistic != "correct":

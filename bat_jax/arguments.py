@@ -19,7 +19,7 @@ _HELP = """\
 Runs the experiment of a config: trains, resumes, evaluates or estimates memorization.
 
   {program} --config=digits_bat                          a page of this package, by name
-  {program} --config=my/page.py --config.train.epochs=3  a page of yours, one field changed
+  {program} --config=my/page.py --config.train.epochs=3  your own page, with one field changed
 
 The same command resumes an interrupted run. With several hosts, start the same command on each: TPU
 pods, Slurm and Kubernetes are recognised; elsewhere, set --coordinator, --num_processes and
@@ -32,7 +32,7 @@ pods, Slurm and Kubernetes are recognised; elsewhere, set --coordinator, --num_p
       "(1.0, 2.0)". --dry_run prints all fields.
 {options}
 
-Exit status: 0 done, 1 the run or another process failed, 2 a wrong input, 128 + n stopped by signal
+Exit status: 0 done, 1 the run or another process failed, 2 wrong input, 128 + n stopped by signal
 n, 134 ended by JAX's runtime because another process is gone.
 """
 
@@ -57,14 +57,14 @@ _OPTIONS: dict[str, tuple[Text | Integer | Flag, str]] = {
     ),
     "num_processes": (
         Integer(None, low=1),
-        "The number of processes that run together; 1 does not look for others.",
+        "The number of processes that run together; with 1, a cluster is not looked for.",
     ),
     "process_id": (Integer(None), "The number of this process, from 0."),
     "join_timeout": (
         Integer(300, low=1),
         "The seconds that processes wait for one another at the start.",
     ),
-    "help": (Flag(None), "Print this."),
+    "help": (Flag(None), "Print this text."),
 }
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -148,7 +148,7 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
 
 
 def _check_early(changes: Sequence[Override]) -> None:
-    """Rejects errors that do not depend on the page: a field or value that no job knows."""
+    """Rejects what is wrong on any page: a field that no job has, or a value that is illegal."""
     config, schema = configs.known()
     own = [change for change in changes if not change.field.startswith("objective.")]
     overrides.apply(config, own)

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        return _fail("stopped before it began; run the same command", _STOPPED, program)
+        return _fail("stopped before the run began; run the same command", _STOPPED, program)
 
 
 def _main(argv: Sequence[str], program: str) -> int:
@@ -75,7 +75,7 @@ def _main(argv: Sequence[str], program: str) -> int:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_importing_from_here())
-        # Before the page, which imports JAX and thereby reads the variables.
+        # Before the page is loaded: it imports JAX, which reads the variables.
         if any(argument.startswith(_TOPOLOGY) for argument in argv):
             stack.enter_context(_compiling_for_tpu())
         try:
@@ -213,7 +213,7 @@ def _join(arguments: "Arguments", workdir: "AnyPath") -> None:
 
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
-    """Shows this package's log records, and warnings of others, above any progress bar."""
+    """Shows this package's log records, and other packages' warnings, above any progress bar."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from bat_jax.runtime.quiet import quiet
@@ -233,7 +233,7 @@ def _logging() -> Iterator[None]:
 
 
 def _once() -> Callable[[logging.LogRecord], bool]:
-    """Returns a filter that passes each warning once: runs of one config repeat them."""
+    """Returns a filter that passes each warning once, because a job's runs repeat them."""
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -285,7 +285,7 @@ def _cost(arguments: "Arguments") -> str:
 
 
 def _results(arguments: "Arguments", workdir: "AnyPath") -> tuple[str, "AnyPath"]:
-    """Runs the job; returns the table of its results and the folder they are in."""
+    """Runs the job; returns a table of its results and the folder that holds them."""
     from bat_jax.evaluation import records
     from bat_jax.jobs import evaluate_run, evaluate_weights, findings, memorize, train_and_evaluate
 

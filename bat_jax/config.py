@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 PARTS = ("methods", "removal", "variants")
-"""The parts of the findings' runs."""
+"""The groups of runs of the job `findings`."""
 
 # The range of JAX's keys: larger seeds would alias others.
 _LARGEST_SEED = 2**32 - 1
-# PGD steps; each is a forward and a backward pass, and more would never finish.
+# PGD steps: each is a forward and a backward pass, so that more would never finish.
 _MOST_STEPS = 100_000
 # The subsets of a million members fill 6 GB for 50,000 images.
 _MOST_MEMBERS = 1_000_000
-# Far beyond any training; in steps, float32 can hold it.
+# Far beyond any training, and still within float32 when converted to steps.
 _MOST_EPOCHS_OF_WARMUP = 1e6
 _EPOCHS = 110
 _LEARNING_RATE = 0.1
@@ -74,8 +74,8 @@ _DATA: dict[str, fields.Field] = {
     # Random crops after padding each side by this many pixels, fewer than the image has; 0 means
     # no crops.
     "crop_padding": Integer(4),
-    # Random crops of an area of at least this share of the image, resized to its size, instead of
-    # crops after padding; 0.08 is usual for ImageNet, and none the default.
+    # Random crops of at least this share of the image's area, resized to the image's size, instead
+    # of crops after padding; 0.08 is usual for ImageNet. By default none.
     "resized_crop": Real(None, above=0, high=1),
     # Random horizontal flips.
     "flip": Flag(True),
@@ -91,12 +91,13 @@ _MODEL: dict[str, fields.Field] = {
     "name": Text("preact_resnet18"),
     # Channels of the first layer; by default the published number.
     "width": Integer(None, low=1),
-    # Of (dm_)preact_resnet, 10, 18 or 34; of (dm_)wide_resnet, 6 n + 4. By default 18 and 28.
+    # The number of layers: 10, 18 or 34 for (dm_)preact_resnet, by default 18; 6 n + 4 for
+    # (dm_)wide_resnet, by default 28.
     "depth": Integer(None, low=1, high=1000),
-    # How many times as many channels the stages of (dm_)wide_resnet have, by default 10.
+    # The factor that multiplies the channels of the stages of (dm_)wide_resnet, by default 10.
     "widening": Integer(None, low=1),
-    # Of preact_resnet and preact_resnet18: activated (the default) or raw, the input of the
-    # convolutions in shortcuts, and whether batch norm and activation precede the pooling.
+    # For preact_resnet and preact_resnet18: the input of the convolutions in shortcuts, activated
+    # (the default) or raw; and whether batch norm and activation precede the pooling.
     "shortcut": Choice(None, ("activated", "raw")),
     "final_norm": Flag(True),
     # relu or silu; models named dm_ have SiLU.
@@ -108,11 +109,11 @@ _MODEL: dict[str, fields.Field] = {
     "resize": Integer(None, low=8, high=1024),
     # Compute the activations within residual blocks again in backward passes, to save memory.
     "remat": Flag(False),
-    # float32 or bfloat16, of the computation; parameters and evaluation are float32.
+    # The type of the computation, float32 or bfloat16; parameters and evaluation are float32.
     "dtype": Choice("float32", ("float32", "bfloat16")),
-    # Batch norm takes the statistics of the global batch, not of each device's share.
+    # Whether batch norm uses the statistics of the global batch, or those of each device's share.
     "sync_batch_norm": Flag(True),
-    # Normalisation per channel; by default the statistics of the training images.
+    # The normalisation of each channel; by default by the statistics of the training images.
     "mean": Several(None, Real(0.0), least=1),
     "std": Several(None, Real(1.0, above=0), least=1),
 }
@@ -120,7 +121,7 @@ _MODEL: dict[str, fields.Field] = {
 _ATTACK: dict[str, fields.Field] = {
     # The attack in training; evaluation uses its norm and epsilon. The objective chooses the loss.
     "norm": Choice("linf", ("linf", "l2")),
-    # For images in [0, 1]; the command line also takes 8/255.
+    # On the scale of images in [0, 1]; the command line also takes fractions such as 8/255.
     "epsilon": Real(8 / 255, low=0),
     "step_size": Real(2 / 255, low=0),
     "num_steps": Integer(10, high=_MOST_STEPS),
@@ -139,7 +140,7 @@ _ATTACK: dict[str, fields.Field] = {
 
 _TRAIN: Schema = {
     "epochs": Integer(_EPOCHS, low=1),
-    # Stop after this many steps instead, if set.
+    # If set, the number of steps, which replaces the epochs.
     "steps": Integer(None, low=1),
     # Summed over all devices.
     "batch_size": Integer(128, low=1),
@@ -164,7 +165,7 @@ _TRAIN: Schema = {
         "weight_decay": Real(5e-4, low=0),
         # Whether norms and biases decay too.
         "decay_all": Flag(True),
-        # Scale gradients down to this norm, over all parameters, where it is larger.
+        # The largest norm of the gradient over all parameters; larger gradients are scaled down.
         "clip_norm": Real(None, above=0),
         # Multiply the updates of the i-th of n layers by layer_decay^(n - 1 - i). The layers are
         # all parts of the model's params, by name, from the input to the logits.
@@ -179,8 +180,8 @@ _TRAIN: Schema = {
         "factor": Real(0.1, low=0),
         # For one_cycle: the fraction of training in which the learning rate rises, from 0.
         "rise": Real(0.3, low=0, high=1),
-        # For the others: the epochs, or part of one, over which the rate rises linearly to the
-        # schedule's.
+        # For piecewise and cosine: the epochs, possibly fractional, in which the learning rate
+        # rises linearly to the schedule's.
         "warmup_epochs": Real(0.0, low=0, high=_MOST_EPOCHS_OF_WARMUP),
     },
     # The first epoch, counted from 0, whose final parameters enter an equal average (SWA), which
@@ -189,16 +190,17 @@ _TRAIN: Schema = {
     # Decay of a moving average of parameters and batch statistics, which evaluation then uses; 0
     # means no average.
     "ema": Real(0.0, low=0, below=1),
-    # Let the decay rise: min(ema, (1 + t) / (10 + t)) at step t, from 0.
+    # Let the decay of the moving average rise: min(ema, (1 + t) / (10 + t)) at step t, counted
+    # from 0.
     "ema_warmup": Flag(False),
     # averaged or live: the batch statistics that go with averaged parameters.
     "ema_statistics": Choice("averaged", ("averaged", "live")),
     "collapse": {
-        # Watch for a collapse, as of one-step attacks: name it in the log and the records, and keep
-        # the last good checkpoint.
+        # Watch for a collapse of robustness, which attacks of one step can cause: report it in the
+        # log and the records, and keep the last good checkpoint.
         "watch": Flag(False),
-        # A state has collapsed if its validation accuracy under PGD is below this part of the
-        # highest so far, and that one is above twice chance.
+        # A state has collapsed if its validation accuracy under PGD is below this fraction of the
+        # highest so far, and the highest is above twice the accuracy of guessing.
         "below": Real(0.5, above=0, below=1),
         # How many times to go back to the last good state, each time with the step size of the
         # attack multiplied by the factor.
@@ -227,11 +229,11 @@ _TEST: dict[str, fields.Field] = {
         Choice("apgd-ce", ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")),
         unique=True,
     ),
-    # Run fab-t and square, which then come last, on a random sample of the images that the other
-    # attacks leave, until the interval of robust accuracy is no wider: 0.003 is 0.3 points. By
-    # default all attacks are run on all images.
+    # Run fab-t and square, which then come last, on a random sample of the images that withstand
+    # the other attacks, until the interval of robust accuracy is at most this wide: 0.003 is 0.3
+    # points. By default every attack is run on all images.
     "tolerance": Real(None, above=0, below=1),
-    # Which states AutoAttack attacks: best, last. It takes most of an evaluation's time.
+    # The states that AutoAttack attacks: best, last. It takes most of an evaluation's time.
     "attacked": _STATES,
     # Report accuracies per class or per superclass (the 20 coarse labels of CIFAR-100) too.
     "by": Several((), Choice("class", ("class", "superclass")), unique=True),
@@ -242,8 +244,8 @@ _TEST: dict[str, fields.Field] = {
 }
 
 _CORRUPTIONS: Schema = {
-    # The folder of CIFAR-10-C, CIFAR-100-C, Tiny-ImageNet-C or of files that `python -m
-    # bat_jax.data.corruptions` made: report accuracy on corrupted test images too. By default none.
+    # Also report accuracy on the corrupted test images in this folder: CIFAR-10-C, CIFAR-100-C,
+    # Tiny-ImageNet-C, or one that `python -m bat_jax.data.corruptions` made. By default none.
     "path": Text(None),
     # The corruptions to evaluate, by default the 15 of the published mean.
     "names": Several(None, Text("fog"), unique=True, least=1),
@@ -252,8 +254,8 @@ _CORRUPTIONS: Schema = {
 _SCORES: Schema = {
     # pgd or clean: the accuracy on validation images that selects the best checkpoint.
     "select_by": Choice("pgd", ("pgd", "clean")),
-    # With every checkpoint, record clean and PGD accuracy on this many typical and this many
-    # atypical images of the training set and of the test set; 0 means no such record.
+    # At every checkpoint, record clean and PGD accuracy on this many typical and this many atypical
+    # images of the training set and of the test set; 0 records none.
     "track": {"images": Integer(0), "num_steps": Integer(10, low=1, high=_MOST_STEPS)},
 }
 
@@ -261,7 +263,8 @@ _TYPICALITY: dict[str, fields.Field] = {
     # An estimates file (memorization.npz or the released layout). Evaluation then also reports
     # typical and atypical test images, and the gate `memorized` reads the file.
     "estimates": Text(None),
-    # Examples above it are atypical; memorization is a difference of two probabilities.
+    # Examples with a memorization above it are atypical. Memorization is a difference of two
+    # probabilities.
     "threshold": Real(0.15, low=-1, high=1),
 }
 
@@ -273,8 +276,8 @@ _ENSEMBLE: dict[str, fields.Field] = {
     "ratio": Real(0.7, above=0, below=1),
     # correct or probability (of the label): the score of a model on an image.
     "statistic": Choice("correct", ("correct", "probability")),
-    # difference (of the mean scores, the paper's) or margin: the same difference for the statistic
-    # correct, estimated from the members' margins with a smaller error.
+    # difference, the paper's: that of the mean scores. margin: the same difference for the
+    # statistic correct, estimated from the members' margins with a smaller error.
     "estimator": Choice("difference", ("difference", "margin")),
     # clean or adversarial: the images that models are scored on.
     "inputs": Choice("clean", ("clean", "adversarial")),
@@ -295,7 +298,7 @@ _PROGRAMS: Schema = {
     "evaluation": _CONVOLUTION,
     # Unroll the steps of PGD instead of looping.
     "unroll": Flag(None),
-    # Whether the members on a device train by map (one after another) or vmap (all at once), and
+    # Whether the members on a device train by map (one after another) or vmap (all at once); and
     # how many a device holds at a time, by default as many as fit.
     "execution": Choice(None, ("map", "vmap")),
     "members_at_once": Integer(None, low=1),
@@ -307,7 +310,7 @@ _OBJECTIVE: Schema = {
     "name": Text("bat"),
     # Adversarial weight perturbation, for every method (docs/method.md, section 7).
     "awp": {
-        # Size of the perturbation relative to the norm of each kernel; 0 is none.
+        # Size of the perturbation relative to the norm of each kernel; 0 means none.
         "gamma": Real(0.0, low=0, high=1),
         # Epoch from which weights are perturbed.
         "start_epoch": Real(0.0, low=0),
@@ -322,7 +325,7 @@ _DEFAULT: Schema = {
         hint=": the jobs evaluation and findings have configs of their own, such as"
         " configs/evaluation.py and configs/digits_findings.py",
     ),
-    # Determines every random draw.
+    # The seed of every random draw.
     "seed": _SEED,
     "data": _DATA,
     "model": _MODEL,
@@ -348,11 +351,11 @@ _EVALUATION: Schema = {
     # In place of a run: a safetensors file, and its architecture (docs/interop.md).
     "weights": Text(None),
     "architecture": Text(None),
-    # Which of the run's states to evaluate: best, last.
+    # The states of the run to evaluate: best, last.
     "checkpoints": Several(("best", "last"), _STATES.each, unique=True, least=1),
-    # As in the run's own config (above).
+    # These have the meaning that they have in a training config; by default the run's values.
     "data": {name: optional(_DATA[name]) for name in ("path", "exclude", "name")},
-    # For weights: what their file does not show.
+    # For weights: properties of the model that the file does not contain.
     "model": {name: optional(_MODEL[name]) for name in ("mean", "std", "stem", "shortcut")},
     "attack": {name: optional(_ATTACK[name]) for name in ("norm", "epsilon")},
     "evaluation": {
@@ -383,7 +386,7 @@ _FINDINGS: Schema = {
         # Finding (a): these track accuracy by typicality during training (`evaluation.track`).
         "tracked": Several(("standard", "pgd_at"), _METHOD, unique=True),
         # Finding (b): pgd_at without these fractions of the atypical training images, against
-        # pgd_at without equally many random ones.
+        # pgd_at without as many random ones.
         "removed": Several((0.5, 1.0), Real(1.0, above=0, high=1), unique=True, least=1),
         # The ablation of BAT: name -> fields of objective.bat.
         "variants": Open(
@@ -395,10 +398,11 @@ _FINDINGS: Schema = {
                 "gate_memorized": {"gate": "memorized"},
             }
         ),
-        # The runs that AutoAttack attacks: methods, removal, variants. The others face PGD only.
+        # The runs that AutoAttack attacks: methods, removal, variants. The others are attacked by
+        # PGD only.
         "autoattack": Several(("methods",), Choice("methods", PARTS), unique=True),
-        # The ensemble that estimates memorization, unless `memorization.estimates` names a file:
-        # its differences from this config, by section.
+        # The changes to this config, by section, for the ensemble that estimates memorization; not
+        # used if `memorization.estimates` names a file.
         "ensemble": Open(
             {
                 "objective": {"name": "standard"},
@@ -423,8 +427,8 @@ def default() -> ConfigDict:
 def evaluation() -> ConfigDict:
     """Returns the config of the job `evaluation`: a run, and changes to its own config.
 
-    Fields that are not set keep the run's values. In place of a run, it can name a file of weights;
-    then they have the defaults of a training.
+    Fields that are not set keep the run's values. The config can name a file of weights in place of
+    a run; then unset fields have the defaults of a training.
     """
     return fields.section(_EVALUATION).lock()
 

@@ -22,7 +22,7 @@ def missing(error: ModuleNotFoundError) -> UserError:
     """Returns the error for a package that is not installed, with the command to install it.
 
     Raises:
-      ModuleNotFoundError: the module belongs to this package, which is no input error.
+      ModuleNotFoundError: the module belongs to this package, so the program is at fault.
     """
     package = (error.name or "").partition(".")[0]
     if package in ("", "bat_jax"):
@@ -36,13 +36,13 @@ def check() -> None:
     """Imports JAX, which reads its environment variables.
 
     Raises:
-      UserError: JAX is not installed, or refuses a variable.
+      UserError: JAX is not installed, or rejects a variable.
     """
     count = os.environ.get("JAX_NUM_CPU_DEVICES")
     if count is not None and not (count.isdecimal() and int(count) > 0):
         raise UserError(
-            f"JAX_NUM_CPU_DEVICES is {count!r}; expected the number of CPU devices, at least 1, or"
-            " no such variable"
+            f"JAX_NUM_CPU_DEVICES is {count!r}; expected the number of CPU devices, at least 1:"
+            " correct it, or unset it"
         )
     try:
         import jax  # noqa: F401 (its import reads and checks the variables)
@@ -50,5 +50,5 @@ def check() -> None:
         raise missing(error) from error
     except ValueError as error:
         raise UserError(
-            f"an environment variable of JAX: {error}; correct it, or unset it"
+            f"JAX rejects an environment variable ({error}); correct it, or unset it"
         ) from error

@@ -49,7 +49,7 @@ class Field(abc.ABC):
 
     Attributes:
       default: its value unless a config sets another; None makes the field optional.
-      hint: text that messages add for an invalid value.
+      hint: text that messages about an invalid value end with.
     """
 
     default: Any
@@ -71,7 +71,7 @@ AnyField = TypeVar("AnyField", bound=Field)
 
 @dataclasses.dataclass(frozen=True)
 class Real(Field):
-    """A number within closed (`low`, `high`) or open bounds, also once rounded to float32."""
+    """A number that, also rounded to float32, is within closed (`low`, `high`) or open bounds."""
 
     default: float | None
     low: float | None = dataclasses.field(default=None, kw_only=True)
@@ -80,7 +80,7 @@ class Real(Field):
     below: float | None = dataclasses.field(default=None, kw_only=True)
 
     def expected(self, value: object) -> str | None:
-        """Returns the range if the value is no number or lies outside of it."""
+        """Returns the expectation if the value is not a number within the bounds."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return "a number"
         if value != value or value in (float("inf"), float("-inf")):
@@ -92,7 +92,7 @@ class Real(Field):
         except (OverflowError, struct.error):  # From a float or an int.
             return "a number that float32 can hold"
         if not self._contains(rounded):
-            return f"{self._range()}, also in float32, which rounds it to {rounded:g}"
+            return f"{self._range()} after rounding to float32, which makes it {rounded:g}"
         return None
 
     def kind(self) -> type:
@@ -126,7 +126,7 @@ class Integer(Field):
     high: int = dataclasses.field(default=LARGEST_INTEGER, kw_only=True)
 
     def expected(self, value: object) -> str | None:
-        """Returns the range if the value is no whole number or lies outside of it."""
+        """Returns the expectation if the value is not a whole number within the bounds."""
         if isinstance(value, bool) or not isinstance(value, int):
             return "a whole number"
         if value < self.low:
@@ -163,11 +163,11 @@ class Text(Field):
     default: str | None
 
     def expected(self, value: object) -> str | None:
-        """Returns the expectation if the value is no such text."""
+        """Returns the first expectation that the value violates."""
         if value == "":
-            return "a nonempty text"
+            return "text that is not empty"
         if not isinstance(value, str) or not value.isprintable():
-            return "a text of printable characters"
+            return "text of printable characters"
         if len(value.encode()) > _LONGEST_PATH:
             return f"at most {_LONGEST_PATH} bytes"
         if max(len(part.encode()) for part in value.split("/")) > _LONGEST_NAME:
@@ -186,7 +186,7 @@ class Flag(Field):
     default: bool | None
 
     def expected(self, value: object) -> str | None:
-        """Returns the two values if the value is neither."""
+        """Returns the expectation if the value is not a bool."""
         return None if isinstance(value, bool) else "True or False"
 
     def kind(self) -> type:
@@ -208,13 +208,13 @@ class Several(Field):
         if not isinstance(value, tuple | list):
             return "a tuple"
         if len(value) < self.least:
-            return f"{self.least} or more in the tuple"
+            return f"a tuple of {self.least} or more values"
         for entry in value:
             expected = self.each.expected(entry)
             if expected is not None:
-                return f"each in the tuple to be {expected}"
+                return f"every value in the tuple to be {expected}"
         if self.unique and len(set(value)) < len(value):
-            return "each once"
+            return "each value once"
         return None
 
     def kind(self) -> type:
@@ -307,7 +307,7 @@ def check(config: Mapping[str, Any], schema: Schema, prefix: str = "") -> None:
 
 
 def refuse(path: str, value: object, expected: str | None) -> None:
-    """Raises a UserError on a field's value if `expected` says what it should be."""
+    """Raises a UserError about a field's value unless `expected` is None."""
     if expected is not None:
         raise UserError(f"config.{path} is {shown(value)}; expected {expected}")
 
@@ -317,7 +317,7 @@ def shown(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:  # The number has more digits than Python converts.
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}..."
 

@@ -43,9 +43,9 @@ class Purpose(enum.IntEnum):
 Seed = int | np.integer | Key[Array, ""]
 """The seed of a run, or the key of an ensemble's member."""
 GivenKey = Shaped[Array | np.ndarray, "..."]
-"""A key from a user: of `jax.random.key`, or a raw one of `jax.random.PRNGKey`.
+"""A user's key, typed (`jax.random.key`) or raw (`jax.random.PRNGKey`).
 
-The type admits anything, because `typed` explains what is wrong with a value.
+The type admits any array, because `typed` explains what is wrong with a value.
 """
 
 
@@ -58,13 +58,14 @@ def derive(
 
 
 def typed(key: object) -> Key[Array, "..."]:
-    """Converts a key, or an array of keys, of either kind to keys of `jax.random.key`.
+    """Converts a key, or an array of keys, to typed keys.
 
     Args:
-      key: made by `jax.random.key`; or by `jax.random.PRNGKey`, uint32 words in the last dimension.
+      key: typed, as from `jax.random.key`; or raw, as from `jax.random.PRNGKey`, with uint32 words
+        in the last dimension.
 
     Raises:
-      UserError: it is neither.
+      UserError: `key` is not a key.
     """
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
@@ -75,7 +76,7 @@ def typed(key: object) -> Key[Array, "..."]:
     found = type(key).__name__
     if isinstance(key, jax.Array | np.ndarray):
         found = f"{key.dtype} of shape {key.shape}"
-    raise UserError(f"key: {found}; expected a key, such as jax.random.key(0)")
+    raise UserError(f"key is {found}; expected a key, such as jax.random.key(0)")
 
 
 def per_image(
@@ -89,14 +90,14 @@ def per_image(
       positions: the images' positions in the global batch or in the data set.
 
     Raises:
-      UserError: `key` is no key, or keys for another number of images.
+      UserError: `key` is neither one key nor one key per image.
     """
     image_keys = typed(key)
     if image_keys.shape == positions.shape:
         return image_keys
     if image_keys.ndim:
         raise UserError(
-            f"key: keys of shape {image_keys.shape} for {len(positions)} images; expected one key,"
-            " or one per image"
+            f"key has shape {image_keys.shape} for {len(positions)} images; expected one key, or"
+            " one per image"
         )
     return jax.vmap(lambda position: jax.random.fold_in(image_keys, position))(positions)

@@ -24,7 +24,7 @@ def load(name: str, field: str) -> Any:
       field: the field, for messages.
 
     Raises:
-      UserError: there is no such module, importing it fails, or it has no such name.
+      UserError: the module does not exist, importing it fails, or it lacks the name.
     """
     module, _, attribute = name.partition(":")
     try:
@@ -56,7 +56,7 @@ def call(
       **named: the keyword arguments.
 
     Raises:
-      UserError: it does not take these arguments, or it raises something.
+      UserError: the object does not take these arguments, or raises an exception.
     """
     try:
         return made(*values, **named)
@@ -72,7 +72,7 @@ def raised(error: BaseException) -> str:
     """Describes an exception of an object from outside and its location, for messages."""
     words = str(error) or "without a message"
     frames = traceback.extract_tb(error.__traceback__)
-    # The innermost line of code that is neither of this package nor installed.
+    # The innermost line of code outside this package and outside installed packages.
     own = [frame for frame in frames if not _is_installed(frame.filename)]
     where = f" at {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
     return f"{type(error).__name__}{where}: {words}"

@@ -37,20 +37,20 @@ def load(path: Path) -> ConfigDict:
     """Returns the config of a page.
 
     Raises:
-      UserError: there is no such page, or it returns no config.
+      UserError: the page does not exist, or does not return a config.
     """
     place = f"--config {shown(str(path))[1:-1]}"
     before, colon, argument = str(path).rpartition(":")
     if colon and not path.is_file() and Path(before).is_file():
         raise UserError(
-            f"{place}: takes no argument {argument!r}; name only the file, and set fields like"
+            f"{place}: takes no argument {argument!r}; name only the file, and set fields as in"
             " --config.train.epochs=3"
         )
     if not path.is_file():
         raise UserError(f"{place}: no such file; expected a page such as configs/digits_bat.py")
     if path.suffix != ".py":
         raise UserError(
-            f"{place}: not a page; expected a Python file such as configs/digits_bat.py"
+            f"{place}: is not a page; expected a Python file such as configs/digits_bat.py"
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None  # The suffix is Python's.
@@ -78,10 +78,10 @@ def load(path: Path) -> ConfigDict:
 def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
     """Sets fields of a config, in the order of the command line.
 
-    A tuple that is set several times collects all values.
+    If a tuple is set several times, the values add up.
 
     Raises:
-      UserError: there is no such field, or the text is not a value of its type.
+      UserError: the field does not exist, or the text is not a value of its type.
     """
     seen: set[str] = set()
     for field, text in overrides:
@@ -121,7 +121,7 @@ def _place(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
         _check_name(section, where, name, field)
         section, where = section[name], f"{where}.{name}"
         if not isinstance(section, ConfigDict):
-            raise UserError(f"--config.{field}: {where} is a field of its own, not a section")
+            raise UserError(f"--config.{field}: {where} is a field; expected a section")
     _check_name(section, where, last, field)
     return section, last
 

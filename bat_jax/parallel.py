@@ -1,7 +1,7 @@
 """Maps a per-device step over all devices.
 
-A step is written for one device and names the axis `AXIS` for what is global. `over_devices` maps
-it by `jax.jit(jax.shard_map(...))`; `jax.pmap(step, axis_name=AXIS)` runs the same step.
+A step is written for one device; its collectives run over the axis `AXIS`. `over_devices` maps it
+by `jax.jit(jax.shard_map(...))`; `jax.pmap(step, axis_name=AXIS)` runs the same step.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 AXIS = "data"
-"""The mapped axis, for what is global in a per-device step."""
+"""The mapped axis, over which the collectives of a per-device step run."""
 REPLICATED = P()
 """The partition of an array that every device holds whole."""
 SHARED = P(AXIS)
@@ -37,12 +37,12 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     """Returns a one-dimensional mesh of the first `num_devices` devices, or of all (0).
 
     Raises:
-      UserError: more devices asked for than there are, or so few that a process would have none.
+      UserError: there are fewer devices, or a process would be left without one.
     """
     devices = jax.devices()
     if jax.process_count() > 1 and num_devices not in (0, len(devices)):
         raise UserError(
-            f"config.parallel.devices is {num_devices}; expected 0, all {len(devices)}, where"
+            f"config.parallel.devices is {num_devices}; expected 0, for all {len(devices)}, when"
             f" {jax.process_count()} processes run together"
         )
     if num_devices > len(devices):
@@ -54,7 +54,7 @@ def make_mesh(num_devices: int = 0) -> Mesh:
 
 
 def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
-    """Returns the one-dimensional mesh of these devices, possibly of another machine."""
+    """Returns the one-dimensional mesh of these devices, which may be another machine's."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -19,8 +19,8 @@ def fashion_mnist(objective: str) -> ConfigDict:
     config.attack.num_steps = 7
     config.evaluation.step_size = 0.01
     config.evaluation.batch_size = 1024
-    # AutoAttack takes an hour on two cores. configs/evaluation.py runs it on the finished run, with
-    # --config.evaluation.subset=1000 on 1,000 images.
+    # AutoAttack takes an hour on two cores. configs/evaluation.py runs it on the finished run; add
+    # --config.evaluation.subset=1000 for 1,000 images.
     config.evaluation.attacks = ()
     config.train.epochs = 6
     config.train.optimizer.learning_rate = 0.05
@@ -48,8 +48,9 @@ def cifar_fast(name: str, objective: str) -> ConfigDict:
 
     The learning rate rises to 0.4 for 30 % of the training and falls to 0 for the rest: 0.2, the
     peak of Wong et al., arXiv:2001.03994, for batches of 128, times the root of the batch ratio.
-    Weights of BAT and GAIRAT apply from epoch 15, as for every schedule without steps. Every third
-    epoch ends with a validation, whose PGD-20 in float32 takes as long as half an epoch.
+    The weights of BAT and GAIRAT apply from epoch 15: halfway, as for every schedule without
+    discrete decays. Every third epoch ends with a validation, whose PGD-20 in float32 takes as long
+    as half an epoch.
     """
     config = cifar(name, objective)
     config.train.epochs = 30
@@ -101,7 +102,7 @@ def tiny_imagenet(objective: str) -> ConfigDict:
 
 
 def cifar_findings(name: str) -> ConfigDict:
-    """Returns the findings in the setting of `cifar`, with one schedule and three seeds."""
+    """Returns the job `findings` in the setting of `cifar`, with one schedule and three seeds."""
     config = findings()
     config.data.name = name
     config.model.dtype = "bfloat16"

@@ -34,7 +34,7 @@ def _elsewhere(tmp_path, monkeypatch):
     [
         (["--config.train.epocs=3"], "config.train has no field 'epocs'; did you mean config.trai"),
         (["--config.train.zzz=3"], "config.train has no field 'zzz'; it has accumulation, batch_"),
-        (["--config.train.epochs.x=3"], "config.train.epochs is a field of its own"),
+        (["--config.train.epochs.x=3"], "config.train.epochs is a field; expected a section"),
         (["--config.evaluation.losses[0]=x"], "no field 'losses[0]'; did you mean config.evaluat"),
         (["--config.train.epochs=many"], "config.train.epochs is 'many'; expected a whole number"),
         (["--config.train.epochs=" + "9" * 5000], "expected a whole number"),
@@ -50,18 +50,18 @@ def _elsewhere(tmp_path, monkeypatch):
             ["--config.objective.name=madry"],
             "is 'madry'; expected one of bat, gairat, grad_align, mart, pgd_at",
         ),
-        (["--config.model.mean=(1e999,)"], "config.model.mean is (inf,); expected each"),
+        (["--config.model.mean=(1e999,)"], "config.model.mean is (inf,); expected every"),
         (["--config.train.schedule.boundaries=(1.0,"], "expected a tuple such as (1.0, 2.0)"),
         (["--config.job=dance"], "config.job is 'dance'; expected one of train, memorization"),
         (["dance"], "unknown argument 'dance'; expected flags such as --config="),
         (["--wrokdir=x"], "Unknown command line flag 'wrokdir'. Did you mean: workdir ?"),
-        (["--workdir="], "--workdir is ''; expected a nonempty text"),
-        (["--workdir=a\0b"], r"--workdir is 'a\x00b'; expected a text of printable characters"),
-        (["--workdir=a\nb"], r"--workdir is 'a\nb'; expected a text of printable characters"),
+        (["--workdir="], "--workdir is ''; expected text that is not empty"),
+        (["--workdir=a\0b"], r"--workdir is 'a\x00b'; expected text of printable characters"),
+        (["--workdir=a\nb"], r"--workdir is 'a\nb'; expected text of printable characters"),
         (["--workdir=" + "x" * 5000], "...; expected at most 4095 bytes"),
         (["--workdir=" + "x" * 300], "expected at most 255 bytes between slashes"),
-        (["--workdir=s3://bucket/run"], "s3://bucket/run: expected a folder of a disk, or gs://"),
-        (["--aot_topology="], "--aot_topology is ''; expected a nonempty text"),
+        (["--workdir=s3://bucket/run"], "s3://bucket/run: expected a folder on a disk, or gs://"),
+        (["--aot_topology="], "--aot_topology is ''; expected text that is not empty"),
         (["--num_processes=two"], "--num_processes is 'two'; expected a whole number"),
         (["--num_processes=0"], "--num_processes is '0'; expected 1 or more"),
         (["--process_id=" + "9" * 30], "expected a whole number"),
@@ -101,7 +101,7 @@ def test_a_wrong_flag_or_field_gives_one_line_and_status_2(tmp_path, flags, word
             "    config = default()\n"
             "    config.train.schedule.boundaries = ('a',)\n"
             "    return config\n",
-            "config.train.schedule.boundaries is ('a',); expected each in the tuple to be a number",
+            "config.train.schedule.boundaries is ('a',); expected every value in the tuple to be a",
         ),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_page_that_returns_no_config_is_named_with_the_line(tmp_path, page, wo
         ("--config=configs/none.py", "--config configs/none.py: no such file"),
         ("--config=no_such_page", "no_such_page"),
         ("--config=", "--config is ''"),
-        (f"--config={ROOT}/README.md", "README.md: not a page; expected a Python file"),
+        (f"--config={ROOT}/README.md", "README.md: is not a page; expected a Python file"),
         (f"--config={CONFIGS}/digits_bat.py:x", "takes no argument 'x'"),
         (f"--config={CONFIGS}", ": no such file; expected a page"),
         ("--config=" + "x" * 5000 + ".py", "expected at most 4095 bytes"),
@@ -294,7 +294,7 @@ def test_control_c_before_the_job_gives_one_line(monkeypatch):
     monkeypatch.setattr(arguments, "parse", interrupted)
     ended = launch("--config=digits_bat")
     assert ended.returncode == 130
-    assert ended.stderr == "launch.py: stopped before it began; run the same command\n"
+    assert ended.stderr == "launch.py: stopped before the run began; run the same command\n"
 
 
 def test_control_c_while_jax_is_imported_waits_for_the_import():

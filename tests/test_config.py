@@ -151,15 +151,24 @@ def test_the_defaults_are_legal_and_can_be_written_as_json(kind):
         ({"evaluation.num_steps": 0}, r"evaluation\.num_steps is 0; expected 1 or more"),
         ({"evaluation.attacked": ()}, r"evaluation\.attacked is \(\); expected a state"),
         ({"attack.epsilon": 0.0}, r"attack\.epsilon is 0\.0; expected above 0 for AutoAttack"),
-        ({"train.schedule.boundaries": (4.0, 4)}, r"boundaries is \(4\.0, 4\); expected each once"),
+        (
+            {"train.schedule.boundaries": (4.0, 4)},
+            r"boundaries is \(4\.0, 4\); expected each value once",
+        ),
         ({"seed": 2**32}, r"seed is 4294967296; expected at most 4294967295"),
         ({"seed": -1}, r"seed is -1; expected 0 or more"),
         ({"data.seed": 2**70}, r"data\.seed is .*; expected at most 4294967295"),
-        ({"train.ema": 0.999999999999}, r"train\.ema .* in float32, which rounds it to 1"),
+        (
+            {"train.ema": 0.999999999999},
+            r"train\.ema .* after rounding to float32, which makes it 1",
+        ),
         ({"train.optimizer.momentum": 1.0}, r"momentum is 1\.0; expected 0 or more and below 1"),
         ({"train.accumulation": 0}, r"train\.accumulation is 0; expected 1 or more"),
         ({"model.width": 0}, r"model\.width is 0; expected 1 or more"),
-        ({"model.mean": (math.nan,)}, r"model\.mean is \(nan,\); expected each .* a finite number"),
+        (
+            {"model.mean": (math.nan,)},
+            r"model\.mean is \(nan,\); expected every .* a finite number",
+        ),
         ({"memorization.threshold": 5.0}, r"threshold is 5\.0; expected -1 or more and at most 1"),
         ({"memorization.members": 10**9}, r"members is 1000000000; expected at most 1000000"),
         ({"programs.members_at_once": -1}, r"members_at_once is -1; expected 1 or more"),
@@ -219,7 +228,7 @@ def test_what_an_ablation_needs_is_legal():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"checkpoints": ()}, r"config\.checkpoints is \(\); expected 1 or more in the tuple"),
+        ({"checkpoints": ()}, r"config\.checkpoints is \(\); expected a tuple of 1 or more values"),
         ({"attack.norm": "linf", "attack.epsilon": 8.0}, r"config\.attack\.epsilon is 8\.0"),
         (
             {"checkpoints": ("last",), "evaluation.attacked": ("best",)},
@@ -247,15 +256,18 @@ def test_a_field_accepts_only_its_values():
     assert Real(0.0).expected(True) == "a number"
     assert Real(0.0).expected(10**400) == "a number that float32 can hold"
     assert Real(0.0).expected(1e308) == "a number that float32 can hold"
-    assert Real(0.5, above=0).expected(1e-300).startswith("above 0, also in float32")
+    assert Real(0.5, above=0).expected(1e-300).startswith("above 0 after rounding to float32")
     assert Real(0.5, low=0, below=1).expected(0) is None
     assert Integer(1).expected(1.0) == "a whole number"
     assert Choice("a", ("a", "b")).expected(["a"]) == "one of a, b"
     assert Flag(True).expected(1) == "True or False"
-    assert Text("a").expected("\udcff") == "a text of printable characters"
+    assert Text("a").expected("\udcff") == "text of printable characters"
     assert Text("a").expected("ä ö ß") is None
-    assert Several((), Integer(0), unique=True).expected((1, 1)) == "each once"
-    assert Several((), Integer(0)).expected((1, "a")) == "each in the tuple to be a whole number"
+    assert Several((), Integer(0), unique=True).expected((1, 1)) == "each value once"
+    assert (
+        Several((), Integer(0)).expected((1, "a"))
+        == "every value in the tuple to be a whole number"
+    )
 
 
 def test_a_section_has_the_types_of_its_fields():

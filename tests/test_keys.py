@@ -33,7 +33,9 @@ def test_raw_keys_draw_like_the_typed_keys_they_hold():
 
 @pytest.mark.parametrize("wrong", [3, None, "key", 0.5, np.zeros(2), jnp.zeros(3, jnp.uint32)])
 def test_a_value_that_is_not_a_key_is_refused_in_one_line(wrong):
-    with pytest.raises(UserError, match=r"^key: .*expected a key, such as jax\.random\.key\(0\)$"):
+    with pytest.raises(
+        UserError, match=r"^key is .*expected a key, such as jax\.random\.key\(0\)$"
+    ):
         keys.typed(wrong)
 
 
@@ -54,5 +56,5 @@ def test_every_attack_takes_raw_keys(attack, options):
         for key in (jax.random.key(1), jax.random.PRNGKey(1))
     )
     np.testing.assert_array_equal(typed, raw)
-    with pytest.raises(UserError, match=r"key: int32 of shape \(\)"):
+    with pytest.raises(UserError, match=r"key is int32 of shape \(\)"):
         attack(logits_fn, images, labels, jnp.int32(1), epsilon=0.1, **options)

@@ -1,6 +1,6 @@
 """Reads arrays from .npz files and validates them.
 
-Headers hold an array's type and shape, so an array with a wrong header is never unpacked.
+An array's header holds its type and shape, so an array with a wrong header is never unpacked.
 """
 
 import contextlib
@@ -175,7 +175,7 @@ class Archive:
             for axis in array.axes
         )
         if shape != known:
-            # Axes whose length another array sets; this one's own stand by name.
+            # Lengths that other arrays set; an axis that this array sets is shown by its name.
             others: dict[int | str, tuple[int, str]] = {
                 axis: self._axes[axis]
                 for axis in array.axes
@@ -242,7 +242,7 @@ def read(path: AnyPath, expected: Mapping[str, Expected], what: str) -> dict[str
 
 def _content(path: AnyPath, what: str) -> IO[bytes]:
     if is_remote(path):
-        # gcsfs, google-auth and aiohttp raise errors without a common class: none means damage.
+        # gcsfs, google-auth and aiohttp raise errors without a common class; none means damage.
         try:
             return io.BytesIO(path.read_bytes())
         except FileNotFoundError:

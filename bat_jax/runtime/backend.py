@@ -85,17 +85,17 @@ def devices() -> list[jax.Device]:
     # JAX asserts that the plug-in of a platform it knows is installed.
     except (RuntimeError, AssertionError) as error:
         chosen = os.environ.get("JAX_PLATFORMS")
-        reason = " ".join(str(error).split()) or f"nothing of {chosen} is installed"
+        reason = " ".join(str(error).split()) or f"no plug-in for {chosen} is installed"
         raise UserError(
             f"JAX_PLATFORMS is {chosen!r}: JAX found no device ({reason}); unset it, or install JAX"
             " for that platform"
             if chosen
-            else f"JAX found no device ({reason}); JAX_PLATFORMS=cpu does without accelerators"
+            else f"JAX found no device ({reason}); set JAX_PLATFORMS=cpu to run on the CPU"
         ) from error
 
 
 def devices_share_threads() -> bool:
-    """Returns whether the devices of a process share its threads, and so wait for each other."""
+    """Returns whether a process's devices share its threads and so wait for each other."""
     return jax.default_backend() == "cpu"
 
 
@@ -139,11 +139,11 @@ def _made(compilation_cache: str | None) -> str | None:
         if compilation_cache is not None:
             raise UserError(
                 f"--compilation_cache={compilation_cache}: cannot be made ({error}); expected a"
-                " folder that can be written to, or none"
+                " writable folder, or none"
             ) from error
         _LOGGER.warning(
-            "compiled programs are not kept (%s), so every start compiles again; name a folder"
-            " for them with --compilation_cache",
+            "compiled programs are not kept (%s), so every start compiles again; name a folder for"
+            " them with --compilation_cache",
             error,
         )
         return None

@@ -2,7 +2,7 @@
 
 Every process runs the same code on its own devices. All processes take part in global computations;
 the main process alone writes logs and reports, inside `agreed`, so that the others neither run
-ahead nor wait for a failed process. With a single process, all of this is free.
+ahead nor wait for a failed process. With a single process, all of this costs nothing.
 
 JAX's coordination service ends all processes soon after one of them has sent no heartbeat for
 `HEARTBEAT_SECONDS`.
@@ -71,7 +71,7 @@ def initialize(
     """
     if num_processes == 1:
         return
-    # Its handler would take SIGTERM from ours, which also agree on the step to stop at.
+    # JAX's handler would replace ours for SIGTERM; ours also agree on the step to stop at.
     jax.config.update("jax_enable_preemption_service", False)
     with contextlib.ExitStack() as stack:
         # JAX aborts without naming the missing processes, so name them before.
@@ -104,9 +104,9 @@ def _initialize(
             return
         raise UserError(
             f"--coordinator={coordinator} --num_processes={num_processes}"
-            f" --process_id={process_id}: {error}; expected all three, as"
-            " --coordinator=host:1234 --num_processes=4 --process_id=0, or none of them where JAX"
-            " knows the cluster"
+            f" --process_id={process_id}: {error}; expected all three, such as"
+            " --coordinator=host:1234 --num_processes=4 --process_id=0, or none of them if JAX"
+            " recognises the cluster"
         ) from None
 
 
@@ -152,9 +152,7 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
         file = os.fdopen(files.open_plain(sign(index), os.O_RDWR | os.O_CREAT), "r+")
         os.utime(file.fileno())
     except OSError as error:
-        raise UserError(
-            f"{folder}: {error.strerror}; expected a folder that can be written to"
-        ) from None
+        raise UserError(f"{folder}: {error.strerror}; expected a writable folder") from None
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     with file:

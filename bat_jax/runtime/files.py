@@ -30,7 +30,7 @@ class NoLocksError(OSError):
 
 @contextlib.contextmanager
 def naming(path: AnyPath) -> Iterator[None]:
-    """Adds the path to an OSError of the block that names none, and advice for a full disk."""
+    """Adds the path to an OSError of the block that lacks one, and advice for a full disk."""
     try:
         yield
     except OSError as error:
@@ -47,7 +47,7 @@ def open_plain(path: Path, flags: int) -> int:
 
     Args:
       path: the file.
-      flags: of `os.open`. The content does not change.
+      flags: for `os.open`. The content does not change.
 
     Raises:
       UserError: the path is not a regular file, but a symbolic link, a FIFO or a device.
@@ -58,7 +58,7 @@ def open_plain(path: Path, flags: int) -> int:
         # Without O_NONBLOCK, opening a FIFO blocks until its other end opens.
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        # ENXIO: a socket, or a FIFO that nobody reads.
+        # ENXIO: a socket, or a FIFO without a reader.
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise UserError(wrong) from None
         raise
@@ -72,8 +72,8 @@ def lock(descriptor: int, operation: int) -> bool:
     """Locks an open file until it is closed; returns False if another process holds it.
 
     Args:
-      descriptor: of the file.
-      operation: of `fcntl.flock`.
+      descriptor: the file's descriptor.
+      operation: the operation for `fcntl.flock`.
 
     Raises:
       NoLocksError: the file system has no locks.
@@ -125,7 +125,7 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with naming(path):
-            # A link with that name is replaced, not followed.
+            # A symbolic link with that name is replaced, not followed.
             beside.unlink(missing_ok=True)
             with beside.open("xb") as file:
                 yield file

@@ -39,7 +39,7 @@ class Terminated(KeyboardInterrupt):
 def terminating() -> Iterator[None]:
     """Raises `Terminated` on SIGTERM while the block runs, as Python raises KeyboardInterrupt.
 
-    A second signal has its former effect. Does nothing outside the main thread, where Python cannot
+    A second signal has its usual effect. Does nothing outside the main thread, where Python cannot
     handle signals.
     """
     if threading.current_thread() is not threading.main_thread():

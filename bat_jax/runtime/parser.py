@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser for `python -m NAME`, which ends with one line and status 2 on a wrong argument."""
+    """A parser for `python -m NAME`, which exits with one line and status 2 on a wrong argument."""
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and ends the program."""

@@ -17,9 +17,9 @@ class _Peak(NamedTuple):
     bfloat16: float
 
 
-# TPUs multiply float32 as bfloat16 by default, NVIDIA's cards as TensorFloat-32. Rates are without
-# sparsity. Sources: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; NVIDIA's data sheets
-# of the A100, and of the H100 and H200 (SXM).
+# By default, TPUs multiply float32 as bfloat16, and NVIDIA's cards as TensorFloat-32. The rates do
+# not count sparsity. Sources: https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e; NVIDIA's
+# data sheets of the A100, and of the H100 and H200 (SXM).
 _TPUS = {
     "TPU v4": _Peak(275e12, 275e12),
     "TPU v5 lite": _Peak(197e12, 197e12),

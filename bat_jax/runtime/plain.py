@@ -19,7 +19,7 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def differences(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Returns the fields in which two plain configs differ, as `field: its value, the other's`."""
+    """Returns the fields in which two plain configs differ, as `field: value, other value`."""
     found = []
     for name in sorted({*config, *other}):
         ours, theirs = config.get(name), other.get(name)

@@ -20,7 +20,7 @@ _CLOSED = "Event loop is closed"
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hides these messages while the block runs."""
-    # Orbax logs through absl; gcsfs repeats what it raises.
+    # Orbax logs through absl; gcsfs logs the errors that it raises.
     absl, gcsfs = logging.getLogger("absl"), logging.getLogger("gcsfs")
     level = gcsfs.level
     of_threads, unraisable = threading.excepthook, sys.unraisablehook

@@ -30,7 +30,7 @@ class Shape(Protocol):
     """The expected shape of a value."""
 
     def check(self, value: Any, place: "Place") -> Any:
-        """Returns the value for readers, or raises a ShapeError that names the place."""
+        """Returns the value, or raises a ShapeError that names its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Place:
         )
 
     def lacks(self, name: str) -> NoReturn:
-        """Raises the error for a missing name."""
+        """Raises the error for a name that the object at this place lacks."""
         where = f" in {self.names}" if self.names else ""
         raise ShapeError(f"{self.file}: has no {_short(name)}{where}; expected one")
 
@@ -193,8 +193,8 @@ def read(path: AnyPath, shape: Shape, what: str) -> Any:
 
     Args:
       path: the file.
-      shape: of its content.
-      what: the expected content, for messages: "the results of a finished run".
+      shape: the expected shape of its content.
+      what: the expected content, for messages, such as "the results of a finished run".
 
     Raises:
       UserError: the file is missing, or not a regular file.
@@ -232,7 +232,9 @@ def parse(content: bytes, shape: Shape, place: Place) -> Any:
             content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant
         )
     except RecursionError:
-        raise ShapeError(f"{where}is nested too deeply; expected JSON as a run writes it") from None
+        raise ShapeError(
+            f"{where}is nested too deeply; expected the file as a run writes it"
+        ) from None
     except UnicodeDecodeError:
         raise ShapeError(f"{where}is not UTF-8 text; expected JSON") from None
     except json.JSONDecodeError as error:
@@ -243,7 +245,7 @@ def parse(content: bytes, shape: Shape, place: Place) -> Any:
     except ValueError as error:  # Of the hooks, and of integers with thousands of digits.
         raise ShapeError(f"{where}holds {_reason(error)}; expected JSON") from None
     if not _is_flat(value, _DEEPEST):
-        raise ShapeError(f"{where}is nested too deeply; expected JSON as a run writes it")
+        raise ShapeError(f"{where}is nested too deeply; expected the file as a run writes it")
     return shape.check(value, place)
 
 

@@ -37,20 +37,20 @@ def as_path(path: str | os.PathLike[str]) -> AnyPath:
         except RuntimeError:
             user = text.partition("/")[0]
             raise UserError(
-                f"{text}: the home folder {user} is not known; expected ~ or ~USER to have one:"
-                f" write ./{text} for a file of that name"
+                f"{text}: the home folder of {user} is not known; expected a user with one: write"
+                f" ./{text} for a file of that name"
             ) from None
     if not text.startswith(_BUCKETS):
         raise UserError(
-            f"{text}: expected a folder of a disk, or gs://BUCKET/FOLDER; checkpoints cannot be"
-            " written to other stores: mount one as a folder"
+            f"{text}: expected a folder on a disk, or gs://BUCKET/FOLDER; checkpoints cannot be"
+            " written to other stores: mount the store as a folder"
         )
     if text.removeprefix(_BUCKETS)[:1] in ("", "/"):
         raise UserError(f"{text}: names no bucket; expected gs://BUCKET/FOLDER")
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(
-            f"{text}: gcsfs, which reads buckets, is not installed; install it with"
-            " pip install -r requirements-gcs.txt"
+            f"{text}: buckets need gcsfs, which is not installed; install it with pip install -r"
+            " requirements-gcs.txt"
         )
     # If TensorFlow is installed, etils would use it instead of gcsfs, with different errors.
     os.environ.setdefault("EPATH_USE_TF", "false")
@@ -95,9 +95,8 @@ def check_writable(folder: AnyPath) -> None:
         probe.unlink()
     except Exception as error:
         raise UserError(
-            f"{folder}: cannot be written to ({_reason(error)}); expected a bucket that"
-            " exists, and credentials that may write to it, as of gcloud auth application-default"
-            " login"
+            f"{folder}: cannot be written to ({_reason(error)}); expected an existing bucket, and"
+            " credentials that may write to it: run gcloud auth application-default login"
         ) from None
 
 
@@ -108,7 +107,7 @@ def _reason(error: Exception) -> str:
 
 
 def _forget_listings() -> None:
-    """Clears cached bucket listings, because other processes and TensorStore write to buckets."""
+    """Clears cached listings of buckets, to which other processes and TensorStore also write."""
     import fsspec.config
 
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)

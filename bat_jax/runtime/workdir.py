@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 # The format of config.json and of the whole folder; files without a number have format 1.
 FORMAT = 2
-# Where format 1 had fields of `programs`; `model.lowering` was the convolution of every program.
+# The places of the fields of `programs` in format 1; `model.lowering` was the convolution of every
+# program.
 _FORMER_PLACES = {
     "unroll": ("attack", "unroll"),
     "execution": ("memorization", "execution"),
@@ -77,7 +78,7 @@ def _held(workdir: AnyPath) -> Iterator[None]:
         descriptor = files.open_plain(workdir / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise UserError(
-            f"{workdir}: {error.strerror}; expected a folder that can be written to: name another"
+            f"{workdir}: {error.strerror}; expected a writable folder: name another"
         ) from None
     with os.fdopen(descriptor, "r+"):
         try:
@@ -96,7 +97,9 @@ def _held(workdir: AnyPath) -> Iterator[None]:
 @functools.cache
 def _warn_without_locks(folder: AnyPath, why: str) -> None:
     log.warning(
-        "%s: its file system has no locks (%s): start no other run in this folder", folder, why
+        "%s: its file system has no locks (%s): do not start another run in this folder",
+        folder,
+        why,
     )
 
 
@@ -104,7 +107,7 @@ def _warn_without_locks(folder: AnyPath, why: str) -> None:
 def _take_on_trust(folder: AnyPath) -> None:
     """Warns, once, that a bucket folder is not locked against other runs."""
     check_writable(folder)
-    log.warning("%s: a bucket has no locks: start no other run in this folder", folder)
+    log.warning("%s: buckets have no locks: do not start another run in this folder", folder)
 
 
 def claim(
@@ -137,8 +140,8 @@ def claim(
     with distributed.agreed():
         if not path.exists():
             raise UserError(
-                f"{path}: process 0 has written it, and it is not here; expected a folder that all"
-                " processes share: name such a folder"
+                f"{path}: process 0 has written it, but this process does not find it; expected a"
+                " folder that all processes share: name one"
             )
 
 
@@ -174,7 +177,7 @@ def _claim(
         *(("parallel.",) if config.model.sync_batch_norm else ()),
     )
     if config.job == "memorization":
-        # Members can be added; findings would have been made with fewer.
+        # Members can be added to an ensemble, but not to finished findings, which used fewer.
         free = (*free, "memorization.members: ")
     found = [row for row in differences(theirs, ours) if not row.startswith(free)]
     changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
@@ -182,8 +185,8 @@ def _claim(
         raise UserError(
             f"{workdir}: holds a run of another config (field: there, here): "
             + "; ".join(found)
-            + "; name another folder, or run the same config (a finished run is evaluated otherwise"
-            " with configs/evaluation.py)"
+            + "; name another folder, or run the same config (configs/evaluation.py evaluates a"
+            " finished run in another way)"
         )
     if changed:
         raise UserError(
@@ -217,7 +220,7 @@ def _from_format_1(config: dict[str, Any]) -> dict[str, Any]:
             programs[field] = new[section].pop(name, None)
     if isinstance(new.get("model"), dict):
         lowering = new["model"].pop("lowering", None)
-        # The choice by back end had a name in format 1, and is now the default.
+        # In format 1, the choice by back end had a name; now it is the default.
         convolution = None if lowering == "automatic" else lowering
         programs |= dict.fromkeys(_CONVOLUTIONS, convolution)
     return {**new, "programs": programs}

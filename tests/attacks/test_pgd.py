@@ -328,7 +328,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_gives_a_warning(norm):
         ({"labels": lambda y: y - 9}, "expected 0 to 3"),
         ({"labels": lambda y: y[:3]}, "one integer per image"),
         ({"labels": lambda y: y.astype(jnp.float32)}, "labels: float32"),
-        ({"key": lambda key: jnp.zeros(3)}, "key: float32 of shape"),
+        ({"key": lambda key: jnp.zeros(3)}, "key is float32 of shape"),
         ({"key": lambda key: jax.random.split(key, 3)}, "3.* for 16 images"),
     ],
 )

@@ -85,7 +85,7 @@ def test_the_ensemble_learns_from_training_and_held_out_images(findings_config):
         ({"findings.methods": ("bat",)}, "expected pgd_at among them"),
         ({"findings.tracked": ("standard",)}, r"config\.findings\.tracked"),
         ({"findings.removed": (1.5,)}, "above 0 and at most 1"),
-        ({"findings.seeds": (0, 0)}, "each once"),
+        ({"findings.seeds": (0, 0)}, "each value once"),
         ({"findings.autoattack": ("all",)}, "methods, removal, variants"),
         ({"findings.autoattack": ("removal",)}, "expected methods among them"),
         ({"evaluation.track.images": 0}, "track.images is 0"),

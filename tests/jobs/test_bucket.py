@@ -46,7 +46,7 @@ def test_a_run_in_a_bucket_that_is_stopped_and_resumed_is_the_run_on_a_disk(buck
     (stopped,) = finish(processes)
     assert stopped.status == 128 + signal.SIGTERM, stopped.stderr
     assert "is saved; run the same command" in stopped.stderr.splitlines()[-1]
-    assert "a bucket has no locks" in stopped.stderr
+    assert "buckets have no locks" in stopped.stderr
 
     (resumed,) = run(WORKDIR, 1)
     assert "resuming from step" in resumed.stderr
@@ -108,7 +108,7 @@ def test_an_ensemble_in_a_bucket_trains_only_the_members_that_are_missing(bucket
     [
         ("gs://other/run", None, "gs://other/run: cannot be written to (there is no such bucket)"),
         (WORKDIR, ("POST ", 403), "credentials that may write to it"),
-        ("s3://bucket/run", None, "s3://bucket/run: expected a folder of a disk, or gs://"),
+        ("s3://bucket/run", None, "s3://bucket/run: expected a folder on a disk, or gs://"),
     ],
 )
 def test_an_unusable_bucket_is_a_wrong_input_of_one_line(bucket, workdir, refused, reason):

@@ -218,7 +218,7 @@ def test_wrong_evaluations_are_refused(run):
     with pytest.raises(UserError, match="is among the run's checkpoints"):
         evaluate_run(config, folder / "checkpoints" / "again")
     config.checkpoints = ("first",)
-    with pytest.raises(UserError, match=r"config\.checkpoints is \('first',\); expected each"):
+    with pytest.raises(UserError, match=r"config\.checkpoints is \('first',\); expected every"):
         evaluate_run(config, folder / "first")
     assert not (folder / "first").exists()
 

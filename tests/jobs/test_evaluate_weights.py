@@ -171,12 +171,12 @@ def test_the_results_of_other_weights_are_not_mixed(weights, evaluated, tmp_path
         ({"architecture": "vgg16"}, "architecture: 'vgg16' is unknown; expected one of"),
         ({"architecture": None}, "config.architecture is not set; expected that of the weights"),
         ({"data.name": None}, "config.data.name is not set; expected the data set"),
-        ({"run": "runs/x"}, "expected one of them"),
+        ({"run": "runs/x"}, "expected only one of them"),
         ({"weights": "absent"}, "absent: No such file or directory; expected a safetensors file"),
         ({"architecture": "resnet18"}, "lacks bn1.bias"),
         ({"evaluation.corruptions.path": "absent"}, "absent: is no folder; expected that of CIFAR"),
         ({"evaluation.corruptions.names": ("fog",)}, "corruptions.names is .'fog',.; expected the"),
-        ({"weights": None, "run": "x"}, "config.architecture is .small_cnn.; expected it unset"),
+        ({"weights": None, "run": "x"}, "config.architecture is .small_cnn.; expected no value"),
     ],
 )
 def test_wrong_weights_end_in_one_line(changes, message, weights, tmp_path):

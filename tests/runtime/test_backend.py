@@ -84,7 +84,9 @@ def test_a_folder_named_for_programs_is_made_or_refused(monkeypatch, tmp_path):
     backend.prepare(compilation_cache="~/kept")
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "kept")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--compilation_cache=.*file: .*; expected a folder"):
+    with pytest.raises(
+        UserError, match=r"--compilation_cache=.*file: .*; expected a writable folder"
+    ):
         backend.prepare(compilation_cache=str(tmp_path / "file"))
     with pytest.raises(UserError, match="--compilation_cache=~nosuchuser/x: "):
         backend.prepare(compilation_cache="~nosuchuser/x")

@@ -24,8 +24,8 @@ def test_a_path_in_a_bucket_keeps_its_scheme():
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("s3://bucket/run", "expected a folder of a disk, or gs://BUCKET/FOLDER"),
-        ("file:///tmp/run", "expected a folder of a disk, or gs://BUCKET/FOLDER"),
+        ("s3://bucket/run", "expected a folder on a disk, or gs://BUCKET/FOLDER"),
+        ("file:///tmp/run", "expected a folder on a disk, or gs://BUCKET/FOLDER"),
         ("gs://", "names no bucket"),
         ("gs:///run", "names no bucket"),
     ],
@@ -49,7 +49,9 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
 
 
 def test_impossible_paths_give_one_line():
-    with pytest.raises(UserError, match="~nosuchuser/x: the home folder ~nosuchuser is not known"):
+    with pytest.raises(
+        UserError, match="~nosuchuser/x: the home folder of ~nosuchuser is not known"
+    ):
         storage.as_path("~nosuchuser/x")
     with pytest.raises(UserError, match="has a NUL character"):
         storage.as_path("runs/\0")

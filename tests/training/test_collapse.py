@@ -40,7 +40,7 @@ def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
     [
         (
             {"train.collapse.watch": True, "evaluation.select_by": "clean"},
-            r"collapse\.watch is True and config\.evaluation\.select_by clean; expected pgd",
+            r"collapse\.watch is True and config\.evaluation\.select_by is clean; expected pgd",
         ),
         ({"train.collapse.retries": 1}, r"collapse\.retries is 1; expected 0 unless"),
         ({"train.collapse.factor": 1.0}, r"collapse\.factor is 1\.0; expected above 0 and below 1"),

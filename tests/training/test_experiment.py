@@ -35,7 +35,7 @@ from bat_jax.training.experiment import build
         ("train.schedule.boundaries", ("a",), ["boundaries"]),
         ("model.mean", (0.5, 0.5), ["model.mean", "1 number"]),
         ("model.std", (0.0,), ["model.std", "above 0"]),
-        ("evaluation.attacks", ("square", "square"), ["evaluation.attacks", "each once"]),
+        ("evaluation.attacks", ("square", "square"), ["evaluation.attacks", "each value once"]),
         ("evaluation.attacks", ("deepfool",), ["evaluation.attacks", "apgd-ce"]),
         ("evaluation.step_size", -1.0, ["evaluation.step_size"]),
         ("data.crop_padding", 8, ["data.crop_padding is 8", "less than 8", "digits"]),

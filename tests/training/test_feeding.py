@@ -84,7 +84,7 @@ def test_images_stay_on_the_host_if_they_do_not_fit(tiny_config, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"train.swa_start_epoch": 1}, "placement is host and config.train.swa_start_epoch 1; exp"),
+        ({"train.swa_start_epoch": 1}, "placement is host and config.train.swa_start_epoch is 1; "),
         ({"job": "memorization", "data.validation": 0}, "placement is host; expected its default"),
         ({"data.placement": "disk"}, "placement is 'disk'; expected one of device, host"),
     ],

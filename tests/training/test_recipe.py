@@ -110,7 +110,7 @@ def test_a_method_that_cannot_smooth_labels_is_named(tiny_config, config, words)
         ({"attack.project": False}, r"attack\.project is False; expected True for 2 steps"),
         (
             {"train.swa_start_epoch": 1, "train.ema": 0.9},
-            r"swa_start_epoch is 1 and config\.train\.ema 0\.9; expected one of them",
+            r"swa_start_epoch is 1 and config\.train\.ema is 0\.9; expected only one of them",
         ),
         ({"train.ema_warmup": True}, "ema_warmup is True; expected its default"),
         ({"train.ema_statistics": "live"}, "ema_statistics is live; expected its default"),
