@@ -1,6 +1,6 @@
 """The losses of adversarial training and of BAT, as pure functions.
 
-Per-example functions return one value an example. The functions of a whole batch take an
+Per-example functions return one value per example. The functions of a whole batch take an
 `axis_name`: inside `jax.shard_map` or `jax.pmap` they then compute over the global batch and return
 its value on every device, so that a result does not depend on how many devices share the batch.
 Under `jax.pmap` or `jax.shard_map(check_vma=False)`, average the gradients of such a value over the
@@ -102,8 +102,8 @@ def kl_divergence(
     """Returns KL(p || p'), in nats, of the softmax p of `logits` and p' of `other_logits`.
 
     Args:
-      logits: of p, shape `[batch, classes]`.
-      other_logits: of p', shape `[batch, classes]`.
+      logits: the logits of p, shape `[batch, classes]`.
+      other_logits: the logits of p', shape `[batch, classes]`.
     """
     return optax.losses.kl_divergence_with_log_targets(
         jax.nn.log_softmax(other_logits), jax.nn.log_softmax(logits)
@@ -232,7 +232,8 @@ def gradient_alignment(
       noise: the shape of the images, uniform within epsilon in the paper.
 
     Returns:
-      The cosine of each image, and whether it is defined; where a gradient is 0 it is 0 and not.
+      The cosine of each image, and whether it is defined. Where a gradient is 0, the cosine is
+      undefined, and 0 is returned.
 
     References:
       Andriushchenko & Flammarion, Understanding and Improving Fast Adversarial Training,
@@ -270,7 +271,8 @@ def gairat_weights(
         correctly, 0 to K, shape `[batch]`.
       num_steps: K.
       lam: lambda, the shift; -1 in the paper.
-      axis_name: the mapped axis that the batch is shared over, if any: the mean is the global one.
+      axis_name: the mapped axis that the batch is shared over, if any; the mean is that of the
+        global batch.
 
     References:
       Zhang et al., Geometry-aware Instance-reweighted Adversarial Training, arXiv:2010.01736
@@ -378,8 +380,8 @@ def discrimination(
       similarity: s_ij, `cosine` or `dot`.
       denominator: D(i), `all` others or the `negatives` (y_k != y_i). An anchor without a negative
         is left out under `negatives`.
-      pooling: of the positives, `sum` inside the logarithm as above, or the `mean` over them of
-        -log, the form of supervised contrastive learning.
+      pooling: how an anchor's positives are combined: their `sum` inside the logarithm, as above,
+        or the `mean` of their -log, the form of supervised contrastive learning.
       axis_name: the mapped axis that the batch is shared over, if any.
 
     Raises:
@@ -416,7 +418,7 @@ def discrimination(
             f"discrimination: denominator is {denominator!r}; expected all or negatives"
         )
     is_anchor = jnp.any(positives, axis=-1) & jnp.any(compared, axis=-1)
-    # Rows that are left out are computed over every pair, so that no NaN enters their gradient.
+    # Rows that are left out use every pair, so that no NaN enters their gradient.
     positives = positives | ~is_anchor[:, None]
     compared = compared | ~is_anchor[:, None]
 
@@ -455,9 +457,9 @@ def bat(
       adversarial_logits: z(x'), shape `[batch, classes]`.
       features: h(x'), shape `[batch, width]`.
       labels: class indices, shape `[batch]`.
-      alpha: see `bat_weights`, as `gate`, `memorization`, `threshold`, `confidence_logits`.
+      alpha: see `bat_weights`.
       beta_dl: weight of the discrimination loss; 0 leaves it out.
-      temperature: see `discrimination`, as `similarity`, `denominator`, `pooling`.
+      temperature: see `discrimination`.
       gate: see `bat_weights`.
       memorization: see `bat_weights`.
       threshold: see `bat_weights`.

@@ -222,7 +222,7 @@ def test_fit_resumes_in_its_folder_and_records_its_model(outside):
         ({"model.name": "shapes:load"}, "calling it fails"),
         ({"data.name": "mixer:Mixer"}, "expected a bat_jax.data.Dataset"),
         ({"data.name": "nowhere:load"}, "importing nowhere fails"),
-        ({"objective.name": "mixer:Mixer"}, "not a class derived from bat_jax.methods.Method"),
+        ({"objective.name": "mixer:Mixer"}, "expected a class derived from bat_jax.methods.Method"),
     ],
 )
 def test_unusable_objects_from_outside_are_named(outside, fields, words):

@@ -45,7 +45,7 @@ def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch, name, 
         ('raise OSError("no device")', "(OSError at of_calls.py, line 2: no device)"),
         ("exit(3)", "(SystemExit at of_calls.py, line 2: 3)"),
         ("return {}[1]", "(KeyError at of_calls.py, line 2: 1)"),
-        ("return 5", "which gives a int; expected a"),
+        ("return 5", " a int; expected a"),
     ],
 )
 def test_a_function_that_fails_is_named(tmp_path, monkeypatch, body, words):

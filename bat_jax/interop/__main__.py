@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file.
     if not options.run or str(options.out) in ("", "."):
-        parser.error("--run and --out: expected a folder and a file, found an empty one")
+        parser.error("--run or --out is empty; expected the run's folder and the file to write")
     try:
         with quiet():
             export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     except CheckpointError as error:
         sys.exit(parser.failed(str(error), 1))
     except OSError as error:
-        reason = f"{error.strerror or error}; expected a place that can be written to"
+        reason = f"{error.strerror or error}; expected a file in a writable folder"
         sys.exit(parser.failed(f"{options.out}: {reason}", 2))
     print(f"weights: {options.out}")
 
@@ -57,7 +57,7 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     Raises:
       UserError: the folder holds no run, or its data are not found or have changed.
     """
-    # Weights do not depend on where they were trained.
+    # The weights do not depend on the devices that trained them.
     experiment = read_run(run, ConfigDict({"parallel": {"devices": 1}}))
     variables = read_states(experiment, run)[checkpoint].state.evaluated
     model: Any = models.module_of(experiment.model)

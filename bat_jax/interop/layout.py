@@ -30,7 +30,7 @@ _LEAVES: Mapping[tuple[str, str], str] = MappingProxyType(
         ("batch_stats", "var"): "running_var",
     }
 )
-# The number of updates of batch norm: PyTorch saves it, evaluation does not use it.
+# The number of updates of batch norm, which PyTorch saves and evaluation does not use.
 COUNTER = "num_batches_tracked"
 # The number of averages of torch.optim.swa_utils.AveragedModel, saved beside `module.`.
 _AVERAGED = "n_averaged"
@@ -48,7 +48,7 @@ class Family:
       block: the modules of a block.
       shortcut: further modules of the first block of a stage; some stages lack them.
       synonyms: names of modules in other repositories.
-      unused: the beginning of names that published files have and the network does not use.
+      unused: the prefix of tensors that published files contain and the network does not use.
     """
 
     ends: Names
@@ -78,7 +78,7 @@ class Family:
         return names
 
     def blocks(self, names: Collection[str]) -> dict[int, int]:
-        """Returns how many blocks each stage has, by the names of tensors."""
+        """Returns how many blocks each stage has, judged by the names of tensors."""
         if not self.place:
             return {}
         at = re.compile(re.escape(self.place).replace(r"\{\}", r"(\d{1,3})") + r"\.")
@@ -86,7 +86,7 @@ class Family:
         return Counter(int(stage) - self.first for stage, _ in found)
 
     def known(self, prefix: str, names: Collection[str]) -> int:
-        """Returns how many of the names are the prefix and a name of this architecture."""
+        """Returns how many of the names consist of the prefix and a name of this architecture."""
         inside = "|".join(map(re.escape, {**self.block, **self.shortcut}))
         place = re.escape(self.place).replace(r"\{\}", r"\d+")
         ends = "|".join(map(re.escape, self.ends))
@@ -139,7 +139,7 @@ def tensors(
     Args:
       model_name: a model of `bat_jax.models.create`.
       leaves: the Flax leaves, or their shapes, by path.
-      depth: if the name leaves it free.
+      depth: the network's depth, if its name leaves it free.
     """
     modules = family(model_name).modules(_blocks(model_name, depth))
     flax_to_torch = {flax: torch for torch, flax in modules.items()}
@@ -172,7 +172,7 @@ def prefix(model_name: str, names: Collection[str]) -> str:
     """
     first = family(model_name).stem
     candidates = {name.removesuffix(first) for name in names if name.endswith(first)}
-    # Blocks have a convolution of this name too, but few modules of the network have their prefix.
+    # Blocks also have a convolution of this name, but few names of the network share their prefix.
     return max(
         sorted({"", *candidates}), key=lambda prefix: family(model_name).known(prefix, names)
     )
@@ -188,7 +188,7 @@ def is_unused(model_name: str, name: str) -> bool:
 def depth_of(model_name: str, blocks: Mapping[int, int]) -> int | None:
     """Returns the depth of a network with these blocks, or None if its name fixes the depth.
 
-    If no depth has exactly these blocks, the network lacks tensors of the returned one.
+    If no depth has exactly these blocks, the network lacks tensors of the returned depth.
 
     Args:
       model_name: a model of `bat_jax.models.create`.
@@ -226,7 +226,7 @@ def _blocks(model_name: str, depth: int | None) -> tuple[int, ...]:
     return preact_resnet.BLOCKS[depth]
 
 
-# The depths that names fix.
+# The depths of models whose name fixes it.
 _DEPTHS: Mapping[str, int] = MappingProxyType(
     {
         "resnet18": 18,

@@ -1,4 +1,4 @@
-"""By which mean and standard deviation a network normalises its images."""
+"""Finds the mean and the standard deviation that a network normalises its images by."""
 
 import json
 import reprlib
@@ -14,7 +14,7 @@ from bat_jax.errors import UserError
 
 
 class Normalization(NamedTuple):
-    """What a network subtracts from [0, 1] images and then divides them by, per channel."""
+    """The mean that a network subtracts from [0, 1] images, and the divisor, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -26,7 +26,7 @@ NORMALIZATIONS: Mapping[str, Normalization] = MappingProxyType(
         "cifar100": Normalization((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     }
 )
-"""Of RobustBench's `DMWideResNet` and `DMPreActResNet`, by data set; not in their files."""
+"""By data set, for RobustBench's `DMWideResNet` and `DMPreActResNet`, whose files lack them."""
 
 
 def found(
@@ -38,19 +38,19 @@ def found(
     channels: int,
     known: Normalization | None,
 ) -> tuple[float, ...]:
-    """Returns the mean or the std of a network, from the first of its sources.
+    """Returns the mean or the std of a network, from the first source that has it.
 
     Args:
       path: the file, for messages.
-      name: which of the two.
-      given: by the caller.
-      buffers: of a wrapper, in the file.
-      metadata: of the file.
-      channels: of the images.
-      known: of the architecture and the data set, if any.
+      name: `mean` or `std`.
+      given: the caller's values.
+      buffers: those of a wrapper, saved in the file.
+      metadata: the file's metadata.
+      channels: the number of channels of the images.
+      known: the values for the architecture and the data set, if known.
 
     Raises:
-      UserError: there is none, or it is not a number for each channel.
+      UserError: no source has the values, or they are not one number per channel.
     """
     if given is not None:
         return per_channel(name, name, given, channels)
@@ -60,9 +60,9 @@ def found(
         return per_channel(name, name, getattr(known, name), channels)
     if name not in metadata:
         raise UserError(
-            f"{path}: holds no {name} to normalise images by; pass mean and std (config.model.mean"
-            " and config.model.std), 0 and 1 for each channel if the network takes [0, 1] images"
-            " as they are"
+            f"{path}: holds no {name} to normalise images by; expected one: pass mean and std"
+            " (config.model.mean and config.model.std), 0 and 1 for each channel if the network"
+            " takes [0, 1] images as they are"
         )
     try:
         values = json.loads(metadata[name])
@@ -70,7 +70,7 @@ def found(
         values = None
     if not isinstance(values, list):
         raise UserError(
-            f"{path}: {name} is {reprlib.repr(metadata[name])}; expected a JSON list of a number"
+            f"{path}: {name} is {reprlib.repr(metadata[name])}; expected a JSON list with a number"
             f" for each of {channels} channels"
         )
     return per_channel(name, f"{path}: {name}", values, channels)

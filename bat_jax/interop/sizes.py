@@ -15,12 +15,12 @@ _FINAL_NORM_LEAF = ("params", "BatchNorm_0", "scale")
 
 
 class Sizes(NamedTuple):
-    """What a model's tensors determine; None where its name does.
+    """The sizes that a model's tensors determine; None where the model's name does.
 
     Attributes:
       width: channels of the first convolution.
-      depth: in layers.
-      widening: of a WRN.
+      depth: the number of layers.
+      widening: the widening factor of a WRN.
       final_norm: whether batch norm precedes the head of a PreActResNet.
     """
 
@@ -36,13 +36,13 @@ class Sizes(NamedTuple):
 
 
 def create(architecture: str, num_classes: int, sizes: Sizes, chosen: Mapping[str, Any]) -> Any:
-    """Returns the model of these sizes; those that its name fixes are not passed."""
+    """Returns the model of these sizes, without passing those that its name fixes."""
     found = {name: value for name, value in sizes._asdict().items() if value is not None}
     return models.create(architecture, num_classes, **found, **chosen)
 
 
 def of_tensors(architecture: str, network: Mapping[str, Shaped[np.ndarray, "..."]]) -> Sizes:
-    """Returns the sizes of a PyTorch network; missing tensors are refused afterwards."""
+    """Returns the sizes of a PyTorch network; the caller rejects missing tensors afterwards."""
     family = layout.family(architecture)
     width = network[family.stem].shape[0]
     depth = layout.depth_of(architecture, family.blocks(network))
@@ -55,7 +55,7 @@ def of_tensors(architecture: str, network: Mapping[str, Shaped[np.ndarray, "..."
 
 
 def of_leaves(architecture: str, leaves: Mapping[tuple[str, ...], Any]) -> Sizes:
-    """Returns the sizes of Flax variables; missing leaves are refused afterwards."""
+    """Returns the sizes of Flax variables; the caller rejects missing leaves afterwards."""
     modules = {path[1] for path in leaves if len(path) > 1}
     blocks = [name for name in modules if name.startswith(("Pre", "Basic", "Bottle"))]
     widened = leaves.get(_FIRST_BLOCK_LEAF)
@@ -71,13 +71,13 @@ def of_leaves(architecture: str, leaves: Mapping[tuple[str, ...], Any]) -> Sizes
 def _sizes(
     architecture: str, width: int, depth: int | None, channels: int | None, has_norm: bool
 ) -> Sizes:
-    """Returns the sizes of which the name leaves a choice.
+    """Returns the sizes that the name leaves free.
 
     Args:
       architecture: the model's name.
       width: channels of the first convolution.
       depth: None if the name fixes it.
-      channels: of the first stage, if known.
+      channels: channels of the first stage, if known.
       has_norm: whether there is batch norm before the head.
     """
     is_wide = architecture in ("wide_resnet", "dm_wide_resnet")

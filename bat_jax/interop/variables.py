@@ -38,7 +38,7 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the variables that `save_variables` wrote.
 
     Raises:
-      UserError: there is no such file, or it holds no variables.
+      UserError: the file does not exist, or does not hold variables.
     """
     path = Path(path)
     try:

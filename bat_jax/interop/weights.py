@@ -63,8 +63,8 @@ def export_weights(
 ) -> None:
     """Writes the weights of a model under the names of its PyTorch architecture.
 
-    That architecture has no tensors for the normalisation. The file's metadata holds it, with the
-    model's name and what tensors do not show; `import_weights` reads it from there.
+    That architecture has no tensors for the normalisation. The file's metadata holds it, together
+    with the model's name and other settings; `import_weights` reads it from there.
 
     Args:
       path: the safetensors file.
@@ -141,7 +141,7 @@ def import_weights(
 ) -> Imported:
     """Reads the weights of a PyTorch network, exported or published, for Flax.
 
-    Prefixes of the network's names, such as `module.` of DataParallel or that of a wrapper, are
+    A prefix of the network's names, such as `module.` from DataParallel or one from a wrapper, is
     dropped. The sizes that the architecture leaves free are read from the file.
 
     Args:
@@ -153,10 +153,10 @@ def import_weights(
       std: per-channel standard deviation; by default the file's, from its buffers (`std` or
         `sigma`) or its metadata.
       stem: the model's stem; by default that of the file's metadata, else `cifar`.
-      shortcut: of PreActResNet, by default that of the file's metadata, else `raw` if the file has
-        no batch norm before the head, `activated` if it has: so it is in RobustBench's files.
-      dataset: `cifar10` or `cifar100`, whose mean and standard deviation the networks with `dm_`
-        normalise by, if nothing else gives them.
+      shortcut: the shortcut of PreActResNet; by default that of the file's metadata, else `raw` if
+        the file has no batch norm before the head, and `activated` if it has, as in RobustBench.
+      dataset: `cifar10` or `cifar100`. Networks with `dm_` normalise by its mean and standard
+        deviation unless the caller or the file gives others.
 
     Returns:
       The model and its variables; its logits are those of the PyTorch network in eval mode.
@@ -280,7 +280,7 @@ def _tensor(path: Path, file: Any, name: str) -> Shaped[np.ndarray, "..."]:
 
 
 def _say_rounded(path: Path, values: Sequence[Shaped[np.ndarray, "..."]]) -> None:
-    """Warns of weights in half precision, which are no longer those that were trained."""
+    """Warns of weights in half precision, which differ from those that were trained."""
     rounded = {str(value.dtype) for value in values if value.dtype.itemsize < 4}
     if rounded:
         log.warning(
@@ -300,12 +300,12 @@ def _take_apart(
         if twin != name:
             raise UserError(
                 f"{path}: {_shown(twin)} and {_shown(name)} name one tensor of {architecture};"
-                " expected one of them"
+                " expected only one of them"
             )
     tensors = {own: tensors[name] for own, name in named.items()}
     prefix = layout.prefix(architecture, tensors)
     if prefix:
-        log.info("%s: dropped the prefix %s of its names", path, _shown(prefix))
+        log.info("%s: dropped the prefix %s from its names", path, _shown(prefix))
     network: Tensors = {}
     buffers: Tensors = {}
     others = []
@@ -331,7 +331,7 @@ def _take_apart(
 def _chosen(
     path: Path, metadata: Mapping[str, str], *, stem: Stem | None, shortcut: Shortcut | None
 ) -> dict[str, Any]:
-    """Returns what tensors do not show, from the caller or else from the file's metadata."""
+    """Returns the settings that tensors do not show, from the caller or else the metadata."""
     chosen: dict[str, Any] = {}
     for name, given, legal in (
         ("stem", stem, get_args(Stem)),

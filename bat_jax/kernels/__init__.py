@@ -1,1 +1,1 @@
-"""Convolutions as the CPU back end runs them fastest; other back ends have XLA's own."""
+"""Convolutions in the forms that run fastest on CPU; other back ends use XLA's own."""

@@ -29,9 +29,9 @@ class Conv(nn.Module):
     """A 3x3 convolution, padded by 1 on every side, with the parameters of `flax.linen.Conv`.
 
     Attributes:
-      channels: of the output.
-      stride: in both directions.
-      dtype: of the computation; parameters are float32.
+      channels: the number of output channels.
+      stride: the stride in both directions.
+      dtype: the type of the computation; parameters are float32.
     """
 
     channels: int
@@ -78,7 +78,7 @@ def _of_gray(
     images: Images, kernel: Kernel, stride: int
 ) -> tuple[Map, tuple[Images, Patches, Kernel]]:
     """Returns the same result by sums, which are faster than a product of nine terms."""
-    # The barriers prevent recomputing the images and the sums wherever they are read.
+    # The barriers prevent recomputing the images and the sums at every use.
     images = jax.lax.optimization_barrier(images)
     seen = taps.views(images, kernel, stride)
     sums = taps.weighted_sum(seen, kernel.reshape(len(seen), -1, 1, 1, 1))

@@ -1,7 +1,7 @@
 """Implementations of convolution: XLA's own operation, and faster forms for the CPU back end.
 
 All compute the same sums in a different order. XLA's CPU back end runs convolutions many times
-slower inside a loop than outside, and those of several models at once as one grouped convolution;
+slower inside a loop than outside, and runs those of several models as one slow grouped convolution;
 matrix products keep their speed in both cases. On GPU and TPU, XLA's own convolutions are best.
 
 Each function has the signature of `jax.lax.conv_general_dilated` for NHWC images and an HWIO
@@ -76,7 +76,7 @@ def patches(
     One product per kernel row, rather than one in total, writes and reads a third of the patches
     at a time; the partial sums stay in the cache.
     """
-    del layout  # Flax passes its own, which is NHWC as here.
+    del layout  # Flax always passes NHWC, the layout used here.
     if _is_gray(images, window_strides):
         return _shifts(images, kernel, padding)
     rows, columns, _, out_channels = kernel.shape
@@ -89,7 +89,7 @@ def patches(
         seen = padded[:, row : row + (height - 1) * down + 1 : down]
         starts = range(columns)
         views = [seen[:, :, start : start + (width - 1) * right + 1 : right] for start in starts]
-        # The CPU back end's matrix product is fastest for two dimensions.
+        # On CPU, matrix products of two-dimensional arrays are the fastest.
         taken = jnp.concatenate(views, axis=-1).reshape(-1, columns * images.shape[-1])
         return jnp.dot(taken, kernel[row].reshape(-1, out_channels), precision=precision)
 

@@ -16,13 +16,13 @@ import jax
 from bat_jax.errors import UserError
 from bat_jax.kernels.convolution import CONVOLUTIONS, Convolution
 
-# A device's members in sequence, or all at once.
+# Whether a device trains its members in sequence or all at once.
 Execution = Literal["map", "vmap"]
 Use = Literal["training", "attack", "evaluation", "autoattack"]
 
 OVERRIDE = "BAT_JAX_PROGRAMS"
 
-# Pixels of the images whose patches fit in a core's 1 MB cache: 16 images of 28x28.
+# The number of pixels whose patches fit in a core's 1 MB cache: 16 images of 28x28.
 _PIXELS_IN_CACHE = 16 * 28 * 28
 
 
@@ -37,8 +37,8 @@ class Programs:
       attack: convolution of attacks in training.
       evaluation: convolution of evaluation, its PGD and the scoring of ensembles.
       autoattack: convolution of AutoAttack, whose steps are separate programs.
-      unroll: whether to unroll the steps of PGD instead of looping, or how many a loop's iteration
-        holds.
+      unroll: whether to unroll the steps of PGD instead of looping, or how many steps one iteration
+        of the loop runs.
       execution: train a device's members in sequence (`map`) or at once (`vmap`).
       members_at_once: how many members a device trains at a time; None means as many as fit.
     """
@@ -56,12 +56,12 @@ class Programs:
         return CONVOLUTIONS[getattr(self, use)]
 
     def __str__(self) -> str:
-        """The choices on one line, for `--dry_run`."""
+        """The choices in one line, for `--dry_run`."""
         members = "as many as fit" if self.members_at_once is None else str(self.members_at_once)
         return (
             f"convolutions: training {self.training}, attack {self.attack}, evaluation"
             f" {self.evaluation}, AutoAttack {self.autoattack}; PGD's steps"
-            f" {'written out' if self.unroll else 'in a loop'}; members of an ensemble by"
+            f" {'unrolled' if self.unroll else 'in a loop'}; members of an ensemble by"
             f" {self.execution}, {members} at a time"
         )
 
@@ -72,7 +72,7 @@ class Programs:
 
         Args:
           most: the upper limit.
-          pixels: of an image.
+          pixels: the number of pixels of an image.
         """
         is_products = self.evaluation == "patches"
         return min(most, max(1, _PIXELS_IN_CACHE // pixels)) if is_products else most
@@ -118,8 +118,9 @@ def resolve(
 def is_cpu_style() -> bool:
     """Returns whether programs should take the forms that suit the CPU back end.
 
-    By default, whether CPU is the default back end. The environment variable BAT_JAX_PROGRAMS
-    overrides this with `cpu` or `accelerator`, to compile on one machine for another.
+    By default, this is whether CPU is JAX's default back end. The environment variable
+    BAT_JAX_PROGRAMS overrides it with `cpu` or `accelerator`, to compile on one machine for
+    another.
 
     Raises:
       UserError: the variable has another value.
@@ -129,6 +130,6 @@ def is_cpu_style() -> bool:
         return jax.default_backend() == "cpu"
     if chosen not in ("cpu", "accelerator"):
         raise UserError(
-            f"{OVERRIDE} is {chosen!r}; expected cpu or accelerator, or no such variable"
+            f"{OVERRIDE} is {chosen!r}; expected cpu or accelerator: correct it, or unset it"
         )
     return chosen == "cpu"

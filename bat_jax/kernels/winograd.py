@@ -4,7 +4,7 @@ Winograd's F(4, 3) computes four outputs of a 3-tap filter with six products ins
 is applied along the height only; along the width and the channels, each of the six products is an
 ordinary 1x3 convolution. (In both directions it would save more products, but the extra additions
 and memory traffic cost more than that.) It is exact in real numbers; in float32 its error is about
-three times that of the plain sums.
+three times that of plain sums.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308.
 """

@@ -1,6 +1,6 @@
 """Training methods, one module each; `package.module:Class` names one outside this package.
 
-An outside method derives from `Method`:
+A method outside this package derives from `Method`:
 
     class Focal(bat_jax.methods.Method):
         name, title, reference = "focal", "Focal loss", "Lin et al., arXiv:1708.02002"
@@ -59,23 +59,22 @@ _OPTIONS = ("awp",)
 
 
 def find(name: str, field: str = "objective.name") -> type[Method]:
-    """Returns a method by its name, or an outside class by `package.module:Class`.
+    """Returns a method by its name, or a class from outside by `package.module:Class`.
 
     Raises:
-      UserError: there is no such method, or the class is no method.
+      UserError: the method does not exist, or the class is not a method.
     """
     if name in METHODS:
         return METHODS[name]
     if not outside.is_outside(name):
         raise UserError(
-            f"config.{field} is {name!r}; expected one of {', '.join(METHODS)}, or the class of"
-            " another method as package.module:Class"
+            f"config.{field} is {name!r}; expected one of {', '.join(METHODS)}, or"
+            " package.module:Class, the class of another method"
         )
     found = outside.load(name, field)
     if not (inspect.isclass(found) and issubclass(found, Method)):
         raise UserError(
-            f"config.{field} is {name!r}, which is not a class derived from"
-            " bat_jax.methods.Method; expected one"
+            f"config.{field} is {name!r}; expected a class derived from bat_jax.methods.Method"
         )
     check_class(found, name, field, taken=(*METHODS, *_OPTIONS))
     return found
@@ -90,7 +89,7 @@ def complete(config: ConfigDict) -> None:
     """Adds the named method's section to `config.objective`, with default values.
 
     Raises:
-      UserError: there is no such method.
+      UserError: the method does not exist.
     """
     method = find(config.objective.name)
     if method.fields and method.name not in config.objective:
@@ -102,8 +101,8 @@ def create(objective: ConfigDict, setup: Setup) -> Method:
     """Checks the fields of the method that `config.objective` names, and returns the method.
 
     Raises:
-      UserError: there is no such method, one of its fields is invalid, or a class from outside is
-        no method.
+      UserError: the method does not exist, one of its fields is invalid, or a class from outside is
+        not a method.
     """
     method = find(objective.name)
     settings = objective.get(method.name, ConfigDict())
@@ -127,7 +126,7 @@ def title(name: str) -> str:
 
 
 def options_title(objective: Mapping[str, Any]) -> str:
-    """Returns what reports add to a method's name: its options, as ` + AWP (gamma 0.01)`.
+    """Returns a method's options as reports append them to its name: ` + AWP (gamma 0.01)`.
 
     Args:
       objective: the section of a config, or of a run's config.json, which may lack options.
@@ -137,7 +136,7 @@ def options_title(objective: Mapping[str, Any]) -> str:
 
 
 def step_passes(method: Method, config: ConfigDict) -> int:
-    """Returns the cost of a step in forward passes of the batch, that of options included.
+    """Returns the cost of a step in forward passes of the batch, including its options.
 
     Args:
       method: the training method.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from bat_jax.methods.base import Gradient, Method, Variables
 
-# Keeps the direction of a tensor without gradient at 0.
+# Makes the direction of a tensor 0 if its gradient is 0.
 _TINY = 1e-20
 
 
@@ -51,8 +51,8 @@ def gradient(
 ) -> Gradient:
     """Returns the method's gradient at the perturbed parameters w + gamma v.
 
-    v maximises the method's own loss to first order. The gradient and weight decay are those of
-    w + gamma v, the update applies to w:
+    v maximises the method's own loss to first order. The gradient and weight decay are those at
+    w + gamma v, but the update applies to w:
 
         m <- mu m + grad L(w + gamma v) + wd (w + gamma v)          w <- w - lr m
 
@@ -60,9 +60,9 @@ def gradient(
     at w + gamma v.
 
     Args:
-      method: whose gradient it is.
+      method: the method whose gradient is returned.
       value_and_grad: as for `Method.gradient`.
-      variables: the model's, with w in `params`.
+      variables: the model's variables, with w in `params`.
       epoch: epochs completed before this step.
       gamma: size of the perturbation relative to the norm of each tensor; 0 is the plain method.
       start_epoch: the epoch from which parameters are perturbed.
@@ -77,7 +77,7 @@ def gradient(
 
     params = variables["params"]
     if start_epoch > 0:
-        # The first epochs do without the pass that finds v.
+        # The pass that finds v is skipped in the epochs before `start_epoch`.
         perturbed = jax.lax.cond(epoch >= start_epoch, ascended, lambda same: same, params)
     else:
         perturbed = ascended(params)

@@ -18,7 +18,7 @@ from bat_jax.fields import Schema
 from bat_jax.parallel import AXIS
 
 Metrics = dict[str, Float[Array, ""]]
-"""A method's own metrics by name, for the records of training."""
+"""A method's own metrics by name, for the records of a training."""
 Variables = dict[str, Any]
 Clean = Literal["trained", "read"]
 SelectBy = Literal["pgd", "clean"]
@@ -32,9 +32,9 @@ class Batch(NamedTuple):
 
     Attributes:
       labels: class indices.
-      logits: of the training images: adversarial, or clean for a method without an attack.
-      features: penultimate features of the same images; None for a model that has none.
-      clean_logits: of the clean images, or None if the method's `clean` is None.
+      logits: logits of the training images: adversarial, or clean for a method without an attack.
+      features: penultimate features of the same images; None for a model without features.
+      clean_logits: logits of the clean images, or None if the method's `clean` is None.
       robust_steps: kappa, the number of attack steps that each image withstood.
       memorization: mem(i), NaN where unknown.
       epoch: epochs completed before this step, including the fraction.
@@ -62,7 +62,8 @@ class Visit(NamedTuple):
 
     Attributes:
       labels: class indices.
-      logits: of the clean images, with the parameters and the batch norm that the attack sees.
+      logits: logits of the clean images, with the parameters and the batch norm that the attack
+        sees.
       memory: the rows of the method's memory for these images, by name.
       epoch: epochs completed before this step, including the fraction.
     """
@@ -77,12 +78,12 @@ class Setup(NamedTuple):
     """The properties of a run that a method may depend on.
 
     Attributes:
-      num_steps: of the training attack, K.
-      num_classes: of the data set.
+      num_steps: K, the number of steps of the training attack.
+      num_classes: the number of classes of the data set.
       threshold: memorization above which an example is atypical.
       first_decay: epoch of the first learning rate decay; half the training for schedules without
         discrete decays.
-      epsilon: of the training attack.
+      epsilon: the radius of the training attack.
     """
 
     num_steps: int
@@ -98,7 +99,7 @@ class Attack(NamedTuple):
     Attributes:
       loss: `cross_entropy`, `margin`, `kl`, or any function from logits and labels (or soft
         targets, if the method has them) to a loss per image. If the method overrides `before`, the
-        function takes what that returned for these images as a third argument.
+        function takes the result of `before` for these images as a third argument.
       gaussian_start: if above 0, the attack starts from x + gaussian_start * N(0, 1) instead of a
         uniform draw from the ball.
     """
@@ -115,7 +116,7 @@ class Memory(Protocol):
     """
 
     def observed(self, batch: Batch) -> Any:
-        """Returns the values to store for one device's share: arrays with leading example axis."""
+        """Returns the values to store for one device's share, arrays with leading example axis."""
 
     def after(self, rows: Int32[Array, " batch"], observed: Any) -> "Memory":
         """Returns the memory updated with a global batch of distinct rows."""
@@ -125,11 +126,11 @@ class Gradient(NamedTuple):
     """A loss over the global batch and its gradient.
 
     Attributes:
-      loss: its value.
+      loss: the value of the loss.
       aux: the loss's auxiliary output.
       variables: the variables with the batch statistics updated by the forward pass.
       params: the gradient with respect to the parameters, averaged over the devices.
-      decayed: the parameters that weight decay reads; None for those that are updated.
+      decayed: the parameters that weight decay applies to; None for those that are updated.
     """
 
     loss: Float[Array, ""]
@@ -140,7 +141,7 @@ class Gradient(NamedTuple):
 
 
 class Method:
-    """The base class of training methods: adversarial training with weights of 1.
+    """The base class of training methods; it trains on adversarial images with weights of 1.
 
         minimise over theta  sum_i w_i L(x'_i, y_i) / sum_i w_i,   x' = attack(x)
 
@@ -152,8 +153,8 @@ class Method:
       reference: the publication.
       fields: its config section: the default and the legal values of each field.
       attack: what the attack maximises and where it starts; None trains on clean images.
-      clean: how clean images are forwarded too: `trained`, with gradient and batch statistics;
-        `read`, for logits only, in evaluation mode; or None.
+      clean: whether and how clean images are forwarded too: `trained`, with gradient and batch
+        statistics; `read`, for logits only, in evaluation mode; or None.
       select_by: the validation accuracy that should choose the best checkpoint, `pgd` or `clean`.
       settings: the values of its fields.
       setup: the properties of the run.
@@ -214,7 +215,7 @@ class Method:
 
     @property
     def estimates_for(self) -> str | None:
-        """The feature that needs memorization estimates, as `the gate 'memorized'`; or None."""
+        """The part that needs memorization estimates, such as `the gate 'memorized'`; or None."""
         return None
 
     def memory(self, examples: int) -> dict[str, Memory]:
@@ -223,10 +224,10 @@ class Method:
         return {}
 
     def before(self, visit: Visit) -> Any:
-        """Returns what attack and loss need of the images, computed before the attack.
+        """Returns values for the attack and the loss, computed from the images before the attack.
 
-        A pytree of arrays with leading example axis. A method that overrides this has the clean
-        images forwarded first; no gradient flows through it.
+        They are a pytree of arrays with a leading example axis. For a method that overrides this,
+        the trainer forwards the clean images first. No gradient flows through the values.
         """
         del visit
         return None
@@ -243,14 +244,14 @@ class Method:
         labels: Int[Array, " batch"],
         image_keys: Key[Array, " batch"],
     ) -> dict[str, Any]:
-        """Returns further outputs that the loss needs, floats with leading example axis, by name.
+        """Returns further outputs for the loss, floats with a leading example axis, by name.
 
         The loss is differentiated through them. They are computed with the batch's statistics,
         which leave the running ones as they are.
 
         Args:
-          logits_fn: images to logits, at the parameters that the gradient is taken at.
-          images: clean ones, as augmented.
+          logits_fn: images to logits, at the parameters at which the gradient is taken.
+          images: the clean images, augmented.
           labels: class indices.
           image_keys: a key for each image, which depends on its place in the global batch.
         """
@@ -280,7 +281,7 @@ class Method:
         Args:
           value_and_grad: maps variables to the batch's loss and gradient. It may be called any
             number of times.
-          variables: the model's.
+          variables: the model's variables.
           epoch: epochs completed before this step.
         """
         del epoch
@@ -295,7 +296,7 @@ class Method:
         return self.attack_passes(num_steps) + clean + 3
 
     def attack_passes(self, num_steps: int) -> int:
-        """Returns the part of `forward_passes` that the attack takes, with what precedes it.
+        """Returns the part of `forward_passes` that the attack, with its `before`, takes.
 
         An attack step differentiates with respect to the images only, which costs 2 in total.
         """

@@ -49,7 +49,7 @@ class Bat(Method):
     }
 
     def __init__(self, settings: Mapping[str, Any], setup: Setup) -> None:
-        """Requests clean logits if the confidence is that of clean images."""
+        """Requests clean logits if the confidence is that on clean images."""
         super().__init__(settings, setup)
         self.clean: Literal["read"] | None = "read" if settings["confidence"] == "clean" else None
 

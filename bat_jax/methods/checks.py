@@ -1,4 +1,4 @@
-"""What a method from outside the package must be, checked before anything starts."""
+"""Checks a method from outside the package before anything starts."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, get_args
@@ -19,7 +19,7 @@ def check_class(method: type[Method], name: str, field: str, *, taken: Collectio
       taken: names of other methods.
 
     Raises:
-      UserError: the first that is missing or wrong.
+      UserError: an attribute is missing or wrong; the message names the first.
     """
     where = f"config.{field}: {name}"
     missing = [part for part in ("name", "title", "reference") if not hasattr(method, part)]
@@ -28,11 +28,11 @@ def check_class(method: type[Method], name: str, field: str, *, taken: Collectio
     for part in ("name", "title", "reference"):
         value = getattr(method, part)
         if not isinstance(value, str) or not value:
-            raise UserError(f"{where} has the {part} {shown(value)}; expected a text")
+            raise UserError(f"{where} has the {part} {shown(value)}; expected text")
     if not method.name.isidentifier() or method.name in (*taken, "name"):
         raise UserError(
-            f"{where} has the name {shown(method.name)}; expected letters, digits and _, not"
-            f" 'name', {', '.join(taken)}: its section of config.objective is named so"
+            f"{where} has the name {shown(method.name)}; expected letters, digits and _, and none"
+            f" of name, {', '.join(taken)}: the method's section of config.objective has this name"
         )
     if method.select_by not in get_args(SelectBy):
         raise UserError(
@@ -43,7 +43,7 @@ def check_class(method: type[Method], name: str, field: str, *, taken: Collectio
 
 
 def check_parts(method: Method, name: str) -> None:
-    """Checks what a method does, once its settings are known.
+    """Checks a method's attack and its use of clean images, once its settings are known.
 
     Raises:
       UserError: its attack or its `clean` is wrong.
@@ -81,7 +81,7 @@ def _check_fields(where: str, section: str, schema: Any) -> None:
             _check_fields(where, f"{section}.{name}", field)
         elif not isinstance(field, Field):
             raise UserError(
-                f"{where} has {shown(field)} as {section}.{name}; expected a field, as"
+                f"{where} has {shown(field)} as {section}.{name}; expected a field such as"
                 " bat_jax.fields.Real(1.0, low=0)"
             )
         elif field.default is not None and field.expected(field.default) is not None:

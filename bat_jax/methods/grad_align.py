@@ -46,5 +46,5 @@ class GradAlign(Method):
         return total, {"alignment": jax.lax.stop_gradient(alignment)}
 
     def forward_passes(self, num_steps: int) -> int:
-        """Adds two input gradients, and the backward pass through one of them."""
+        """Adds the cost of two input gradients, and of the backward pass through one of them."""
         return super().forward_passes(num_steps) + 8

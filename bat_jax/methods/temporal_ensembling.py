@@ -34,7 +34,7 @@ class Predictions(flax.struct.PyTreeNode):
 
 
 class Remembered(NamedTuple):
-    """What the attack and the loss know of each image.
+    """The values that the attack and the loss use for each image.
 
     Attributes:
       average: E_i, this visit included.
@@ -54,8 +54,8 @@ class TemporalEnsembling(Method):
 
         E_i <- m E_i + (1 - m) p(x_i),   t_i = E_i / sum_k E_ik,   R_i(q) = mean_k (q_ik - t_ik)^2
 
-    The average E_i is updated at each visit of example i, before its attack. R is that of p(x') in
-    PGD-AT, and in TRADES of p(x), whose attack still maximises that of p(x'). docs/method.md,
+    The average E_i is updated at each visit of example i, before its attack. The loss has R(p(x'))
+    for PGD-AT and R(p(x)) for TRADES; the attack maximises R(p(x')) for both. See docs/method.md,
     section 8.
     """
 
@@ -89,7 +89,7 @@ class TemporalEnsembling(Method):
         self.clean = "trained" if is_trades else None
 
     def memory(self, examples: int) -> dict[str, Any]:
-        """Returns an average of each example, all 0."""
+        """Returns the averages of all examples, which start at 0."""
         return {"predictions": Predictions(jnp.zeros((examples, self.setup.num_classes)))}
 
     def before(self, visit: Visit) -> Remembered:
@@ -136,7 +136,7 @@ class TemporalEnsembling(Method):
     def _attacked(
         self, logits: Float[Array, "batch classes"], labels: Array, remembered: Remembered
     ) -> Float[Array, " batch"]:
-        """Returns what the attack maximises; labels may be class probabilities."""
+        """Returns the loss that the attack maximises; labels may be class probabilities."""
         if self.settings["base"] == "trades":
             divergence = losses.kl_divergence(remembered.logits, logits)
             value = self.settings["beta"] * divergence

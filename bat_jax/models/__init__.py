@@ -51,13 +51,13 @@ SMALL = ("small_cnn",)
 
 
 def _small_cnn(*, stem: Stem, axis_name: str | None, **settings: Any) -> nn.Module:
-    del stem, axis_name  # The model has neither a choice of stems nor batch norm.
+    del stem, axis_name  # The model has only one stem, and no batch norm.
     return SmallCNN(**settings)
 
 
 def _dm(model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     def create(*, activation: Activation, **settings: Any) -> nn.Module:
-        del activation  # These networks are those with SiLU.
+        del activation  # These networks always use SiLU.
         return model(**settings)
 
     return create
@@ -119,16 +119,16 @@ def create(
       num_classes: the number of logits.
       image_shape: height, width and channels of the images; checked if given.
       width: channels of the first layer; by default the published number.
-      depth: of `preact_resnet` and `dm_preact_resnet`, 10, 18 or 34, by default 18; of
+      depth: for `preact_resnet` and `dm_preact_resnet`, 10, 18 or 34, by default 18; for
         `wide_resnet` and `dm_wide_resnet`, 6 n + 4, by default 28.
-      widening: of `wide_resnet` and `dm_wide_resnet`, by default 10.
+      widening: for `wide_resnet` and `dm_wide_resnet`, by default 10.
       activation: `relu` or `silu`; the networks with `dm_` have SiLU.
       stem: `cifar`, or `tiny_imagenet` for 64x64 images (residual networks).
-      shortcut: of `preact_resnet` and `preact_resnet18`, by default `activated`; or `raw`.
-      final_norm: of the same; whether batch norm and activation precede the pooling.
+      shortcut: for `preact_resnet` and `preact_resnet18`, `activated` (the default) or `raw`.
+      final_norm: for the same, whether batch norm and activation precede the pooling.
       mean: the per-channel mean to subtract; by default 0.5.
       std: the per-channel standard deviation to divide by; by default 0.5.
-      dtype: of the computation, float32 or bfloat16; parameters and logits are float32.
+      dtype: the type of the computation, float32 or bfloat16; parameters and logits are float32.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       conv: computes convolutions, any function with the arguments of
         `jax.lax.conv_general_dilated`; `bat_jax.kernels.convolution` has faster ones for CPU.
@@ -177,13 +177,13 @@ def check_name(name: str) -> None:
     """Raises a UserError unless the name is a model's or has the form `package.module:Name`."""
     if name not in _MODELS and not outside.is_outside(name):
         raise UserError(
-            f"model: {name!r} is unknown; expected one of {', '.join(_MODELS)}, or a function that"
-            " makes a Flax module, as package.module:Name"
+            f"model: {name!r} is unknown; expected one of {', '.join(_MODELS)}, or"
+            " package.module:Name, a function that makes a Flax module"
         )
 
 
 def _check_free(name: str, settings: Mapping[str, Any]) -> None:
-    """Checks the settings that only some names leave free; None is not set."""
+    """Checks the settings that only some names leave free; None means not set."""
     for field, value in settings.items():
         if value is not None and field not in _FREE.get(name, ()):
             free = " or ".join(other for other in _FREE if field in _FREE[other])
@@ -226,8 +226,8 @@ def _from_outside(
         return adapted(found)
     except UserError:
         raise UserError(
-            f"config.model.name is {name!r}, which gives a {type(found).__name__}; expected a Flax"
-            " module, of Linen or NNX"
+            f"config.model.name is {name!r}, which returns a {type(found).__name__}; expected a"
+            " function that returns a Flax module, of Linen or NNX"
         ) from None
 
 
@@ -255,7 +255,7 @@ def logits_fn(
       variables: the model's variables.
       batch_norm: normalise by the `running` statistics or by those of the `batch`; either way an
         attack leaves the running statistics unchanged.
-      key: of dropout, which the statistics of the batch come with.
+      key: the key of dropout, which is active with the statistics of the `batch`.
     """
     is_training = batch_norm == "batch"
     rngs = {"params": key} if is_training and key is not None else None

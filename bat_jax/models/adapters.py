@@ -16,7 +16,7 @@ from bat_jax.errors import UserError
 from bat_jax.models.nnx_classifier import NnxClassifier
 from bat_jax.models.protocol import Classifier, pair
 
-# What modules call the switch between training and evaluation; True means that it evaluates.
+# The names of the switch between training and evaluation; True if the switch turns on evaluation.
 _MODES = {"train": False, "training": False, "deterministic": True}
 
 
@@ -54,7 +54,7 @@ class LinenClassifier:
         return pair(outputs, updated, mutable=mutable)
 
     def _options(self, *, train: bool, features: bool) -> dict[str, Any]:
-        """Returns the options of the module's call, of those that it takes."""
+        """Returns the options that the module's call takes."""
         taken = _parameters(self.module)
         options: dict[str, Any] = {
             name: train != evaluates for name, evaluates in _MODES.items() if name in taken
@@ -123,7 +123,7 @@ class Resized:
 
     Attributes:
       model: the classifier.
-      side: of the images that it gets, in pixels.
+      side: the side of the images that the classifier receives, in pixels.
     """
 
     model: Classifier
@@ -151,7 +151,7 @@ def adapted(model: Any) -> Classifier:
         module is trained from its present values, in a copy.
 
     Raises:
-      UserError: it is something else.
+      UserError: the model is something else.
     """
     if isinstance(model, nn.Module):
         taken = _parameters(model)
@@ -167,7 +167,7 @@ def adapted(model: Any) -> Classifier:
     if callable(model):
         try:
             made = nnx.eval_shape(lambda: model(nnx.Rngs(0)))
-        # The function is a user's own.
+        # The function is the user's, so it may raise anything.
         except Exception as error:
             reason = f" (calling it with nnx.Rngs fails: {outside.raised(error)})"
         else:
@@ -185,12 +185,12 @@ def pretrained(
     """Returns the model with training to start at the given variables.
 
     Args:
-      model: any that `adapted` takes.
+      model: any model that `adapted` takes.
       variables: its `params` and, if any, `batch_stats`, such as those of an earlier `fit`.
-      fresh: names of parts of `params` to draw anew, such as the head for other classes.
+      fresh: names of parts of `params` to initialise again, such as a head for other classes.
 
     Raises:
-      UserError: the model is none; when training starts, variables of another structure.
+      UserError: `adapted` rejects the model; or, when training starts, the variables do not fit it.
     """
     return Pretrained(adapted(model), variables, tuple(fresh))
 
@@ -210,12 +210,12 @@ def rematerialized(model: Classifier) -> Classifier:
     """Returns the model with its field `remat` set, to compute activations again.
 
     Raises:
-      UserError: its module has no such field.
+      UserError: the model's module has no field `remat`.
     """
     if not hasattr(module_of(model), "remat"):
         raise UserError(
             f"config.model.remat is True; expected False for {name_of(model)}, which has no field"
-            " remat: use a residual network, or nn.remat in a module of yours"
+            " remat: use a residual network, or nn.remat in your module"
         )
     return with_fields(model, remat=True)
 

@@ -23,7 +23,7 @@ Map = Float[Array, "batch height width channels"]
 BlockOutput = Float[Array, "batch out_height out_width out_channels"]
 
 STEM_STRIDE: dict[str, int] = {"cifar": 1, "tiny_imagenet": 2}
-# Bottlenecks end with this many times as many channels as their 3x3 convolution has.
+# The output of a bottleneck has this many times the channels of its 3x3 convolution.
 EXPANSION = 4
 
 
@@ -80,10 +80,10 @@ class PreActivationBlock(nn.Module):
     """x + conv(relu(bn(conv(relu(bn(x)))))), with a convolution of x where the shape changes.
 
     Attributes:
-      channels: of the output.
-      stride: of the first convolution and of the shortcut.
+      channels: the number of output channels.
+      stride: the stride of the first convolution and of the shortcut.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
-      dtype: of the computation; parameters are float32.
+      dtype: the type of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
       activation: ReLU in the paper.
       shortcut: whether its convolution takes the input after batch norm and activation or, `raw`,
@@ -139,7 +139,7 @@ def stages(
     Args:
       x: the input.
       block: makes a block from its channels and stride.
-      channels: of the first stage.
+      channels: the number of channels of the first stage.
       blocks: the number of blocks of each stage.
       train: whether batch norm uses the batch's statistics.
       remat: whether to keep only the blocks' inputs for the backward pass, and to compute the rest

@@ -1,4 +1,4 @@
-"""PreActResNet as Rebuffi et al., Data Augmentation Can Improve Robustness, trained it.
+"""The PreActResNet of Rebuffi et al., Data Augmentation Can Improve Robustness.
 
 Sources: arXiv:2111.05328 and RobustBench's `DMPreActResNet`. It is `PreActResNet` with SiLU, with
 shortcuts of 3x3 convolutions that take the raw input, and with TensorFlow's padding.

@@ -1,4 +1,4 @@
-"""WRN as Gowal et al., Uncovering the Limits of Adversarial Training, trained it.
+"""The WRN of Gowal et al., Uncovering the Limits of Adversarial Training.
 
 Sources: arXiv:2010.03593 and RobustBench's `DMWideResNet`. It is `WideResNet` with SiLU and
 TensorFlow's padding.

@@ -48,9 +48,9 @@ def convolution(
       kernel: the side of the kernel.
       stride: the stride in both directions.
       use_bias: whether to add a bias per channel.
-      padding: before and after, of both directions; by default kernel // 2 on every side.
+      padding: the padding before and after, in both directions; by default kernel // 2.
       conv: computes the convolution, with the arguments of `jax.lax.conv_general_dilated`.
-      dtype: of the computation; parameters are float32.
+      dtype: the type of the computation; parameters are float32.
     """
     pad = kernel // 2
     return nn.Conv(
@@ -92,7 +92,7 @@ def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> BatchNorm:
     Args:
       train: whether to normalise by the batch's statistics and update the running ones.
       axis_name: the mapped axis over which to take the statistics of the global batch, if any.
-      dtype: of the output; statistics are float32.
+      dtype: the type of the output; statistics are float32.
     """
     return BatchNorm(
         use_running_average=not train,

@@ -28,9 +28,9 @@ class NnxClassifier:
 
     Attributes:
       kind: the module's class.
-      structure: what `nnx.split` returns besides the state.
+      structure: the graph definition that `nnx.split` returns beside the state.
       state: all variables; only shapes if `make` is given.
-      make: returns a module of `nnx.Rngs`; None starts training at `state`.
+      make: makes a module from `nnx.Rngs`; None starts training at `state`.
     """
 
     kind: type
@@ -54,7 +54,7 @@ class NnxClassifier:
                 made = _flat(nnx.state(model(nnx.Rngs(0))))
                 return [made[path].get_value() for path in constant]
 
-            # Compiled, so that only these are computed, and no draws of parameters.
+            # Compiled, so that only these are computed and no parameters are drawn.
             for path, value in zip(constant, jax.jit(values)(), strict=True):
                 found[path] = found[path].replace(value)
         return cls(type(shapes), structure, found, model)

@@ -43,15 +43,15 @@ class PreActResNet(nn.Module):
       std: the per-channel standard deviation to divide by.
       width: channels of the stem; 64 in the paper.
       stem: `cifar` or `tiny_imagenet`.
-      activation: of all layers; ReLU in the paper.
+      activation: the activation of all layers; ReLU in the paper.
       shortcut: whether the convolution of a shortcut takes the block's input after batch norm and
         activation (RobustBench's `PreActBlockV2`) or `raw` (its `PreActBlock`).
       shortcut_kernel: the side of that convolution's kernel.
-      padding: of strided convolutions, as in `PreActivationBlock`.
+      padding: the padding of strided convolutions, as in `PreActivationBlock`.
       final_norm: whether batch norm and activation precede the pooling (RobustBench's
         `bn_before_fc`).
       axis_name: the mapped axis over which batch norm is synchronised, if any.
-      dtype: of the computation; parameters are float32.
+      dtype: the type of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
       remat: computes activations within blocks again in the backward pass, to save memory.
     """

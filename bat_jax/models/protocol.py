@@ -1,4 +1,4 @@
-"""What the trainer needs of a model."""
+"""The interface of models, as the trainer calls them."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -12,8 +12,8 @@ class Classifier(Protocol):
     makes one of any other Flax module. `docs/extending.md` explains it.
 
     - Logits are float32 of shape `[batch, classes]`.
-    - Features are what the logits are a linear function of, float32 of shape `[batch, features]`,
-      or None for a model that has none.
+    - Features are the input of the linear layer that returns the logits, float32 of shape
+      `[batch, features]`, or None for a model without features.
     - Variables are a mapping with `params`, which are trained, and, where a model normalises by
       statistics of the batch, `batch_stats`. Nothing else may change in a forward pass.
     """
@@ -22,7 +22,7 @@ class Classifier(Protocol):
         """Returns the variables at the start of training.
 
         Args:
-          key: of the draws.
+          key: the key of all random draws.
           images: a batch in [0, 1], NHWC.
         """
 
@@ -42,7 +42,7 @@ class Classifier(Protocol):
         Args:
           variables: as `init` returns them.
           images: a batch in [0, 1], NHWC.
-          train: whether to normalise by the batch's statistics, and to drop units out.
+          train: whether to normalise by the batch's statistics, and to apply dropout.
           features: whether to return `(logits, features)` instead.
           mutable: the collections of variables whose update to return, as a second value.
           rngs: the key of dropout, as `{"params": key}`.
@@ -50,5 +50,5 @@ class Classifier(Protocol):
 
 
 def pair(outputs: Any, updated: Mapping[str, Any], *, mutable: Any) -> Any:
-    """Returns what `apply` returns, with the updated variables if they are asked for."""
+    """Returns the result of `apply`, with the updated variables if `mutable` names any."""
     return outputs if mutable is False else (outputs, updated)

@@ -34,9 +34,9 @@ class ResNet(nn.Module):
       std: the per-channel standard deviation to divide by.
       width: channels of the stem; 64 in the paper.
       stem: `cifar` or `tiny_imagenet`.
-      activation: of all layers; ReLU in the paper.
+      activation: the activation of all layers; ReLU in the paper.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
-      dtype: of the computation; parameters are float32.
+      dtype: the type of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
       remat: computes activations within blocks again in the backward pass, to save memory.
     """

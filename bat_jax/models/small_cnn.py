@@ -23,8 +23,8 @@ class SmallCNN(nn.Module):
       mean: the per-channel mean to subtract from images.
       std: the per-channel standard deviation to divide by.
       width: channels of the first convolution.
-      activation: of all layers.
-      dtype: of the computation; parameters are float32.
+      activation: the activation of all layers.
+      dtype: the type of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`; with
         `kernels.convolution.batch_last`, the batch is the last dimension between layers.
     """

@@ -27,10 +27,10 @@ class WideResNet(nn.Module):
       std: the per-channel standard deviation to divide by.
       width: channels of the stem, 16 in the paper.
       stem: `cifar`, or `tiny_imagenet`, whose stride of 2 reduces 64x64 images to 32x32.
-      activation: of all layers; ReLU in the paper.
-      padding: of strided convolutions, as in `PreActivationBlock`.
+      activation: the activation of all layers; ReLU in the paper.
+      padding: the padding of strided convolutions, as in `PreActivationBlock`.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
-      dtype: of the computation; parameters are float32.
+      dtype: the type of the computation; parameters are float32.
       conv: computes convolutions, with the arguments of `jax.lax.conv_general_dilated`.
       remat: computes activations within blocks again in the backward pass, to save memory.
     """

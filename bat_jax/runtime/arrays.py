@@ -111,7 +111,7 @@ class Archive:
         """Wraps an open archive.
 
         Args:
-          path: for messages.
+          path: the file's path, for messages.
           file: the archive.
           what: the expected content of the file, for messages.
         """

@@ -221,7 +221,9 @@ def test_the_networks_of_deepmind_normalise_by_the_data_set(saved):
 
 
 def test_a_missing_normalization_is_not_guessed(saved):
-    with pytest.raises(UserError, match=r"holds no mean to normalise images by; pass mean and std"):
+    with pytest.raises(
+        UserError, match=r"holds no mean to normalise images by; expected one: pass mean and std"
+    ):
         import_weights(saved(drawn("resnet18")), "resnet18", NUM_CLASSES)
     with pytest.raises(UserError, match=r"mean is \[0.5\]; expected a number for each of 3"):
         read(saved(drawn("resnet18")), "resnet18", mean=[0.5])
@@ -385,8 +387,8 @@ def test_a_folder_without_a_run_ends_with_status_2(tmp_path, capsys):
     [
         ([], "required: command"),
         (["export"], "required: --run, --out"),
-        (["export", "--run=a", "--out="], "--out: expected a folder and a file"),
-        (["export", "--run=", "--out=a"], "--run and --out: expected"),
+        (["export", "--run=a", "--out="], "--out is empty; expected the run"),
+        (["export", "--run=", "--out=a"], "--run or --out is empty; expected"),
         (["export", "--run=a", "--out=b", "--checkpoint=first"], "invalid choice: 'first'"),
         (["export", "--run=a", "--out=b", "--depth=3"], "unrecognized arguments: --depth=3"),
         (["import"], "invalid choice: 'import'"),

@@ -212,5 +212,5 @@ def test_half_precision_and_prefixes_are_reported(weights, tmp_path, caplog):
     path.write_bytes(save(halves))
     with caplog.at_level("INFO", logger="bat_jax"):
         import_weights(path, "small_cnn", 10, **NORMALIZATION)
-    assert f"{path}: dropped the prefix module. of its names" in caplog.text
+    assert f"{path}: dropped the prefix module. from its names" in caplog.text
     assert "has weights in float16, read as float32" in caplog.text
