@@ -3,8 +3,8 @@
     python launch.py --config=configs/cifar100_gairat_fast.py
 
 PreActResNet-18, Linf 8/255, PGD-10, 30 epochs of a one-cycle schedule, bfloat16, batch 512;
-cifar100_gairat is the long recipe. Its weights apply from epoch 15, half the training. Hardware:
-one GPU or TPU. Expected: not measured.
+cifar100_gairat is the long recipe. GAIRAT's weights apply from epoch 15, the middle of the
+training. Hardware: one GPU or TPU. Expected: not measured.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,8 @@
     python launch.py --config=configs/cifar100_n_fgsm.py
 
 One attack step instead of ten, 30 epochs. PreActResNet-18, Linf 8/255; docs/method.md, section 10.
-A collapse is named and the last good state kept. Hardware: one GPU or TPU. Expected: not measured.
+A collapse is reported, and the last good state is kept. Hardware: one GPU or TPU. Expected: not
+measured.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ def get_config() -> ConfigDict:
     """Returns the config."""
     config = cifar_one_step("cifar100", "pgd_at")
     config.attack.step_size = config.attack.epsilon
-    # Noise beyond epsilon, and nothing clipped to it, keep training from collapsing.
+    # Noise beyond epsilon, without projection onto the ball, keeps training from collapsing.
     config.attack.start_radius = 2.0
     config.attack.project = False
     return config

@@ -2,7 +2,8 @@
 
     python launch.py --config=configs/cifar100_standard.py
 
-PreActResNet-18, Linf 8/255, PGD-10, 110 epochs. Hardware: one GPU or TPU. Expected: not measured.
+PreActResNet-18, 110 epochs on clean images, evaluated at Linf 8/255. Hardware: one GPU or TPU.
+Expected: not measured.
 """
 
 from ml_collections import ConfigDict

@@ -6,10 +6,10 @@ Dong et al., arXiv:2106.01606: from epoch 90 on, the predictions for attacked im
 to a running average of the clean predictions. The schedule is the authors': 200 epochs, learning
 rate divided by 10 at epochs 100 and 150; w rises to 300 between epochs 90 and 150.
 
-The authors' regulariser is a mean over classes, chosen for 10 of them: w = 300 is 30 ||q - t||^2 an
-example there, and 3 ||q - t||^2 for 100 classes. The same 30 for CIFAR-100:
---config.objective.te.over_classes=sum --config.objective.te.weight=30. On TRADES:
---config.objective.te.base=trades
+The authors' regulariser is a mean over classes, and they chose w = 300 for 10 classes: it adds
+30 ||q - t||^2 per example there, but 3 ||q - t||^2 for 100 classes. To add 30 ||q - t||^2 on
+CIFAR-100 too: --config.objective.te.over_classes=sum --config.objective.te.weight=30. To regularise
+TRADES: --config.objective.te.base=trades
 
 PreActResNet-18, Linf 8/255, PGD-10. Hardware: one GPU or TPU; the averages take 20 MB. Expected:
 not measured.

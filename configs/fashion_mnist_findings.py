@@ -55,8 +55,9 @@ def get_config() -> ConfigDict:
     config.evaluation.track.num_steps = 20
     config.checkpoint.every_epochs = 6
 
-    # On 2,000 images: those trained on and those held out. With this few members, influences have
-    # standard errors of up to 0.08; at 0.15, two in three atypical test images would be by chance.
+    # On 2,000 images: the training images and the held-out images. With this few members,
+    # influences have standard errors of up to 0.08; at a threshold of 0.15, two in three atypical
+    # test images would be atypical by chance.
     config.memorization.members = 200
     config.memorization.threshold = 0.25
     config.findings.ensemble.train.epochs = 12

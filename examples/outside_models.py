@@ -4,8 +4,8 @@
 
 Both classify scikit-learn's handwritten digits of 8x8 pixels, and the same call attacks both,
 because `autoattack` takes any function from [0, 1] images to logits; Equinox and Haiku models work
-too. The plain model is trained on clean images, the NNX model on images attacked by `pgd`. Takes
-less than a minute on two CPU cores.
+too. The plain model is trained on clean images, the NNX model on images attacked by `pgd`. This
+takes less than a minute on two CPU cores.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ Apply = Callable[[Any, Images], Logits]
 
 
 class Row(NamedTuple):
-    """The number of images classified correctly at first, and after each attack."""
+    """The number of images classified correctly before the attacks, and after each attack."""
 
     model: str
     images: int

@@ -2,10 +2,10 @@
 
     python pt_to_safetensors.py CHECKPOINT.pt WEIGHTS.safetensors [--key=state_dict]
 
-Run it where PyTorch and safetensors are installed; it needs neither JAX nor bat_jax. It reads
-nothing but tensors from the checkpoint (`weights_only=True`: no code of the file is run), takes the
-one network in it, drops the prefix of DataParallel, and says what it did. Values and types of the
-tensors do not change.
+Run it where PyTorch and safetensors are installed; it needs neither JAX nor bat_jax. It reads only
+tensors from the checkpoint (`weights_only=True`, so that no code in the file is run), takes the one
+network in it, drops prefixes such as that of DataParallel, and prints what it did. Values and types
+of the tensors do not change.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Where training codes put the network's tensors. Where a file has averaged and unaveraged weights,
-# `model_state_dict` are the averaged ones.
+# The entries in which training codes store the network's tensors. If a file has averaged and
+# unaveraged weights, `model_state_dict` holds the averaged ones.
 KEYS = ("model_state_dict", "state_dict", "model", "net", "last")
 # DataParallel, DistributedDataParallel, torch.compile, and wrappers in a Sequential.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "0.", "1.")
@@ -30,11 +30,11 @@ def state_of(checkpoint: Any, key: str | None = None) -> tuple[dict[str, Any], l
     """Returns a network's tensors by name, and what was done to find them.
 
     Args:
-      checkpoint: what `torch.load` returned.
-      key: the entry that has the tensors; by default the first of `KEYS`.
+      checkpoint: the result of `torch.load`.
+      key: the entry with the tensors; by default the first of `KEYS` that exists.
 
     Raises:
-      CheckpointError: there is no such entry, or it is not tensors by name.
+      CheckpointError: the entry does not exist, or does not hold tensors by name.
     """
     said = []
     while True:
@@ -79,7 +79,7 @@ def convert(source: Path, target: Path, key: str | None) -> list[str]:
         checkpoint = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror or error})") from error
-    # Files that are no checkpoints, or have more than tensors, raise errors of many types.
+    # Files that are not checkpoints, or hold more than tensors, raise errors of many types.
     except Exception as error:
         raise CheckpointError(
             f"cannot be read as tensors alone ({type(error).__name__}); expected a checkpoint with"
@@ -111,7 +111,7 @@ def main() -> None:
     except CheckpointError as error:
         _fail(f"{options.checkpoint}: {error}")
     except OSError as error:
-        _fail(f"{options.weights}: {error.strerror or error}; expected a place to write to")
+        _fail(f"{options.weights}: {error.strerror or error}; expected a file in a writable folder")
     for line in said:
         print(f"{options.weights}: {line}")
 

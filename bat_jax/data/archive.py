@@ -23,7 +23,7 @@ from bat_jax.errors import UserError
 _UNPACKED = 4
 _HEADERS = 1 << 20
 _MEMBERS = 10_000
-# These two unpack only as much as is read. Others unpack whole blocks of any size.
+# These two methods unpack only what is read; others unpack whole blocks of any size.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _AnyPath = TypeVar("_AnyPath", bound=PurePath)
 
@@ -192,8 +192,8 @@ def read_tar(path: Path, limits: Mapping[str, int], *, remedy: str) -> dict[str,
                     raise _doubled(path, name, remedy)
                 if member.issparse():
                     raise UserError(
-                        f"{path}: {name} is sparse, so that bytes of it are not in the archive;"
-                        f" expected all of them; {remedy}"
+                        f"{path}: {name} is sparse, so that some of its bytes are not in the"
+                        f" archive; expected the whole file; {remedy}"
                     )
                 content = archive.extractfile(member)
                 assert content is not None  # The member is a file.
@@ -222,8 +222,8 @@ class _Bounded(io.RawIOBase):
         self._count += len(part)
         if self._count > self.limit:
             raise UserError(
-                f"{self._what} more than {self.limit:,} bytes; expected at most that many up to"
-                f" there; {self._remedy}"
+                f"{self._what} more than {self.limit:,} bytes; expected at most that many at this"
+                f" point; {self._remedy}"
             )
         return part
 

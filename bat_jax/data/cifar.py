@@ -32,7 +32,7 @@ class _Layout:
       classes: the number of classes.
       label_bytes: the number of label bytes before an image: the superclass, if the set has
         superclasses, then the class.
-      pickles: file names that only the Python version of the archive has, whose files are pickles.
+      pickles: names of files that only the Python version of the archive has; they are pickles.
       superclass_names: the file of superclass names, one per line, if the set has superclasses.
       superclasses: the number of superclasses.
     """
@@ -162,7 +162,7 @@ def _contents(layout: _Layout, source: Path) -> Mapping[str, bytes]:
     else:
         found = archive.read_tar(source, wanted, remedy=layout.official.again)
     contents = {name: found[name] for name in wanted if found.get(name) is not None}
-    # A copy without the names of superclasses is a data set without superclasses.
+    # Without the names of superclasses, the data set has no superclasses.
     missing = [n for n in wanted if n not in contents and n != layout.superclass_names]
     if missing:
         _refuse_pickles(layout, source, set(found))
@@ -177,7 +177,7 @@ def _refuse_pickles(layout: _Layout, source: Path, names: set[str]) -> None:
     known = {"cifar-10-python", "cifar-100-python", "cifar-10-batches-py"}
     if names & (known | layout.pickles):
         raise UserError(
-            f"{source}: is the version for Python, whose files are pickles; these can run arbitrary"
+            f"{source}: is the version for Python, whose files are pickles, which can run arbitrary"
             " code and are never read; expected the binary version; fetch"
             f" {layout.official.url}"
         )

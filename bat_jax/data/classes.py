@@ -46,7 +46,7 @@ def select(dataset: Dataset, classes: Sequence[int | str]) -> Dataset:
 
 
 def _superclasses(dataset: Dataset, labels: Sequence[int]) -> Superclasses | None:
-    """Returns the superclasses of some classes, without those that have none of them."""
+    """Returns the superclasses of some classes, without superclasses that have none of them."""
     if dataset.superclasses is None:
         return None
     names, of_class = dataset.superclasses
@@ -62,7 +62,7 @@ def resolve(dataset: Dataset, classes: Sequence[int | str]) -> tuple[int, ...]:
     """Returns the labels of classes given by label, by name or by their number.
 
     Raises:
-      UserError: as for `select`.
+      UserError: a class is unknown or occurs twice, or there are fewer than two.
     """
     given, known = f"config.data.classes is {shown(tuple(classes))}", dataset.num_classes
     if len(classes) == 1 and isinstance(classes[0], int | np.integer):

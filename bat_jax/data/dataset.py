@@ -50,8 +50,8 @@ class Superclasses(NamedTuple):
     """Groups of classes, such as the 20 coarse labels of CIFAR-100.
 
     Attributes:
-      names: of the superclasses.
-      of_class: by label, the place of the class's superclass in `names`; -1 where it is unknown.
+      names: the names of the superclasses.
+      of_class: by label, the index in `names` of the class's superclass; -1 if it is unknown.
     """
 
     names: tuple[str, ...]
@@ -63,14 +63,14 @@ class Dataset:
     """A training and a test split of one image classification set.
 
     Attributes:
-      name: of the set.
+      name: the name of the set.
       train: the training images.
       test: the test images.
-      class_names: by label.
-      classes: where these are some classes of a set, the label there of each; None for a whole set.
-      superclasses: groups of classes, where the source has them.
-      folders: by label, the name of the class in folders, where it is not the class name: for
-        Tiny ImageNet, its WordNet id.
+      class_names: the names of the classes, by label.
+      classes: for some classes of a set, the label of each in the whole set; None for a whole set.
+      superclasses: groups of classes, if the source has them.
+      folders: the names of the classes' folders, by label, if they differ from the class names:
+        WordNet ids for Tiny ImageNet.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Dataset:
 
     @property
     def unique_names(self) -> tuple[str, ...]:
-        """The class names, followed by the label where classes share a name."""
+        """The class names; names that classes share are followed by the label."""
         names = self.class_names
         return tuple(
             f"{name} ({label})" if names.count(name) > 1 else name
@@ -128,19 +128,19 @@ def from_arrays(
     rows of `train_images`. Validation images are held out by `config.data.validation`.
 
     Args:
-      train_images: NHWC, of 1 or 3 channels.
+      train_images: NHWC, with 1 or 3 channels.
       train_labels: class indices.
-      test_images: of the same height, width and channels.
+      test_images: NHWC, with the same height, width and channels.
       test_labels: class indices.
       test_fraction: the part of the training images that is the test set, if none is given.
       seed: draws that part.
-      class_names: by label; by default the numbers up to the largest label, each of which must
-        occur.
-      name: of the set, for messages and reports.
+      class_names: the names of the classes, by label; by default the numbers up to the largest
+        label, each of which must occur.
+      name: the name of the set, for messages and reports.
 
     Raises:
-      UserError: images that are not uint8, other shapes, labels without a name or with gaps, or
-        test images without labels.
+      UserError: images are not uint8 or have other shapes, labels have gaps or lack a name, or test
+        images lack labels.
     """
     if (test_images is None) != (test_labels is None):
         missing = "labels" if test_labels is None else "images"
@@ -155,7 +155,7 @@ def from_arrays(
         for images, labels in parts
     ]
     if test_images is None:
-        # Wrong arrays are named before they are split.
+        # Check the arrays before they are split, so that messages name the user's rows.
         _check(f"{name} train", splits[0], len(class_names))
         splits = _divided(name, splits[0], test_fraction, seed)
     train, test = splits

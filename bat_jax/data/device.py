@@ -17,7 +17,7 @@ from bat_jax.errors import UserError
 
 # The fraction of a device's free memory that a program may plan to use.
 USABLE = 0.8
-# Of the largest ratio of the sides of a resized crop, 4 / 3.
+# The logarithm of the largest ratio of the sides of a resized crop, 4 / 3.
 _LOG_RATIO = math.log(4 / 3)
 
 
@@ -42,26 +42,26 @@ class DeviceSplit(NamedTuple):
         """Returns this device's share of the images of a batch.
 
         Args:
-          rows: of the whole batch.
-          places: of the share in the batch.
+          rows: the rows of the whole batch.
+          places: the positions of the share in the batch.
         """
         return self.images[rows[places]]
 
     def others(
         self, rows: Int32[Array, " batch"], places: Int[Array, " share"]
     ) -> UInt8[Array, "share height width channels"]:
-        """Returns the images at any places of a batch, those of other devices among them."""
+        """Returns the images at any positions of a batch, also those of other devices."""
         return self.images[rows[places]]
 
 
 class StreamedSplit(NamedTuple):
-    """A split whose images stay on the host, with those of one batch.
+    """A split whose images stay on the host, except those of one batch.
 
     Attributes:
       batch: uint8, this device's share of the images of the batch.
-      labels: as in `DeviceSplit`, of all examples.
-      ids: the same.
-      memorization: the same.
+      labels: as in `DeviceSplit`, for all examples.
+      ids: as in `DeviceSplit`, for all examples.
+      memorization: as in `DeviceSplit`, for all examples.
     """
 
     batch: UInt8[Array, "share height width channels"]
@@ -79,7 +79,7 @@ class StreamedSplit(NamedTuple):
     def others(
         self, rows: Int32[Array, " batch"], places: Int[Array, " share"]
     ) -> UInt8[Array, "share height width channels"]:
-        """Returns the images at any places of the batch, gathered from the devices."""
+        """Returns the images at any positions of the batch, gathered from the devices."""
         del rows
         whole = jax.lax.all_gather(self.batch, parallel.AXIS, tiled=True)
         return whole[places]
@@ -113,14 +113,14 @@ def bytes_of(split: Split) -> int:
 
 def is_too_large(split: Split, mesh: Mesh) -> bool:
     """Returns whether a split would take more than 80 % of the free memory of a device."""
-    # Devices of another machine, for which programs are only compiled, are not asked.
+    # Devices of another machine, for which programs are only compiled, report no memory.
     ours = set(jax.local_devices())
     free = [free_bytes(device) for device in mesh.devices.flat if device in ours]
     return bool(free) and bytes_of(split) > USABLE * min(free)
 
 
 def without_images(split: Split) -> Split:
-    """Returns a split with the labels and ids of another, and images of no pixels."""
+    """Returns a split with the same labels and ids, but without the pixels of its images."""
     empty = np.zeros((len(split), 0, 0, split.images.shape[-1]), np.uint8)
     return Split(empty, split.labels, split.ids)
 
@@ -141,9 +141,9 @@ def check_fits(needed: int, mesh: Mesh, what: str) -> None:
     """Checks that arrays kept for every image fit on each device of this process.
 
     Args:
-      needed: their bytes.
+      needed: the bytes of the arrays.
       mesh: the devices.
-      what: says for messages what needs these bytes.
+      what: the statement of what needs these bytes, for messages.
 
     Raises:
       UserError: they would take more than 80 % of a device's free memory.
@@ -177,16 +177,16 @@ def epoch_order(
 ) -> Int32[Array, "steps batch_size"]:
     """Returns the rows of every batch of an epoch, a pure function of (seed, epoch).
 
-    Rows at the end of the permutation sit this epoch out. There are as many batches with extra
-    images as without, `examples // batch_size`.
+    Rows at the end of the permutation that do not fill a batch are left out of the epoch. Extra
+    images do not change the number of batches, `examples // batch_size`.
 
     Args:
-      seed: of the run.
-      epoch: its number.
-      examples: how many the training set has.
+      seed: the seed of the run.
+      epoch: the number of the epoch.
+      examples: the number of training images.
       batch_size: the size of the global batch.
-      extra: how many extra images there are; their rows begin at `examples`.
-      extra_each: how many of them each batch holds, drawn with replacement.
+      extra: the number of extra images; their rows begin at `examples`.
+      extra_each: the number of extra images in each batch, drawn with replacement.
     """
     order = jax.random.permutation(keys.derive(seed, keys.Purpose.ORDER, epoch), examples)
     steps, own = examples // batch_size, batch_size - extra_each
@@ -254,16 +254,16 @@ class Box(NamedTuple):
 
 
 def crop_box(key: Key[Array, ""], shape: tuple[int, ...], *, smallest: float) -> Box:
-    """Returns a random box: its share of the area, its width / height, then its place.
+    """Draws a box: its share of the area, then its width / height, then its place.
 
         share ~ U(smallest, 1),   log(width / height) ~ U(log 3/4, log 4/3)
 
-    A side longer than the image is cut to it.
+    A side longer than the image is cut to the image.
 
     Args:
-      key: of the draws.
-      shape: height and width of the image first.
-      smallest: share of the area.
+      key: the key of the draws.
+      shape: the shape of the image, which begins with its height and width.
+      smallest: the smallest share of the area.
 
     References:
       Szegedy et al., Going Deeper with Convolutions, arXiv:1409.4842

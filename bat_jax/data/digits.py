@@ -20,7 +20,7 @@ def read(path: Path | None) -> Dataset:
       path: must be None.
     """
     if path is not None:
-        raise UserError(f"digits: got path {path}; expected none: they ship with scikit-learn")
+        raise UserError(f"digits: got path {path}; expected none: the data ship with scikit-learn")
     from sklearn.datasets import load_digits  # Imported here, as it takes a second.
 
     source = load_digits()

@@ -20,8 +20,8 @@ _WHAT = "extra training images: `image`, uint8 NHWC, and `label`, class indices"
 def load(path: str, dataset: Dataset) -> Split:
     """Returns the extra images of a file, all with the id -1.
 
-    Labels are those of the whole data set. If `dataset` has some of its classes, the images of the
-    others are left out and labels are renumbered.
+    Labels are those of the whole data set. If `dataset` has only some of its classes, images of
+    other classes are left out and labels are renumbered.
 
     Args:
       path: an .npz file with `image`, uint8 `[extra, height, width, channels]`, and `label`,
@@ -66,7 +66,7 @@ def joined(images: Split, extra: Split) -> Split:
 
 
 def places(batch_size: int, extra: int) -> Int[np.ndarray, " batch_size"]:
-    """Returns for each place of a batch which of its rows it takes, the extra ones being last.
+    """Returns, for each position of a batch, the row that goes there; extra rows come last.
 
     Extra images are spread evenly over the batch, so that devices that share it get equal parts.
     """

@@ -43,8 +43,8 @@ def read(path: Path | None) -> Dataset:
     from TFDS, a position in its shuffled order.
 
     Args:
-      path: the folder of the four IDX files, gzipped or plain. None looks where Debian's package
-        dataset-fashion-mnist puts them, then in the folder fashion_mnist of the data folder, then
+      path: the folder of the four IDX files, gzipped or plain. None looks in the folder of Debian's
+        package dataset-fashion-mnist, then in the folder fashion_mnist of the data folder, then
         asks TFDS.
     """
     if path is None:
@@ -112,8 +112,8 @@ def read_idx(file: Path, largest: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
 
     Args:
       file: gzipped if its name ends in .gz.
-      largest: the shape of the published array: the file must have the same rank and at most the
-        same size.
+      largest: the shape of the published array; the file's array must have the same rank and be no
+        larger.
 
     Returns:
       The array.

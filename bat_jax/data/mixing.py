@@ -46,7 +46,7 @@ def draw(key: Key[Array, ""], batch_size: int, height: int, width: int) -> Mix:
 def box(
     center: Int[Array, "2"], size: Int[Array, ""], height: int, width: int
 ) -> Bool[Array, "height width"]:
-    """Returns the pixels of rows and columns from c - size // 2 to c + size // 2, the end apart."""
+    """Returns which pixels are in rows and columns c - size // 2 to c + size // 2 (exclusive)."""
     half = size // 2
     rows, columns = jnp.arange(height), jnp.arange(width)
     in_rows = (rows >= center[0] - half) & (rows < center[0] + half)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 
 def unreachable(urls: Iterable[str], *, seconds: float = 8.0) -> str | None:
-    """Returns which server does not respond and why, or None if all do.
+    """Returns which server does not respond and why, or None if all respond.
 
     Requests one URL of every host, all concurrently, through the environment's proxies. Any
     response counts, even an error status.
@@ -54,7 +54,7 @@ def _ask(
             pass
     except urllib.error.HTTPError as answer:
         answer.close()
-    except Exception as error:  # No response, whatever the reason; the caller reports it.
+    except Exception as error:  # There is no response; the caller reports the reason.
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         problem = str(reason) or type(reason).__name__
     answers.put((host, problem))

@@ -19,7 +19,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"{path}: begins with ~, but that home folder is not known; expected an existing path;"
+            f"{path}: begins with ~, but that home folder is unknown; expected an existing path;"
             " write it in full"
         ) from error
 
@@ -103,7 +103,7 @@ def check_labels(
     remedy: str,
     what: str = "label",
 ) -> None:
-    """Raises a UserError for the first label, or `what` it is, outside [0, num_classes)."""
+    """Raises a UserError for the first label, called `what`, outside [0, num_classes)."""
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         row = outside[0]

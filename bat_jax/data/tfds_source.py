@@ -45,12 +45,12 @@ def read(
       name: the name of the result; by default `builder_name`.
       data_dir: the folder of prepared sets; by default `$TFDS_DATA_DIR`, else
         ~/tensorflow_datasets.
-      instruction: what to do without a network, if simpler than fetching TFDS's files.
+      instruction: what a user should do without a network, if simpler than fetching TFDS's files.
     """
     name = name or builder_name
     if not (data_dir or os.environ.get("TFDS_DATA_DIR") or _has_home()):
         raise UserError(
-            f"{name}: there is no home folder for TFDS's sets; expected another place;"
+            f"{name}: there is no home folder for TFDS's sets; expected another folder for them;"
             f" {f'{instruction}, or ' if instruction else ''}set TFDS_DATA_DIR"
         )
     with _quiet():
@@ -112,8 +112,9 @@ def _builder(builder_name: str, name: str, data_dir: Path | None) -> Any:
         importlib.import_module(_OURS[bare])
     if re.match(r"\w*:(?![\d*])", builder_name):
         raise UserError(
-            f"{name}: names a community set; expected <name>[/<config>][:<version>] of TFDS's own;"
-            " see https://www.tensorflow.org/datasets/catalog/overview"
+            f"{name}: names a community set; expected one of TFDS's own sets,"
+            " <name>[/<config>][:<version>]; see"
+            " https://www.tensorflow.org/datasets/catalog/overview"
         )
     with _one_line(f"{name}: TFDS rejects the name"):
         try:
@@ -131,7 +132,7 @@ def _builder(builder_name: str, name: str, data_dir: Path | None) -> Any:
 def _prepare(builder: Any, name: str, instruction: str | None) -> None:
     import tensorflow_datasets as tfds
 
-    # TFDS takes files that a user fetched by hand from here, if they have the server's names.
+    # TFDS finds files here that a user fetched by hand, if they have the server's names.
     folder = data_folder()
     by_hand = folder and folder / builder.name
     place = data_folder_text(builder.name)
@@ -205,7 +206,7 @@ def _split(builder: Any, name: str, part: str, num_classes: int) -> Split:
 
 
 def _number(value: Any) -> int | None:
-    """Returns the number that an example's id is or ends in, or None if it is no int32."""
+    """Returns the number that an example's id is or ends in, or None if it is not an int32."""
     if isinstance(value, bytes):
         match = re.search(rb"(?:^|\D)0*(\d{1,10})$", value)
         value = int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""The jobs of `launch.py`: train, evaluate again, memorize, or test the findings."""
+"""The jobs of `launch.py`: train, evaluate, estimate memorization, or test the findings."""
 
 from bat_jax.jobs.evaluate import evaluate_run
 from bat_jax.jobs.memorization import memorize

@@ -41,8 +41,8 @@ def describe(config: ConfigDict) -> str:
             f"training step: {model / 1e9:,.4g} GFLOP over {devices} device(s)"
             f" ({passes} forward passes of {config.train.batch_size} images)",
             *_least_time(experiment, model),
-            f"compiled step: {program / 1e9:,.4g} GFLOP per device, in all {share:.3g} of the"
-            " model's (loops counted as often as they run)",
+            f"compiled step: {program / 1e9:,.4g} GFLOP per device, in total {share:.3g} times the"
+            " step's (every iteration of a loop counted)",
             "memory per device:"
             f" {memory.argument_size_in_bytes / 2**20:,.1f} MiB of state and data,"
             f" {memory.temp_size_in_bytes / 2**20:,.1f} MiB of temporaries",
@@ -55,13 +55,13 @@ def _least_time(experiment: Experiment, step: float) -> list[str]:
 
     Args:
       experiment: the training.
-      step: FLOPs of a step over all devices.
+      step: the FLOPs of a step over all devices.
     """
     total = step * experiment.total_steps
     devices = list(experiment.mesh.devices.flat)
     peak = together(devices, experiment.config.model.dtype)
     if peak is None:
-        return [f"training: {total / 1e12:,.4g} TFLOP; this device's rate is not known"]
+        return [f"training: {total / 1e12:,.4g} TFLOP; this device's peak rate is not known"]
     return [
         f"training: {total / 1e12:,.4g} TFLOP, at least {_duration(total / peak)} at"
         f" {peak / 1e9:,.4g} GFLOP/s, the peak of {len(devices)} {devices[0].device_kind}"

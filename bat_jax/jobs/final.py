@@ -51,9 +51,9 @@ def evaluate(
 
     Args:
       experiment: the run; its config sets the evaluation.
-      states: `best` and `last`, or one of them; or `weights`, those of a file.
-      workdir: the folder of the files.
-      seconds: of training, to record.
+      states: `best` and `last`, or one of them; or `weights`, from a file.
+      workdir: the folder to write to.
+      seconds: the seconds of training, for the record.
     """
     config, test = experiment.config, experiment.test_images()
     groups = _groups(experiment, test)
@@ -122,7 +122,7 @@ def evaluate(
 def _corruptions(
     experiment: Experiment, saved: Saved, test: Split, corrupted: Corrupted
 ) -> _Shares:
-    """Returns by corruption whether each test image is classified correctly at each severity."""
+    """Returns, by corruption, whether each test image is classified correctly at each severity."""
     evaluator = experiment.evaluator(())
     bar = tqdm(
         total=len(corrupted.names) * len(SEVERITIES) * len(test),
@@ -158,7 +158,7 @@ class _Attacked(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Which images withstand AutoAttack, as far as it is known."""
+        """Which images withstand AutoAttack, as far as known."""
         return self.sampled.stands if self.sample is None else self.sampled
 
 
@@ -183,7 +183,7 @@ def _autoattack(experiment: Experiment, saved: Saved, test: Split, workdir: AnyP
             path=workdir / f"autoattack_{int(saved.state.step)}{part}.npz",
             keep_adversarial=False,
             tolerance=config.evaluation.tolerance,
-            # Every process draws a sample from its share; together they are to cover 95 %.
+            # Every process draws a sample from its share; their intervals together must cover 95 %.
             confidence=1 - 0.05 / processes,
             progress=sys.stderr.isatty() and distributed.is_main(),
             devices=experiment.mesh.local_devices,
@@ -194,7 +194,7 @@ def _autoattack(experiment: Experiment, saved: Saved, test: Split, workdir: AnyP
 def _gathered(result: Result) -> _Attacked:
     """Returns the verdicts of all processes together."""
     robust, sample = result.robust, result.sample
-    # Without a sample, all attacks were run on whatever stands.
+    # Without a sample, all attacks were run on every image that was still robust.
     in_population, is_drawn, num_sampled = robust, robust, 0
     if sample is not None:
         in_population, is_drawn = np.zeros_like(robust), np.zeros_like(robust)

@@ -19,8 +19,8 @@ def finished_results(
     A damaged file is renamed, with a warning, so that the run writes its results again.
 
     Args:
-      path: of results.json.
-      read: reads the file.
+      path: the path of results.json.
+      read: the function that reads the file.
 
     Raises:
       UserError: the path is not a regular file.

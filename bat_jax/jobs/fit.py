@@ -36,7 +36,7 @@ class Fitted(NamedTuple):
       best: variables of the checkpoint with the best validation accuracy.
       last: variables at the end of training.
       results: the content of results.json: accuracies of both, with n and 95 % intervals.
-      experiment: what was trained, with its config and data.
+      experiment: the trained experiment, with its config and data.
     """
 
     model: models.Classifier
@@ -67,7 +67,7 @@ class Fitted(NamedTuple):
         Args:
           split: the images.
           state: `best` or `last`.
-          **options: of `bat_jax.attacks.autoattack`, in place of the config's.
+          **options: options of `bat_jax.attacks.autoattack` that replace the config's.
         """
         config = self.experiment.config
         settings = {
@@ -114,15 +114,15 @@ def fit(
     """Trains a config and evaluates the best and the last state on the test set.
 
     Args:
-      config: from a config file's `get_config()`, or `bat_jax.config.default()`.
-      model: replaces the one that the config names: any Flax module, of Linen or NNX, from images
-        in [0, 1] to float32 logits, or what `bat_jax.models.pretrained` returns. An NNX module is
+      config: from a config file's `get_config()`, or from `bat_jax.config.default()`.
+      model: replaces the model that the config names: any Flax module, of Linen or NNX, from images
+        in [0, 1] to float32 logits, or a result of `bat_jax.models.pretrained`. An NNX module is
         not changed: the trained variables are in the result.
-      dataset: replaces the one that the config names, as from `bat_jax.data.from_arrays`.
+      dataset: replaces the data set that the config names; `bat_jax.data.from_arrays` makes one.
       workdir: the folder of the run; an interrupted run resumes. By default only the returned
         values are kept.
       callbacks: objects whose methods are called at the start, with every record, and at the end,
-        as for trackers of experiments.
+        for example for experiment trackers.
 
     Raises:
       UserError: the config, the model, the data or the folder are wrong, or a callback fails.
@@ -135,7 +135,7 @@ def fit(
                 f"fit: {name} is a value of type {type(value).__name__}; expected a {kind.__name__}"
             )
     if config.job != "train":
-        raise UserError(f"config.job is {config.job!r}; expected 'train', which fit does")
+        raise UserError(f"config.job is {config.job!r}; expected 'train', the only job of fit")
     check(callbacks)
     classifier = None if model is None else models.adapted(model)
     config = config.copy_and_resolve_references()

@@ -41,7 +41,7 @@ class Chip:
     Attributes:
       flops: bfloat16 operations per second.
       memory: bytes.
-      bandwidth: of the memory, bytes per second.
+      bandwidth: memory bandwidth, bytes per second.
       interconnect: total bandwidth of all links to other chips, bytes per second.
     """
 
@@ -76,7 +76,7 @@ class Collective:
     """One collective of the compiled step.
 
     Attributes:
-      kind: such as `all-reduce`.
+      kind: its kind, such as `all-reduce`.
       size: bytes of its result, per chip.
       in_loop: whether it is in the body of the attack's loop and runs once per attack step.
     """
@@ -94,7 +94,7 @@ class Cost:
       flops: floating-point operations.
       traffic: bytes to and from the chip's memory.
       memory: bytes allocated while it runs.
-      collectives: in program order.
+      collectives: the collectives, in program order.
     """
 
     flops: float
@@ -123,7 +123,7 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
 
     Args:
       config: the whole config.
-      topology: such as `v5e:16x16`.
+      topology: the slice, such as `v5e:16x16`.
 
     Returns:
       The text to print, and whether the step fits in a chip's memory.
@@ -184,7 +184,7 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
 
     Args:
       config: the whole config, of the job `memorization`.
-      topology: such as `v5e:4x4`.
+      topology: the slice, such as `v5e:4x4`.
 
     Returns:
       The text to print, and whether a member fits on a chip.
@@ -220,7 +220,7 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
             f"FLOPs of all members: {flops / 1e15:,.4g} P",
             f"predicted: at least {seconds / 3600:.3g} h on {chips} chips",
             f"PREDICTED from the FLOPs, not measured; assumed: {100 * _MATRIX_EFFICIENCY:.0f} % of"
-            " peak FLOP/s, which members as small as these may be far from",
+            " peak FLOP/s, which small members may not reach",
         ]
     ), True
 
@@ -304,7 +304,7 @@ def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experime
     config = config.copy_and_resolve_references()
     changed = []
     with config.unlocked():
-        # Otherwise chosen for this machine's back end.
+        # By default, this would be chosen for this machine's back end.
         config.programs.unroll = False
         for section, field in ((config.train, "train"), (config.evaluation, "evaluation")):
             shares = len(devices) * section.get("accumulation", 1)
@@ -312,7 +312,7 @@ def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experime
             if batch != section.batch_size:
                 changed.append(
                     f"config.{field}.batch_size: {batch} in place of {section.batch_size}, which"
-                    f" {len(devices)} chips cannot share: set it for the run too"
+                    f" {len(devices)} chips cannot share evenly: set it for the run too"
                 )
                 section.batch_size = batch
     return build(config, dataset=_stand_in(config), mesh=parallel.mesh_of(devices)), changed

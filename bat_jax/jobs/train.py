@@ -60,8 +60,8 @@ def prepared(
     Args:
       config: the whole config.
       workdir: the run's folder.
-      model: replaces the one that the config names.
-      dataset: replaces the one that the config names.
+      model: replaces the model that the config names.
+      dataset: replaces the data set that the config names.
 
     Raises:
       UserError: the config, the model, the data, the estimates or the folder's name are wrong.
@@ -118,7 +118,7 @@ def run(
                 start = Saved(experiment.initial_state(), 0.0)
             else:
                 log.info("resuming from step %d", int(start.state.step))
-            trained = "training is finished and saved, the evaluation is not"
+            trained = "the training is finished and saved, but the evaluation is not"
             with running(callbacks, plain(config), int(start.state.step)) as ended:
                 with Interruption().listening(trained) as interruption:
                     last = _trained(
@@ -141,9 +141,9 @@ def _trained(
     workdir: AnyPath,
     callbacks: Sequence[Callback],
 ) -> Saved:
-    """Trains from `start` and returns the last state; goes back from collapses if configured.
+    """Trains from `start` and returns the last state; goes back after collapses if configured.
 
-    Going back drops the records after the last good state and adds one of the split `collapse`.
+    Going back drops the records after the last good state and adds one with the split `collapse`.
     """
     collapsed_step = None
     while True:

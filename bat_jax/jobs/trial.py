@@ -1,4 +1,4 @@
-"""Tests the findings: makes the estimates and every run once, then summarizes them."""
+"""Tests the findings: makes the estimates and the runs, then summarizes their results."""
 
 import logging
 from typing import Any
@@ -83,7 +83,7 @@ def findings(
 
 
 def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> ConfigDict:
-    """Claims the folder; returns the config with an estimates file, created if it names none."""
+    """Claims the folder; returns the config with an estimates file, which is made if needed."""
     members = ensemble(config)
     digests = build(members).digests()
     if config.memorization.estimates is not None:
@@ -111,9 +111,9 @@ def prepare(config: ConfigDict, workdir: AnyPath) -> tuple[list[Planned], dict[f
     of_test = 0 if groups.test_atypical is None else len(groups.test_atypical)
     if not len(atypical) or not of_test:
         raise UserError(
-            f"{estimates.source}: {len(atypical)} atypical among the {len(experiment.train)}"
-            f" training images of this config, and {of_test} atypical test images; expected some of"
-            " both: lower config.memorization.threshold, or estimate with influence"
+            f"{estimates.source}: {len(atypical)} of the {len(experiment.train)} training images of"
+            f" this config and {of_test} test images are atypical; expected some of both: lower"
+            " config.memorization.threshold, or estimate with influence"
         )
     runs = plan(config, experiment.train, atypical, absolute(workdir) / "excluded")
     return runs, {part: round(part * len(atypical)) for part in config.findings.removed}

@@ -100,10 +100,10 @@ def evaluate_weights(
 
 
 def _settings(config: ConfigDict) -> ConfigDict:
-    """Returns the whole config of the evaluation, with defaults for what is not set."""
+    """Returns the whole config of the evaluation, with defaults for fields that are not set."""
     settings = configs.default()
     settings.model.name = config.architecture
-    # Only methods that train read the rest of it.
+    # Only a training reads the other fields of the objective.
     settings.objective.name = "standard"
     apply(settings, config)
     return settings

@@ -2,7 +2,7 @@
 
 For one run, writes `report.html` and `figures/` into its folder; for several, a comparison into
 `comparison`. --output names another folder. Exit status: 0 done, 1 a file cannot be read or
-written, 2 a wrong input.
+written, 2 wrong input.
 """
 
 import errno

@@ -18,7 +18,8 @@ _ROWS = 30
 def section(run: Run) -> Section | None:
     """Returns the counts of an audit, and the images behind them.
 
-    None if there is no audit, and with a warning if it cannot be read or is one of other data.
+    Returns None without an audit; warns and returns None if the audit cannot be read or is of other
+    data.
     """
     path = run.folder / FILE
     if not path.exists():
@@ -28,8 +29,8 @@ def section(run: Run) -> Section | None:
         for part in ("train", "test"):
             if found[part]["digest"] != run.about["data"].get(part):
                 raise UserError(
-                    f"{path}: is an audit of other {part} data than the run's; expected one of"
-                    " these: python -m bat_jax.data.audit --run"
+                    f"{path}: is an audit of other {part} data than the run's; expected one of the"
+                    " run's data: python -m bat_jax.data.audit --run"
                 )
     except UserError as error:
         log.warning("no audit: %s", error)

@@ -98,7 +98,7 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
                 elinewidth=0.8,
                 linestyle="none",
             )
-            # With several runs, the legend names each once: its `best`, or its only state.
+            # With several runs, the legend names each run once, by its `best` or only state.
             if len(runs) == 1 or state == runs[number].states[0]:
                 entries.append((drawn, f"{name}, {state}"))
         axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {attack.title} (%)")
@@ -211,7 +211,7 @@ def common_attack(runs: Sequence[Run]) -> Measure:
     for run in runs:
         if all(run.attack in test for test in tests):
             return run.attack
-    # No run's own attack is shared by all: take the strongest measure that every evaluation has.
+    # If no run's own attack is shared by all, take the strongest measure that every run has.
     return strongest([measure for measure in tests[0] if all(measure in test for test in tests)])
 
 

@@ -44,7 +44,7 @@ def different(folders: Sequence[AnyPath]) -> None:
 
 
 def names_of(folders: Sequence[AnyPath]) -> list[str]:
-    """Returns the folders' names, with as many parents as it takes to distinguish them."""
+    """Returns the folders' names, with enough parent folders to distinguish them."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts))):
         names = ["/".join(part[-length:]) for part in parts]
@@ -134,7 +134,7 @@ def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[
             first.examples["ids"], run.examples["ids"], return_indices=True
         )
         for measure in dict.fromkeys((CLEAN, attack)):
-            # Images that not all attacks were run on have no verdict.
+            # Images that were not attacked by every attack have no verdict.
             if any(one.evaluations[state].note(measure) for one in (first, run)):
                 continue
             key = f"{state}_{measure.key}"

@@ -1,7 +1,7 @@
-"""The parts of Matplotlib that figures use, imported whatever MPLBACKEND is set to.
+"""The parts of Matplotlib that figures use, imported regardless of MPLBACKEND.
 
-Notebooks export MPLBACKEND. Matplotlib cannot be imported where that back end is not installed,
-although figures here are saved without one.
+Notebooks export MPLBACKEND. Matplotlib cannot be imported if that back end is not installed, but
+figures are saved here without a back end.
 """
 
 import os

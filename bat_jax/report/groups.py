@@ -17,7 +17,7 @@ _MOST_DOTS = 40
 
 
 def sections(run: Run) -> list[Section]:
-    """Returns a section for each kind of group that was evaluated."""
+    """Returns a section for each kind of group, classes and superclasses, that was evaluated."""
     return [_section(run, kind) for kind in run.evaluations[run.states[0]].by]
 
 
@@ -27,7 +27,7 @@ def _section(run: Run, kind: str) -> Section:
     n = sum(accuracies[CLEAN].n for accuracies in found.values())
     text = (
         f"{len(found)} {_PLURAL[kind]} of the {n:,} test images. Intervals hold for one"
-        f" {kind} at a time: of 20 of them, one is expected to miss.",
+        f" {kind} at a time: of 20 intervals, one is expected to miss the true accuracy.",
     )
     charts = (_chart(run, kind, found),) if len(found) <= _MOST_DOTS else ()
     tables = tuple(
@@ -41,7 +41,7 @@ def _section(run: Run, kind: str) -> Section:
 def _table(state: str, kind: str, found: Mapping[str, Accuracies]) -> Table:
     measures = list(next(iter(found.values())))
     return Table(
-        f"Accuracy of the {state} checkpoint in percent; 95 % intervals by Wilson.",
+        f"Accuracy of the {state} checkpoint in percent; 95 % Wilson intervals.",
         (kind, "n", *(measure.title for measure in measures)),
         tuple(
             (name, f"{accuracies[CLEAN].n:,}", *(str(accuracies[m]) for m in measures))
@@ -53,7 +53,7 @@ def _table(state: str, kind: str, found: Mapping[str, Accuracies]) -> Table:
 def _chart(run: Run, kind: str, found: Mapping[str, Accuracies]) -> Chart:
     attack = run.attack
     measures = list(dict.fromkeys((CLEAN, attack)))
-    # From the most robust down.
+    # The most robust group first.
     names = sorted(found, key=lambda name: -found[name][attack].accuracy)
 
     def draw(figure: Figure) -> None:
@@ -84,7 +84,7 @@ def _chart(run: Run, kind: str, found: Mapping[str, Accuracies]) -> Chart:
         f"by_{kind}",
         f"Accuracy by {kind}",
         f"Dot plot of accuracy in percent by {kind}, sorted by {attack.title}. {listed}.",
-        f"State: {run.states[0]}. Bars are Wilson's 95 % intervals, the order is that of"
+        f"Checkpoint: {run.states[0]}. Bars are 95 % Wilson intervals; the order is that of"
         f" {attack.title}.",
         draw,
         height=1.4 + 0.3 * len(names),

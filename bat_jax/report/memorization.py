@@ -166,8 +166,8 @@ def _by_members_table(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
         found = f"{row['rank_correlation']:.3f}", f"{low:.3f} to {high:.3f}"
         cells.append((f"{row['members']:,}", f"{row['n']:,}", *found))
     table = Table(
-        "Rank correlation between memorization estimated from the even and the odd ones of the"
-        " first members; 95 % bootstrap intervals over images.",
+        "Rank correlation between memorization estimated from the even and from the odd members,"
+        " among the first members; 95 % bootstrap intervals over images.",
         ("members", "n", "rank correlation", "95 % interval"),
         tuple(cells),
     )
@@ -237,8 +237,8 @@ def _sweep(results: Mapping[str, Any]) -> Table:
         for row in results["sweep"]
     )
     return Table(
-        "Atypical images by threshold. By chance: test images with an influence below minus the"
-        " threshold, as many as noise alone would put above it if no image harmed another.",
+        "Atypical images by threshold. By chance: the number of test images with an influence below"
+        " minus the threshold; if no image harms another, noise alone puts as many above it.",
         ("threshold", "training", "test", "test, by chance"),
         rows,
     )

@@ -40,9 +40,9 @@ class Page:
     Attributes:
       title: the heading.
       summary: the paragraph below it.
-      facts: what was run, where and for how long, as texts by name.
-      sections: in order.
-      details: long texts to unfold, such as the config, by name.
+      facts: the facts of the run, such as its hardware and duration, by name.
+      sections: the sections, in order.
+      details: long texts that a reader can unfold, such as the config, by name.
     """
 
     title: str

@@ -28,7 +28,7 @@ from bat_jax.training.trouble import CheckpointError
 
 log = logging.getLogger(__name__)
 
-# The number of images attacked at once, and of those that the seed draws from a set.
+# The number of images attacked at once, and the number that the seed draws from a set.
 _BATCH = 128
 _DRAWN = 1024
 _TRIPLETS = 6
@@ -57,7 +57,7 @@ class _Attacked(NamedTuple):
 
 
 def of_run(folder: AnyPath) -> list[Chart]:
-    """Returns the pictures of a run; none, with a warning, if its data or states are missing."""
+    """Returns the pictures of a run; warns and returns none if its data or states are missing."""
     try:
         experiment = read_run(folder)
         states = read_states(experiment, folder)
@@ -75,7 +75,7 @@ def of_run(folder: AnyPath) -> list[Chart]:
 
 
 def most_memorized(experiment: Experiment) -> list[Chart]:
-    """Returns the training images with the highest memorization; nothing without estimates."""
+    """Returns the training images with the highest memorization; none without estimates."""
     estimates = experiment.estimates
     if estimates is None:
         return []
@@ -149,7 +149,7 @@ def _drawn(split: Split, seed: int) -> Split:
 
 
 def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
-    """Returns images that the attack breaks and that withstand it, half of each if possible."""
+    """Returns images that the attack breaks and images that withstand it, half each if possible."""
     config, names = experiment.config, experiment.dataset.class_names
     labels = attacked.split.labels.tolist()
     truth = attacked.split.labels

@@ -22,7 +22,7 @@ _NAMES = {"mean_loss": "mean loss in training (nats)", "forgetting": "times forg
 def section(run: Run) -> Section | None:
     """Returns how a run's proxies agree with its estimates; None if it lacks either.
 
-    A file that cannot be read gives a warning and None.
+    If a file cannot be read, warns and returns None.
     """
     settings, path = run.config["memorization"], run.folder / proxies.FILE
     classes = run.config["data"].get("classes")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-# By field: the words for a value that is neither absent, false nor 0.
+# By field: the words for a value, unless it is absent, false or 0.
 _SWITCHES = {
     "train.schedule.warmup_epochs": "learning rate warmed up over {:g} epochs",
     "attack.warmup_epochs": "epsilon warmed up over {:g} epochs",
@@ -24,10 +24,10 @@ _CHOICES = {
 
 
 def recipe(config: Mapping[str, Any]) -> str:
-    """Returns the options that are on, or an empty text.
+    """Returns the options that are on, as text, which may be empty.
 
     Args:
-      config: the plain config of a run, possibly of a version without some of the options.
+      config: the plain config of a run, possibly from a version without some of the options.
     """
     words = [
         text.format(value) for field, text in _SWITCHES.items() if (value := _value(config, field))

@@ -1,7 +1,7 @@
 """The style of every figure: colours that colour-blind readers can distinguish, light and dark.
 
-Names that users choose (of classes, runs, methods) are literal text in every figure: none is parsed
-as mathematics, and `fitted` keeps each within its space.
+Names that users choose, for classes, runs and methods, are literal text in every figure: they are
+never parsed as mathematics, and `fitted` keeps each within its space.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ class Chart:
       alt: the alternative text for readers who cannot see it.
       caption: the text below it.
       draw: draws the chart into an empty figure.
-      height: in inches; a long legend adds to it.
+      height: the height in inches; a long legend adds to it.
     """
 
     name: str
@@ -119,7 +119,7 @@ def render(
     """
     defaults = matplotlib.rcParamsDefault
     ours = {name: defaults[name] for name in defaults if not _NOT_OF_FIGURES.match(name)}
-    # Restores the user's settings afterwards; pyplot does not know the figure.
+    # Restores the user's settings afterwards; the figure is not registered with pyplot.
     with matplotlib.rc_context(rc={**ours, **theme.settings()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
         figure = Figure(figsize=(_WIDTH, chart.height), layout="constrained")

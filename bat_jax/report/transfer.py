@@ -1,9 +1,11 @@
-"""How well attacks on one run fool others: `python -m bat_jax.report.transfer RUN RUN ...`.
+"""Measures how well attacks on one run fool the others.
 
-Attacks the best state of every run by PGD and shows the images to all of them. Writes
+    python -m bat_jax.report.transfer RUN RUN ...
+
+Attacks the best state of every run by PGD and classifies the images by all runs. Writes
 `report.html`, `figures/`, `transfer.json`, and `transfer.npz` with a verdict per image, into
-`transfer`. --output names another folder, --images another number of test images than the first
-run was tested on. Exit status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
+`transfer`. --output names another folder; --images sets the number of test images, by default that
+of the first run's own test. Exit status: 0 done, 1 a file cannot be read or written, 2 wrong input.
 """
 
 import logging
@@ -67,18 +69,19 @@ def transfers(
 ) -> AnyPath:
     """Writes the transfer matrix of runs; returns the page's path.
 
-    Entry (source, target) is the target's accuracy on images made by PGD against the source, where
-    it must classify the clean image correctly too. PGD is that of the runs' own evaluation, with
-    the seed of the first run.
+    Entry (source, target) is the target's accuracy on images made by PGD against the source; an
+    image counts only if the target also classifies its clean version correctly. The attack is the
+    PGD of the runs' own evaluation, with the seed of the first run.
 
     Args:
       folders: the runs' folders, two or more.
       output: the folder to write to.
-      images: how many test images the first run's seed draws; by default those it was tested on,
-        so that its accuracy under attacks on itself is that of its own results.
+      images: how many test images the first run's seed draws; by default as many as the run was
+        tested on, so that its accuracy under attacks on itself equals that in its results.
 
     Raises:
-      UserError: fewer than two runs, a run twice, other test sets or attacks, no intact checkpoint.
+      UserError: there are fewer than two runs, a run is named twice, test sets or attacks differ,
+        or a run has no intact checkpoint.
       CheckpointError: a system error prevented reading one.
     """
     if str(output) == "":
@@ -119,7 +122,7 @@ def transfers(
 
 
 def _check_alike(places: Sequence[AnyPath], runs: Sequence[Experiment]) -> None:
-    """Raises UserError if runs have other test images or another attack than the first."""
+    """Raises a UserError if the test images or the attack of a run differ from the first run's."""
     first = runs[0]
     for place, run in zip(places[1:], runs[1:], strict=True):
         if run.digests()["test"] != first.digests()["test"]:
@@ -172,7 +175,7 @@ def _page(
                 (
                     "A target that is less robust to images made against another run than to those"
                     " made against itself may mask its gradients: white-box attacks then"
-                    " overestimate it.",
+                    " overestimate its robustness.",
                 ),
                 (
                     Table(

@@ -190,8 +190,8 @@ def _claim(
         )
     if changed:
         raise UserError(
-            f"{workdir}: its run was made on other data ({', '.join(changed)} differ);"
-            " name another folder, or give it the same data"
+            f"{workdir}: holds a run on other data ({', '.join(changed)} differ); name another"
+            " folder, or give it the same data"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the trainer accepts of models and methods from outside the package."""
+"""Checks what models and methods from outside the package return."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,17 +21,18 @@ _TAKEN = ("step", "variables", "opt_state", "ema", "history")
 
 
 def check_model(model: Classifier, dataset: Dataset, mesh: Mesh, method: Method) -> None:
-    """Checks what a model returns, as shapes: nothing is computed.
+    """Checks the shapes and types that a model returns, without computing anything.
 
     Args:
       model: the model, as the trainer calls it.
-      dataset: whose images it is to classify.
-      mesh: the devices, over which its batch norm may be synchronised.
-      method: of the training, which may need features.
+      dataset: the data set that the model is to classify.
+      mesh: the devices, over which the model's batch norm may be synchronised.
+      method: the training method, which may need features.
 
     Raises:
-      UserError: it cannot be called as the trainer calls models, returns something else, changes
-        other variables than batch statistics, or lacks the features that the method needs.
+      UserError: the trainer cannot call the model, or the model returns something else than logits
+        and features, changes variables other than batch statistics, or lacks features that the
+        method needs.
     """
     name = f"model {name_of(model)}"
 
@@ -60,8 +61,8 @@ def check_model(model: Classifier, dataset: Dataset, mesh: Mesh, method: Method)
         _check_features(name, trained[1], len(images), method)
         if leaves(updated) != leaves({part: variables.get(part) for part in updated}):
             raise UserError(
-                f"{name}: has other batch statistics after training than init returns; expected the"
-                " same names and shapes"
+                f"{name}: returns other batch statistics in training than init returns; expected"
+                " the same names and shapes"
             )
         return jnp.zeros(())
 
@@ -81,9 +82,9 @@ def check_model(model: Classifier, dataset: Dataset, mesh: Mesh, method: Method)
     except flax.errors.ModifyScopeVariableError as error:
         raise UserError(
             f"{name}: changes a variable in a forward pass ({_one_line(error)}); expected only"
-            " those of the collection 'batch_stats' to change"
+            " variables of the collection 'batch_stats' to change"
         ) from error
-    # The module is a user's own.
+    # The module is the user's, so it may raise anything.
     except Exception as error:
         raise UserError(
             f"{name}: fails for images of shape {dataset.image_shape}"
@@ -96,11 +97,11 @@ def check_memory(method: Method, examples: int) -> dict[str, Memory]:
     """Returns the memories of a method by name, for a number of examples.
 
     Raises:
-      UserError: it is not by name, a name is that of a part of the train state, or a value is no
-        `Memory`.
+      UserError: the memories have no names, a name is that of a part of the train state, or a value
+        is not a `Memory`.
     """
     found: Any = method.memory(examples)
-    expected = f"expected memories by name, none of them {', '.join(_TAKEN)}"
+    expected = f"expected a dict of memories by name, without the names {', '.join(_TAKEN)}"
     if not isinstance(found, Mapping):
         raise UserError(f"method {method.name}: memory() returns {_shown(found)}; {expected}")
     for name, memory in found.items():
@@ -109,13 +110,13 @@ def check_memory(method: Method, examples: int) -> dict[str, Memory]:
         if not isinstance(memory, Memory):
             raise UserError(
                 f"method {method.name}: memory() has {_shown(memory)} as {name}; expected an object"
-                " with observed and after, as bat_jax.methods.Memory"
+                " with the methods observed and after of bat_jax.methods.Memory"
             )
     return dict(found)
 
 
 def check_before(method: Method, found: Any, images: int) -> Any:
-    """Returns what a method computed before the attack, if each leaf has a row for every image.
+    """Returns the result of a method's `before`, if each leaf has a row for every image.
 
     Raises:
       UserError: a leaf has another shape.
@@ -130,10 +131,10 @@ def check_before(method: Method, found: Any, images: int) -> Any:
 
 
 def check_loss(method: Method, found: Any) -> tuple[Float[Array, ""], Metrics]:
-    """Returns a method's loss and metrics, if they are such.
+    """Returns a method's loss and metrics, if they are numbers.
 
     Raises:
-      UserError: they are something else.
+      UserError: the method's `loss` returns something else.
     """
     is_pair = isinstance(found, tuple) and len(found) == 2
     if not is_pair or getattr(found[0], "shape", None) != () or not isinstance(found[1], Mapping):
@@ -179,7 +180,7 @@ def _check_logits(name: str, logits: Any, shape: tuple[int, int]) -> None:
 
 
 def _shown(value: Any) -> str:
-    """Returns what a value is, for messages."""
+    """Describes a value by its type and shape, for messages."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{jnp.dtype(value.dtype).name} of shape {tuple(value.shape)}"
     if isinstance(value, tuple):

@@ -31,7 +31,7 @@ def merge(tree: Any) -> Any:
 
 
 def mapped(function: Callable[[Any], Any], batch: Any, *, parts: int) -> Any:
-    """Applies a function that treats each example independently, part by part."""
+    """Applies a function part by part; it must treat each example independently."""
     if parts == 1:
         return function(batch)
     return merge(jax.lax.map(function, split(batch, parts)))
@@ -48,11 +48,11 @@ def value_and_grad(
     """Returns the loss of a batch and its gradient, computed part by part.
 
     Args:
-      forward: maps variables and a part of the batch to the outputs, arrays with leading example
+      forward: maps variables and a part of the batch to the outputs, arrays with a leading example
         axis, and the variables with new statistics.
       loss: maps the outputs of the whole batch to `(value, aux)`.
-      variables: the model's; the gradient is with respect to `params`.
-      batch: arrays with leading example axis.
+      variables: the model's variables; the gradient is with respect to `params`.
+      batch: arrays with a leading example axis.
       parts: the number of parts, of equal size.
 
     Returns:

@@ -27,14 +27,14 @@ def updated(
 ) -> Variables:
     """Returns the average after a step, average <- d average + (1 - d) variables.
 
-    d is `config.ema`, or min(ema, (1 + t) / (10 + t)) at step t with `ema_warmup`, as the robust
-    models of Gowal et al. average (arXiv:2010.03593). With `swa_start_epoch` it is 0 until then,
-    n / (n + 1) at the end of the n-th epoch after, counted from 0, and 1 between: stochastic weight
-    averaging (Izmailov et al., arXiv:1803.05407).
+    d is `config.ema`, or with `ema_warmup` min(ema, (1 + t) / (10 + t)) at step t, as for the
+    robust models of Gowal et al. (arXiv:2010.03593). With `swa_start_epoch`, d is 0 before that
+    epoch; from then on it is n / (n + 1) at the end of the n-th epoch, counted from 0, and 1 in
+    between: stochastic weight averaging (Izmailov et al., arXiv:1803.05407).
 
     Args:
       average: the average before the step.
-      variables: the model's after the step.
+      variables: the model's variables after the step.
       step: t, the number of steps before this one.
       config: `config.train`.
       steps_per_epoch: the number of steps between averages of `swa_start_epoch`.
@@ -56,12 +56,12 @@ def statistics(
 ) -> Any:
     """Returns the batch's own statistics, for a model that keeps moving averages of them.
 
-    With (1 - m) b and m + (1 - m) b, the moving averages from 0 and from 1, both m and b are known,
-    whatever the model's m.
+    The model's moving averages become (1 - m) b if they start at 0, and m + (1 - m) b if they start
+    at 1; these two values determine both the momentum m and the batch's statistics b.
 
     Args:
       trained: maps variables and images to outputs and the variables with new statistics.
-      variables: the model's.
+      variables: the model's variables.
       images: a batch.
     """
 
@@ -70,7 +70,7 @@ def statistics(
         return trained({**variables, "batch_stats": filled}, images)[1]["batch_stats"]
 
     def of_batch(from_zero: Array, from_one: Array) -> Array:
-        # m is the same for all channels: the smallest statistic rounds it least.
+        # m is the same for all channels; the smallest statistic gives its least rounded value.
         best = jnp.argmin(jnp.abs(from_zero))
         return from_zero / (1.0 - (from_one - from_zero).ravel()[best])
 

@@ -1,4 +1,4 @@
-"""Callbacks of a training, as for trackers of experiments."""
+"""Callbacks of a training, for example for experiment trackers."""
 
 import contextlib
 import logging
@@ -18,9 +18,9 @@ class Record(NamedTuple):
     Attributes:
       step: the number of steps done.
       epoch: the number of epochs done, possibly a fraction.
-      split: `train`, averages over the steps since the last record; `validation`; and others, as
-        `train_typical`.
-      values: by name.
+      split: `train`, for averages over the steps since the last record; `validation`; or another
+        split, such as `train_typical`.
+      values: the values by name.
     """
 
     step: int
@@ -30,9 +30,9 @@ class Record(NamedTuple):
 
 
 class Callback:
-    """Is called during a training; a subclass overrides what it needs.
+    """An object that is called during a training; a subclass overrides what it needs.
 
-    With several processes, only the main one calls. A callback must not change the training.
+    With several processes, only the main process calls it. A callback must not change the training.
     """
 
     def on_start(self, config: Mapping[str, Any], step: int) -> None:
@@ -40,7 +40,7 @@ class Callback:
 
         Args:
           config: the resolved config as plain values.
-          step: 0, or the step that the run resumes from; records after it come again.
+          step: 0, or the step that the run resumes from; records after it are repeated.
         """
 
     def on_record(self, record: Record) -> None:
@@ -68,10 +68,10 @@ def check(callbacks: Sequence[Callback]) -> None:
 def running(
     callbacks: Sequence[Callback], config: Mapping[str, Any], step: int
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Calls `on_start`, and `on_end` with the results that the yielded function is given.
+    """Calls `on_start`, then `on_end` with the results that are passed to the yielded function.
 
     Raises:
-      UserError: a callback raises something.
+      UserError: a callback raises an exception.
     """
     begun: list[Callback] = []
     found: list[Mapping[str, Any]] = []
@@ -92,7 +92,7 @@ def running(
 
 
 class Observed:
-    """A log whose records go to callbacks too."""
+    """A log that passes its records on to callbacks."""
 
     def __init__(self, records: Log, callbacks: Sequence[Callback]):
         """Wraps a log."""
@@ -102,7 +102,7 @@ class Observed:
         """Records values under their names.
 
         Raises:
-          UserError: a callback raises something.
+          UserError: a callback raises an exception.
         """
         self._records.write(step, epoch, split, values)
         for callback in self._callbacks:

@@ -1,4 +1,4 @@
-"""Warns of configs that are legal and yet unlikely to be meant, such as trials of a few epochs."""
+"""Warns of configs that are legal but probably unintended, such as trials of a few epochs."""
 
 import logging
 
@@ -8,18 +8,18 @@ from bat_jax.methods import Method
 
 log = logging.getLogger(__name__)
 
-# Below this many steps, a first step without effect matters.
+# In trainings of fewer steps, a first step without effect matters.
 _FEW_STEPS = 20
 
 
 def warn(config: ConfigDict, method: Method, *, epochs: float, total_steps: int) -> None:
-    """Warns of what a training never reaches, and of an attack that is known to collapse.
+    """Warns of stages that a training never reaches, and of attacks that are known to collapse.
 
     Args:
       config: the whole config.
-      method: the method that it names.
+      method: the method that the config names.
       epochs: the length of the training.
-      total_steps: the same in steps.
+      total_steps: the length of the training in steps.
     """
     _warn_of_late_starts(config, method, epochs)
     _warn_of_learning_rate(config, epochs, total_steps)
@@ -32,7 +32,7 @@ def _warn_of_late_starts(config: ConfigDict, method: Method, epochs: float) -> N
     awp = config.objective.awp
     if awp.gamma > 0 and awp.start_epoch >= epochs:
         log.warning(
-            "training ends with epoch %g: AWP, which applies from epoch %g, never does"
+            "training ends with epoch %g: AWP, which starts at epoch %g, is never used"
             " (config.objective.awp.start_epoch)",
             epochs,
             awp.start_epoch,
@@ -40,8 +40,8 @@ def _warn_of_late_starts(config: ConfigDict, method: Method, epochs: float) -> N
     start = method.begins
     if start is not None and start >= epochs:
         log.warning(
-            "training ends with epoch %g: the weights of %s, which apply from epoch %g, never do"
-            " (config.objective.%s.start_epoch)",
+            "training ends with epoch %g: the weights of %s, which start at epoch %g, are never"
+            " used (config.objective.%s.start_epoch)",
             epochs,
             method.name,
             start,
@@ -72,8 +72,8 @@ def _warn_of_no_average(config: ConfigDict, epochs: float) -> None:
     start = config.train.swa_start_epoch
     if start is not None and start + 1 > epochs:
         log.warning(
-            "training ends with epoch %g: the average of epochs, which begins at the end of epoch"
-            " %d, never does (config.train.swa_start_epoch)",
+            "training ends with epoch %g: the average of epochs, which starts at the end of epoch"
+            " %d, is never used (config.train.swa_start_epoch)",
             epochs,
             start + 1,
         )
@@ -83,7 +83,7 @@ def _warn_of_one_step(config: ConfigDict, method: Method) -> None:
     """Warns of a training attack that is known to collapse, unless the config watches for it."""
     if method.attack and config.attack.num_steps == 1 and not config.train.collapse.watch:
         log.warning(
-            "the attack takes one step (config.attack.num_steps): such training can collapse to no"
-            " robustness within an epoch; config.train.collapse.watch=true names it and keeps the"
+            "the attack takes one step (config.attack.num_steps): such training can lose all"
+            " robustness within an epoch; config.train.collapse.watch=true reports it and keeps the"
             " last good state"
         )

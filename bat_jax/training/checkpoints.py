@@ -50,8 +50,8 @@ class Saved(NamedTuple):
 
     Attributes:
       state: the train state.
-      seconds: of training up to it.
-      retries: how many times training went back from a collapse before it.
+      seconds: the seconds of training up to the checkpoint.
+      retries: how many times training went back from a collapse before the checkpoint.
     """
 
     state: TrainState
@@ -61,8 +61,8 @@ class Saved(NamedTuple):
 
 def check_folder(folder: AnyPath) -> None:
     """Raises a UserError if Orbax cannot write checkpoints below this folder."""
-    # Orbax globs the unescaped path for files to merge and ignores an empty result: the checkpoint
-    # could never be read.
+    # To merge files, Orbax globs the unescaped path; if nothing matches, it silently writes a
+    # checkpoint that cannot be read.
     special = sorted({*"[*"} & {*str(absolute(folder))})
     if special:
         raise UserError(
@@ -83,7 +83,7 @@ class Checkpoints:
         """Opens the folder; creates it for writing.
 
         Args:
-          folder: of the checkpoints.
+          folder: the folder of the checkpoints.
           keep: how many recent checkpoints to keep, besides the best; None opens the folder
             read-only, which is safe while a training writes to it.
           score: the validation metric that ranks checkpoints, larger is better.
@@ -102,7 +102,7 @@ class Checkpoints:
         self._scores = (
             {} if keep is None else {step: self._score_to_keep(step) for step in self._steps()}
         )
-        # Of watched runs alone, the accuracy of every state that has not collapsed.
+        # The accuracy of every state that has not collapsed; only for watched runs.
         self._good = {} if keep is None else self._good_ones()
 
     def _opened(self) -> ocp.CheckpointManager:
@@ -181,13 +181,13 @@ class Checkpoints:
 
     @property
     def good(self) -> Mapping[int, float]:
-        """Of a watched run, the score of each state that has not collapsed, by step."""
+        """The score of each state that has not collapsed, by step; empty unless watched."""
         return self._good
 
     def back_to_good(self, like: TrainState) -> Saved:
-        """Returns the last good state, and renames the later checkpoints to `collapsed-<step>`.
+        """Returns the last good state, and renames later checkpoints to `collapsed-<step>`.
 
-        There must be a good state.
+        A good state must exist.
 
         Args:
           like: a state with the expected shapes.
@@ -232,8 +232,8 @@ class Checkpoints:
                     " in another folder"
                 )
             raise UserError(
-                f"{self._folder}: no checkpoint was scored by {self._score}; expected one that"
-                " was, at the end of an epoch: train the run further"
+                f"{self._folder}: no checkpoint was scored by {self._score}; expected one, from the"
+                " end of an epoch: train the run further"
             )
         return found
 
@@ -257,8 +257,8 @@ class Checkpoints:
             if lost is not None:
                 raise lost from error
             raise CheckpointError(
-                f"{self._folder}: a checkpoint could not be written ({reason(error)}); those before"
-                " it are whole: fix the folder or free space, and run the same command to resume"
+                f"{self._folder}: a checkpoint could not be written ({reason(error)}); earlier ones"
+                " are intact: fix the folder or free space, and run the same command to resume"
             ) from error
 
     def _steps(self) -> list[int]:
@@ -284,7 +284,7 @@ class Checkpoints:
         return self._metric_of(step, self._score)
 
     def _metric_of(self, step: int, name: str) -> float | None:
-        """Returns a metric of a checkpoint: None if it has none, NaN if it is damaged."""
+        """Returns a metric of a checkpoint: None if it is absent, NaN if it is damaged."""
         item = self._folder / str(step) / "metrics"
         if self._special(step):
             return math.nan
@@ -300,18 +300,18 @@ class Checkpoints:
         return score if score is None or _is_number(score) else math.nan
 
     def _score_to_keep(self, step: int) -> float | None:
-        """Returns the score of a checkpoint, NaN for a folder of that name that is none."""
+        """Returns the score of a checkpoint; NaN for a folder that is not a checkpoint."""
         is_checkpoint = (self._folder / str(step) / "state").exists()
         return self._score_of(step) if is_checkpoint else math.nan
 
     def _special(self, step: int) -> AnyPath | None:
-        """Returns a part of a checkpoint that is no file, such as a FIFO: reading it may hang."""
+        """Returns a part of a checkpoint that is not a file, such as a FIFO, which may block."""
         if is_remote(self._folder):
             return None
         parts = (self._folder / str(step)).rglob("*")
         try:
             return next((p for p in parts if p.exists() and not (p.is_file() or p.is_dir())), None)
-        except OSError:  # As of a checkpoint that a training removes meanwhile.
+        except OSError:  # For example, a concurrent training has removed the checkpoint.
             return None
 
     def _first_whole(

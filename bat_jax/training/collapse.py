@@ -21,8 +21,8 @@ class Collapsed(Exception):
     """Training collapsed, and the config lets it go back to the last good state.
 
     Attributes:
-      step: of the collapsed state.
-      seconds: of training until then.
+      step: the step of the collapsed state.
+      seconds: the seconds of training until then.
     """
 
     def __init__(self, step: int, seconds: float) -> None:
@@ -32,10 +32,10 @@ class Collapsed(Exception):
 
 
 class Watch:
-    """Compares the robust accuracy of each scored state with the highest of the good ones.
+    """Compares the robust accuracy of each scored state with the highest among the good states.
 
-    A state has collapsed if its accuracy under PGD is below `below` times that one, and that one is
-    above twice chance. All others are good.
+    A state has collapsed if its accuracy under PGD is below `below` times the highest, and the
+    highest is above twice the accuracy of guessing. All other states are good.
     """
 
     def __init__(self, config: ConfigDict, *, score: str, num_classes: int, highest: float) -> None:
@@ -44,7 +44,7 @@ class Watch:
         Args:
           config: `config.train.collapse`.
           score: the name of the accuracy under PGD.
-          num_classes: sets chance.
+          num_classes: the number of classes, which sets the accuracy of guessing.
           highest: the highest accuracy of a good state so far, 0 without any.
         """
         self._below, self._score, self._chance = config.below, score, 1 / num_classes
@@ -56,12 +56,12 @@ class Watch:
         is_collapse = highest > 2 * self._chance and robust < self._below * highest
         if is_collapse:
             log.warning(
-                "step %d: collapse: accuracy under %s is %.1f %%, and was up to %.1f %%; clean"
+                "step %d: training collapsed: accuracy under %s fell from %.1f %% to %.1f %%; clean"
                 " accuracy is %.1f %%; the last good state is kept",
                 step,
                 self._score,
-                100 * robust,
                 100 * highest,
+                100 * robust,
                 100 * scores["clean"],
             )
         else:
@@ -70,7 +70,7 @@ class Watch:
 
 
 def gentler(experiment: Experiment, retries: int) -> Experiment:
-    """Returns the experiment with the attack's step size of the given number of retries."""
+    """Returns the experiment with the attack's step size for the given number of retries."""
     if not retries:
         return experiment
     config = experiment.config.copy_and_resolve_references()

@@ -18,7 +18,7 @@ def data_seed(config: ConfigDict) -> int:
 
 
 def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] | None:
-    """Returns the excluded ids from the file that the config names, in ascending order."""
+    """Returns the ids in the file `config.data.exclude`, in ascending order."""
     path = config.data.exclude
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""How a train state lies in a checkpoint: its parts by name, the memories beside the others."""
+"""The layout of a train state in a checkpoint: its parts and its memories, by name."""
 
 from collections.abc import Mapping
 from typing import Any

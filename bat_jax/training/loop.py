@@ -44,7 +44,7 @@ class Meter:
         """Starts an average.
 
         Args:
-          is_due: whether an average ends with this step.
+          is_due: returns whether an average ends with a step.
           write: called with the step and the averages, including `steps_per_second`.
         """
         self._is_due, self._write = is_due, write
@@ -85,8 +85,8 @@ class Meter:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise NonFiniteError(
-                f"step {step}: not finite: {', '.join(bad)}; the checkpoints before it are whole:"
-                " lower config.train.optimizer.learning_rate, or look at the data"
+                f"step {step}: not finite: {', '.join(bad)}; earlier checkpoints are intact: lower"
+                " config.train.optimizer.learning_rate, or check the data"
             )
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -128,7 +128,7 @@ def fit(
     validation = to_devices(experiment.validation, experiment.mesh)
     evaluator = experiment.evaluator(("cross_entropy",))
     tracker = experiment.tracker()
-    # A CPU's peak is measured, which needs idle cores.
+    # The peak of a CPU is measured, so it needs idle cores.
     peak = together(list(experiment.mesh.devices.flat), config.model.dtype)
     image_flops = step_flops(experiment) / config.train.batch_size
     if peak is not None:
@@ -236,7 +236,7 @@ def _warn_of_length(seconds: float) -> None:
     """Warns if training takes more than a day even at peak utilisation."""
     if seconds > _DAY:
         log.warning(
-            "training takes %.3g days at the devices' peak rate, and longer in fact", seconds / _DAY
+            "training takes at least %.3g days, even at the devices' peak rate", seconds / _DAY
         )
 
 

@@ -22,14 +22,14 @@ def create(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientT
 
     `sgd`: SGD with momentum and coupled weight decay. `adamw`: Adam with decoupled weight decay
     (Loshchilov & Hutter, arXiv:1711.05101), w <- w - rate (m / (sqrt(v) + 1e-8) + decay w).
-    `optax:NAME`: that function of optax with `options`; weight decay is its own, or where it has
-    none, that of `sgd`.
+    `optax:NAME`: that function of optax with `options`, and with its own weight decay, or coupled
+    weight decay, as for `sgd`, if it has none.
 
     With `clip_norm` c, g <- g min(1, c / ||g||) over all parameters, before weight decay. With
     `layer_decay` d, the update of the i-th of n `layers` is multiplied by d^(n - 1 - i).
 
     Raises:
-      UserError: optax has no such optimizer, or it cannot be used with these options.
+      UserError: optax lacks the optimizer, or the optimizer cannot be used with these options.
     """
     parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     parts.append(_named(config, learning_rate))
@@ -42,7 +42,7 @@ def check_layers(config: ConfigDict, params: Any) -> None:
     """Checks that every part of `params` is in exactly one of the layers that the config names.
 
     Raises:
-      UserError: a part is in none, or a layer is no part.
+      UserError: a part is missing or repeated, or a layer is not a part.
     """
     layers, parts = set(config.layers), set(params)
     wrong = sorted(parts - layers) or sorted(layers - parts)
@@ -74,7 +74,7 @@ def _named(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientT
 
 
 def _mask(params: Any) -> Any:
-    """Returns which parameters are weights, neither biases nor of norms."""
+    """Returns which parameters are weights rather than biases or parameters of norms."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
@@ -110,7 +110,7 @@ def _of_optax(
     try:
         optimizer = _promoting(make(learning_rate, **options))
         _try(optimizer)
-    # It is not ours: it may raise anything.
+    # The optimizer is not part of this package and may raise anything.
     except Exception as error:
         raise UserError(
             f"{where} with options {options}; it fails ({' '.join(str(error).split())}); expected"
@@ -155,7 +155,7 @@ def _by_layer(layers: tuple[str, ...], decay: float) -> optax.GradientTransforma
 
 
 def _promoting(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Lets an optimizer raise floats to its integer count, as Adam's does, under any promotion."""
+    """Lets an optimizer raise floats to its integer count, as Adam does, under any promotion."""
 
     def update(
         gradients: Any, opt_state: optax.OptState, params: Any = None

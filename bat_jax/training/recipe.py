@@ -1,4 +1,4 @@
-"""What the switches of the recipe demand of a method, checked before anything starts."""
+"""Checks that a method can take the options of the recipe, before anything starts."""
 
 from ml_collections import ConfigDict
 
@@ -7,10 +7,10 @@ from bat_jax.methods import Method
 
 
 def check(config: ConfigDict, method: Method) -> None:
-    """Checks the switches that not every method can take.
+    """Checks the options that not every method can take.
 
     Raises:
-      UserError: the first that this one cannot.
+      UserError: this method cannot take an option; the message names the first.
     """
     remembers = type(method).memory is not Method.memory
     if config.train.label_smoothing:
@@ -44,7 +44,7 @@ def extra_each(config: ConfigDict) -> int:
     """Returns how many extra images each batch holds, int(fraction * batch size).
 
     Raises:
-      UserError: there are extra images, and a batch has no room for one.
+      UserError: there are extra images, but a batch has no place for one.
     """
     if config.data.extra is None:
         return 0

@@ -21,18 +21,18 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
 
     Args:
       run: the run's folder.
-      changes: config sections; fields that are not None replace the run's own. Of
-        `evaluation.tolerance`, None does too: it means the exact verdict.
+      changes: config sections; fields that are not None replace the run's own. None also replaces
+        `evaluation.tolerance`, where it means the exact verdict.
 
     Raises:
-      UserError: there is no such run, or its data are missing or have changed.
+      UserError: the run does not exist, or its data are missing or have changed.
     """
     path = run / "config.json"
     config, digests = _config(path)
     # The checkpoints were scored under the run's own attack, before any changes.
     score = score_name(config)
-    # Only training needs extra images, and only an evaluation corrupted ones; they may be large or
-    # elsewhere.
+    # Only a training needs extra images, and only an evaluation corrupted images, which may be
+    # large or on another machine.
     config.data.extra = None
     if changes is None or "corruptions" not in changes.get("evaluation", {}):
         config.evaluation.corruptions.path = None
@@ -42,13 +42,13 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     found = experiment.digests()
     # The model's normalisation may depend on the training images, without the excluded ones.
     for part, what, field in (
-        ("train", f"on other train data than {experiment.dataset.name} holds", "data.path"),
-        ("test", f"on other test data than {experiment.dataset.name} holds", "data.path"),
-        ("exclude", f"without other images than {config.data.exclude} names", "data.exclude"),
+        ("train", f"training data other than {experiment.dataset.name} holds", "data.path"),
+        ("test", f"test data other than {experiment.dataset.name} holds", "data.path"),
+        ("exclude", f"excluded images other than {config.data.exclude} names", "data.exclude"),
     ):
         if found.get(part) != digests.get(part):
             raise UserError(
-                f"{run}: was trained {what} now; give it the same ones with config.{field}"
+                f"{run}: was made with {what} now; expected the same: name them with config.{field}"
             )
     return experiment
 
@@ -58,8 +58,8 @@ def apply(config: ConfigDict, changes: ConfigDict) -> None:
 
     Args:
       config: the whole config.
-      changes: config sections; fields that are not None replace the config's. Of
-        `evaluation.tolerance`, None does too: it means the exact verdict.
+      changes: config sections; fields that are not None replace the config's. None also replaces
+        `evaluation.tolerance`, where it means the exact verdict.
     """
     for section in ("attack", "evaluation", "memorization", "parallel", "data"):
         for field, value in (changes.get(section) or {}).items():
@@ -100,7 +100,7 @@ def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
     """Returns the config and the data digests from a run's config.json.
 
     Raises:
-      UserError: the file is missing, or not a config of this version.
+      UserError: the file is missing, or is not a config of this version.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file; expected the folder of a run")
@@ -130,7 +130,7 @@ def _method(path: AnyPath, plain: dict[str, Any]) -> str:
 
 
 def _with_tuples(plain: Any) -> Any:
-    """Converts lists, as JSON stores them, to tuples, as configs hold them."""
+    """Converts the lists of JSON to the tuples of configs."""
     if isinstance(plain, dict):
         return {name: _with_tuples(value) for name, value in plain.items()}
     return tuple(plain) if isinstance(plain, list) else plain

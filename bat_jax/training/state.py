@@ -23,9 +23,9 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
       step: the number of updates so far.
       variables: the model's `params` and, if any, `batch_stats`.
-      opt_state: of the optax optimiser.
+      opt_state: the state of the optax optimizer.
       ema: the moving average of `variables`, or None.
-      memory: by name, arrays with one row per training example.
+      memory: the method's memories by name, arrays with one row per training example.
     """
 
     step: Int32[Array, ""]
@@ -53,7 +53,7 @@ def create(
 
     Args:
       model: from `bat_jax.models.create`.
-      optimizer: of its parameters.
+      optimizer: the optimizer of the parameters.
       image_shape: height, width, channels.
       seed: determines the initialisation.
       ema: whether to keep a moving average.
@@ -84,7 +84,7 @@ def schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> o
     def of_step(step: Any) -> Any:
         # Optax's schedules mix integers and floats.
         with jax.numpy_dtype_promotion("standard"):
-            # Without a warm-up the rate is not even multiplied by 1: it keeps its type.
+            # Without a warm-up, the rate is not multiplied by 1, so that it keeps its type.
             return rate(step) * warmth(step, warmup_steps) if warmup_steps else rate(step)
 
     return of_step

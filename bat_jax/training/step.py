@@ -61,7 +61,7 @@ class Outputs(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What is forwarded of a batch; labels and keys if the method computes extras.
+    """The inputs of a forward pass; with labels and keys if the method computes extras.
 
     The first of `dropout_keys` is the key of dropout in a forward pass.
     """
@@ -77,9 +77,9 @@ class Seen(NamedTuple):
     """The auxiliary outputs of the loss.
 
     Attributes:
-      metrics: the method's own, of the global batch.
-      accuracy: of the training images, over the global batch.
-      observed: per memory, the values to store for this share.
+      metrics: the method's own metrics over the global batch.
+      accuracy: the accuracy on the training images of the global batch.
+      observed: for each memory, the values to store for this share.
     """
 
     metrics: Metrics
@@ -88,7 +88,7 @@ class Seen(NamedTuple):
 
 
 class TrainStep:
-    """A step from one state to the next, for one device of `AXIS`.
+    """The step from one train state to the next, for one device of `AXIS`.
 
     Every device holds the same state, data, order and root, takes its share of the batch that
     `state.step` selects, and returns the same new state and metrics. Random draws depend on an
@@ -164,11 +164,11 @@ class TrainStep:
     ) -> TrainState:
         """Returns the state with its average's batch statistics recomputed, for SWA.
 
-        They are the means over the clean augmented batches of the epoch that ends with this state:
-        those of the averaged parameters, which no training step has seen.
+        They are the means over the clean augmented batches of the epoch that ends with this state,
+        computed with the averaged parameters, which no training step has used.
 
         Args:
-          state: after the last step of an epoch.
+          state: the state after the last step of an epoch.
           data: the training split.
           order: rows of the epoch's batches.
           root: the root key of all random draws.
@@ -241,18 +241,18 @@ class TrainStep:
         return Share(places, batch_rows, rows, images, labels, targets, epoch, scale=scale)
 
     def _targets(self, labels: Int[Array, " batch"]) -> Targets | None:
-        """Returns the class probabilities that replace the labels, if any do."""
+        """Returns the class probabilities that replace the labels, or None."""
         if self._config.train.label_smoothing:
             return self._soft(labels)
         return self._method.targets(labels)
 
     def _soft(self, labels: Int[Array, " batch"]) -> Targets:
-        """Returns the class probabilities of labels, smoothed if the config says so."""
+        """Returns the class probabilities of labels, smoothed by `config.train.label_smoothing`."""
         classes = self._method.setup.num_classes
         return losses.label_smoothing(labels, classes, amount=self._config.train.label_smoothing)
 
     def _before(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Any:
-        """Returns what the method computes of the share before its attack."""
+        """Returns the result of the method's `before` for the share."""
         logits = accumulation.mapped(
             self._attacked_logits(state, root),
             share.images,
@@ -416,7 +416,7 @@ class TrainStep:
 def _dropout_keys(
     root: Key[Array, ""], step: Int[Array, ""], places: Int[Array, " batch"]
 ) -> Key[Array, " batch"]:
-    """Returns a key per image, of which a forward pass takes that of its first image."""
+    """Returns a key per image; a forward pass uses the key of its first image."""
     return keys.per_image(keys.derive(root, keys.Purpose.DROPOUT, step), places)
 
 
@@ -425,7 +425,7 @@ def _rows_of(memory: dict[str, Memory], rows: Int32[Array, " batch"]) -> dict[st
 
 
 def _informed(settings: PgdSettings, before: Any) -> PgdSettings:
-    """Returns the settings with a loss that knows what was computed before the attack."""
+    """Returns the settings with a loss that receives the result of the method's `before`."""
     loss = settings.loss
     if before is None or isinstance(loss, str):
         return settings
@@ -437,12 +437,12 @@ def training_attack(config: ConfigDict, attack: Attack, programs: Programs) -> P
 
     Args:
       config: the whole config; `attack` is read.
-      attack: the method's.
+      attack: the method's attack.
       programs: the forms that suit the back end.
     """
     settings, loss = config.attack, attack.loss
-    # The divergence from p(x) has no mixed targets: the attack moves away from them instead, as in
-    # the published recipe with CutMix.
+    # The divergence from p(x) has no mixed targets. The attack maximises the cross-entropy with the
+    # mixed targets instead, as in the published recipe with CutMix.
     if config.data.cutmix and loss == "kl":
         loss = "cross_entropy"
     return PgdSettings(

@@ -1,4 +1,4 @@
-"""Why a checkpoint could not be read: damage, another structure, or the system."""
+"""Classifies the reasons why a checkpoint could not be read: damage, structure, or the system."""
 
 import logging
 import re
@@ -81,6 +81,6 @@ def persistently(read: Callable[[], bytes], path: AnyPath) -> bytes:
 def unreadable(path: AnyPath, why: str) -> CheckpointError:
     """Returns the error for a file that the system did not let the program read."""
     return CheckpointError(
-        f"{path}: cannot be read ({why}); nothing was changed: see to the disk or the network, and"
+        f"{path}: cannot be read ({why}); nothing was changed: check the disk or the network, and"
         " run the same command again"
     )

@@ -1,9 +1,10 @@
-"""A tracker of experiments from outside the package: CSV files, offline.
+"""An experiment tracker from outside the package: CSV files, offline.
 
     python csv_tracker.py
 
-A tracker is one class. This one writes a folder with `config.json`, `records.csv`, a line for each
-value, and `results.json`; one for Weights & Biases or MLflow calls their `log` in the same places.
+A tracker is one class. This one writes a folder with `config.json`, `records.csv`, which has a line
+for each value, and `results.json`; a tracker for Weights & Biases or MLflow would call their `log`
+in the same places.
 """
 
 import csv

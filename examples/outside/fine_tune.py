@@ -35,8 +35,8 @@ def main(*, epochs: int = 8, fine_tuning: int = 8) -> dict[str, dict[str, dict]]
     """Trains both models, and prints their test accuracies before and after.
 
     Args:
-      epochs: of the training on clean images.
-      fine_tuning: epochs of the adversarial training that follows.
+      epochs: the number of epochs on clean images.
+      fine_tuning: the number of epochs of the adversarial training that follows.
 
     Returns:
       For `before` and `after`, each accuracy with the number of images and its 95 % interval.

@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     """Returns the config."""
     config = page.get_config()
     config.objective.name = "mail:Mail"
-    # Adds the section of the method, whose fields can be set then.
+    # Adds the section of the method, so that its fields can be set.
     methods.complete(config)
     config.objective.mail.start_epoch = 2.0
     return config

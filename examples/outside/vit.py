@@ -2,7 +2,7 @@
 
     bat-jax --config=page.py --config.model.name=vit:create
 
-The trainer gives a Flax Linen module the key of its dropout, whatever the module calls the stream.
+The trainer gives a Flax Linen module a key for dropout, by any name that the module uses for it.
 """
 
 import flax.linen as nn

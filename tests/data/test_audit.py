@@ -172,7 +172,7 @@ def test_a_run_whose_data_have_changed_is_not_audited(tmp_path, capsys):
     config.data.name = "digits"
     claim(tmp_path, config, {"train": "0", "test": "0"}, defaults=default())
     assert main([f"--run={tmp_path}"]) == 2
-    assert "was made on other train data than digits holds now" in capsys.readouterr().err
+    assert "was made with other train data than digits holds now" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not CIFAR100.exists(), reason="needs the CIFAR-100 archive")

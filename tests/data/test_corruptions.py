@@ -164,7 +164,7 @@ def test_wrong_folders_are_refused(change, message, folders, dataset):
 
 
 def test_a_place_that_is_no_folder_is_refused(dataset, tmp_path):
-    with pytest.raises(UserError, match="absent: is no folder; expected that of CIFAR-10-C"):
+    with pytest.raises(UserError, match="absent: is not a folder; expected that of CIFAR-10-C"):
         corruptions.read(tmp_path / "absent", dataset)
 
 

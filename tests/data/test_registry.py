@@ -53,7 +53,7 @@ def error(name, **arguments):
 
 
 def test_the_home_folder_of_an_unknown_user_is_refused(monkeypatch):
-    problem = "~nosuchuser/x: begins with ~, but that home folder is not known"
+    problem = "~nosuchuser/x: begins with ~, but that home folder is unknown"
     assert problem in error("cifar10", path="~nosuchuser/x")
     assert problem in error("digits", path="~nosuchuser/x")
     assert problem in error("folder:~nosuchuser/x")

@@ -371,7 +371,7 @@ def test_a_run_on_other_data_is_not_exported(run, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="2"):
         main(["export", f"--run={folder}", f"--out={tmp_path / 'weights.safetensors'}"])
-    assert "was trained on other train data than digits" in capsys.readouterr().err
+    assert "was made with training data other than digits" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_ends_with_status_2(tmp_path, capsys):

@@ -99,7 +99,7 @@ def test_only_an_evaluation_needs_the_corrupted_images_of_a_run(run, tmp_path):
     stored["config"]["evaluation"]["corruptions"]["path"] = str(tmp_path / "gone")
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert read_run(tmp_path).corrupted is None
-    with pytest.raises(UserError, match="gone: is no folder"):
+    with pytest.raises(UserError, match="gone: is not a folder"):
         read_run(tmp_path, configs.evaluation())
 
 

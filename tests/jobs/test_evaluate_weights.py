@@ -161,7 +161,7 @@ def test_the_results_of_other_weights_are_not_mixed(weights, evaluated, tmp_path
     config.evaluation.corruptions.path = "digits-c"
     config.evaluation.corruptions.names = ("contrast", "pixelate")
     monkeypatch.chdir(evaluated[1].parents[1])
-    with pytest.raises(UserError, match=r"made on other data \(weights differ\)"):
+    with pytest.raises(UserError, match=r"holds a run on other data \(weights differ\)"):
         evaluate_weights(config, evaluated[1])
 
 
@@ -174,8 +174,11 @@ def test_the_results_of_other_weights_are_not_mixed(weights, evaluated, tmp_path
         ({"run": "runs/x"}, "expected only one of them"),
         ({"weights": "absent"}, "absent: No such file or directory; expected a safetensors file"),
         ({"architecture": "resnet18"}, "lacks bn1.bias"),
-        ({"evaluation.corruptions.path": "absent"}, "absent: is no folder; expected that of CIFAR"),
-        ({"evaluation.corruptions.names": ("fog",)}, "corruptions.names is .'fog',.; expected the"),
+        ({"evaluation.corruptions.path": "absent"}, "absent: is not a folder; expected that of"),
+        (
+            {"evaluation.corruptions.names": ("fog",)},
+            "corruptions.names is .'fog',. without config",
+        ),
         ({"weights": None, "run": "x"}, "config.architecture is .small_cnn.; expected no value"),
     ],
 )

@@ -229,7 +229,7 @@ def test_what_is_no_perturbation_is_refused(field, value, words):
 
 def test_a_start_after_the_end_is_warned_of(caplog):
     build(perturbed(**{"objective.awp.start_epoch": 2.0}))
-    assert "AWP, which applies from epoch 2, never does" in caplog.text
+    assert "AWP, which starts at epoch 2, is never used" in caplog.text
 
 
 def test_reports_name_the_option():

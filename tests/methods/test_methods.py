@@ -82,7 +82,7 @@ def test_an_incomplete_method_from_outside_is_refused(monkeypatch, attributes, w
         ([1], "returns a value of type list"),
         # It would take the place of the trainer's own.
         ({"history": None}, "has the name 'history'"),
-        ({"variables": None}, "has the name 'variables'; expected memories by name, none of them"),
+        ({"variables": None}, "has the name 'variables'; expected a dict of memories by name"),
         ({"seen": np.zeros(3, np.float32)}, r"float32 of shape \(3,\) as seen; expected an object"),
     ],
 )

@@ -263,4 +263,4 @@ def test_more_than_a_device_can_hold_is_refused(monkeypatch):
 
 def test_a_start_after_the_end_is_warned_of(caplog):
     build(tiny("te"))
-    assert "weights of te, which apply from epoch 89, never do" in caplog.text
+    assert "weights of te, which start at epoch 89, are never used" in caplog.text

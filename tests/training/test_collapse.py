@@ -32,7 +32,9 @@ def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
     assert not caplog.messages
     # Neither slowly nor twice does one fall by less than half.
     assert flags([0.19, 0.1, 0.21, 0.5]) == [1, 1, 0, 0]
-    assert "step 1: collapse: accuracy under pgd20 is 10.0 %, and was up to 40.0 %" in caplog.text
+    assert (
+        "step 1: training collapsed: accuracy under pgd20 fell from 40.0 % to 10.0 %" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_batch_the_devices_cannot_share_is_refused(tiny_config, tmp_path, fiel
 
 def test_a_weight_that_never_applies_is_reported(tiny_config, caplog):
     build(tiny_config("bat", **{"train.schedule.boundaries": (5.0,)}))
-    assert "apply from epoch 5, never do" in caplog.text
+    assert "start at epoch 5, are never used" in caplog.text
 
 
 def test_an_l2_attack_that_reaches_any_image_is_refused(tiny_config):

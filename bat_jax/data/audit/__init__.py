@@ -1,4 +1,4 @@
-"""Looks for what spoils a comparison: repeated images, contradictory labels, uneven classes.
+"""Finds flaws that distort comparisons: repeated images, contradictory labels, uneven classes.
 
 python -m bat_jax.data.audit --name=NAME [--path=FILE] [--json=FILE]
 """

@@ -51,11 +51,11 @@ def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dic
 
     Args:
       run: the run's folder.
-      path: of the data, if they have moved.
+      path: the path of the data, if they have moved.
       tolerance: as for `audit`.
 
     Raises:
-      UserError: there is no such run, or its data are missing or have changed.
+      UserError: the run does not exist, or its data are missing or have changed.
       OSError: the file cannot be written.
     """
     place = run / "config.json"
@@ -71,8 +71,8 @@ def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dic
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         if digests.get(part) != split.digest():
             raise UserError(
-                f"{run}: was made on other {part} data than {dataset.name} holds now; give it the"
-                " same ones with --path"
+                f"{run}: was made with other {part} data than {dataset.name} holds now; expected"
+                " the same data: name them with --path"
             )
     found = audit(dataset, tolerance=tolerance)
     write_json(run / FILE, found)

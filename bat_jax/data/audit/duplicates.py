@@ -1,12 +1,12 @@
 """Finds images that are equal, or nearly so, in time for whole data sets.
 
-Two images x and y are near duplicates where all but a small part of their contrast is shared:
+Two images x and y are near duplicates if they share all but a small part of their contrast:
 
     difference(x, y) = rms(x' - y') / max(rms(x'), rms(y')) <= tolerance
 
-x' is x minus the mean of each of its channels, rms the root of the mean square over all pixels and
-channels. A shift of brightness or of a colour changes nothing; noise, compression and small edits
-change little.
+x' is x minus the mean of each of its channels; rms is the root of the mean square over all pixels
+and channels. A shift of brightness or of a colour changes nothing; noise, compression and small
+edits change little.
 
 The search misses no pair. It sorts images by contrast rms(x'), because the triangle inequality
 bounds the contrasts of a pair, (1 - tolerance) rms(x') <= rms(y') for the larger rms(x'). Among
@@ -34,7 +34,7 @@ class Pairs(NamedTuple):
 
     Attributes:
       rows: the two rows of each pair, the smaller first.
-      difference: of each pair, from 0 to the tolerance.
+      difference: the difference of each pair, from 0 to the tolerance.
     """
 
     rows: Int64[np.ndarray, "pairs 2"]
@@ -46,7 +46,7 @@ def equal(
 ) -> list[Int64[np.ndarray, " rows"]]:
     """Returns the rows of each group of two or more equal images, by the first row.
 
-    Images are equal where their SHA-256 is.
+    Images are equal if their SHA-256 digests are.
     """
     groups: dict[bytes, list[int]] = {}
     for row, image in enumerate(images):
@@ -107,7 +107,7 @@ def _candidates(
     limits = ((tolerance**2 + _SLACK) * contrasts**2).astype(np.float32)
     for start in range(0, len(thumbnails), _ROWS):
         end = min(start + _ROWS, len(thumbnails))
-        # The largest contrast of a partner; with tolerance 1 there is none.
+        # The largest contrast of a partner; a tolerance of 1 sets no limit.
         largest = contrasts[end - 1] / max(1 - tolerance, 1e-9)
         last = int(np.searchsorted(contrasts, largest * (1 + 1e-9), side="right"))
         for left in range(start, last, _COLUMNS):
@@ -122,9 +122,9 @@ def _candidates(
 def _thumbnails(
     images: UInt8[np.ndarray, "images height width channels"],
 ) -> Float32[np.ndarray, "images blocks"]:
-    """Returns gray thumbnails about their mean, scaled so that their norm is an rms.
+    """Returns gray thumbnails minus their mean, scaled so that their norm is an rms.
 
-    Blocks count by their area, so that the norm never exceeds the image's contrast.
+    Blocks are weighted by their area, so that the norm never exceeds the image's contrast.
     """
     height, width = images.shape[1:3]
     tops = np.unique(np.linspace(0, height, min(_SIDE, height), endpoint=False).astype(int))

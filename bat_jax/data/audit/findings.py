@@ -1,4 +1,4 @@
-"""What an audit finds: the content of audit.json, and its table and text."""
+"""The findings of an audit: the content of audit.json, and its table and text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -61,10 +61,10 @@ _AUDIT = Object(
 def audit(dataset: Dataset, *, tolerance: float = TOLERANCE) -> dict[str, Any]:
     """Returns the content of audit.json: counts, with the ids behind each of them.
 
-    `train` and `test` hold what is found within a split; `copies_across` equal images, and
-    `near_duplicates` near duplicates, of a training and a test image;
-    `copies_with_several_labels` the equal images of different classes, within a split or across.
-    It takes memory for the images a second time.
+    `train` and `test` hold the findings within each split. Of pairs of a training and a test image,
+    `copies_across` lists equal ones and `near_duplicates` near duplicates.
+    `copies_with_several_labels` lists equal images of different classes, within a split or across.
+    The audit needs memory for a second copy of the images.
 
     Args:
       dataset: the data set.
@@ -116,7 +116,7 @@ def audit(dataset: Dataset, *, tolerance: float = TOLERANCE) -> dict[str, Any]:
 def _part(
     dataset: Dataset, split: Split, groups: Sequence[list[int]], near: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns what is found within a split."""
+    """Returns the findings within a split."""
     constant = split.ids[duplicates.contrast(split.images) == 0].tolist()
     groups = [ids for ids in groups if len(ids) > 1]
     sizes = np.bincount(split.labels, minlength=dataset.num_classes).tolist()

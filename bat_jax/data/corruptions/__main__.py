@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="the data set")
     parser.add_argument("--path", help="its archive or folder; default: the usual places")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the draws; default: 0")
     options = parser.parse_args(arguments)
     try:
         make(options.name, options.path, options.out, seed=options.seed)

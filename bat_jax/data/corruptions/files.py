@@ -32,7 +32,7 @@ NAMES = (
     "pixelate",
     "jpeg_compression",
 )
-"""The corruptions that the published mean is over."""
+"""The corruptions over which the published mean is taken."""
 SEVERITIES = (1, 2, 3, 4, 5)
 """The severities of every corruption."""
 
@@ -46,11 +46,11 @@ class Corrupted(abc.ABC):
 
     Attributes:
       path: the folder of the files.
-      names: of the corruptions.
+      names: the names of the corruptions.
     """
 
     def __init__(self, path: Path, names: Sequence[str], dataset: Dataset):
-        """Keeps what all layouts need."""
+        """Stores the values that all layouts need."""
         self.path = path
         self.names = tuple(names)
         self._dataset = dataset
@@ -82,16 +82,17 @@ def read(
 
     Args:
       path: the folder of the files.
-      dataset: whose test images were corrupted; its ids find them.
-      names: of the corruptions; by default the 15 of the published mean.
+      dataset: the data set whose test images were corrupted; they are found by its ids.
+      names: the names of the corruptions; by default the 15 of the published mean.
 
     Raises:
-      UserError: a corruption is missing, or a file has another type, shape, number or labels.
+      UserError: a corruption is missing, or a file has the wrong type, shape, number of images or
+        labels.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(
-            f"{path}: is no folder; expected that of CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C,"
+            f"{path}: is not a folder; expected that of CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C,"
             " extracted from its archive"
         )
     names = NAMES if names is None else names
@@ -125,7 +126,7 @@ class _Arrays(Corrupted):
 
     def _check_labels(self, labels: Shaped[np.ndarray, "severities images"]) -> None:
         dataset, test = self._dataset, self._dataset.test
-        # Of a part of the test set, ids are the rows of the whole one.
+        # If this is a part of the test set, ids are rows of the whole test set.
         is_whole = len(test) == self._count
         if not is_whole and test.ids.max() >= self._count:
             raise UserError(

@@ -19,7 +19,7 @@ from bat_jax.data.corruptions.files import SEVERITIES
 from bat_jax.errors import UserError
 
 Unit = Float[np.ndarray, "images height width channels"]
-# A stream of draws for each image. Those of RandomState are frozen: files can be made again.
+# A stream of draws for each image. RandomState's draws never change, so files can be made again.
 Draws = Sequence[np.random.RandomState]
 
 _SMALL_SIDE = 32
@@ -52,13 +52,13 @@ def corrupted(
 
     Args:
       images: NHWC.
-      ids: of the images.
+      ids: the ids of the images.
       name: one of `MADE`.
       severity: from 1 to 5.
-      seed: of the draws.
+      seed: the seed of the draws.
 
     Raises:
-      UserError: there is no such corruption or severity.
+      UserError: the corruption or the severity does not exist.
     """
     if name not in MADE or severity not in SEVERITIES:
         raise UserError(
@@ -105,7 +105,7 @@ def _speckle_noise(images: Unit, constant: float, draws: Draws) -> Unit:
 
 
 def _brightness(images: Unit, constant: float, draws: Draws) -> Unit:
-    """Adds c to HSV's value, the largest channel; hue and saturation stay."""
+    """Adds c to the value of HSV, the largest channel; keeps hue and saturation."""
     del draws
     value = images.max(axis=-1, keepdims=True)
     brighter = np.minimum(value + constant, 1)
@@ -156,7 +156,7 @@ def _by_pillow(images: Unit, change: Callable[..., object]) -> Unit:
     changed = [
         np.asarray(change(Image.fromarray(one[..., 0] if is_gray else one))) for one in levels
     ]
-    # Between two levels, so that cutting off the rest gives the same levels.
+    # Halfway between two levels, so that truncation restores the level.
     return (np.stack(changed).reshape(images.shape) + 0.5) / 255
 
 
