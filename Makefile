@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both build .venv once.
 #
 # Python 3.11 uses the packages of requirements.txt, newer ones those of requirements-newest.txt.
-# `make test PYTHON=python3.13`, or PINS=newest, tests with the latter in its own environment,
+# `make test PYTHON=python3.13`, or PINS=newest, tests the newer ones in their own environment,
 # .venv-newest.
 
 ASKED := $(filter-out undefined,$(origin PYTHON) $(origin PINS))
@@ -25,9 +25,9 @@ VENV := $(if $(and $(ASKED),$(filter newest,$(PINS))),.venv-newest,.venv)
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements$(if $(filter newest,$(PINS)),-newest).txt
 
-# The programs of fast tests run for milliseconds and spend most of their time compiling. In one
-# thread they round the same in processes of any number of devices. Newer compilers have no other
-# emitters of fusions.
+# The programs of fast tests run for milliseconds and spend most of their time compiling. With one
+# thread, they round identically for any number of devices. Newer compilers have only one emitter of
+# fusions.
 COMPILE_FAST := --xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false \
   $(if $(filter oldest,$(PINS)),--xla_cpu_use_fusion_emitters=false)
 # The tests that depend most on the packages, in about a minute: losses, attacks, models, a step of
