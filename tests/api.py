@@ -1,7 +1,7 @@
 """The public API as text, a line for each signature, field and alias.
 
 `python -m tests.api` writes it to tests/api.txt; tests/test_api.py compares the two. Declarations
-are read from the sources of the names in `__all__`, as checks of types at run time change them.
+are read from the sources of the names in `__all__`, because type checks at run time wrap objects.
 """
 
 import ast

@@ -17,9 +17,9 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Not bat_jax.training.state and bat_jax.memorization.history: JAX rebuilds the train state around
-# whatever leaves a transformation gives it, shapes and NumPy arrays among them. Not
-# bat_jax.data.dataset: users' records are checked by itself, with errors of its own.
+# Not bat_jax.training.state and bat_jax.memorization.history: JAX rebuilds the train state with the
+# leaves of a transformation, which may be shapes or NumPy arrays. Not bat_jax.data.dataset, which
+# checks users' arrays itself and has its own messages.
 install_import_hook(
     [
         "bat_jax.attacks",

@@ -1,4 +1,4 @@
-"""Networks that compile quickly, for tests of what trains them."""
+"""Networks that compile quickly, for tests of the trainer."""
 
 from typing import Any
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import bat_jax
 
 ROOT = Path(bat_jax.__file__).parent
-# From the ground up; a part may import those of its own level and of the levels before it.
+# From the lowest level up; a part may import parts of its own level and of lower levels.
 LEVELS = (
     ("errors",),
     ("fields", "keys", "losses", "outside", "pages", "parallel"),
@@ -44,7 +44,7 @@ def arrows():
     found = {}
     for path in ROOT.rglob("*.py"):
         part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        # `bat_jax.fit` is the trainer's, imported when it is asked for.
+        # `bat_jax.fit` belongs to the jobs, and is imported on first use.
         if part != "__init__":
             found.setdefault(part, set()).update(set(imported(path)) - {None, part})
     return found

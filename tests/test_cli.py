@@ -209,7 +209,7 @@ def test_help_names_every_flag_and_starts_nothing():
 
 
 def test_help_and_flag_errors_import_nothing_large():
-    # In a process of its own: here everything is imported.
+    # In a new process, because everything is already imported in this one.
     program = (
         "import sys; from bat_jax import cli;"
         " assert cli.main(['--help']) == 0;"

@@ -9,7 +9,7 @@ import pytest
 from bat_jax import environment
 from bat_jax.errors import UserError
 
-# As a program starts: JAX's variables are read once in a process.
+# Runs in a new process, because JAX reads its variables once per process.
 START = """
 from bat_jax import environment
 from bat_jax.errors import UserError

@@ -1,4 +1,4 @@
-"""Keys of either kind give the same draws; anything else is refused."""
+"""Typed and raw keys give the same draws; anything else is refused."""
 
 import jax
 import jax.numpy as jnp

@@ -310,7 +310,7 @@ def test_devices_that_share_a_batch_get_the_value_and_gradient_of_the_whole(num_
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-# Without the type checker of the tests, which refuses them in words of its own.
+# Without the tests' type checker, which refuses unknown options with its own message.
 bat_weights, discrimination, reweighted = map(
     inspect.unwrap, (losses.bat_weights, losses.discrimination, losses.reweighted)
 )

@@ -127,7 +127,7 @@ def test_every_config_is_a_page_with_its_command(page):
 
 
 def test_the_losses_import_only_jax_optax_and_jaxtyping():
-    # In a process of its own: here everything is imported.
+    # In a new process, because everything is already imported in this one.
     program = (
         "import sys, bat_jax.losses; heavy = ('flax', 'orbax', 'ml_collections', 'scipy',"
         " 'matplotlib', 'sklearn', 'tensorboardX', 'tensorflow_datasets');"

@@ -21,10 +21,10 @@ from bat_jax.training.checkpoints import Checkpoints
 from bat_jax.training.experiment import build
 from tests.golden import interop_draws
 
-# What tests/golden/make_interop.py wrote.
+# The cases that tests/golden/make_interop.py wrote.
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "interop.json").read_text())
 NUM_CLASSES = 10
-# Each adds a second or more; the other cases have their blocks too.
+# Each takes a second or more; the other cases cover the same blocks.
 SLOW = ("preact_resnet18 with raw shortcuts", "wide_resnet16_3", "dm_wide_resnet16_3")
 SLOW_EXPORTS = (*SLOW, "preact_resnet18 without bn", "resnet50")
 

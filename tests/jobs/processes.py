@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parents[2]
-# A run of seconds on real digits, on all devices there are.
+# A run of a few seconds on real digits, on all devices.
 TINY = (
     "--config.data.validation=32",
     "--config.data.subset=256",

@@ -115,7 +115,7 @@ def test_an_unusable_bucket_is_a_wrong_input_of_one_line(bucket, workdir, refuse
     bucket.refused = refused
     (ended,) = finish(start(workdir, 1))
     assert ended.status == 2, ended.stderr
-    # Before it there may be a warning of the schedule of so short a training.
+    # A warning about the schedule of such a short training may come first.
     *warnings, last = ended.stderr.splitlines()
     assert reason in last
     assert not [line for line in warnings if not line.startswith("training ends with epoch 3: ")]

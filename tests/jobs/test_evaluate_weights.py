@@ -1,4 +1,4 @@
-"""The weights of a file are evaluated like a run's, with results in RobustBench's form too."""
+"""The weights of a file are evaluated like a run's, and results also have RobustBench's form."""
 
 import json
 from pathlib import Path

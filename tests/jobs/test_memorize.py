@@ -76,7 +76,7 @@ def finished(tmp_path_factory):
     before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
     result = commands.launch(*command)
     assert result.returncode == 0, result.stderr
-    # What was finished was not trained again.
+    # Finished members were not trained again.
     assert len(before) == 3
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     return workdir, result
@@ -130,7 +130,7 @@ def test_a_run_that_was_killed_with_its_trainers_ends_with_the_same_bytes(tmp_pa
     wait_for_members(process, workdir)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # Nor do the processes that trained its members survive.
+    # The processes that trained its members do not survive either.
     assert not psutil.wait_procs(trainers, timeout=10)[1]
     before = {path: path.stat().st_mtime_ns for path in (workdir / "members").glob("*.npz")}
     assert not (workdir / "memorization.npz").exists()
@@ -164,7 +164,7 @@ def test_after_ten_random_kills_it_ends_with_the_same_bytes(tmp_path):
     workdir, draws, kills = tmp_path / "killed", random.Random(0), 0
     while kills < 10:
         process = launch(workdir, members, start=subprocess.Popen, stderr=subprocess.DEVNULL)
-        # Most of it is starting: a round takes a tenth of a second.
+        # Most of the time is start-up: a round takes a tenth of a second.
         try:
             process.wait(timeout=draws.uniform(1.0, 8.0))
             # It had already finished: discard its results except for some members.

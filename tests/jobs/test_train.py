@@ -1,4 +1,4 @@
-"""A run by the command, as a user makes it, in its own process if it is to be stopped."""
+"""Runs of the command as a user starts them, in their own process if they are to be stopped."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def checkpoint_steps(workdir):
 
 
 def final_state(workdir):
-    """Returns the bytes-exact leaves of the newest checkpoint."""
+    """Returns the leaves of the newest checkpoint, bit for bit."""
     import orbax.checkpoint as ocp
 
     step = checkpoint_steps(workdir)[-1]
@@ -254,7 +254,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        # Reads compiled programs, but leaves none cut off for other tests.
+        # Reads compiled programs, but does not leave truncated ones for other tests.
         env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"},
         check=False,
     )

@@ -216,7 +216,7 @@ def test_any_function_is_an_inner_loss():
     state, metrics = run(from_outside("Doubting"), steps=1)
     _, plain_metrics = run(tiny("pgd_at"), steps=1)
     # The probability of the label falls as its cross-entropy rises: the signs of both gradients
-    # agree but where they round to 0.
+    # agree except where they round to 0.
     np.testing.assert_allclose(metrics["loss"], plain_metrics["loss"], rtol=0.02)
     assert np.all(np.isfinite(state.variables["params"]["head"]["kernel"]))
     assert outside.Doubting.attack.loss is outside.confidence

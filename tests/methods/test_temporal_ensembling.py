@@ -77,7 +77,7 @@ def test_two_visits_average_the_predictions():
 
 def test_the_weight_ramps_as_published():
     te = method(start_epoch=89.0, ramp_epochs=60.0)
-    # Epochs completed, of which the published ones are one more.
+    # Epochs completed; the publication counts epochs from 1.
     for epoch, weight in (
         (88.9, 0.0),
         (89.0, 2.02),

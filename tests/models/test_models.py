@@ -41,7 +41,7 @@ def test_published_sizes(name, parameters):
     [
         ("preact_resnet", {}, 11_218_340),
         ("wide_resnet", {"depth": 34}, 46_218_164),
-        # WRN-16-4 has 2,748,890 for 10 classes; 90 more of them have 256 + 1 each.
+        # WRN-16-4 has 2,748,890 for 10 classes; 90 more classes add 256 + 1 each.
         ("wide_resnet", {"depth": 16, "widening": 4}, 2_748_890 + 90 * 257),
     ],
 )
@@ -118,7 +118,7 @@ def test_networks_of_deepmind_pad_strided_convolutions_at_the_end_of_even_sides(
     assert same_padding((32, 7), kernel=3, stride=2) == ((0, 1), (1, 1))
     assert same_padding((32, 7), kernel=3, stride=1) == ((1, 1), (1, 1))
     assert same_padding((32, 7), kernel=1, stride=2) == ((0, 0), (0, 0))
-    # Odd sides and silu whatever `activation` is, as in training.
+    # Odd sides work, and `activation` is ignored in favour of SiLU, as in training.
     model = models.create("dm_wide_resnet", 3, depth=10, widening=1, width=2, activation="relu")
     assert model.activation is jax.nn.silu
     assert shapes(model, (9, 10, 3))["params"]["head"]["kernel"].shape == (8, 3)
@@ -190,7 +190,7 @@ def test_all_forms_of_convolutions_are_the_same_function(name, image_shape, stem
         return jax.jit(jax.value_and_grad(value, argnums=(0, 1)))(variables, images)
 
     def agree(ours, theirs):
-        # Of rounding alone, relative to the whole array: single entries may cancel.
+        # Only rounding differs, relative to the whole array, because single entries may cancel.
         assert jnp.linalg.norm(ours - theirs) <= 1e-5 * jnp.linalg.norm(theirs)
 
     jax.tree.map(agree, value_and_gradients(conv), value_and_gradients("xla"))

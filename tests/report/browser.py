@@ -54,7 +54,7 @@ class Browser:
         self.call("Page.navigate", url=Path(path).resolve().as_uri())
         while not self.of_kind("Page.loadEventFired"):
             self._next()
-        # What images and scripts still have to say comes before the answer to this.
+        # Messages of images and scripts arrive before the answer to this command.
         self.evaluate("Promise.all([...document.images].map(image => image.decode()))")
 
     def of_kind(self, method):

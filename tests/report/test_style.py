@@ -51,7 +51,7 @@ def drawn(draw):
         draw(figure)
 
     render(Chart("name", "title", "alt", "caption", keep), LIGHT, "png")
-    # Of the file: its texts have kept the places that they have there.
+    # The resolution of the file, so that texts have the same extents as there.
     figures[0].set_dpi(200)
     return figures[0]
 

@@ -55,7 +55,7 @@ def test_without_a_cluster_or_flags_nothing_is_joined(monkeypatch):
 def test_flags_that_do_not_fit_together_are_refused(monkeypatch, flags):
     import jax._src.xla_bridge as bridge
 
-    # As at the start of a program, which this is not.
+    # As at the start of a program, before JAX has initialised its devices.
     monkeypatch.setattr(bridge, "backends_are_initialized", lambda: False)
     with pytest.raises(UserError, match="expected all three"):
         distributed.initialize(**flags)

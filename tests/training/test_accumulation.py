@@ -1,4 +1,4 @@
-"""A batch in parts equals the whole batch if the model has no batch statistics."""
+"""A batch in parts gives the same step as the whole batch, without batch statistics."""
 
 import jax
 import jax.numpy as jnp

@@ -30,7 +30,7 @@ def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
     # A state near chance has nothing to lose.
     assert flags([0.15, 0.05, 0.4, 0.25]) == [0, 0, 0, 0]
     assert not caplog.messages
-    # Neither slowly nor twice does one fall by less than half.
+    # The highest accuracy is 0.4: below 0.2, a state has collapsed.
     assert flags([0.19, 0.1, 0.21, 0.5]) == [1, 1, 0, 0]
     assert (
         "step 1: training collapsed: accuracy under pgd20 fell from 40.0 % to 10.0 %" in caplog.text
@@ -87,7 +87,7 @@ def watched(tiny_config, monkeypatch):
         return state.replace(step=state.step + 1), {"loss": state.step, "accuracy": state.step}
 
     monkeypatch.setattr(experiments.Experiment, "train_step", staticmethod(step))
-    # It takes seconds.
+    # Measuring the peak rate takes seconds.
     monkeypatch.setattr(loop, "together", lambda devices, dtype: None)
 
     def run(folder, robust, retries):

@@ -16,7 +16,7 @@ from tests.training.conftest import built, tiny
 
 STEPS = 2
 OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
-# MFLOP of the step that `compile_step` compiles. A change that moves one says why.
+# MFLOP of the step that `compile_step` compiles. A commit that changes a number explains why.
 PINNED = {
     "standard": 60.0,
     "pgd_at": 141.2,

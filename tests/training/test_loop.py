@@ -133,7 +133,7 @@ def test_a_clock_that_jumps_changes_neither_bits_nor_rates(experiment, tmp_path,
     for name in ("steady", "jumping"):
         (tmp_path / name).mkdir()
     steady, _ = train(experiment, tmp_path / "steady")
-    # As much as a clock is set by: Orbax, which goes by it, gives a checkpoint minutes.
+    # Only a minute, because Orbax uses this clock and abandons a checkpoint after minutes.
     times = itertools.cycle([1e9, 1e9 - 60, 1e9 + 60])
     monkeypatch.setattr(time, "time", lambda: next(times))
     began = time.monotonic()
@@ -143,7 +143,7 @@ def test_a_clock_that_jumps_changes_neither_bits_nor_rates(experiment, tmp_path,
     records = (tmp_path / "jumping" / "metrics.jsonl").read_text().splitlines()
     rates = [json.loads(r)["images_per_second"] for r in records if "images_per_second" in r]
     assert all(json.loads(r)["utilisation"] > 0 for r in records if "images_per_second" in r)
-    # No average was over less than a step of sixteen images, nor over longer than all of them.
+    # Each average covers at least one step of sixteen images, and at most the whole training.
     assert all(16 / took < rate < 1e6 for rate in rates)
 
 

@@ -58,8 +58,8 @@ def smooth_attack(objective):
 
     TRADES starts 0.001 N(0, 1) from the stationary point of its divergence: gradients are about
     4e-5 there, and those of some pixels smaller than float32's error of 7e-8. The sign of such a
-    one follows from the order of a sum, and moves the pixel by a whole step either way; the
-    direction of L2 moves by as little as the gradient.
+    gradient depends on the order of a sum, and moves the pixel by a whole step either way; the
+    direction in L2 changes as little as the gradient.
     """
     return {"attack.norm": "l2"} if objective == "trades" else {}
 
