@@ -271,7 +271,7 @@ def _check_placement(config: ConfigDict) -> None:
 
 
 def _check_job(config: ConfigDict) -> None:
-    """Checks that an ensemble uses no option of single trainings."""
+    """Checks that an ensemble uses no option of single training runs."""
     if config.job != "memorization":
         return
     _check_estimator(config.memorization)

@@ -428,7 +428,7 @@ def evaluation() -> ConfigDict:
     """Returns the config of the job `evaluation`: a run, and changes to its own config.
 
     Fields that are not set keep the run's values. The config can name a file of weights in place of
-    a run; then unset fields have the defaults of a training.
+    a run; then unset fields have the defaults of a training run.
     """
     return fields.section(_EVALUATION).lock()
 

@@ -15,7 +15,7 @@ _LONG_WORD = re.compile(r"\S{500,}")
 
 
 def one_line(message: str) -> str:
-    """Returns a message that prints as one line, whatever names and values it quotes.
+    """Returns a message that prints as one line, regardless of the names and values it quotes.
 
     Line breaks become spaces, control characters are escaped, and words of 500 characters or more
     lose their middle.

@@ -26,7 +26,7 @@ def find(name: str) -> Path:
     """Returns the file of the page of that name, such as `digits_bat`.
 
     Raises:
-      UserError: there is no such page.
+      UserError: the page does not exist.
     """
     known = names()
     if name in known:

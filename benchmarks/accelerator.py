@@ -41,7 +41,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("accelerator"), help="of records.jsonl")
     parser.add_argument("--work", type=Path, help="of runs and weights; by default OUT/work")
-    parser.add_argument("--seeds", default="0", help="of the trainings, as 0,1,2")
+    parser.add_argument(
+        "--seeds", default="0", help="the seeds of the training runs, such as 0,1,2"
+    )
     parser.add_argument("--smoke", action="store_true", help="every stage on CPU, at toy size")
     options = parser.parse_args(argv)
     if options.budget is None and options.smoke:

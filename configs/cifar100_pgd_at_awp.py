@@ -2,7 +2,7 @@
 
     python launch.py --config=configs/cifar100_pgd_at_awp.py
 
-AWP: Wu et al., arXiv:2004.05884; gamma 0.01 from the first epoch, as in its authors' trainings. All
+AWP: Wu et al., arXiv:2004.05884; gamma 0.01 from the first epoch, as in its authors' runs. All
 else is as in configs/cifar100_pgd_at.py, so that the two differ only in AWP; a step costs 1.13
 times as much as there. The authors' schedule is 200 epochs with decays at 100 and 150:
 --config.train.epochs=200 --config.train.schedule.boundaries="(100.0, 150.0)"

@@ -3,7 +3,7 @@
     python launch.py --config=configs/cifar100_trades_awp.py
 
 AWP: Wu et al., arXiv:2004.05884; gamma 0.005 after nine epochs without AWP, as in its authors'
-trainings. All else is as in configs/cifar100_trades.py; a step costs 1.22 times as much as there,
+runs. All else is as in configs/cifar100_trades.py; a step costs 1.22 times as much as there,
 because both passes forward the clean images too.
 
 PreActResNet-18, Linf 8/255, PGD-10, 110 epochs. Hardware: one GPU or TPU. Expected: not measured.

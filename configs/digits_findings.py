@@ -3,7 +3,7 @@
     python launch.py --config=configs/digits_findings.py
 
 This checks that the whole pipeline works; it does not test the paper: 8x8 images, a small network,
-short trainings, PGD only. docs/findings.md explains the runs and the verdicts.
+short training runs, PGD only. docs/findings.md explains the runs and the verdicts.
 
 Expected (two CPU cores of an AMD EPYC, 2026-11-23): 300 members and 36 runs in 7 min 1 s; PGD-AT
 reaches 96.8 % on training and 84.9 % on test images under PGD-20 (3 seeds); with 12 atypical test

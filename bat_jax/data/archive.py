@@ -57,8 +57,8 @@ def opened(path: Path, *, marker: str, remedy: str) -> Iterator[Files]:
 
     Args:
       path: the folder or the archive.
-      marker: the name of a file directly in the top folder, which identifies that folder whatever
-        its name; an archive may also lack a top folder.
+      marker: the name of a file directly in the top folder, which identifies that folder by any
+        name; an archive may also lack a top folder.
       remedy: what a user should do about a missing or damaged file.
     """
     if path.is_dir():

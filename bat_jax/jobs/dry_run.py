@@ -15,7 +15,7 @@ from bat_jax.training.state import number_of_parameters
 
 
 def describe(config: ConfigDict) -> str:
-    """Returns the resolved config, parameter count, FLOPs, minimum time and memory of a training.
+    """Returns the resolved config, parameter count, FLOPs, minimum time and memory of a run.
 
     Raises:
       UserError: the config, the data or the estimates are wrong.
@@ -54,7 +54,7 @@ def _least_time(experiment: Experiment, step: float) -> list[str]:
     """Returns a line with the minimum time of all steps, if the peak rate is known.
 
     Args:
-      experiment: the training.
+      experiment: the training run.
       step: the FLOPs of a step over all devices.
     """
     total = step * experiment.total_steps

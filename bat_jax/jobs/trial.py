@@ -44,7 +44,7 @@ def findings(
 
     Raises:
       UserError: the config, the data, the estimates or the folder are wrong.
-      NonFiniteError: a training stopped at a non-finite number.
+      NonFiniteError: a training run stopped at a non-finite number.
       Interrupted: SIGTERM or SIGINT while a run trained; its state is saved.
     """
     workdir = as_path(workdir)

@@ -103,7 +103,7 @@ def _settings(config: ConfigDict) -> ConfigDict:
     """Returns the whole config of the evaluation, with defaults for fields that are not set."""
     settings = configs.default()
     settings.model.name = config.architecture
-    # Only a training reads the other fields of the objective.
+    # Only training runs read the other fields of the objective.
     settings.objective.name = "standard"
     apply(settings, config)
     return settings

@@ -18,7 +18,7 @@ from bat_jax.fields import Schema
 from bat_jax.parallel import AXIS
 
 Metrics = dict[str, Float[Array, ""]]
-"""A method's own metrics by name, for the records of a training."""
+"""A method's own metrics by name, for the records of a run."""
 Variables = dict[str, Any]
 Clean = Literal["trained", "read"]
 SelectBy = Literal["pgd", "clean"]

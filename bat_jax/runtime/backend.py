@@ -113,7 +113,7 @@ def prepare(*, compilation_cache: str | None, fuse_products: bool = True) -> Non
       fuse_products: whether to set the flag. It was measured only with XLA's own convolutions, not
         with patches, which ensembles use.
     """
-    # Flax, Optax and Orbax mix types and ranks, whatever the environment sets for other code.
+    # Flax, Optax and Orbax mix types and ranks, so this overrides what the environment sets.
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")
     if fuse_products and jaxlib.__version__ in _JAXLIBS_WITH_FUSED_PRODUCTS:

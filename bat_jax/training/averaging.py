@@ -49,7 +49,7 @@ def updated(
     return new
 
 
-def statistics(
+def batch_statistics(
     trained: Callable[[Variables, Any], tuple[Any, Variables]],
     variables: Variables,
     images: Float[Array, "batch height width channels"],

@@ -1,4 +1,4 @@
-"""Callbacks of a training, for example for experiment trackers."""
+"""Callbacks of a training run, for example for experiment trackers."""
 
 import contextlib
 import logging
@@ -30,9 +30,9 @@ class Record(NamedTuple):
 
 
 class Callback:
-    """An object that is called during a training; a subclass overrides what it needs.
+    """An object that is called during a training run; a subclass overrides what it needs.
 
-    With several processes, only the main process calls it. A callback must not change the training.
+    With several processes, only the main process calls it. A callback must not affect the run.
     """
 
     def on_start(self, config: Mapping[str, Any], step: int) -> None:

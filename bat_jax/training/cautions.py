@@ -8,12 +8,12 @@ from bat_jax.methods import Method
 
 log = logging.getLogger(__name__)
 
-# In trainings of fewer steps, a first step without effect matters.
+# In runs of fewer steps, a first step without effect matters.
 _FEW_STEPS = 20
 
 
 def warn(config: ConfigDict, method: Method, *, epochs: float, total_steps: int) -> None:
-    """Warns of stages that a training never reaches, and of attacks that are known to collapse.
+    """Warns of stages that a run never reaches, and of attacks that are known to collapse.
 
     Args:
       config: the whole config.

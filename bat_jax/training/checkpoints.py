@@ -85,7 +85,7 @@ class Checkpoints:
         Args:
           folder: the folder of the checkpoints.
           keep: how many recent checkpoints to keep, besides the best; None opens the folder
-            read-only, which is safe while a training writes to it.
+            read-only, which is safe while a run writes to it.
           score: the validation metric that ranks checkpoints, larger is better.
           mesh: the devices that states are restored to, replicated.
 
@@ -311,7 +311,7 @@ class Checkpoints:
         parts = (self._folder / str(step)).rglob("*")
         try:
             return next((p for p in parts if p.exists() and not (p.is_file() or p.is_dir())), None)
-        except OSError:  # For example, a concurrent training has removed the checkpoint.
+        except OSError:  # For example, a concurrent run has removed the checkpoint.
             return None
 
     def _first_whole(

@@ -31,7 +31,7 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     config, digests = _config(path)
     # The checkpoints were scored under the run's own attack, before any changes.
     score = score_name(config)
-    # Only a training needs extra images, and only an evaluation corrupted images, which may be
+    # Only training needs extra images, and only evaluation needs corrupted images; they may be
     # large or on another machine.
     config.data.extra = None
     if changes is None or "corruptions" not in changes.get("evaluation", {}):

@@ -185,7 +185,7 @@ class TrainStep:
             def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
                 return self._trained(variables, images, dropout_keys)
 
-            return averaging.statistics(trained, average, share.images)
+            return averaging.batch_statistics(trained, average, share.images)
 
         def add(sums: Any, number: Int[Array, ""]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, of_step(number)), None

@@ -14,7 +14,7 @@ from bat_jax.config import default
 
 
 def config(objective: str, *, epochs: int, learning_rate: float) -> ConfigDict:
-    """Returns the config of a training, plain or adversarial."""
+    """Returns the config of a training run, plain or adversarial."""
     found = default()
     found.objective.name = objective
     found.data.validation = 200

@@ -166,7 +166,7 @@ def test_statistics_of_a_batch_are_recovered_from_any_moving_average():
         moved = 0.7 * before + 0.3 * jnp.mean(images, axis=(0, 1, 2))
         return None, {"batch_stats": moved}
 
-    found = averaging.statistics(trained, {"batch_stats": jnp.zeros(3)}, images)
+    found = averaging.batch_statistics(trained, {"batch_stats": jnp.zeros(3)}, images)
     np.testing.assert_allclose(found, np.float64(images).mean((0, 1, 2)), rtol=1e-4)
 
 
