@@ -57,7 +57,7 @@ _OPTIONS: dict[str, tuple[Text | Integer | Flag, str]] = {
     ),
     "num_processes": (
         Integer(None, low=1),
-        "The number of processes that run together; with 1, a cluster is not looked for.",
+        "The number of processes that run together; 1 disables the search for a cluster.",
     ),
     "process_id": (Integer(None), "The number of this process, from 0."),
     "join_timeout": (

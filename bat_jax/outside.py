@@ -37,7 +37,10 @@ def load(name: str, field: str) -> Any:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise UserError(f"config.{field} is {name!r}; {module} has no {attribute}")
+            raise UserError(
+                f"config.{field} is {name!r}; {module} has no {attribute}; expected a name in that"
+                " module: check its spelling"
+            )
         found = getattr(found, part)
     return found
 

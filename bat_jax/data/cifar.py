@@ -233,7 +233,7 @@ def _superclasses(
             row = wrong[0]
             raise UserError(
                 f"{source}: {part}: example {row} has class {fine[row]} and superclass"
-                f" {coarse[row]}, others of the class {of_class[fine[row]]}; expected one"
+                f" {coarse[row]}, but others of the class have {of_class[fine[row]]}; expected one"
                 f" superclass for each class; {layout.official.again}"
             )
     return Superclasses(names, tuple(of_class.tolist()))

@@ -68,8 +68,8 @@ def resolve(dataset: Dataset, classes: Sequence[int | str]) -> tuple[int, ...]:
     if len(classes) == 1 and isinstance(classes[0], int | np.integer):
         if not 2 <= classes[0] <= known:
             raise UserError(
-                f"{given}, the first {classes[0]} classes; expected 2 to {known}, the number that"
-                f" {dataset.name} has"
+                f"{given}, the first {classes[0]} classes; expected 2 to {known}, the number of"
+                f" classes of {dataset.name}"
             )
         return tuple(range(classes[0]))
     labels = []
@@ -82,8 +82,8 @@ def resolve(dataset: Dataset, classes: Sequence[int | str]) -> tuple[int, ...]:
             labels.append(dataset.class_names.index(entry))
         else:
             raise UserError(
-                f"{given}; expected class names of {dataset.name}, as"
-                f" {shown(dataset.class_names[0])}, and {shown(entry)} is none: check its spelling"
+                f"{given}; expected class names of {dataset.name}, such as"
+                f" {shown(dataset.class_names[0])}: check the spelling of {shown(entry)}"
             )
     if len(set(labels)) < len(labels):
         raise UserError(f"{given}; expected each class of {dataset.name} once")

@@ -87,7 +87,7 @@ class Dataset:
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise UserError(
                 f"{self.name}: training images are {self.train.images.shape[1:]} and test images"
-                f" {self.test.images.shape[1:]}; expected one (height, width, channels)"
+                f" {self.test.images.shape[1:]}; expected the same (height, width, channels)"
             )
 
     @property
@@ -212,8 +212,8 @@ def _check(what: str, split: Split, num_classes: int) -> None:
         elif is_number:
             found += f" from {np.min(images):.4g} to {np.max(images):.4g}"
         raise UserError(
-            f"{what}: images are {found}; expected uint8 values from 0 to 255, for floats in [0, 1]"
-            " np.round(255 * images).astype(np.uint8)"
+            f"{what}: images are {found}; expected uint8 values from 0 to 255: convert floats in"
+            " [0, 1] by np.round(255 * images).astype(np.uint8)"
         )
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise UserError(
@@ -221,8 +221,8 @@ def _check(what: str, split: Split, num_classes: int) -> None:
         )
     if not len(images) == len(labels) == len(ids):
         raise UserError(
-            f"{what}: {len(images)} images, {len(labels)} labels and {len(ids)} ids; expected"
-            " equally many of each"
+            f"{what}: {len(images)} images, {len(labels)} labels and {len(ids)} ids; expected the"
+            " same number of each"
         )
     if not len(images):
         raise UserError(f"{what}: no images; expected at least one")

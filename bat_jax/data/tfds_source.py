@@ -73,16 +73,16 @@ def _dataset(builder: Any, name: str) -> Dataset:
     missing = [field for field in ("image", "label") if field not in (features or {})]
     if missing:
         raise UserError(
-            f"{name}: has no feature {missing[0]!r} but {', '.join(features or {})}; expected an"
-            " image classification set"
+            f"{name}: has no feature {missing[0]!r}, only {', '.join(features or {}) or 'none'};"
+            " expected an image classification set"
         )
     splits = list(builder.info.splits)
     test = "test" if "test" in splits else "validation"
     absent = [part for part in ("train", test) if part not in splits]
     if absent:
         raise UserError(
-            f"{name}: has no split {absent[0]!r} but {', '.join(splits) or 'none'}; expected train,"
-            " and test or validation"
+            f"{name}: has no split {absent[0]!r}, only {', '.join(splits) or 'none'}; expected"
+            " train, and test or validation"
         )
     shape = tuple(features["image"].shape)
     if len(shape) != 3 or None in shape:

@@ -45,13 +45,13 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
         leaves = load(path.read_bytes())
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); expected a file of save_variables"
+            f"{path}: cannot be read ({error.strerror}); expected a file written by save_variables"
         ) from error
     except SafetensorError as error:
         raise UserError(
-            f"{path}: {' '.join(str(error).split())}; expected a file of save_variables"
+            f"{path}: {' '.join(str(error).split())}; expected a file written by save_variables"
         ) from None
     if not any(name.startswith("params/") for name in leaves):
-        raise UserError(f"{path}: has no params; expected a file of save_variables")
+        raise UserError(f"{path}: has no params; expected a file written by save_variables")
     found: dict[str, Any] = unflatten_dict(leaves, sep="/")
     return found

@@ -275,7 +275,7 @@ def _tensor(path: Path, file: Any, name: str) -> Shaped[np.ndarray, "..."]:
         shape = "x".join(map(str, header.get_shape()[:8]))
         raise UserError(
             f"{path}: {_shown(name)} is {header.get_dtype()} of shape {shape}, which NumPy cannot"
-            " hold; expected tensors in float16, bfloat16, float32 or float64"
+            " represent; expected tensors in float16, bfloat16, float32 or float64"
         ) from None
 
 

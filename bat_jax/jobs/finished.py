@@ -41,5 +41,5 @@ def finished_results(
         if distributed.is_main():
             aside = name_aside(path)
             path.rename(aside)
-            log.warning("%s; the file is kept as %s, and made again", damage, aside.name)
+            log.warning("%s; the file is kept as %s, and written again", damage, aside.name)
     return None

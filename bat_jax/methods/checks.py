@@ -24,7 +24,7 @@ def check_class(method: type[Method], name: str, field: str, *, taken: Collectio
     where = f"config.{field}: {name}"
     missing = [part for part in ("name", "title", "reference") if not hasattr(method, part)]
     if missing:
-        raise UserError(f"{where} has no {', '.join(missing)}; expected each of them")
+        raise UserError(f"{where} has no {', '.join(missing)}; expected name, title and reference")
     for part in ("name", "title", "reference"):
         value = getattr(method, part)
         if not isinstance(value, str) or not value:

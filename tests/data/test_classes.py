@@ -50,11 +50,11 @@ def test_superclasses_follow_the_classes(letters):
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ((5,), "(5,), the first 5 classes; expected 2 to 4, the number that letters has"),
+        ((5,), "(5,), the first 5 classes; expected 2 to 4, the number of classes of letters"),
         ((1,), "the first 1 classes; expected 2 to 4"),
         ((0, 4), "(0, 4); expected labels of letters, 0 to 3"),
         ((0, -1), "(0, -1); expected labels of letters, 0 to 3"),
-        (("a", "e"), "expected class names of letters, as 'a', and 'e' is none"),
+        (("a", "e"), "expected class names of letters, such as 'a': check the spelling of 'e'"),
         (("a", 0), "('a', 0); expected each class of letters once"),
         (("a",), "('a',); expected two classes or more"),
     ],

@@ -144,7 +144,7 @@ def test_wrong_arrays_are_refused(change, message, arrays, dataset):
         (lambda path: shutil.rmtree(path / NAMES[0] / "1" / "bee"), "1/bee: no such folder"),
         (
             lambda path: (path / NAMES[0] / "1" / "bee" / "val_2.JPEG").unlink(),
-            "1/bee: has 1 images; expected 2, as many as arrays has test images of the class",
+            "1/bee: has 1 images; expected 2, the number of test images of this class in arrays",
         ),
         (
             lambda path: (path / NAMES[1] / "2" / "bee" / "val_2.JPEG").unlink(),

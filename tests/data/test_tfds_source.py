@@ -118,7 +118,7 @@ def test_cifar_comes_from_tfds_in_the_official_order(name, tmp_path, no_network)
 
 def test_a_set_without_test_images_is_reported(tmp_path):
     prepared(tmp_path, "made", SPLITS=("train",))
-    assert "has no split 'validation' but train" in error("tfds:made", tmp_path)
+    assert "has no split 'validation', only train" in error("tfds:made", tmp_path)
 
 
 def test_images_without_a_fixed_size_are_reported(tmp_path):

@@ -183,8 +183,8 @@ class _Folders(Corrupted):
             if not set(ids) <= files.keys():
                 if len(files) != len(ids):
                     raise UserError(
-                        f"{place / folder}: has {len(files)} images; expected {len(ids)}, as many"
-                        f" as {dataset.name} has test images of the class"
+                        f"{place / folder}: has {len(files)} images; expected {len(ids)}, the"
+                        f" number of test images of this class in {dataset.name}"
                     )
                 files = dict(zip(ids, (files[number] for number in sorted(files)), strict=True))
             matched |= {number: f"{folder}/{files[number]}" for number in ids}
@@ -221,7 +221,9 @@ def _numbered(folder: Path) -> dict[int, str]:
     matches = [_NUMBERED.fullmatch(file.name) for file in sorted(folder.iterdir())]
     found = {int(match[1]): match[0] for match in matches if match}
     if len(found) < sum(match is not None for match in matches):
-        raise UserError(f"{folder}: two images have one number; expected a number for each image")
+        raise UserError(
+            f"{folder}: two images have the same number; expected a different one for each image"
+        )
     return found
 
 
@@ -233,8 +235,8 @@ def _check_present(
         listed = ", ".join(f"{name}{suffix}" for name in missing[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(
-            f"{path}: lacks {listed}{more}; expected {len(names)} corruptions, or"
-            " config.evaluation.corruptions.names, those to evaluate"
+            f"{path}: lacks {listed}{more}; expected {len(names)} corruptions: add them, or set"
+            " config.evaluation.corruptions.names to those to evaluate"
         )
 
 
