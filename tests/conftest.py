@@ -61,3 +61,12 @@ def _promotion_stays_strict():
     yield
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the charts of pages empty, because drawing them takes longer than a tiny run."""
+    from bat_jax.report.style import Drawn
+
+    empty = Drawn(b"<svg/>", b"<svg/>", b"", frozenset())
+    monkeypatch.setattr("bat_jax.report.page.render", lambda chart: empty)

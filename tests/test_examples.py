@@ -75,6 +75,7 @@ def test_outside_models_are_attacked_by_the_same_call(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_method_a_model_and_data_from_outside_make_a_run(outside):
     fields = [f"--config.{name}={value}" for name, value in SHORT.items()]
     command = ("--config=page.py", "--workdir=run", *fields)

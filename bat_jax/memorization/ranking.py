@@ -5,6 +5,7 @@ percentiles over resamples of the examples: in a simulation with such data they 
 times in 100, the intervals of Fisher's z, which ignore ties, 83 times.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,10 @@ from bat_jax import keys
 
 _RESAMPLES = 1000
 
-Weights = Float[np.ndarray, " n"]
+_ELEMENTS = 1 << 14  # Of the weights held at once.
+
+Weights = Float[np.ndarray, "resamples n"]
+Values = Float[np.ndarray, " resamples"]
 
 
 class Measured(NamedTuple):
@@ -45,9 +49,8 @@ def rank_correlation(
     """
     x, y = _places(first), _places(second)
 
-    def correlation(weights: Weights) -> float:
-        a, b = (_midranks(places, weights) for places in (x, y))
-        return _correlation(a, b, weights)
+    def correlation(weights: Weights) -> Values:
+        return _correlation(_midranks(x, weights), _midranks(y, weights), weights)
 
     return _measured(correlation, len(first), seed)
 
@@ -95,28 +98,32 @@ def auroc(
     """
     places = _places(scores)
 
-    def area(weights: Weights) -> float:
+    def area(weights: Weights) -> Values:
         positive, negative = weights * is_positive, weights * ~is_positive
-        pairs = positive.sum() * negative.sum()
-        if not pairs:
-            return float("nan")
-        return float(np.sum(positive * _midranks(places, negative)) / pairs)
+        pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
+        return _ratio(np.sum(positive * _midranks(places, negative), axis=-1), pairs)
 
     return _measured(area, len(scores), seed)
 
 
-def _correlation(
-    first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], weights: Weights
-) -> float:
-    first, second = (values - np.average(values, weights=weights) for values in (first, second))
+def _correlation(first: np.ndarray, second: np.ndarray, weights: Weights) -> Values:
+    total = weights.sum(axis=-1, keepdims=True)
+    first, second = (
+        values - np.sum(weights * values, axis=-1, keepdims=True) / total
+        for values in (first, second)
+    )
     return _cosine(first, second, weights)
 
 
-def _cosine(
-    first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], weights: Weights
-) -> float:
-    scale = np.sqrt(np.sum(weights * first**2) * np.sum(weights * second**2))
-    return float(np.sum(weights * first * second) / scale) if scale > 0 else float("nan")
+def _cosine(first: np.ndarray, second: np.ndarray, weights: Weights) -> Values:
+    squares = (np.sum(weights * values**2, axis=-1) for values in (first, second))
+    return _ratio(np.sum(weights * first * second, axis=-1), np.sqrt(math.prod(squares)))
+
+
+def _ratio(numerator: Values, denominator: Values) -> Values:
+    """Returns the quotient, NaN where the denominator is 0."""
+    undefined = np.full_like(numerator, np.nan)
+    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
 
 
 def _places(values: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -124,14 +131,24 @@ def _places(values: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.unique(values, return_inverse=True)[1]
 
 
-def _midranks(places: Int[np.ndarray, " n"], weights: Weights) -> Float[np.ndarray, " n"]:
+def _midranks(places: Int[np.ndarray, " n"], weights: Weights) -> Weights:
     """Returns the total weight below each example plus half the weight of its ties."""
-    totals = np.bincount(places, weights)
-    return (np.cumsum(totals) - totals / 2)[places]
+    totals = _totals(np.broadcast_to(places, weights.shape), weights)
+    return (np.cumsum(totals, axis=-1) - totals / 2)[:, places]
+
+
+def _totals(
+    places: Int[np.ndarray, "resamples n"], weights: Weights | None = None, size: int = 0
+) -> Float[np.ndarray, "resamples size"]:
+    """Returns the total weight at each place, or the number of examples, row by row."""
+    rows, size = len(places), size or int(places.max()) + 1
+    flat = (places + np.arange(rows)[:, None] * size).ravel()
+    totals = np.bincount(flat, None if weights is None else weights.ravel(), rows * size)
+    return totals.reshape(rows, size).astype(np.float64)
 
 
 def _of_finite(
-    statistic: Callable[..., float],
+    statistic: Callable[[np.ndarray, np.ndarray, Weights], Values],
     first: Shaped[np.ndarray, " n"],
     second: Shaped[np.ndarray, " n"],
     seed: keys.Seed,
@@ -142,16 +159,17 @@ def _of_finite(
     return _measured(lambda weights: statistic(first, second, weights), len(first), seed)
 
 
-def _measured(statistic: Callable[[Weights], float], n: int, seed: keys.Seed) -> Measured:
+def _measured(statistic: Callable[[Weights], Values], n: int, seed: keys.Seed) -> Measured:
     """Returns a statistic of weighted examples with its interval over resamples."""
-    value = statistic(np.ones(n)) if n else float("nan")
+    value = float(statistic(np.ones((1, n)))[0]) if n else float("nan")
     if np.isnan(value):
         return Measured(value, n, (value, value))
     key = keys.derive(seed, keys.Purpose.BOOTSTRAP)
     draws = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    found = []
-    for _ in range(_RESAMPLES):
-        drawn = draws.integers(0, n, n)
-        found.append(statistic(np.bincount(drawn, minlength=n).astype(np.float64)))
-    low, high = np.nanpercentile(found, [2.5, 97.5])
+    rows = max(1, _ELEMENTS // n)
+    found = [
+        statistic(_totals(draws.integers(0, n, (min(rows, _RESAMPLES - start), n)), size=n))
+        for start in range(0, _RESAMPLES, rows)
+    ]
+    low, high = np.nanpercentile(np.concatenate(found), [2.5, 97.5])
     return Measured(value, n, (float(low), float(high)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import jinja2
 
-from bat_jax.report.style import DARK, LIGHT, Chart, render
+from bat_jax.report.style import Chart, render
 from bat_jax.runtime.files import written_whole
 from bat_jax.runtime.storage import AnyPath
 
@@ -60,9 +60,10 @@ def write(page: Page, folder: AnyPath) -> AnyPath:
     boxes: set[str] = set()
     for section in page.sections:
         for chart in section.charts:
-            light = render(chart, LIGHT, "svg", boxes)
-            sources[chart.name] = {"light": _uri(light), "dark": _uri(render(chart, DARK, "svg"))}
-            for kind, content in (("svg", light), ("png", render(chart, LIGHT, "png"))):
+            drawn = render(chart)
+            sources[chart.name] = {"light": _uri(drawn.light), "dark": _uri(drawn.dark)}
+            boxes |= drawn.boxes
+            for kind, content in (("svg", drawn.light), ("png", drawn.png)):
                 with written_whole(figures / f"{chart.name}.{kind}") as file:
                     file.write(content)
     if boxes:

@@ -10,8 +10,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from cycler import cycler
 
@@ -37,6 +37,7 @@ _LEGEND_SIZE = 8.0
 _NOT_OF_FIGURES = re.compile("backend|interactive|toolbar|webagg|tk|docstring|date.epoch|timezone")
 # Control characters have no glyph; lone surrogates come from file names.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+")
+_HEX = re.compile(rb"#[0-9a-fA-F]{6}\b")
 _HALF = re.compile(r"[\ud800-\udfff]")
 
 
@@ -48,6 +49,11 @@ class Theme:
     surface: str
     grid: str
     colors: tuple[str, ...]
+
+    def palette(self) -> list[bytes]:
+        """Returns the colours as they are written in an SVG."""
+        named = (self.ink, self.surface, self.grid, *self.colors)
+        return [color.lower().encode() for color in named]
 
     def settings(self) -> Any:
         """Returns the theme's Matplotlib settings."""
@@ -87,7 +93,7 @@ DARK = Theme(ink="#e6e9ed", surface="#1a1e23", grid="#353c45", colors=_ON_DARK)
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure, drawn once per theme when a page is written.
+    """A figure, drawn when a page is written.
 
     Attributes:
       name: the name of its files.
@@ -106,31 +112,47 @@ class Chart:
     height: float = 2.9
 
 
-def render(
-    chart: Chart, theme: Theme, kind: Literal["svg", "png"], boxes: set[str] | None = None
-) -> bytes:
-    """Returns the content of the chart's file.
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """The files of a chart: SVG in both themes, and a light PNG.
 
-    Args:
-      chart: the chart to draw.
-      theme: the colours.
-      kind: the file format.
-      boxes: collects the characters that the font lacks, which are drawn as boxes.
+    Attributes:
+      light: the SVG on a light surface.
+      dark: the SVG on a dark surface.
+      png: the PNG on a light surface.
+      boxes: characters that the font lacks, which are drawn as boxes.
     """
+
+    light: bytes
+    dark: bytes
+    png: bytes
+    boxes: frozenset[str]
+
+
+def render(chart: Chart) -> Drawn:
+    """Draws a chart once and returns its files."""
     defaults = matplotlib.rcParamsDefault
     ours = {name: defaults[name] for name in defaults if not _NOT_OF_FIGURES.match(name)}
     # Restores the user's settings afterwards; the figure is not registered with pyplot.
-    with matplotlib.rc_context(rc={**ours, **theme.settings()}), warnings.catch_warnings():
+    with matplotlib.rc_context(rc={**ours, **LIGHT.settings()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
         figure = Figure(figsize=(_WIDTH, chart.height), layout="constrained")
         chart.draw(figure)
-        buffer = io.BytesIO()
-        metadata: Mapping[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
-        if boxes is not None:
-            texts = "".join(text.get_text() for text in figure.findobj(Text))
-            boxes.update(c for c in texts if c.isprintable() and not _font().get_char_index(ord(c)))
-    return buffer.getvalue()
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", dpi=200, metadata={"Date": None})
+        # Both files have the same layout, half the cost of a figure.
+        figure.set_layout_engine("none")
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        texts = "".join(text.get_text() for text in figure.findobj(Text))
+        boxes = {c for c in texts if c.isprintable() and not _font().get_char_index(ord(c))}
+    light = svg.getvalue()
+    return Drawn(light, _darkened(light), png.getvalue(), frozenset(boxes))
+
+
+def _darkened(svg: bytes) -> bytes:
+    """Replaces the colours of the light theme in an SVG by those of the dark one."""
+    dark = dict(zip(LIGHT.palette(), DARK.palette(), strict=True))
+    return _HEX.sub(lambda found: dark.get(found[0].lower(), found[0]), svg)
 
 
 def line(number: int) -> dict[str, Any]:

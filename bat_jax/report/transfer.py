@@ -202,7 +202,8 @@ def _chart(names: Sequence[str], accuracies: np.ndarray) -> Chart:
         axes.set_yticks(range(len(names)), ticks)
         axes.set(xlabel="target", ylabel="made against")
         for (source, target), value in np.ndenumerate(100 * accuracies):
-            color = "black" if value > 50 else "white"
+            # Not white, which is a colour of the theme.
+            color = "black" if value > 50 else "#fafafa"
             axes.text(target, source, f"{value:.1f}", ha="center", va="center", color=color)
         figure.colorbar(shown, label="accuracy (%)")
 

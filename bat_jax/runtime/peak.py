@@ -1,5 +1,6 @@
 """Peak FLOP/s of devices, the reference for utilisation."""
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -39,11 +40,11 @@ _GPUS = {
 def together(devices: Sequence[jax.Device], dtype: Dtype) -> float | None:
     """Returns the total FLOP/s of these devices, or None if unknown.
 
-    For CPU, it is measured with a float32 matrix product on all cores.
+    For CPU, it is measured with a float32 matrix product on all cores, once per process.
     """
     if devices[0].platform == "cpu":
         processes = {device.process_index for device in devices}
-        return matrix_rate() * len(processes)
+        return _cpu_rate() * len(processes)
     peak = _of_kind(devices[0].device_kind)
     return None if peak is None else getattr(peak, dtype) * len(devices)
 
@@ -53,6 +54,11 @@ def _of_kind(kind: str) -> _Peak | None:
         return _TPUS[kind]
     # The name is followed by the memory size and form factor.
     return next((peak for name, peak in _GPUS.items() if kind.startswith(name)), None)
+
+
+@functools.cache
+def _cpu_rate() -> float:
+    return matrix_rate()
 
 
 def matrix_rate() -> float:

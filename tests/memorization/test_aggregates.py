@@ -13,7 +13,7 @@ from bat_jax.ensemble.members import Scores
 from bat_jax.memorization import aggregates
 from bat_jax.memorization.store import Store
 from bat_jax.report.memorization import _by_members
-from bat_jax.report.style import LIGHT, render
+from bat_jax.report.style import render
 
 MEMBERS, TRAIN, TEST = 120, 40, 12
 
@@ -77,7 +77,7 @@ def test_rank_correlations_are_given_by_number_of_members(summarized):
         assert row["n"] == TRAIN
     assert rows[-1]["rank_correlation"] == pytest.approx(results["split_half"]["rank_correlation"])
     assert f"120: {rows[-1]['rank_correlation']:.3f}" in aggregates.table(results)
-    assert render(_by_members(rows), LIGHT, "png")[:4] == b"\x89PNG"
+    assert render(_by_members(rows)).png[:4] == b"\x89PNG"
 
 
 def test_the_last_number_is_that_of_all_members():

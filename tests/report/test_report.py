@@ -83,14 +83,20 @@ def test_the_histogram_of_weights_sums_to_one_and_falls_below_after_the_start(ru
 
 def test_a_figure_is_the_same_file_each_time_and_follows_the_theme():
     def draw(figure):
-        figure.subplots().plot([0, 1], [2, 3])
+        axes = figure.subplots()
+        for number in range(len(LIGHT.colors)):
+            axes.plot([0, 1], [2, number])
 
     chart = Chart("line", "Line", "A line.", "", draw)
-    assert render(chart, LIGHT, "svg") == render(chart, LIGHT, "svg")
-    assert DARK.surface.encode() in render(chart, DARK, "svg")
-    assert render(chart, LIGHT, "png")[:4] == b"\x89PNG"
+    files = render(chart)
+    assert render(chart) == files
+    for theme, other, svg in ((LIGHT, DARK, files.light), (DARK, LIGHT, files.dark)):
+        assert all(color in svg.lower() for color in theme.palette())
+        assert not any(color in svg.lower() for color in other.palette())
+    assert files.png[:4] == b"\x89PNG"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_without_its_checkpoints_is_reported_without_pictures(runs, tmp_path, caplog):
     shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     text = report(tmp_path / "run").read_text()
@@ -100,6 +106,7 @@ def test_a_run_without_its_checkpoints_is_reported_without_pictures(runs, tmp_pa
     assert 'id="triplets"' not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_of_a_run_without_attacks_says_so(runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs[0], folder, ignore=shutil.ignore_patterns("checkpoints"))
@@ -112,6 +119,7 @@ def test_the_report_of_a_run_without_attacks_says_so(runs, tmp_path):
     assert "No attack was run" in report(folder).read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_are_compared_side_by_side_and_image_by_image(runs, tmp_path):
     text = compare(runs, tmp_path / "both").read_text()
     assert (tmp_path / "both" / "figures" / "trade_off.png").exists()
@@ -147,6 +155,7 @@ def test_a_sampled_accuracy_is_named_and_not_compared_image_by_image(runs):
     assert named == ["two, best"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_names_the_page_and_refuses_unfinished_runs(runs, tmp_path, capsys):
     assert main([*map(str, runs), f"--output={tmp_path / 'both'}"]) == 0
     assert capsys.readouterr().out == f"report: {tmp_path / 'both' / 'report.html'}\n"
@@ -161,6 +170,7 @@ def test_the_command_names_the_page_and_refuses_unfinished_runs(runs, tmp_path, 
         report(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_is_not_compared_with_itself_and_equal_names_gain_their_parents(runs, tmp_path):
     with pytest.raises(UserError, match="is named twice"):
         compare([runs[0], runs[0].parent / "." / "bat"], tmp_path / "both")
@@ -171,6 +181,7 @@ def test_a_run_is_not_compared_with_itself_and_equal_names_gain_their_parents(ru
     assert "Comparison: a/one/run, b/one/run" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_that_cannot_be_written_is_one_line_that_names_the_flag(runs, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([str(runs[1]), f"--output={tmp_path / 'file'}"]) == 1
@@ -180,6 +191,7 @@ def test_a_page_that_cannot_be_written_is_one_line_that_names_the_flag(runs, tmp
     assert capsys.readouterr().err == "bat_jax.report: --output is empty; expected a folder\n"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_of_a_read_only_run_goes_elsewhere(runs, tmp_path):
     ignore = shutil.ignore_patterns("checkpoints", "figures")
     shutil.copytree(runs[1], tmp_path / "run", ignore=ignore)
@@ -189,6 +201,7 @@ def test_the_page_of_a_read_only_run_goes_elsewhere(runs, tmp_path):
     assert not (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unknown_method_is_shown_by_its_name(runs, tmp_path):
     folder = tmp_path / "run"
     ignore = shutil.ignore_patterns("checkpoints", "figures")

@@ -17,7 +17,6 @@ from bat_jax.report.drawing import Text
 from bat_jax.report.page import Page, Section, write
 from bat_jax.report.pictures import grid
 from bat_jax.report.style import (
-    LIGHT,
     Chart,
     _width,
     fitted,
@@ -50,8 +49,8 @@ def drawn(draw):
         figures.append(figure)
         draw(figure)
 
-    render(Chart("name", "title", "alt", "caption", keep), LIGHT, "png")
-    # The resolution of the file, so that texts have the same extents as there.
+    render(Chart("name", "title", "alt", "caption", keep))
+    # The resolution of the PNG, so that texts have the same extents as there.
     figures[0].set_dpi(200)
     return figures[0]
 
@@ -159,9 +158,9 @@ def test_a_user_s_own_settings_do_not_change_a_figure():
         figure.subplots().plot([0, 1], [2, 3])
 
     chart = Chart("line", "Line", "A line.", "", draw)
-    before = render(chart, LIGHT, "svg")
+    before = render(chart)
     with drawing.matplotlib.rc_context({"text.usetex": True, "lines.marker": "o", "font.size": 30}):
-        assert render(chart, LIGHT, "svg") == before
+        assert render(chart) == before
 
 
 @pytest.mark.parametrize("name", ["module://matplotlib_inline.backend_inline", "nonsense", ""])

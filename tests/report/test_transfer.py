@@ -48,6 +48,7 @@ def test_the_page_and_the_file_have_every_accuracy_with_n_and_interval(runs, mat
     assert (folder / "figures" / "transfer.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_fewer_images_are_drawn_on_request(runs, tmp_path):
     assert main([*map(str, runs), f"--output={tmp_path}", "--images=50"]) == 0
     with np.load(tmp_path / "transfer.npz") as arrays:

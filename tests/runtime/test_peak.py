@@ -22,7 +22,7 @@ def test_unknown_devices_have_no_peak():
 
 
 def test_cpu_devices_share_the_cores_that_are_measured(monkeypatch):
-    monkeypatch.setattr(peak, "matrix_rate", lambda: 1e11)
+    monkeypatch.setattr(peak, "_cpu_rate", lambda: 1e11)
     assert peak.together(jax.devices(), "float32") == 1e11
 
 
