@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key, UInt64
+from jaxtyping import Array, Bool, Float, Int, Key, UInt64
 from tqdm import tqdm
 
 from bat_jax import keys
 from bat_jax.attacks import anytime, checks, geometry, sampling, single, versions
-from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import HostImages, LogitsFn, RandomLogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop, Outcome
 from bat_jax.attacks.geometry import Norm
@@ -104,7 +104,7 @@ def autoattack(
     labels: GivenLabels,
     key: GivenKey,
     *,
-    epsilon: float,
+    epsilon: GivenRadius,
     norm: Norm = "linf",
     version: Version = "standard",
     attacks: Sequence[Name] | None = None,
@@ -147,7 +147,8 @@ def autoattack(
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
       key: a single key, or one key per image to make draws independent of the position in `images`.
-      epsilon: radius of the ball, in units of the [0, 1] pixel scale, such as 8 / 255.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale, such as 8 / 255; or
+        one per image, shape `[images]`.
       norm: `linf`, `l2` or `l1`.
       version: `standard`; `plus`, with more attacks and 5 starts of the untargeted ones; or `rand`,
         for randomised models: `apgd-ce` and `apgd-dlr`, `eot` of 20.
@@ -174,7 +175,7 @@ def autoattack(
       UserError: inputs that are not as described, or a file of another evaluation.
     """
     host_images, host_labels = checks.inputs(images, labels, batch_size)
-    checks.radius(epsilon, norm)
+    radius, scale = checks.radii(epsilon, norm, len(host_labels))
     chosen = versions.names(version, attacks)
     starts = versions.starts(version, norm, restarts, chosen)
     eot = versions.draws_per_iterate(version, eot, draws, chosen)
@@ -197,7 +198,7 @@ def autoattack(
     file = None
     if path is not None:
         settings: dict[str, Any] = {
-            "epsilon": float(epsilon),
+            "epsilon": float(radius) if scale is None else digest(scale),
             "norm": norm,
             "attacks": names,
             "batch_size": batch_size,
@@ -218,7 +219,7 @@ def autoattack(
     evaluation = _Evaluation(
         engine,
         judge,
-        [versions.create(name, epsilon, norm, version, eot) for name in names],
+        [versions.create(name, radius, norm, version, eot) for name in names],
         names,
         host_images,
         host_labels,
@@ -227,6 +228,7 @@ def autoattack(
             for name in names
         ],
         image_keys,
+        scale,
         verdicts,
         file,
         progress,
@@ -257,6 +259,7 @@ class _Evaluation:
     labels: Int[np.ndarray, " images"]
     targets: Sequence[Int[np.ndarray, "images _"]]
     keys: Key[Array, " images"]
+    scale: Float[np.ndarray, " images"] | None
     verdicts: Verdicts
     file: VerdictFile | None
     progress: bool
@@ -315,8 +318,9 @@ class _Evaluation:
             return
         x, y = self.images[rows], self.labels[rows]
         attack = self.attacks[number]
-        outcome = self.engine.run(attack, x, y, self.targets[number][rows], self.keys[rows])
-        _verify(self.judge, attack, number, rows, x, outcome, self.verdicts)
+        scale = None if self.scale is None else self.scale[rows]
+        outcome = self.engine.run(attack, x, y, self.targets[number][rows], self.keys[rows], scale)
+        _verify(self.judge, attack, number, rows, x, scale, outcome, self.verdicts)
 
     def _bar(self, title: str, total: int) -> tqdm:
         return tqdm(total=total, desc=title, unit="image", disable=not self.progress)
@@ -332,6 +336,7 @@ def _verify(
     number: int,
     rows: Int[np.ndarray, " batch"],
     images: HostImages,
+    scale: Float[np.ndarray, " batch"] | None,
     outcome: Outcome,
     verdicts: Verdicts,
 ) -> None:
@@ -343,7 +348,8 @@ def _verify(
     adversarial = outcome.adversarial[claimed]
     logits, is_correct = judge(adversarial, rows[claimed], number + 1)
     is_broken = ~is_correct
-    is_broken &= geometry.within(adversarial, images[claimed], attack.epsilon, attack.norm)
+    radius = attack.epsilon if scale is None else attack.epsilon * scale[claimed]
+    is_broken &= geometry.within(adversarial, images[claimed], radius, attack.norm)
     broken = rows[claimed[is_broken]]
     verdicts.broken_by[broken] = number
     verdicts.is_nan[broken] |= np.isnan(logits[is_broken]).any(axis=1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks import geometry, single
 from bat_jax.attacks.auto_pgd_l1 import ApgdL1
-from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.engine import Loop, Problem
 from bat_jax.attacks.geometry import Norm, over_pixels, project
@@ -94,7 +94,8 @@ class Apgd(Ascent):
 
     def begin(self, problem: Problem) -> ApgdState:
         """Returns the state at a random start, before any evaluation."""
-        start = geometry.random_start(problem.keys, problem.images, self.epsilon, self.norm)
+        epsilon = problem.radius(self.epsilon)
+        start = geometry.random_start(problem.keys, problem.images, epsilon, self.norm)
         count = len(start)
         no, worst = jnp.zeros(count, bool), jnp.full(count, -jnp.inf)
         return ApgdState(
@@ -107,7 +108,7 @@ class Apgd(Ascent):
             best=start,
             best_gradient=jnp.zeros_like(start),
             best_loss=worst,
-            step_size=jnp.full(count, 2.0 * self.epsilon),
+            step_size=jnp.full(count, 2.0 * epsilon),
             rises=jnp.zeros(count, jnp.int32),
             halved=~no,  # So that (ii) cannot hold at the first checkpoint.
             checkpoint_loss=worst,
@@ -138,14 +139,15 @@ class Apgd(Ascent):
         step_size = jnp.where(halve, state.step_size / 2, state.step_size)
 
         moved = x + over_pixels(step_size) * geometry.steepest(gradient, self.norm)
-        target = project(moved, problem.images, self.epsilon, self.norm)
+        epsilon = problem.radius(self.epsilon)
+        target = project(moved, problem.images, epsilon, self.norm)
         a = jnp.where(number == 0, 1.0, _MOMENTUM)
         mixed = x + a * (target - x) + (1 - a) * (x - state.previous)
         return ApgdState(
             adversarial=jnp.where(over_pixels(is_correct), kept, state.x),
             found=found,
             flat=jnp.where(number == 0, flat, state.flat),
-            x=project(mixed, problem.images, self.epsilon, self.norm),
+            x=project(mixed, problem.images, epsilon, self.norm),
             previous=x,
             loss=loss,
             best=best,
@@ -194,7 +196,7 @@ def apgd(
     labels: GivenLabels,
     key: GivenKey,
     *,
-    epsilon: float,
+    epsilon: GivenRadius,
     norm: Norm = "linf",
     loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
     num_iterations: int = 100,
@@ -209,7 +211,7 @@ def apgd(
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
       key: a single key, or one key per image to make draws independent of the position in `images`.
-      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale, or one per image.
       norm: `linf`, `l2` or `l1`.
       loss: `cross_entropy`, or `dlr`, which needs three classes.
       num_iterations: number of iterations.
@@ -222,8 +224,17 @@ def apgd(
     """
     if loss not in ("cross_entropy", "dlr"):
         raise UserError(f"apgd: loss is {loss!r}; expected cross_entropy or dlr")
-    attack = create(epsilon, norm, loss, num_iterations, rho)
-    return single.run(attack, logits_fn, images, labels, key, batch_size=batch_size, loop=loop)
+    return single.run(
+        lambda radius: create(radius, norm, loss, num_iterations, rho),
+        logits_fn,
+        images,
+        labels,
+        key,
+        epsilon=epsilon,
+        norm=norm,
+        batch_size=batch_size,
+        loop=loop,
+    )
 
 
 def apgd_targeted(
@@ -232,7 +243,7 @@ def apgd_targeted(
     labels: GivenLabels,
     key: GivenKey,
     *,
-    epsilon: float,
+    epsilon: GivenRadius,
     norm: Norm = "linf",
     num_iterations: int = 100,
     num_targets: int = 9,
@@ -247,7 +258,7 @@ def apgd_targeted(
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
       key: a single key, or one key per image.
-      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale, or one per image.
       norm: `linf`, `l2` or `l1`.
       num_iterations: iterations per target.
       num_targets: how many classes to try, from the second largest clean logit down, at most all
@@ -260,11 +271,13 @@ def apgd_targeted(
       UserError: images, labels or logits that are not as described.
     """
     return single.run(
-        create(epsilon, norm, "targeted_dlr", num_iterations, rho),
+        lambda radius: create(radius, norm, "targeted_dlr", num_iterations, rho),
         logits_fn,
         images,
         labels,
         key,
+        epsilon=epsilon,
+        norm=norm,
         num_targets=num_targets,
         batch_size=batch_size,
         loop=loop,

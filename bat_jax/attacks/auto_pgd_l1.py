@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bat_jax.attacks import geometry
 from bat_jax.attacks.classifier import Images
 from bat_jax.attacks.engine import Problem
-from bat_jax.attacks.geometry import over_pixels
+from bat_jax.attacks.geometry import Radius, over_pixels
 from bat_jax.attacks.iterate import Ascent, Evaluation, Loss
 from bat_jax.attacks.l1_ball import nearest_step
 
@@ -103,7 +103,7 @@ class ApgdL1(Ascent):
     def begin(self, problem: Problem) -> ApgdL1State:
         """Returns the state at a random start, before any evaluation."""
         x = problem.images
-        radius = float(self._schedule()[0][0])
+        radius = problem.radius(float(self._schedule()[0][0]))
         start = _moved(x, geometry.normal(problem.keys, x), radius)
         count, size = len(x), math.prod(x.shape[1:])
         no, worst = jnp.zeros(count, bool), jnp.full(count, -jnp.inf)
@@ -130,11 +130,12 @@ class ApgdL1(Ascent):
         gradient, loss, is_correct = evaluation
         radii, checkpoints, ends = (jnp.asarray(values) for values in self._schedule())
         radii = radii.astype(loss.dtype)
-        radius, is_checkpoint, is_end = radii[number], checkpoints[number], ends[number]
-        next_radius = radii[jnp.minimum(number + 1, len(radii) - 1)]
+        is_checkpoint, is_end = checkpoints[number], ends[number]
+        radius = problem.radius(radii[number])
+        next_radius = problem.radius(radii[jnp.minimum(number + 1, len(radii) - 1)])
         size = math.prod(problem.images.shape[1:])
 
-        is_wrong = ~is_correct & (radius == radii[-1])
+        is_wrong = ~is_correct & (radii[number] == radii[-1])
         is_best = loss > state.best_loss
         best = jnp.where(over_pixels(is_best), state.x, state.best)
         best_gradient = jnp.where(over_pixels(is_best), gradient, state.best_gradient)
@@ -191,7 +192,7 @@ class ApgdL1(Ascent):
         return np.array(radii, np.float32), np.array(checkpoints), np.array(ends)
 
 
-def _moved(images: Images, steps: Images, radius: float | Float[Array, ""]) -> Images:
+def _moved(images: Images, steps: Images, radius: Radius) -> Images:
     """Returns x + P(u), exactly x where P(u) is 0."""
     return jnp.clip(images + nearest_step(steps, images, radius), 0.0, 1.0)
 

@@ -20,6 +20,10 @@ from bat_jax.errors import UserError
 # Inputs from users: anything, because the checks report what is wrong.
 GivenImages = Shaped[Array | np.ndarray, "..."]
 GivenLabels = Shaped[Array | np.ndarray, "..."]
+GivenRadius = float | Shaped[Array | np.ndarray, "..."]
+
+
+NORMS = ("linf", "l2", "l1")
 
 
 class RobustnessWarning(UserWarning):
@@ -126,7 +130,7 @@ def radius(
     epsilon: float,
     norm: str,
     *,
-    norms: Sequence[str] = ("linf", "l2", "l1"),
+    norms: Sequence[str] = NORMS,
     allow_zero: bool = False,
 ) -> None:
     """Rejects an invalid ball, and warns if it contains the whole box."""
@@ -140,6 +144,36 @@ def radius(
             f"epsilon: {epsilon:g} exceeds the pixel scale [0, 1], where any image can become any"
             " other; write grey levels as a fraction, such as 8 / 255"
         )
+
+
+def radii(
+    epsilon: GivenRadius, norm: str, num_images: int, *, norms: Sequence[str] = NORMS
+) -> tuple[float, Float[np.ndarray, " images"] | None]:
+    """Returns an attack's epsilon and its factor for every image.
+
+    The factor is None if all images have one radius; else epsilon is 1.
+
+    Raises:
+      UserError: an unknown norm; or a radius that is not a number above 0, or not one per image.
+    """
+    if np.ndim(epsilon) == 0:
+        one = float(epsilon)
+        radius(one, norm, norms=norms)
+        return one, None
+    given = np.asarray(epsilon)
+    if given.shape != (num_images,) or given.dtype.kind not in "fiu":
+        raise UserError(
+            f"epsilon: {given.dtype} of shape {given.shape}; expected a number, or one per image,"
+            f" shape ({num_images},)"
+        )
+    with np.errstate(over="ignore"):
+        scale = given.astype(np.float32)
+    for row in np.flatnonzero(~((scale > 0) & np.isfinite(scale)))[:1]:
+        raise UserError(
+            f"epsilon: {given[row]} of image {row}; expected a number above 0, such as 8 / 255"
+        )
+    radius(float(scale.max()), norm, norms=norms)
+    return 1.0, scale
 
 
 def takes_key(logits_fn: LogitsFn | RandomLogitsFn, *, is_random: bool) -> None:

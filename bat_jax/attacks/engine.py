@@ -52,12 +52,18 @@ class Problem(NamedTuple):
       labels: y.
       targets: the target class, for targeted attacks; else ignored.
       keys: one key per image, for this attack and this target.
+      scale: the radius of every image's ball, in units of the attack's epsilon; None for 1.
     """
 
     images: Images
     labels: Int[Array, " batch"]
     targets: Int[Array, " batch"]
     keys: Key[Array, " batch"]
+    scale: Float[Array, " batch"] | None = None
+
+    def radius(self, epsilon: float | Float[Array, ""]) -> float | Float[Array, "..."]:
+        """Returns the radius of the balls: epsilon, or one per image."""
+        return epsilon if self.scale is None else epsilon * self.scale
 
 
 class HostProblem(NamedTuple):
@@ -68,6 +74,7 @@ class HostProblem(NamedTuple):
     targets: Int[np.ndarray, " batch"]
     key_data: UInt32[np.ndarray, "batch words"]
     key_impl: Any
+    scale: Float[np.ndarray, " batch"] | None
 
 
 @runtime_checkable
@@ -217,6 +224,7 @@ class Engine:
         labels: Int[np.ndarray, " batch"],
         targets: Int[np.ndarray, "batch rounds"],
         keys: Key[Array, " batch"],
+        scale: Float[np.ndarray, " batch"] | None = None,
     ) -> Outcome:
         """Attacks one batch of at most `batch_size` images, with one round per target.
 
@@ -228,6 +236,7 @@ class Engine:
           labels: y.
           targets: the target classes in order; a single column for untargeted attacks.
           keys: one key per image.
+          scale: the radius of every image's ball, in units of the attack's epsilon.
         """
         count = len(images)
         outcome = Outcome(images.copy(), np.zeros(count, bool), np.zeros(count, bool))
@@ -236,7 +245,8 @@ class Engine:
             standing = np.flatnonzero(~outcome.found)
             if len(standing):
                 key_data = np.asarray(jax.random.key_data(folded(attack_keys, jnp.int32(number))))
-                whole = HostProblem(images, labels, target, key_data, jax.random.key_impl(keys))
+                impl = jax.random.key_impl(keys)
+                whole = HostProblem(images, labels, target, key_data, impl, scale)
                 self._run_round(attack, whole, standing, outcome)
         return outcome
 
@@ -338,6 +348,7 @@ class Engine:
             self._put(whole.labels[rows]),
             self._put(whole.targets[rows]),
             self._put_keys(whole.key_data[rows], whole.key_impl),
+            None if whole.scale is None else self._put(whole.scale[rows]),
         )
 
     def _taken(self, state: Any, rows: Int[np.ndarray, " rows"]) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks import geometry, inner_losses, single
-from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.engine import Loop, Problem, Purpose
 from bat_jax.attacks.geometry import Norm, over_pixels
@@ -136,7 +136,9 @@ class FabTargeted:
 
         is_wrong = ~correct(logits_fn(x), problem.labels)
         distance = geometry.length(x - x0, self.norm)
-        is_nearest = is_wrong & (distance <= self.epsilon) & (distance < state.distance)
+        is_nearest = (
+            is_wrong & (distance <= problem.radius(self.epsilon)) & (distance < state.distance)
+        )
         return FabState(
             adversarial=jnp.where(over_pixels(is_nearest), x, state.adversarial),
             found=state.found | is_nearest,
@@ -162,7 +164,8 @@ class Fab(FabTargeted):
 
     def begin(self, problem: Problem) -> FabState:
         """Returns the original image, or a random start."""
-        start = geometry.random_start(problem.keys, problem.images, self.epsilon / 2, self.norm)
+        half = problem.radius(self.epsilon / 2)
+        start = geometry.random_start(problem.keys, problem.images, half, self.norm)
         is_first = over_pixels(problem.targets == 0)
         x = jnp.where(is_first, problem.images, start)
         return super().begin(problem)._replace(x=x)
@@ -263,7 +266,7 @@ def fab_targeted(
     labels: GivenLabels,
     key: GivenKey,
     *,
-    epsilon: float,
+    epsilon: GivenRadius,
     norm: Norm = "linf",
     num_iterations: int = 100,
     num_targets: int = 9,
@@ -277,7 +280,7 @@ def fab_targeted(
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
       key: a single key, or one key per image; unused, because the attack draws nothing.
-      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale, or one per image.
       norm: `linf`, `l2` or `l1`.
       num_iterations: iterations per target.
       num_targets: how many classes to try, from the second largest clean logit down, at most all
@@ -289,11 +292,13 @@ def fab_targeted(
       UserError: images, labels or logits that are not as described.
     """
     return single.run(
-        FabTargeted(epsilon, norm, num_iterations),
+        lambda radius: FabTargeted(radius, norm, num_iterations),
         logits_fn,
         images,
         labels,
         key,
+        epsilon=epsilon,
+        norm=norm,
         num_targets=num_targets,
         batch_size=batch_size,
         loop=loop,

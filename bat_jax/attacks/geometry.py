@@ -12,6 +12,9 @@ from bat_jax.attacks.classifier import HostImages, Images
 Norm = Literal["linf", "l2", "l1"]
 """The norm that bounds x' - x."""
 
+Radius = float | Float[Array, ""] | Float[Array, " batch"]
+"""The radius of all balls, or of every image's."""
+
 _AXES = (1, 2, 3)
 
 
@@ -38,10 +41,15 @@ def over_pixels(values: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]
     return values[:, None, None, None]
 
 
-def scaled_to(offsets: Images, size: float, norm: Norm) -> Images:
+def broadcast(radius: Radius) -> float | Float[Array, "..."]:
+    """Reshapes a radius per image to broadcast over pixels; leaves one for all as it is."""
+    return over_pixels(radius) if isinstance(radius, Array) and radius.ndim else radius
+
+
+def scaled_to(offsets: Images, size: Radius, norm: Norm) -> Images:
     """Returns the offsets, each scaled to the given length; a zero offset stays zero."""
     lengths = over_pixels(length(offsets, norm))
-    return offsets * (size / jnp.where(lengths > 0, lengths, 1.0))
+    return offsets * (broadcast(size) / jnp.where(lengths > 0, lengths, 1.0))
 
 
 def steepest(gradient: Images, norm: Norm) -> Images:
@@ -67,7 +75,7 @@ def normal(keys: Key[Array, " batch"], images: Images) -> Images:
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
 
 
-def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, norm: Norm) -> Images:
+def random_start(keys: Key[Array, " batch"], images: Images, epsilon: Radius, norm: Norm) -> Images:
     """Returns x + epsilon t / ||t||, t ~ U(-1, 1) for Linf, else N(0, 1), clipped to [0, 1].
 
     Every image has its own key, so that its start does not depend on the rest of the batch.
@@ -76,11 +84,12 @@ def random_start(keys: Key[Array, " batch"], images: Images, epsilon: float, nor
     return jnp.clip(images + scaled_to(offsets, epsilon, norm), 0.0, 1.0)
 
 
-def project(x: Images, center: Images, epsilon: float | Float[Array, ""], norm: Norm) -> Images:
+def project(x: Images, center: Images, epsilon: Radius, norm: Norm) -> Images:
     """Projects x onto the epsilon-ball around `center`, then onto [0, 1].
 
     The center is in [0, 1], so clipping to the box moves no point out of the ball.
     """
+    epsilon = broadcast(epsilon)
     if norm == "linf":
         x = jnp.clip(x, center - epsilon, center + epsilon)
     else:
@@ -91,16 +100,25 @@ def project(x: Images, center: Images, epsilon: float | Float[Array, ""], norm: 
 
 
 def within(
-    adversarial: HostImages, images: HostImages, epsilon: float, norm: Norm
+    adversarial: HostImages,
+    images: HostImages,
+    epsilon: float | Float[np.ndarray, " batch"],
+    norm: Norm,
 ) -> Bool[np.ndarray, " batch"]:
     """Returns whether ||x' - x|| <= epsilon up to float32 rounding, and x' in [0, 1].
 
     Computed in float64 on the host, independently of the arithmetic that produced x'.
     """
-    offsets = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
-    lengths = np.linalg.norm(offsets, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
     in_box = np.all((adversarial >= 0) & (adversarial <= 1), axis=_AXES)
-    rounding = epsilon * 1e-5 + 1e-6
+    rounding = np.asarray(epsilon, np.float64) * 1e-5 + 1e-6
     if norm == "l1":  # Every changed pixel was rounded, by half of the spacing below 1.
-        rounding += np.count_nonzero(offsets, axis=1) * 2.0**-25
-    return (lengths <= epsilon + rounding) & in_box
+        rounding = rounding + np.count_nonzero(adversarial != images, axis=_AXES) * 2.0**-25
+    return (distances(adversarial, images, norm) <= epsilon + rounding) & in_box
+
+
+def distances(
+    adversarial: HostImages, images: HostImages, norm: Norm
+) -> Float[np.ndarray, " batch"]:
+    """Returns ||x' - x|| per image, in float64 on the host."""
+    offsets = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
+    return np.linalg.norm(offsets, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)

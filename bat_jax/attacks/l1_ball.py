@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from bat_jax.attacks.classifier import Images
-from bat_jax.attacks.geometry import over_pixels, pixel_sum
+from bat_jax.attacks.geometry import Radius, over_pixels, pixel_sum
 
 Levels = Float[Array, " batch"]
 
@@ -14,7 +14,7 @@ _HALVINGS = 30
 _ROUNDING = 1e-6
 
 
-def nearest_step(steps: Images, images: Images, epsilon: float | Float[Array, ""]) -> Images:
+def nearest_step(steps: Images, images: Images, epsilon: Radius) -> Images:
     """Returns the d nearest to u in L2 with ||d||_1 <= epsilon and 0 <= x + d <= 1, per image.
 
     With the room c_i = 1 - x_i where u_i > 0, else x_i,
@@ -28,7 +28,7 @@ def nearest_step(steps: Images, images: Images, epsilon: float | Float[Array, ""
     Args:
       steps: u, shape `[batch, height, width, channels]`.
       images: x, points of [0, 1], same shape.
-      epsilon: radius of the ball.
+      epsilon: radius of the ball, or of every image's.
 
     References:
       Croce & Hein, Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers,

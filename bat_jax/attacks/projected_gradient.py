@@ -15,13 +15,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bat_jax import keys
 from bat_jax.attacks import checks, inner_losses
-from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, Labels, Logits, LogitsFn, correct
-from bat_jax.attacks.geometry import Norm, normal, project, uniform
+from bat_jax.attacks.geometry import Norm, Radius, broadcast, normal, project, uniform
 from bat_jax.attacks.inner_losses import Loss, PerImage, SoftLabels
 from bat_jax.errors import UserError
 from bat_jax.kernels import programs
 from bat_jax.keys import GivenKey
+
+_NORMS = ("linf", "l2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class PgdSettings:
     unroll: bool | int | None = None
 
     def __post_init__(self) -> None:
-        checks.radius(self.epsilon, self.norm, norms=("linf", "l2"), allow_zero=True)
+        checks.radius(self.epsilon, self.norm, norms=_NORMS, allow_zero=True)
         if not callable(self.loss) and self.loss not in inner_losses.NAMES:
             raise UserError(
                 f"loss: {self.loss!r}; expected {', '.join(inner_losses.NAMES)}, or a function"
@@ -100,7 +102,7 @@ def pgd(
     labels: GivenLabels,
     key: GivenKey,
     *,
-    epsilon: float,
+    epsilon: GivenRadius,
     step_size: float,
     num_steps: int,
     norm: Norm = "linf",
@@ -126,7 +128,7 @@ def pgd(
       images: x, shape `[batch, height, width, channels]`, in [0, 1].
       labels: class indices, shape `[batch]`.
       key: a single key, or one key per image to make draws independent of the batch position.
-      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale, or one per image.
       step_size: length of a step, same units.
       num_steps: K.
       norm: `linf` or `l2`.
@@ -145,8 +147,9 @@ def pgd(
       UserError: an unknown norm or loss, a number out of range, or, outside `jax.jit`, images,
         labels or logits that are not as described.
     """
+    radius, scale = _radii(epsilon, norm, len(labels))
     settings = PgdSettings(
-        epsilon=epsilon,
+        epsilon=radius,
         step_size=step_size,
         num_steps=num_steps,
         norm=norm,
@@ -164,6 +167,7 @@ def pgd(
         settings,
         reference_logits=reference_logits,
         targets=targets,
+        scale=scale,
     )
     return trajectory.images
 
@@ -177,7 +181,7 @@ def pgd_trajectory(
     *,
     reference_logits: Logits | None = None,
     targets: SoftLabels | None = None,
-    scale: Float[Array, ""] | None = None,
+    scale: Float[Array, ""] | Float[Array, " batch"] | None = None,
 ) -> Trajectory:
     """Like `pgd`; also counts the steps each image withstood, for GAIRAT.
 
@@ -191,8 +195,8 @@ def pgd_trajectory(
       settings: the settings of the attack.
       reference_logits: z(x) for the loss `kl`; computed with `logits_fn` when absent.
       targets: class probabilities that replace the labels, shape `[batch, classes]`.
-      scale: a factor of epsilon, which may be traced, as in a warm-up. Without projection it scales
-        the step size too, which is then what bounds the iterates.
+      scale: a factor of epsilon, or one per image, which may be traced, as in a warm-up. Without
+        projection it scales the step size too, which is then what bounds the iterates.
 
     Raises:
       UserError: outside `jax.jit`, images, labels or logits that are not as described.
@@ -232,11 +236,25 @@ class _Problem(NamedTuple):
 
 
 class _Bounds(NamedTuple):
-    epsilon: float | Float[Array, ""]
-    step_size: float | Float[Array, ""]
+    epsilon: Radius
+    step_size: Radius
 
 
-def _bounds(settings: PgdSettings, scale: Float[Array, ""] | None) -> _Bounds:
+def _radii(
+    epsilon: GivenRadius, norm: str, num_images: int
+) -> tuple[float, Float[Array, " batch"] | None]:
+    """Returns epsilon, and a factor of it for every image, checked where its values are known."""
+    if np.ndim(epsilon) == 0:
+        return float(epsilon), None
+    if isinstance(epsilon, jax.core.Tracer):
+        return 1.0, jnp.asarray(epsilon, jnp.float32)
+    one, scale = checks.radii(epsilon, norm, num_images, norms=_NORMS)
+    return one, jnp.asarray(scale)
+
+
+def _bounds(
+    settings: PgdSettings, scale: Float[Array, ""] | Float[Array, " batch"] | None
+) -> _Bounds:
     """Returns epsilon and the step size, scaled by a warm-up if there is one."""
     if scale is None:
         return _Bounds(settings.epsilon, settings.step_size)
@@ -282,7 +300,7 @@ def _attack(
         gradient = jnp.where(is_finite, gradient, 0.0)
         # Step 0 evaluates the start, before any step: it does not count.
         withstood = withstood + (is_correct & (number > 0)).astype(withstood.dtype)
-        moved = x + bounds.step_size * _direction(gradient, settings.norm)
+        moved = x + broadcast(bounds.step_size) * _direction(gradient, settings.norm)
         return Trajectory(bounded(moved), withstood, lost), None
 
     def bounded(x: Images) -> Images:
@@ -361,9 +379,10 @@ def _direction(gradient: Images, norm: Norm) -> Images:
 def _uniform_in_ball(
     image_keys: Key[Array, " batch"],
     images: Images,
-    epsilon: float | Float[Array, ""],
+    epsilon: Radius,
     norm: Norm,
 ) -> Images:
+    epsilon = broadcast(epsilon)
     if norm == "linf":
         return epsilon * uniform(image_keys, images)
     direction_keys, radius_keys = jnp.swapaxes(jax.vmap(jax.random.split)(image_keys), 0, 1)

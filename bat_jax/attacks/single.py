@@ -1,34 +1,41 @@
 """Runs a single attack on any number of images."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from bat_jax import keys
 from bat_jax.attacks import checks
-from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop
+from bat_jax.attacks.geometry import Norm
 from bat_jax.keys import GivenKey
 
 
 def run(
-    attack: Attack,
+    create: Callable[[float], Attack],
     logits_fn: LogitsFn,
     images: GivenImages,
     labels: GivenLabels,
     key: GivenKey,
     *,
+    epsilon: GivenRadius,
+    norm: Norm,
     batch_size: int,
     num_targets: int = 0,
     loop: Loop | None = None,
 ) -> Images:
     """Returns the adversarial images of one attack; arguments as in the attacks' own functions.
 
+    `create` returns the attack in balls of a radius.
     With `num_targets` above 0, attacks towards that many of the highest-scoring wrong classes.
     """
     host_images, host_labels = checks.inputs(images, labels, batch_size)
-    checks.radius(attack.epsilon, attack.norm)
+    radius, scale = checks.radii(epsilon, norm, len(host_labels))
+    attack = create(radius)
     image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop)
     logits = engine.logits(host_images)
@@ -37,7 +44,12 @@ def run(
     targets = strongest(logits, num_targets) if num_targets else host_labels[:, None]
     parts = [
         engine.run(
-            attack, host_images[rows], host_labels[rows], targets[rows], image_keys[rows]
+            attack,
+            host_images[rows],
+            host_labels[rows],
+            targets[rows],
+            image_keys[rows],
+            None if scale is None else scale[rows],
         ).adversarial
         for rows in batches(np.arange(len(host_labels)), batch_size)
     ]

@@ -5,7 +5,6 @@ Adversarial Attack via Random Search, arXiv:1912.00049, algorithms 1 to 3.
 """
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -15,11 +14,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from bat_jax.attacks import geometry, inner_losses, single, square_l1
-from bat_jax.attacks.checks import GivenImages, GivenLabels
+from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.engine import Loop, Problem, Purpose
 from bat_jax.attacks.geometry import Norm, over_pixels
-from bat_jax.attacks.windows import Pixels, between, exchange, window
+from bat_jax.attacks.windows import OneRadius, Pixels, between, exchange, window
 from bat_jax.keys import GivenKey
 
 # After how many queries the fraction p of pixels that a square covers is halved.
@@ -98,7 +97,10 @@ class Square:
         """Returns the state at the stripes or tiles, before any evaluation."""
         start = _STARTS[self.norm]
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(problem.keys)
-        images = jax.vmap(functools.partial(start, epsilon=self.epsilon))(problem.images, keys)
+        images = jax.vmap(
+            lambda x, key, epsilon: start(x, key, epsilon=epsilon),
+            in_axes=(0, 0, _axis(problem)),
+        )(problem.images, keys, problem.radius(self.epsilon))
         no = jnp.zeros(len(images), bool)
         first = jnp.ones(len(images), jnp.int32)
         return SquareState(images, no, no, jnp.full(len(images), jnp.inf), first, no)
@@ -107,8 +109,12 @@ class Square:
         self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: SquareState
     ) -> SquareState:
         """Evaluates the start if `number` is 0, else the best image with one window changed."""
-        changed, next_query = jax.vmap(self._next_change)(
-            problem.images, state.adversarial, problem.keys, state.query
+        changed, next_query = jax.vmap(self._next_change, in_axes=(0, 0, 0, 0, _axis(problem)))(
+            problem.images,
+            state.adversarial,
+            problem.keys,
+            state.query,
+            problem.radius(self.epsilon),
         )
         is_start = number == 0
         candidate = jnp.where(is_start, state.adversarial, changed)
@@ -129,7 +135,12 @@ class Square:
         )
 
     def _next_change(
-        self, x: Pixels, best: Pixels, key: Key[Array, ""], query: Int[Array, ""]
+        self,
+        x: Pixels,
+        best: Pixels,
+        key: Key[Array, ""],
+        query: Int[Array, ""],
+        epsilon: OneRadius,
     ) -> tuple[Pixels, Int[Array, ""]]:
         """Returns the next query's image that differs from `best`, and the query after it.
 
@@ -145,7 +156,7 @@ class Square:
                 x,
                 best,
                 jax.random.fold_in(key, number),
-                epsilon=self.epsilon,
+                epsilon=epsilon,
                 side=sides[jnp.minimum(number, self.num_queries)],
             )
             is_query = jnp.any(image != best) & (number <= self.num_queries)
@@ -169,13 +180,18 @@ class Square:
         return np.array([0, *sides], np.int32)
 
 
-def _linf_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
+def _axis(problem: Problem) -> int | None:
+    """Returns the axis of `problem.radius` over images, None for one radius."""
+    return None if problem.scale is None else 0
+
+
+def _linf_start(x: Pixels, key: Key[Array, ""], *, epsilon: OneRadius) -> Pixels:
     signs = jax.random.rademacher(key, (1, *x.shape[1:]), x.dtype)
     return jnp.clip(x + epsilon * signs, 0.0, 1.0)
 
 
 def _linf_query(
-    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: float, side: Int[Array, ""]
+    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: OneRadius, side: Int[Array, ""]
 ) -> Pixels:
     draws = jax.random.uniform(key, (2 + x.shape[2],), x.dtype)
     inside = window(x, draws[:2], side)[2]
@@ -184,7 +200,7 @@ def _linf_query(
     return jnp.where(inside[:, :, None], shifted, best)
 
 
-def _l2_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
+def _l2_start(x: Pixels, key: Key[Array, ""], *, epsilon: OneRadius) -> Pixels:
     """Returns x plus a 5 x 5 grid of pyramid pairs with random signs, of total length epsilon."""
     height, width, channels = x.shape
     side = max(min(height, width) // _TILES, 1)
@@ -206,7 +222,7 @@ def _l2_start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
 
 
 def _l2_query(
-    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: float, side: Int[Array, ""]
+    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: OneRadius, side: Int[Array, ""]
 ) -> Pixels:
     """Moves the perturbation of a second window into a first, and adds a pyramid pair there.
 
@@ -226,7 +242,7 @@ def _l2_query(
     return _l2_image(x, moved, epsilon)
 
 
-def _l2_image(x: Pixels, offset: Pixels, epsilon: float) -> Pixels:
+def _l2_image(x: Pixels, offset: Pixels, epsilon: OneRadius) -> Pixels:
     scaled = geometry.scaled_to(offset[None], epsilon, "l2")[0]
     return jnp.clip(x + scaled, 0.0, 1.0)
 
@@ -277,7 +293,7 @@ def square(
     labels: GivenLabels,
     key: GivenKey,
     *,
-    epsilon: float,
+    epsilon: GivenRadius,
     norm: Norm = "linf",
     num_queries: int = 5000,
     p: float = 0.8,
@@ -291,7 +307,7 @@ def square(
       images: x, shape `[images, height, width, channels]`, float32 in [0, 1].
       labels: y, shape `[images]`.
       key: a single key, or one key per image to make draws independent of the position in `images`.
-      epsilon: radius of the ball, in units of the [0, 1] pixel scale.
+      epsilon: radius of the ball, in units of the [0, 1] pixel scale, or one per image.
       norm: `linf`, `l2` or `l1`.
       num_queries: forward passes per image.
       p: fraction of the pixels that the first windows cover.
@@ -302,11 +318,13 @@ def square(
       UserError: images, labels or logits that are not as described.
     """
     return single.run(
-        Square(epsilon, norm, num_queries, p),
+        lambda radius: Square(radius, norm, num_queries, p),
         logits_fn,
         images,
         labels,
         key,
+        epsilon=epsilon,
+        norm=norm,
         batch_size=batch_size,
         loop=loop,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from bat_jax.attacks.l1_ball import nearest_step
-from bat_jax.attacks.windows import Pixels, between, exchange
+from bat_jax.attacks.windows import OneRadius, Pixels, between, exchange
 
 # The start is a grid of tiles, this many to the height of the image.
 _TILES = 5
@@ -18,7 +18,7 @@ _TILES = 5
 _SHRINK = 1 - 1e-6
 
 
-def start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
+def start(x: Pixels, key: Key[Array, ""], *, epsilon: OneRadius) -> Pixels:
     """Returns x plus the projection of a grid of patterns with random signs."""
     height, width, channels = x.shape
     side = max(height // _TILES, 1)
@@ -46,7 +46,7 @@ def start(x: Pixels, key: Key[Array, ""], *, epsilon: float) -> Pixels:
 
 
 def query(
-    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: float, side: Int[Array, ""]
+    x: Pixels, best: Pixels, key: Key[Array, ""], *, epsilon: OneRadius, side: Int[Array, ""]
 ) -> Pixels:
     """Moves the perturbation of a second window into a first, and adds a pattern there.
 
@@ -66,7 +66,7 @@ def query(
     return _image(x, jnp.where(in_first, moved, jnp.where(either, 0.0, v)), epsilon)
 
 
-def _image(x: Pixels, steps: Pixels, epsilon: float) -> Pixels:
+def _image(x: Pixels, steps: Pixels, epsilon: OneRadius) -> Pixels:
     nearest = nearest_step(steps[None], x[None], epsilon * _SHRINK)[0]
     return jnp.clip(x + nearest, 0.0, 1.0)
 

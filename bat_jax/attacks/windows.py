@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 Pixels = Float[Array, "height width channels"]
+OneRadius = float | Float[Array, ""]
 
 
 def window(
