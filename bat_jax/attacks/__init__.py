@@ -2,6 +2,7 @@
 
 from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.attacks.auto_pgd import apgd, apgd_targeted
+from bat_jax.attacks.bracketing import MinimalNorms, minimal_norms
 from bat_jax.attacks.checks import RobustnessWarning
 from bat_jax.attacks.classifier import LogitsFn, RandomLogitsFn
 from bat_jax.attacks.fab import fab_targeted
@@ -14,6 +15,7 @@ from bat_jax.attacks.square_attack import square
 __all__ = [
     "LogitsFn",
     "Loss",
+    "MinimalNorms",
     "Norm",
     "PgdSettings",
     "RandomLogitsFn",
@@ -25,6 +27,7 @@ __all__ = [
     "apgd_targeted",
     "autoattack",
     "fab_targeted",
+    "minimal_norms",
     "pgd",
     "pgd_trajectory",
     "square",

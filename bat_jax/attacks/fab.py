@@ -31,6 +31,7 @@ class FabState(NamedTuple):
       adversarial: the nearest misclassified image to x0 found within epsilon, else x0.
       found: whether such an image was found.
       flat: whether the first gradient was zero in every pixel.
+      done: whether the attack has ended for the image.
       x: the iterate.
       distance: of `adversarial` to x0, infinite unless found.
     """
@@ -38,13 +39,9 @@ class FabState(NamedTuple):
     adversarial: Images
     found: Bool[Array, " batch"]
     flat: Bool[Array, " batch"]
+    done: Bool[Array, " batch"]
     x: Images
     distance: Float[Array, " batch"]
-
-    @property
-    def done(self) -> Bool[Array, " batch"]:
-        """Whether the attack has ended for the image."""
-        return self.found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +63,7 @@ class FabTargeted:
       alpha_max: largest bias towards x0.
       eta: overshoot factor beyond the boundary.
       beta: factor of the step back towards x0.
+      to_the_end: whether to search on after an image is found, for a nearer one.
     """
 
     epsilon: float
@@ -74,6 +72,7 @@ class FabTargeted:
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
+    to_the_end: bool = False
     segment: int = 10
 
     @property
@@ -95,7 +94,7 @@ class FabTargeted:
         """Returns the original image: the attack has no random start."""
         count = len(problem.images)
         no = jnp.zeros(count, bool)
-        return FabState(problem.images, no, no, problem.images, jnp.full(count, jnp.inf))
+        return FabState(problem.images, no, no, no, problem.images, jnp.full(count, jnp.inf))
 
     def step(
         self, logits_fn: LogitsFn, problem: Problem, number: Int[Array, ""], state: FabState
@@ -139,10 +138,12 @@ class FabTargeted:
         is_nearest = (
             is_wrong & (distance <= problem.radius(self.epsilon)) & (distance < state.distance)
         )
+        found = state.found | is_nearest
         return FabState(
             adversarial=jnp.where(over_pixels(is_nearest), x, state.adversarial),
-            found=state.found | is_nearest,
+            found=found,
             flat=jnp.where(number == 0, jnp.all(w == 0, axis=_PIXELS), state.flat),
+            done=state.done if self.to_the_end else found,
             x=jnp.where(over_pixels(is_wrong), x0 + self.beta * (x - x0), x),
             distance=jnp.where(is_nearest, distance, state.distance),
         )

@@ -8,7 +8,6 @@ Attacks the best state of every run by PGD and classifies the images by all runs
 of the first run's own test. Exit status: 0 done, 1 a file cannot be read or written, 2 wrong input.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,17 +21,16 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
 from bat_jax.evaluation.records import Accuracy, Measure
 from bat_jax.evaluation.transfer import Trained, transfer
+from bat_jax.report.command import finish
 from bat_jax.report.comparison import different, names_of
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.style import Chart, fitted
 from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.parser import Parser
-from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run, read_states
-from bat_jax.training.trouble import CheckpointError
 
 # The fields of the attack, which must be the same in all runs.
 _ATTACK = (
@@ -50,18 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, help="the number of test images")
     parser.add_argument("--output", default="transfer", help="the page's folder")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    try:
-        with quiet():
-            path = transfers(options.runs, options.output, images=options.images)
-    except UserError as error:
-        return parser.failed(str(error), 2)
-    except CheckpointError as error:
-        return parser.failed(str(error), 1)
-    except OSError as error:
-        return parser.failed(f"{error.filename or options.output}: {error.strerror or error}", 1)
-    print(f"report: {path}")
-    return 0
+    return finish(
+        parser,
+        lambda: transfers(options.runs, options.output, images=options.images),
+        options.output,
+    )
 
 
 def transfers(
@@ -84,8 +75,6 @@ def transfers(
         or a run has no intact checkpoint.
       CheckpointError: a system error prevented reading one.
     """
-    if str(output) == "":
-        raise UserError("--output is empty; expected a folder")
     if images is not None and images < 1:
         raise UserError(f"--images is {images}; expected 1 or more")
     if len(folders) < 2:

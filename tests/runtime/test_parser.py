@@ -7,6 +7,7 @@ from bat_jax.data.corruptions.__main__ import main as corruptions
 from bat_jax.interop.__main__ import main as interop
 from bat_jax.memorization.export import main as export
 from bat_jax.report.__main__ import main as report
+from bat_jax.report.curve import main as curve
 from bat_jax.report.transfer import main as transfer
 
 COMMANDS = {
@@ -15,6 +16,7 @@ COMMANDS = {
     "bat_jax.interop": interop,
     "bat_jax.memorization.export": export,
     "bat_jax.report": report,
+    "bat_jax.report.curve": curve,
     "bat_jax.report.transfer": transfer,
 }
 

@@ -1,0 +1,38 @@
+"""What the commands that write a page have in common."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+from bat_jax.errors import UserError
+from bat_jax.runtime.parser import Parser
+from bat_jax.runtime.quiet import quiet
+from bat_jax.runtime.storage import AnyPath
+from bat_jax.training.trouble import CheckpointError
+
+
+def finish(parser: Parser, write: Callable[[], AnyPath], output: str) -> int:
+    """Writes a page and prints its path.
+
+    Args:
+      parser: of the command, which names it in errors.
+      write: writes the page, and returns its path.
+      output: what an error of the system is about, unless it names a file.
+
+    Returns:
+      The exit status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    try:
+        if output == "":
+            raise UserError("--output is empty; expected a folder")
+        with quiet():
+            path = write()
+    except UserError as error:
+        return parser.failed(str(error), 2)
+    except CheckpointError as error:
+        return parser.failed(str(error), 1)
+    except OSError as error:
+        return parser.failed(f"{error.filename or output}: {error.strerror or error}", 1)
+    print(f"report: {path}")
+    return 0

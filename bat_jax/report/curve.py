@@ -1,0 +1,263 @@
+"""Robust accuracy of a run against epsilon: `python -m bat_jax.report.curve RUN`.
+
+Brackets the smallest perturbation that breaks each test image by bisection over the radii of
+--epsilons, such as 2/255 4/255 8/255; by default, from a quarter of the run's epsilon to twice as
+much. --norm names another norm than the run's, --attacks other attacks of AutoAttack than fab-t,
+apgd-ce and apgd-t, --state the last checkpoint instead of the best, --images another number of test
+images than the run was tested on. Writes `report.html`, `figures/`, `curve.json`, and `curve.npz`
+with the bracket of every image, into the run's subfolder `curve-<norm>` or --output. Exit status: 0
+done, 1 a file cannot be read or written, 2 a wrong input.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bat_jax import keys, models
+from bat_jax.attacks import MinimalNorms, Norm, minimal_norms
+from bat_jax.attacks.versions import Name
+from bat_jax.data import Split
+from bat_jax.errors import UserError
+from bat_jax.evaluation.records import STATES, Accuracy, percent
+from bat_jax.report.command import finish
+from bat_jax.report.drawing import Figure
+from bat_jax.report.page import Page, Section, Table, write
+from bat_jax.report.style import Chart, legend, line
+from bat_jax.runtime.files import write_json, write_npz
+from bat_jax.runtime.parser import Parser
+from bat_jax.runtime.storage import AnyPath, as_path
+from bat_jax.training.saved import read_run, read_states
+
+# The default radii, as multiples of the run's epsilon.
+_MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+_ATTACKS: tuple[Name, ...] = ("fab-t", "apgd-ce", "apgd-t")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the page and prints its path."""
+    parser = Parser("python -m bat_jax.report.curve", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument(
+        "--epsilons", nargs="+", type=_epsilon, help="ascending radii, such as 4/255 8/255"
+    )
+    parser.add_argument("--norm", choices=get_args(Norm), help="of the radii (default: the run's)")
+    parser.add_argument(
+        "--attacks", nargs="+", choices=get_args(Name), default=_ATTACKS, help="of AutoAttack"
+    )
+    parser.add_argument("--state", default="best", choices=STATES, help="the checkpoint")
+    parser.add_argument("--images", type=int, help="the number of test images")
+    parser.add_argument("--output", help="the page's folder (default: curve-<norm> in the run's)")
+    options = parser.parse_args(arguments)
+    return finish(
+        parser,
+        lambda: curve(
+            options.run,
+            options.output,
+            epsilons=options.epsilons,
+            norm=options.norm,
+            attacks=options.attacks,
+            state=options.state,
+            images=options.images,
+        ),
+        options.run if options.output is None else options.output,
+    )
+
+
+def curve(
+    run: str | AnyPath,
+    output: str | AnyPath | None = None,
+    *,
+    epsilons: Sequence[float] | None = None,
+    norm: Norm | None = None,
+    attacks: Sequence[Name] = _ATTACKS,
+    state: str = "best",
+    images: int | None = None,
+) -> AnyPath:
+    """Writes a run's robust accuracy against epsilon; returns the page's path.
+
+    The draws belong to an image's id and the run's seed, as in the evaluation of the run.
+
+    Args:
+      run: the run's folder.
+      output: the folder to write to, `curve-<norm>` in the run's folder by default.
+      epsilons: the radii, ascending; by default multiples of the run's epsilon.
+      norm: `linf`, `l2` or `l1`; the run's by default.
+      attacks: of AutoAttack, in order (`bat_jax.attacks.minimal_norms`).
+      state: `best` or `last`.
+      images: how many test images the run's seed draws; by default those it was tested on.
+
+    Raises:
+      UserError: no such run, no intact checkpoint, or settings that are not as described.
+      CheckpointError: a system error prevented reading a checkpoint.
+    """
+    if images is not None and images < 1:
+        raise UserError(f"--images is {images}; expected 1 or more")
+    place = as_path(run)
+    experiment = read_run(place, ConfigDict({"evaluation": {"subset": images}}))
+    config, test = experiment.config, experiment.test_images()
+    norm = config.attack.norm if norm is None else norm
+    if epsilons is None:
+        if norm != config.attack.norm:
+            raise UserError(
+                f"--norm is {norm}, and {config.attack.norm} in {place}; expected radii of that"
+                " norm too: give --epsilons"
+            )
+        epsilons = [multiple * config.attack.epsilon for multiple in _MULTIPLES]
+    variables = jax.device_get(read_states(experiment, place)[state].state.evaluated)
+    key = keys.derive(config.seed, keys.Purpose.EVALUATION)
+    found = minimal_norms(
+        models.logits_fn(experiment.evaluated("autoattack"), variables),
+        test.images / np.float32(255),
+        test.labels,
+        keys.per_image(key, jnp.asarray(test.ids.astype(np.int32))),
+        epsilons=epsilons,
+        norm=norm,
+        attacks=attacks,
+        batch_size=min(config.evaluation.batch_size, len(test)),
+        progress=sys.stderr.isatty(),
+        devices=experiment.mesh.local_devices,
+    )
+    folder = place / f"curve-{norm}" if output is None else as_path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_npz(folder / "curve.npz", _arrays(test, found))
+    write_json(
+        folder / "curve.json",
+        {"state": state, "norm": norm, "attacks": [*attacks], **_content(found)},
+    )
+    facts = {
+        "Run": str(place),
+        "Checkpoint": state,
+        "Test images": f"{len(test):,} of {experiment.dataset.name}",
+        "Norm": norm.capitalize(),
+        "Attacks": ", ".join(attacks),
+    }
+    return write(_page(place.resolve().name, facts, found), folder)
+
+
+def _epsilon(text: str) -> float:
+    """Parses a radius: `8/255` or `0.5`."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a number or a fraction, such as 8/255"
+        ) from None
+
+
+def _arrays(test: Split, found: MinimalNorms) -> dict[str, np.ndarray]:
+    arrays = {
+        "ids": test.ids,
+        "labels": test.labels,
+        "clean": found.clean,
+        "epsilons": np.array(found.epsilons),
+        "lower": found.lower,
+        "upper": found.upper,
+    }
+    return arrays if found.fab is None else {**arrays, "fab": found.fab}
+
+
+def _curve(found: MinimalNorms) -> dict[float, Accuracy]:
+    """Returns robust accuracy by epsilon, from 0, where it is clean accuracy."""
+    return {epsilon: Accuracy.of(found.robust(epsilon)) for epsilon in (0.0, *found.epsilons)}
+
+
+def _fab_curve(found: MinimalNorms) -> dict[float, Accuracy]:
+    """Returns robust accuracy under FAB-T alone, or nothing if it was not run."""
+    if found.fab is None:
+        return {}
+    return {e: Accuracy.of(found.clean & (found.fab > e)) for e in (0.0, *found.epsilons)}
+
+
+def _median(found: MinimalNorms) -> float:
+    """Returns the median distance of the nearest adversarial image, infinite if half have none."""
+    return float(np.quantile(found.upper, 0.5, method="higher"))
+
+
+def _content(found: MinimalNorms) -> dict[str, Any]:
+    def points(accuracies: dict[float, Accuracy]) -> list[dict[str, Any]]:
+        return [{"epsilon": e, **accuracy.to_json()} for e, accuracy in accuracies.items()]
+
+    content: dict[str, Any] = {"robust": points(_curve(found))}
+    if found.fab is not None:
+        content["fab"] = points(_fab_curve(found))
+    return content
+
+
+def _page(name: str, facts: dict[str, str], found: MinimalNorms) -> Page:
+    curve, fab = _curve(found), _fab_curve(found)
+    header = ("epsilon", "robust accuracy", *(("under FAB-T alone",) if fab else ()))
+    rows = [
+        (f"{epsilon:.4g}", str(value), *((str(fab[epsilon]),) if fab else ()))
+        for epsilon, value in curve.items()
+    ]
+    median = _median(found)
+    half = (
+        f"Half of the images have an adversarial image within {median:.4g}."
+        if np.isfinite(median)
+        else "Fewer than half of the images have an adversarial image that was found."
+    )
+    return Page(
+        title=f"Robust accuracy against epsilon: {name}",
+        summary=f"{half} If attacks find what breaks a model, its accuracy falls to 0 as epsilon"
+        " grows.",
+        facts=facts,
+        sections=(
+            Section(
+                "Robust accuracy against epsilon",
+                (
+                    "Each image is attacked at the radii that are neither known to break it nor"
+                    " known to be withstood, and an image that is broken at one radius is broken at"
+                    " every larger one. Accuracy at a radius is therefore an upper bound, as under"
+                    " any attack.",
+                ),
+                (
+                    Table(
+                        "Accuracy in percent with 95 % Wilson intervals,"
+                        f" n = {len(found.clean):,}; at 0, of clean images.",
+                        header,
+                        tuple(rows),
+                    ),
+                ),
+                (_chart(curve, fab),),
+            ),
+        ),
+        details={},
+    )
+
+
+def _chart(curve: dict[float, Accuracy], fab: dict[float, Accuracy]) -> Chart:
+    series = {"all attacks": curve, **({"FAB-T alone": fab} if fab else {})}
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        entries = []
+        for number, (name, points) in enumerate(series.items()):
+            epsilons = list(points)
+            (drawn,) = axes.plot(
+                epsilons, [100 * one.accuracy for one in points.values()], **line(number)
+            )
+            low, high = ([100 * one.interval[end] for one in points.values()] for end in (0, 1))
+            axes.fill_between(epsilons, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
+            entries.append((drawn, name))
+        axes.set(xlabel="epsilon", ylabel="robust accuracy (%)", ylim=(0, 101), xlim=(0, None))
+        legend(figure, entries)
+
+    numbers = "; ".join(f"{e:.4g}: {percent(one.accuracy)} %" for e, one in curve.items())
+    return Chart(
+        "curve",
+        "Robust accuracy against epsilon",
+        f"Line chart of robust accuracy in percent against epsilon. {numbers}.",
+        "Bands are 95 % Wilson intervals over the test images.",
+        draw,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

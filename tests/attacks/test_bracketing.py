@@ -1,0 +1,247 @@
+"""Minimal norms: brackets contain the true ones, where these are known, and curves fall."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax.attacks import MinimalNorms, autoattack, geometry, minimal_norms
+from bat_jax.errors import UserError
+from tests.attacks import linear
+
+KEY = jax.random.key(0)
+
+
+def distance(x, normal, gap, norm):
+    """Returns the least ||d|| with normal.d >= gap and 0 <= x + d <= 1."""
+    room = np.where(normal > 0, 1 - x, x)
+    size = np.abs(normal)
+    if norm == "l1":  # The steepest pixels first, each as far as it can move.
+        length = 0.0
+        for place in np.argsort(-size):
+            gain = size[place] * room[place]
+            if gain >= gap:
+                return length + gap / size[place]
+            gap, length = gap - gain, length + room[place]
+        return math.inf
+    if (size * room).sum() < gap:
+        return math.inf
+    # d_i = min(t s_i, room_i): a larger t moves pixels further, until they reach the gap.
+    speed = np.ones_like(size) if norm == "linf" else size
+    low, high = 0.0, float((room / speed).max())
+    for _ in range(100):
+        middle = (low + high) / 2
+        is_enough = (size * np.minimum(middle * speed, room)).sum() >= gap
+        low, high = (low, middle) if is_enough else (middle, high)
+    moved = np.minimum(high * speed, room)
+    return moved.max() if norm == "linf" else float(np.linalg.norm(moved))
+
+
+def true_norms(weights, images, labels, norm):
+    """Returns every image's minimal norm on a linear model."""
+    flat, weights = np.float64(images.reshape(len(images), -1)), np.float64(weights)
+    logits = flat @ weights
+    return np.array(
+        [
+            min(
+                distance(x, weights[:, t] - weights[:, y], z[y] - z[t], norm)
+                for t in range(len(z))
+                if t != y
+            )
+            for x, y, z in zip(flat, labels, logits, strict=True)
+        ]
+    )
+
+
+def linear_problem(spread):
+    """Returns a linear model and images around gray; with a spread of 8, many pixels are 0 or 1."""
+    logits_fn, weights, images, _ = linear.problem(count=16)
+    images = np.clip(0.5 + spread * (images - 0.5), 0, 1).astype(np.float32)
+    return logits_fn, weights, images, np.asarray(logits_fn(images)).argmax(axis=1).astype(np.int32)
+
+
+LINEAR = [(norm, spread, ("fab-t",)) for norm in ("linf", "l2", "l1") for spread in (1, 8)]
+SLOW = [
+    pytest.param(norm, spread, attacks, marks=pytest.mark.slow)
+    for norm, spread, _ in LINEAR
+    for attacks in (("apgd-t",), ("fab-t", "apgd-ce", "apgd-t"))
+] + [pytest.param(*one, marks=pytest.mark.slow) for one in LINEAR if one[:2] != ("l2", 8)]
+
+
+@pytest.mark.parametrize(("norm", "spread", "attacks"), [("l2", 8, ("fab-t",)), *SLOW])
+def test_brackets_contain_the_true_norms_of_a_linear_model(norm, spread, attacks):
+    logits_fn, weights, images, labels = linear_problem(spread)
+    true = true_norms(weights, images, labels, norm)
+    free = true_norms(weights, 0.5 + 0 * images, labels, norm)
+    assert (spread == 1) == bool(np.isfinite(free).all() and images.min() > 0.3)
+    # FAB-T approaches the boundary to half of a percent: choose radii away from the norms.
+    ordered = np.sort(true)
+    has_gap = ordered[1:] > 1.03 * ordered[:-1]
+    radii = ((ordered[1:] + ordered[:-1]) / 2)[has_gap][:7]
+    assert len(radii) == 7
+    found = minimal_norms(
+        logits_fn, images, labels, KEY, epsilons=radii, norm=norm, attacks=attacks, batch_size=16
+    )
+    assert (found.lower < true).all()
+    assert (found.upper > true * 0.9999).all()
+    # Every verdict on the grid is the true one.
+    for radius in radii:
+        np.testing.assert_array_equal(found.robust(radius), true > radius)
+    assert geometry.within(found.adversarial, images, found.upper, norm).all()
+    if "fab-t" in attacks:
+        np.testing.assert_allclose(found.fab, true, rtol=8e-3)
+    else:
+        assert found.fab is None
+
+
+class Network:
+    """A network on images of two pixels, whose minimal norms a grid of points shows."""
+
+    inner = np.array([[4.0, -5.0, 3.0, 2.0], [3.0, 4.0, -6.0, 2.0]], np.float32)
+    bias = np.array([-2.0, 0.5, 1.0, -3.0], np.float32)
+    outer = np.random.default_rng(4).normal(size=(4, 4)).astype(np.float32)
+
+    @classmethod
+    def logits(cls, xp, x):
+        return xp.maximum(x.reshape(len(x), 2) @ cls.inner + cls.bias[None], 0) @ cls.outer
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Returns the network, images, labels, two of them wrong, and the norms by brute force."""
+    images = np.random.default_rng(0).uniform(size=(16, 1, 2, 1)).astype(np.float32)
+    labels = Network.logits(np, images).argmax(axis=1).astype(np.int32)
+    steps = np.linspace(0, 1, 401, dtype=np.float32)
+    points = np.array([*itertools.product(steps, steps)])
+    classes = Network.logits(np, points).argmax(axis=1)
+    labels[:2] = (labels[:2] + 1) % 4
+    offsets = np.abs(points[None] - images.reshape(-1, 1, 2))
+    others = classes[None] != labels[:, None]
+    norms = {
+        norm: np.where(others, length, np.inf).min(axis=1)
+        for norm, length in (
+            ("linf", offsets.max(axis=2)),
+            ("l2", np.linalg.norm(offsets, axis=2)),
+            ("l1", offsets.sum(axis=2)),
+        )
+    }
+    return images, labels, norms
+
+
+def bracketed(tiny, norm, attacks=("fab-t", "apgd-ce", "apgd-t"), **options):
+    images, labels, _ = tiny
+    return minimal_norms(
+        lambda x: Network.logits(jnp, x),
+        images,
+        labels,
+        KEY,
+        epsilons=(0.02, 0.05, 0.1, 0.15, 0.2),
+        norm=norm,
+        attacks=attacks,
+        batch_size=16,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tiny):
+    return bracketed(tiny, "linf", attacks=("apgd-ce",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_tiny_network_has_the_norms_of_brute_force(tiny, norm):
+    result = bracketed(tiny, norm)
+    expected = np.where(result.clean, tiny[2][norm], 0)
+    rounding = 2 / 400  # Of the points.
+    assert (result.upper >= expected - rounding).all()
+    near = expected < 0.19
+    assert near.sum() > 8
+    np.testing.assert_allclose(result.upper[near], expected[near], atol=0.01)
+
+
+def test_no_bracket_is_below_brute_force(tiny, found):
+    expected = np.where(found.clean, tiny[2]["linf"], 0)
+    assert (found.upper >= expected - 2 / 400).all()
+    assert (found.lower <= expected + 2 / 400).mean() > 0.8
+
+
+def test_brackets_lie_between_neighbouring_radii(found):
+    radii = np.array([0.0, *found.epsilons, np.inf])
+    place = np.searchsorted(radii, found.lower)
+    np.testing.assert_array_equal(radii[place], found.lower)
+    attacked = found.clean
+    np.testing.assert_array_equal(found.upper[attacked] <= radii[place + 1][attacked], True)
+    np.testing.assert_array_equal(found.upper[attacked] > found.lower[attacked], True)
+    assert not found.upper[~attacked].any()
+    assert not found.lower[~attacked].any()
+    assert (~attacked).sum() == 2
+
+
+def test_a_larger_radius_breaks_no_fewer_images(found):
+    curve = np.array([found.robust(e) for e in np.linspace(0, 0.2, 30)])
+    np.testing.assert_array_equal(curve[0], found.clean)
+    assert not (curve[1:] & ~curve[:-1]).any()
+    assert 0 < curve[-1].sum() < curve[0].sum()
+
+
+def test_images_are_verified_at_their_distances(tiny, found):
+    images, labels, _ = tiny
+    broken = np.isfinite(found.upper) & found.clean
+    predicted = Network.logits(np, found.adversarial).argmax(axis=1)
+    assert (predicted != labels)[broken].all()
+    np.testing.assert_allclose(
+        geometry.distances(found.adversarial, images, "linf")[broken],
+        found.upper[broken],
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(found.adversarial[~broken], images[~broken])
+
+
+@pytest.mark.slow
+def test_the_verdict_at_a_radius_is_that_of_autoattack(tiny, found):
+    images, labels, _ = tiny
+    for radius in found.epsilons:
+        robust = autoattack(
+            lambda x: Network.logits(jnp, x),
+            images,
+            labels,
+            KEY,
+            epsilon=radius,
+            attacks=("apgd-ce",),
+            batch_size=16,
+        ).robust
+        np.testing.assert_array_equal(found.robust(radius), robust)
+
+
+@pytest.mark.parametrize(
+    ("epsilons", "words"),
+    [
+        ((), "epsilons: none"),
+        ((0.1, 0.1), "epsilons: 0.1, then 0.1; expected ascending"),
+        ((0.2, 0.1), "epsilons: 0.2, then 0.1; expected ascending"),
+        ((0.0, 0.1), "epsilon: 0.0; expected a number above 0"),
+        ((0.1, math.nan), "epsilon: nan; expected"),
+    ],
+)
+def test_bad_radii_are_reported(tiny, epsilons, words):
+    images, labels, _ = tiny
+    with pytest.raises(UserError, match=words):
+        minimal_norms(lambda x: x, images, labels, KEY, epsilons=epsilons)
+
+
+def test_nothing_is_said_of_a_larger_radius(found):
+    with pytest.raises(UserError, match=r"epsilon: 0.3; expected 0 to 0.2, the largest radius"):
+        found.robust(0.3)
+
+
+def test_a_nearer_image_counts_at_smaller_radii():
+    upper = np.array([0.04, math.inf])
+    found = MinimalNorms(
+        (0.05, 0.1), np.array([0.0, 0.1]), upper, None, np.ones(2, bool), np.zeros((2, 1, 1, 1))
+    )
+    np.testing.assert_array_equal(found.robust(0.05), [False, True])
+    np.testing.assert_array_equal(found.robust(0.03), [True, True])

@@ -1,0 +1,80 @@
+"""Robust accuracy against epsilon: the page and the files hold what was found of every image."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bat_jax.report.curve import main
+
+
+@pytest.fixture(scope="module")
+def curve(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curve") / "page"
+    arguments = ["--epsilons", "1/20", "0.1", "0.2", "--attacks", "apgd-ce", "--images=24"]
+    assert main([str(runs[1]), f"--output={folder}", *arguments]) == 0
+    with np.load(folder / "curve.npz", allow_pickle=False) as arrays:
+        return folder, dict(arrays)
+
+
+def test_every_image_has_a_bracket(curve):
+    _, arrays = curve
+    assert {"ids", "labels", "clean", "epsilons", "lower", "upper"} == set(arrays)
+    np.testing.assert_array_equal(arrays["epsilons"], [0.05, 0.1, 0.2])
+    assert len(arrays["ids"]) == 24
+    assert set(arrays["lower"]) <= {0, 0.05, 0.1, 0.2}
+    is_right = arrays["clean"]
+    assert (arrays["lower"] < arrays["upper"])[is_right].all()
+    assert not arrays["upper"][~is_right].any()
+
+
+def test_the_curve_is_that_of_the_images_and_falls(runs, curve):
+    folder, arrays = curve
+    content = json.loads((folder / "curve.json").read_bytes())
+    assert content["attacks"] == ["apgd-ce"]
+    assert (content["norm"], content["state"]) == ("linf", "best")
+    points = content["robust"]
+    assert [point["epsilon"] for point in points] == [0, 0.05, 0.1, 0.2]
+    for point in points:
+        assert point["n"] == 24
+        assert point["accuracy"] == np.mean(arrays["upper"] > point["epsilon"])
+    accuracies = [point["accuracy"] for point in points]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[0] == arrays["clean"].mean() > accuracies[-1]
+    # AutoAttack's first attack leaves no more images than two steps of PGD, at the run's epsilon.
+    with np.load(runs[1] / "examples.npz") as examples:
+        rows = np.searchsorted(examples["ids"], arrays["ids"])
+        np.testing.assert_array_equal(examples["best_clean"][rows], arrays["clean"])
+        assert accuracies[2] <= examples["best_pgd2"][rows].mean()
+
+
+def test_the_page_has_the_curve(curve):
+    folder, _ = curve
+    page = (folder / "report.html").read_text()
+    assert "Robust accuracy against epsilon" in page
+    assert "apgd-ce" in page
+    assert (folder / "figures" / "curve.svg").exists()
+
+
+def test_wrong_input_ends_in_one_line(runs, tmp_path, capsys):
+    run = str(runs[0])
+    for arguments, words in (
+        ([run, "--images=0"], "--images is 0; expected 1 or more"),
+        ([run, "--output="], "--output is empty"),
+        ([str(tmp_path)], "no such file; expected the folder of a run"),
+        ([run, "--norm=l2"], "--norm is l2, and linf in"),
+        ([run, "--epsilons", "0.2", "0.1"], "epsilons: 0.2, then 0.1; expected ascending radii"),
+    ):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("bat_jax.report.curve: ")
+        assert words in line
+    for arguments, words in (
+        (["--epsilons", "8/0"], "'8/0': expected a number or a fraction, such as 8/255"),
+        (["--norm=l3"], "argument --norm: invalid choice: 'l3'"),
+        (["--attacks", "pgd"], "argument --attacks: invalid choice: 'pgd'"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([run, *arguments])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
