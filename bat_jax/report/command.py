@@ -7,7 +7,7 @@ from collections.abc import Callable
 from bat_jax.errors import UserError
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
-from bat_jax.runtime.storage import AnyPath
+from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.trouble import CheckpointError
 
 
@@ -24,8 +24,6 @@ def finish(parser: Parser, write: Callable[[], AnyPath], output: str) -> int:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     try:
-        if output == "":
-            raise UserError("--output is empty; expected a folder")
         with quiet():
             path = write()
     except UserError as error:
@@ -36,3 +34,14 @@ def finish(parser: Parser, write: Callable[[], AnyPath], output: str) -> int:
         return parser.failed(f"{error.filename or output}: {error.strerror or error}", 1)
     print(f"report: {path}")
     return 0
+
+
+def output_folder(output: str | AnyPath) -> AnyPath:
+    """Returns the folder of a page.
+
+    Raises:
+      UserError: it has no name.
+    """
+    if str(output) == "":
+        raise UserError("--output is empty; expected a folder")
+    return as_path(output)

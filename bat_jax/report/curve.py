@@ -26,7 +26,7 @@ from bat_jax.attacks.versions import Name
 from bat_jax.data import Split
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import STATES, Accuracy, percent
-from bat_jax.report.command import finish
+from bat_jax.report.command import finish, output_folder
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.style import Chart, legend, line
@@ -100,6 +100,7 @@ def curve(
     if images is not None and images < 1:
         raise UserError(f"--images is {images}; expected 1 or more")
     place = as_path(run)
+    folder = None if output is None else output_folder(output)
     experiment = read_run(place, ConfigDict({"evaluation": {"subset": images}}))
     config, test = experiment.config, experiment.test_images()
     norm = config.attack.norm if norm is None else norm
@@ -124,7 +125,7 @@ def curve(
         progress=sys.stderr.isatty(),
         devices=experiment.mesh.local_devices,
     )
-    folder = place / f"curve-{norm}" if output is None else as_path(output)
+    folder = place / f"curve-{norm}" if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     write_npz(folder / "curve.npz", _arrays(test, found))
     write_json(

@@ -21,7 +21,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
 from bat_jax.evaluation.records import Accuracy, Measure
 from bat_jax.evaluation.transfer import Trained, transfer
-from bat_jax.report.command import finish
+from bat_jax.report.command import finish, output_folder
 from bat_jax.report.comparison import different, names_of
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
@@ -75,13 +75,14 @@ def transfers(
         or a run has no intact checkpoint.
       CheckpointError: a system error prevented reading one.
     """
+    folder = output_folder(output)
     if images is not None and images < 1:
         raise UserError(f"--images is {images}; expected 1 or more")
     if len(folders) < 2:
         raise UserError(f"transfer: got {len(folders)} run(s); expected two or more")
     places = [as_path(folder) for folder in folders]
     different(places)
-    names, folder = names_of(places), as_path(output)
+    names = names_of(places)
     subset = ConfigDict({"evaluation": {"subset": images}})
     runs = [read_run(place, subset) for place in places]
     _check_alike(places, runs)

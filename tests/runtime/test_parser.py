@@ -9,6 +9,7 @@ from bat_jax.memorization.export import main as export
 from bat_jax.report.__main__ import main as report
 from bat_jax.report.curve import main as curve
 from bat_jax.report.transfer import main as transfer
+from bat_jax.report.union import main as union
 
 COMMANDS = {
     "bat_jax.data.audit": audit,
@@ -18,6 +19,7 @@ COMMANDS = {
     "bat_jax.report": report,
     "bat_jax.report.curve": curve,
     "bat_jax.report.transfer": transfer,
+    "bat_jax.report.union": union,
 }
 
 
