@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from bat_jax import keys
 from bat_jax.attacks import anytime, checks, geometry, sampling, single, versions
+from bat_jax.attacks import chosen as chosen_classes
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
+from bat_jax.attacks.chosen import Reaching
 from bat_jax.attacks.classifier import HostImages, LogitsFn, RandomLogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop, Outcome
 from bat_jax.attacks.geometry import Norm
@@ -48,6 +50,7 @@ class Result:
       draws: of a randomised model, how many draws voted on every image, clean and attacked; None
         for a deterministic model.
       eot: of a randomised model, in how many draws every iterate of an attack was evaluated.
+      target_classes: the classes that attacks had to reach; None if any wrong class would do.
     """
 
     robust: Bool[np.ndarray, " images"]
@@ -57,6 +60,7 @@ class Result:
     sample: Sample | None
     draws: int | None
     eot: int | None
+    target_classes: tuple[int, ...] | None
     _adversarial: HostImages | None = dataclasses.field(repr=False)
 
     @property
@@ -111,6 +115,7 @@ def autoattack(
     restarts: Mapping[Name, int] | None = None,
     eot: int | None = None,
     draws: int = 21,
+    target_classes: Sequence[int] | None = None,
     batch_size: int = 256,
     path: str | os.PathLike[str] | None = None,
     keep_adversarial: bool = True,
@@ -141,6 +146,9 @@ def autoattack(
     gradient. The iterate that most draws misclassify is then judged by draws of its own: an image
     is broken if at most half of them classify x, or x', correctly. Every image has its own draws.
 
+    With target classes, an image that the model classifies correctly is broken only by an x' that
+    it classifies as one of them: all attacks then search for those (`bat_jax.attacks.chosen`).
+
     Args:
       logits_fn: [0, 1] images, NHWC, to logits; any JAX function, closed over its parameters. It
         must treat images independently and be deterministic, with `eot` given the key.
@@ -156,6 +164,7 @@ def autoattack(
       restarts: how often attacks start, by name, instead of as often as in the version.
       eot: for a randomised model, its draws per iterate; of `apgd-ce` and `apgd-dlr` only.
       draws: for a randomised model, how many further draws vote on every image.
+      target_classes: the classes that attacks must reach, other than the label; None for any.
       batch_size: how many images to attack at a time, over all local devices together.
       path: an .npz file that the verdicts are written to after every batch. If it exists, the
         evaluation resumes from it.
@@ -185,10 +194,13 @@ def autoattack(
     ranks = None if tolerance is None else sampling.ranks(image_keys)
     key_impl = None if eot is None else jax.random.key_impl(image_keys)
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices, key_impl=key_impl)
-    judge = Judge(engine, host_labels, image_keys, None if eot is None else draws)
+    classes = None if target_classes is None else tuple(target_classes)
+    judge = Judge(engine, host_labels, image_keys, None if eot is None else draws, classes)
     logits, is_correct = judge(host_images, np.arange(len(host_labels)), 0)
     num_classes = logits.shape[1]
     checks.labels_in_range(host_labels, num_classes)
+    if classes is not None:
+        chosen_classes.check(classes, host_labels, num_classes, chosen)
     checks.warn_if_random(logits_fn, host_images[:16], None if eot is None else image_keys[0])
     checks.warn_if_probabilities(logits)
 
@@ -212,14 +224,20 @@ def autoattack(
             settings["starts"] = [starts[name] for name in names]
         if eot is not None:
             settings |= {"eot": eot, "draws": draws}
+        if classes is not None:
+            settings["target_classes"] = [int(one) for one in classes]
         file = VerdictFile(as_path(path), settings)
         file.resume(verdicts, host_images)
 
+    attack_list = [versions.create(name, radius, norm, version, eot) for name in names]
     strongest = single.strongest(logits, _NUM_TARGETS)
+    if classes is not None:
+        attack_list = [Reaching(attack, classes) for attack in attack_list]
+        strongest = chosen_classes.strongest(logits, host_labels, classes, _NUM_TARGETS)
     evaluation = _Evaluation(
         engine,
         judge,
-        [versions.create(name, radius, norm, version, eot) for name in names],
+        attack_list,
         names,
         host_images,
         host_labels,
@@ -244,7 +262,7 @@ def autoattack(
         sample = evaluation.run_sampled(ranks, tolerance, confidence)
     if file is not None:
         file.write(verdicts)
-    return _result(names, verdicts, sample, draws=judge.draws, eot=eot)
+    return _result(names, verdicts, sample, draws=judge.draws, eot=eot, classes=classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -364,6 +382,7 @@ def _result(
     *,
     draws: int | None,
     eot: int | None,
+    classes: tuple[int, ...] | None,
 ) -> Result:
     by_attack = {name: verdicts.broken_by == number for number, name in enumerate(names)}
     for number, name in enumerate(names):
@@ -380,6 +399,7 @@ def _result(
         sample=sample,
         draws=draws,
         eot=eot,
+        target_classes=classes,
         _adversarial=verdicts.adversarial,
     )
 

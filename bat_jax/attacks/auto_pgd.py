@@ -5,6 +5,7 @@ Parameter-free Attacks, arXiv:2003.01690, section 4.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -247,6 +248,7 @@ def apgd_targeted(
     norm: Norm = "linf",
     num_iterations: int = 100,
     num_targets: int = 9,
+    target_classes: Sequence[int] | None = None,
     rho: float = 0.75,
     batch_size: int = 256,
     loop: Loop | None = None,
@@ -263,6 +265,8 @@ def apgd_targeted(
       num_iterations: iterations per target.
       num_targets: how many classes to try, from the second largest clean logit down, at most all
         wrong classes. An image misclassified as any class is done.
+      target_classes: the classes to try, by descending clean logit, at most `num_targets`; then
+        only an image misclassified as one of them is done.
       rho: fraction of rising iterations below which the step size is halved; unused in L1.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.
@@ -279,6 +283,7 @@ def apgd_targeted(
         epsilon=epsilon,
         norm=norm,
         num_targets=num_targets,
+        target_classes=target_classes,
         batch_size=batch_size,
         loop=loop,
     )

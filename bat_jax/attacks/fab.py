@@ -5,6 +5,7 @@ Attack, arXiv:1907.02044; targeted as in arXiv:2003.01690.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -271,6 +272,7 @@ def fab_targeted(
     norm: Norm = "linf",
     num_iterations: int = 100,
     num_targets: int = 9,
+    target_classes: Sequence[int] | None = None,
     batch_size: int = 256,
     loop: Loop | None = None,
 ) -> Images:
@@ -286,6 +288,8 @@ def fab_targeted(
       num_iterations: iterations per target.
       num_targets: how many classes to try, from the second largest clean logit down, at most all
         wrong classes.
+      target_classes: the classes to try, by descending clean logit, at most `num_targets`; then
+        only an image misclassified as one of them is done.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.
 
@@ -301,6 +305,7 @@ def fab_targeted(
         epsilon=epsilon,
         norm=norm,
         num_targets=num_targets,
+        target_classes=target_classes,
         batch_size=batch_size,
         loop=loop,
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bat_jax.attacks import checks
+from bat_jax.attacks import checks, chosen
 from bat_jax.attacks.classifier import HostImages
 from bat_jax.attacks.engine import Engine, Purpose, folded
 
@@ -22,12 +22,14 @@ class Judge:
       labels: y, of all images.
       keys: one key per image.
       draws: how many draws of a randomised model vote; None for a deterministic model.
+      classes: those that count as wrong in all sittings but the first; None for all.
     """
 
     engine: Engine
     labels: Int[np.ndarray, " images"]
     keys: Key[Array, " images"]
     draws: int | None
+    classes: tuple[int, ...] | None = None
 
     def __call__(
         self, images: HostImages, rows: Int[np.ndarray, " batch"], sitting: int
@@ -45,12 +47,23 @@ class Judge:
         labels = self.labels[rows]
         if self.draws is None:
             logits = self.engine.logits(images)
-            return logits, checks.correct(logits, labels)
+            return logits, self._is_right(logits, labels, sitting)
         words = np.asarray(_words(self.keys, jnp.int32(sitting), self.draws))[:, rows]
         drawn = [self.engine.logits(images, key_data) for key_data in words]
-        num_right = np.sum([checks.correct(logits, labels) for logits in drawn], axis=0)
+        num_right = np.sum([self._is_right(logits, labels, sitting) for logits in drawn], axis=0)
         mean = np.mean(drawn, axis=0)
         return mean, (2 * num_right > self.draws) & ~np.isnan(mean).any(axis=1)
+
+    def _is_right(
+        self,
+        logits: Float[np.ndarray, "batch classes"],
+        labels: Int[np.ndarray, " batch"],
+        sitting: int,
+    ) -> Bool[np.ndarray, " batch"]:
+        if self.classes is None or sitting == 0:
+            return checks.correct(logits, labels)
+        is_reached = chosen.reached(logits, labels, self.classes)
+        return ~is_reached & ~np.isnan(logits).any(axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=2)

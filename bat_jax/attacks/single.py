@@ -1,13 +1,13 @@
 """Runs a single attack on any number of images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from bat_jax import keys
-from bat_jax.attacks import checks
+from bat_jax.attacks import checks, chosen
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop
@@ -26,6 +26,7 @@ def run(
     norm: Norm,
     batch_size: int,
     num_targets: int = 0,
+    target_classes: Sequence[int] | None = None,
     loop: Loop | None = None,
 ) -> Images:
     """Returns the adversarial images of one attack; arguments as in the attacks' own functions.
@@ -42,6 +43,11 @@ def run(
     checks.labels_in_range(host_labels, logits.shape[1])
     checks.enough_classes(type(attack).__name__, attack.min_classes, logits.shape[1])
     targets = strongest(logits, num_targets) if num_targets else host_labels[:, None]
+    if target_classes is not None:
+        classes = tuple(target_classes)
+        chosen.check(classes, host_labels, logits.shape[1])
+        targets = chosen.strongest(logits, host_labels, classes, num_targets)
+        attack = chosen.Reaching(attack, classes)
     parts = [
         engine.run(
             attack,
