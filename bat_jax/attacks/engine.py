@@ -312,8 +312,14 @@ class Engine:
                     first, last, lambda i, state: attack.step(logits_fn, problem, i, state), state
                 )
 
+            def begin(problem: Problem) -> Any:
+                # `step` returns strong types; a weak one would compile the first step separately.
+                return jax.tree.map(
+                    lambda leaf: jnp.asarray(leaf, leaf.dtype), attack.begin(problem)
+                )
+
             self._programs[attack, shape] = (
-                self._compiled(attack.begin, shared=(True,)),
+                self._compiled(begin, shared=(True,)),
                 self._compiled(advance, shared=(False, False, False, True, True), donate=(4,)),
             )
         return self._programs[attack, shape]

@@ -1,12 +1,14 @@
 """AutoAttack's verdicts are the worst case, verified, for any batches and devices."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bat_jax.attacks import autoattack, geometry
-from bat_jax.attacks.engine import Engine
+from bat_jax.attacks.engine import Engine, Purpose
 from bat_jax.errors import UserError
 from tests.attacks import linear
 
@@ -108,6 +110,44 @@ def test_no_batch_recompiles(problem):
 
     # Five batches take no more traces of the model than two: one per batch shape.
     assert run(16) == run(40)
+
+
+class Counter(NamedTuple):
+    """The state of an attack that begins with weak types, as `jnp.full` gives them."""
+
+    adversarial: Any
+    found: Any
+    done: Any
+    flat: Any
+    loss: Any
+
+
+class Counting:
+    """Counts the traces of its step."""
+
+    epsilon, norm, min_classes, num_steps, segment = 0.1, "linf", 2, 4, 2
+    purpose = Purpose.SQUARE
+
+    def __init__(self):
+        self.traces = 0
+
+    def begin(self, problem):
+        no = jnp.zeros(len(problem.images), bool)
+        return Counter(problem.images, no, no, no, jnp.full(len(problem.images), jnp.inf))
+
+    def step(self, logits_fn, problem, number, state):
+        self.traces += 1
+        return state._replace(loss=jnp.min(logits_fn(state.adversarial), axis=1))
+
+
+def test_the_first_step_is_not_compiled_separately():
+    attack = Counting()
+    engine = Engine(lambda x: x[:, 0, :6, 0], batch_size=8, devices=jax.devices()[:1])
+    labels = np.zeros(8, np.int32)
+    images = np.zeros((8, *linear.SHAPE), np.float32)
+    keys = jax.random.split(jax.random.key(0), 8)
+    engine.run(attack, images, labels, labels[:, None], keys)
+    assert attack.traces == 1
 
 
 def test_the_model_is_traced_once_per_shape_and_its_arrays_are_not_embedded():
