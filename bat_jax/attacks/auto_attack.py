@@ -6,6 +6,7 @@ Parameter-free Attacks, arXiv:2003.01690.
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ class Result:
       by_attack: per attack, in the order they ran, which images it broke; a broken image is not
         attacked again.
       is_nan: whether logits were NaN, clean or attacked; such images count as broken.
+      seconds: per attack, its wall time, including compilation and earlier calls with the same
+        path.
       sample: of a tolerance, the images that its last attacks were run on; None if all attacks were
         run on all images that withstood the previous ones.
       draws: of a randomised model, how many draws voted on every image, clean and attacked; None
@@ -57,6 +60,7 @@ class Result:
     clean: Bool[np.ndarray, " images"]
     by_attack: Mapping[str, Bool[np.ndarray, " images"]]
     is_nan: Bool[np.ndarray, " images"]
+    seconds: Mapping[str, float]
     sample: Sample | None
     draws: int | None
     eot: int | None
@@ -334,11 +338,13 @@ class _Evaluation:
         """Runs one attack on a batch, and verifies what it claims."""
         if not len(rows):
             return
+        began = time.perf_counter()
         x, y = self.images[rows], self.labels[rows]
         attack = self.attacks[number]
         scale = None if self.scale is None else self.scale[rows]
         outcome = self.engine.run(attack, x, y, self.targets[number][rows], self.keys[rows], scale)
         _verify(self.judge, attack, number, rows, x, scale, outcome, self.verdicts)
+        self.verdicts.seconds[number] += time.perf_counter() - began
 
     def _bar(self, title: str, total: int) -> tqdm:
         return tqdm(total=total, desc=title, unit="image", disable=not self.progress)
@@ -396,6 +402,7 @@ def _result(
         clean=verdicts.broken_by != CLEAN_ERROR,
         by_attack=by_attack,
         is_nan=verdicts.is_nan,
+        seconds=dict(zip(names, verdicts.seconds.tolist(), strict=True)),
         sample=sample,
         draws=draws,
         eot=eot,

@@ -27,6 +27,7 @@ class Verdicts:
       broken_by: the number of the attack that broke the image, `CLEAN_ERROR` or `STANDING`.
       is_nan: whether its logits were NaN, clean or attacked.
       flat: per attack, whether a gradient was zero.
+      seconds: per attack, the wall time so far.
       adversarial: x', or x for robust images; None if not kept.
       attack: the number of the current attack.
       batches: how many batches of the current attack are done.
@@ -45,6 +46,7 @@ class Verdicts:
         self.broken_by = np.where(is_correct, STANDING, CLEAN_ERROR).astype(np.int8)
         self.is_nan = np.isnan(clean_logits).any(axis=1)
         self.flat = np.zeros((num_attacks, len(is_correct)), bool)
+        self.seconds = np.zeros(num_attacks)
         self.adversarial = adversarial
         self.attack = 0
         self.batches = 0
@@ -106,6 +108,7 @@ class VerdictFile:
             "broken_by": verdicts.broken_by,
             "is_nan": verdicts.is_nan,
             "flat": verdicts.flat,
+            "seconds": verdicts.seconds,
             "progress": np.array([verdicts.attack, verdicts.batches]),
         }
         if verdicts.drawn:
@@ -146,6 +149,8 @@ class VerdictFile:
             )
         verdicts.broken_by, verdicts.is_nan = saved["broken_by"], saved["is_nan"]
         verdicts.flat = saved["flat"]
+        # Files of earlier versions lack it.
+        verdicts.seconds = saved.get("seconds", verdicts.seconds)
         verdicts.attack, verdicts.batches = (int(number) for number in saved["progress"])
         verdicts.drawn = int(saved.get("drawn", 0))
         population = len(verdicts.left_for(verdicts.attack))
@@ -163,6 +168,8 @@ class VerdictFile:
             "flat": (verdicts.flat, None),
             "progress": (np.zeros(2, np.int64), (0, max(num_attacks, len(verdicts.is_nan)))),
         }
+        if "seconds" in saved:
+            layout["seconds"] = (verdicts.seconds, (0, np.finfo(np.float64).max))
         if "drawn" in saved:
             layout["drawn"] = (np.zeros((), np.int64), (1, len(verdicts.is_nan)))
         for name, (like, limits) in layout.items():

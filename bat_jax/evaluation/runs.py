@@ -64,7 +64,12 @@ _STATE = Object(
         ),
     },
 )
-RESULTS = Object({"seconds": Number(low=0)}, dict.fromkeys(EVALUATED, _STATE))
+_SECONDS = Number(low=0)
+_ATTACK_SECONDS = Object({}, dict.fromkeys(EVALUATED, Object(others=_SECONDS)))
+RESULTS = Object(
+    {"seconds": _SECONDS},
+    {**dict.fromkeys(EVALUATED, _STATE), "attack_seconds": _ATTACK_SECONDS},
+)
 
 _RECORD = Object({"step": _COUNT, "epoch": Number(low=0), "split": Text()}, {}, Number())
 

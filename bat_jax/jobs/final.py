@@ -63,6 +63,7 @@ def evaluate(
     examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
     done: dict[int, dict[str, Any]] = {}
     attacked_at: dict[int, _Attacked] = {}
+    attack_seconds: dict[str, dict[str, float]] = {}
     corrupted, on_corrupted = experiment.corrupted, dict[int, _Shares]()
     for name, saved in states.items():
         step = int(saved.state.step)
@@ -102,6 +103,7 @@ def evaluate(
             is_correct = verdict.stands if isinstance(verdict, Sampled) else verdict
             examples[f"{name}_{attack}"] = is_correct
         if attacked is not None:
+            attack_seconds[name] = attacked.seconds
             found[name]["broken_by"] = {
                 attack: int(is_broken.sum()) for attack, is_broken in attacked.broken_by.items()
             }
@@ -111,6 +113,8 @@ def evaluate(
                 found[name]["sample"] = attacked.sample.to_json()
                 examples[f"{name}_not_run"] = attacked.sampled.not_run
     found["seconds"] = round(seconds, 1)
+    if attack_seconds:
+        found["attack_seconds"] = attack_seconds
     with distributed.agreed():
         if distributed.is_main():
             write_npz(workdir / "examples.npz", examples)
@@ -149,11 +153,13 @@ class _Attacked(NamedTuple):
     Attributes:
       sampled: the verdicts, and which images all attacks were run on.
       broken_by: which images each of the attacks broke.
+      seconds: wall time of each of the attacks, on the slowest process.
       sample: the sample that the last attacks were run on; None if it is everything.
     """
 
     sampled: Sampled
     broken_by: dict[str, Bool[np.ndarray, " images"]]
+    seconds: dict[str, float]
     sample: SampleRecord | None
 
     @property
@@ -205,15 +211,18 @@ def _gathered(result: Result) -> _Attacked:
     verdicts = (robust, in_population, is_drawn, part)
     sampled = Sampled(*(distributed.concatenated(rows) for rows in verdicts))
     broken_by = {name: distributed.concatenated(b) for name, b in result.by_attack.items()}
+    times = distributed.concatenated(np.array([[*result.seconds.values()]], np.float32))
+    longest = (round(float(most), 1) for most in times.max(axis=0))
+    seconds = dict(zip(broken_by, longest, strict=True))
     low, high = (round(end * len(robust)) for end in result.interval)
     counts = distributed.concatenated(np.array([[low, high, num_sampled]], np.int32))
     most_sampled = int(counts[:, 2].max())
     if not most_sampled:
-        return _Attacked(sampled, broken_by, None)
+        return _Attacked(sampled, broken_by, seconds, None)
     ends = counts[:, :2].sum(axis=0) / len(sampled.stands)
     attacks = tuple(broken_by)[-most_sampled:]
     record = SampleRecord.of(sampled, attacks, (float(ends[0]), float(ends[1])))
-    return _Attacked(sampled, broken_by, record)
+    return _Attacked(sampled, broken_by, seconds, record)
 
 
 def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, " rows"]]:

@@ -59,7 +59,8 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
     config.checkpoints = ("last",)
     again, workdir = evaluate_run(config)
     assert workdir == folder / "evaluation-linf-0.05"
-    assert set(again) == {"last", "seconds"}
+    assert set(again) == {"last", "seconds", "attack_seconds"}
+    assert again["attack_seconds"]["last"]["apgd-ce"] > 0
     test = again["last"]["test"]
     assert test["autoattack"]["n"] == 48
     assert test["autoattack"]["accuracy"] <= test["pgd2"]["accuracy"] <= test["clean"]["accuracy"]

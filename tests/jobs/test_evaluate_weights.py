@@ -69,7 +69,7 @@ def test_accuracies_are_those_of_the_model(weights, evaluated):
     _, model, variables = weights
     results, workdir = evaluated
     assert workdir.parts[-2:] == ("runs", "published-linf-0.03137")
-    assert set(results) == {"weights", "seconds"}
+    assert set(results) == {"weights", "seconds", "attack_seconds"}
     found = runs.read(workdir)
     assert found.config["model"]["name"] == "small_cnn"
     assert found.config["model"]["mean"] == [0.25]
