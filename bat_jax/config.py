@@ -233,6 +233,9 @@ _TEST: dict[str, fields.Field] = {
     # the other attacks, until the interval of robust accuracy is at most this wide: 0.003 is 0.3
     # points. By default every attack is run on all images.
     "tolerance": Real(None, above=0, below=1),
+    # The precision in which AutoAttack searches. Only what the float32 network misclassifies too is
+    # broken. bfloat16 is faster on accelerators, not on CPU.
+    "search_dtype": Choice("float32", ("float32", "bfloat16")),
     # The states that AutoAttack attacks: best, last. It takes most of an evaluation's time.
     "attacked": _STATES,
     # Report accuracies per class or per superclass (the 20 coarse labels of CIFAR-100) too.
@@ -361,6 +364,7 @@ _EVALUATION: Schema = {
     "evaluation": {
         **{name: optional(field) for name, field in {**_PGD, **_TEST}.items()},
         "attacked": _STATES,  # Every state that is evaluated.
+        "search_dtype": _TEST["search_dtype"],  # Never the run's own.
         "tolerance": _TEST["tolerance"],  # Never the run's own: by default the verdict is exact.
         "corruptions": _CORRUPTIONS,
     },

@@ -128,6 +128,7 @@ def autoattack(
     progress: bool = False,
     loop: Loop | None = None,
     devices: Sequence[jax.Device] | None = None,
+    search_fn: LogitsFn | None = None,
 ) -> Result:
     """Runs a sequence of attacks, each on the images not yet broken.
 
@@ -144,6 +145,11 @@ def autoattack(
     `images` is no wider than the tolerance; `bat_jax.attacks.anytime` has the formula. An image
     that was not drawn counts as robust in `Result.robust`, not in `Result.interval`. Calls with the
     same path continue: with a smaller tolerance, or with None to the exact verdict.
+
+    With a `search_fn`, the attacks evaluate that function, at the back end's default precision of
+    matrix products, and `logits_fn` at the highest decides on every image they return: only if it
+    is wrong there, the image is broken. An image of which it is right was broken by rounding; it is
+    attacked again through `logits_fn`.
 
     A randomised model, `logits_fn(images, key)`, is attacked by the version `rand`, or by an `eot`:
     each iterate is evaluated in that many draws, and the attack follows the means of loss and
@@ -180,6 +186,8 @@ def autoattack(
       progress: whether to show a progress bar per attack, with the number of robust images.
       loop: see `bat_jax.attacks.engine.Engine`.
       devices: the devices that share each batch; defaults to all local ones.
+      search_fn: the model in a lower precision, such as the same network in bfloat16; or
+        `logits_fn` itself, for TensorFloat-32 on GPUs that have it. Of deterministic models only.
 
     Returns:
       The verdicts, as NumPy arrays in the order of `images`.
@@ -193,6 +201,7 @@ def autoattack(
     starts = versions.starts(version, norm, restarts, chosen)
     eot = versions.draws_per_iterate(version, eot, draws, chosen)
     checks.takes_key(logits_fn, is_random=eot is not None)
+    checks.searches(search_fn, is_random=eot is not None)
     sampling.check(tolerance, confidence, chosen)
     image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     ranks = None if tolerance is None else sampling.ranks(image_keys)
@@ -207,6 +216,12 @@ def autoattack(
         chosen_classes.check(classes, host_labels, num_classes, chosen)
     checks.warn_if_random(logits_fn, host_images[:16], None if eot is None else image_keys[0])
     checks.warn_if_probabilities(logits)
+    search = engine
+    if search_fn is not None:
+        search = Engine(
+            search_fn, batch_size=batch_size, loop=loop, devices=devices, precision="default"
+        )
+        checks.same_model(search.logits(host_images[:batch_size]), logits[:batch_size])
 
     names = versions.possible(chosen, num_classes)
     adversarial = host_images.copy() if keep_adversarial else None
@@ -230,6 +245,8 @@ def autoattack(
             settings |= {"eot": eot, "draws": draws}
         if classes is not None:
             settings["target_classes"] = [int(one) for one in classes]
+        if search_fn is not None:
+            settings["search_fn"] = True
         file = VerdictFile(as_path(path), settings)
         file.resume(verdicts, host_images)
 
@@ -239,6 +256,7 @@ def autoattack(
         attack_list = [Reaching(attack, classes) for attack in attack_list]
         strongest = chosen_classes.strongest(logits, host_labels, classes, _NUM_TARGETS)
     evaluation = _Evaluation(
+        search,
         engine,
         judge,
         attack_list,
@@ -271,9 +289,13 @@ def autoattack(
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
-    """The attacks on all images, and the verdicts so far."""
+    """The attacks on all images, and the verdicts so far.
 
-    engine: Engine
+    The attacks run in `search`; images that it breaks and `judge` does not are attacked in `exact`.
+    """
+
+    search: Engine
+    exact: Engine
     judge: Judge
     attacks: Sequence[Attack]
     names: Sequence[str]
@@ -290,7 +312,7 @@ class _Evaluation:
         """Runs the rest of one attack on all images that withstood the previous ones."""
         verdicts = self.verdicts
         rows = verdicts.left_for(number)
-        parts = single.batches(rows, self.engine.batch_size)
+        parts = single.batches(rows, self.exact.batch_size)
         with self._bar(self.names[number], len(rows)) as bar:
             bar.update(sum(len(part) for part in parts[: verdicts.batches]))
             for part in parts[verdicts.batches :]:
@@ -314,13 +336,13 @@ class _Evaluation:
         order = rows[np.argsort(ranks[rows])]
         # The current attack may have begun without a tolerance, on these images.
         is_attacked = np.zeros(len(self.labels), bool)
-        is_attacked[rows[: verdicts.batches * self.engine.batch_size]] = True
+        is_attacked[rows[: verdicts.batches * self.exact.batch_size]] = True
         found = Sample.of(tuple(self.names[first:]), order, confidence)
-        for part in single.batches(order[: verdicts.drawn], self.engine.batch_size):
+        for part in single.batches(order[: verdicts.drawn], self.exact.batch_size):
             found = found.extended(verdicts.broken_by[part] != STANDING)
         with self._bar(" and ".join(found.attacks), len(order)) as bar:
             bar.update(found.drawn)
-            for part in single.batches(order[found.drawn :], self.engine.batch_size):
+            for part in single.batches(order[found.drawn :], self.exact.batch_size):
                 if tolerance is not None and found.is_within(tolerance * len(self.labels)):
                     return found
                 for number in range(first, len(self.names)):
@@ -339,12 +361,21 @@ class _Evaluation:
         if not len(rows):
             return
         began = time.perf_counter()
+        refuted = self._attacked(self.search, number, rows)
+        if self.search is not self.exact and len(refuted):
+            self._attacked(self.exact, number, refuted)
+        self.verdicts.seconds[number] += time.perf_counter() - began
+
+    def _attacked(
+        self, engine: Engine, number: int, rows: Int[np.ndarray, " batch"]
+    ) -> Int[np.ndarray, " refuted"]:
+        """Attacks in one engine, and returns the images whose break is not confirmed."""
         x, y = self.images[rows], self.labels[rows]
         attack = self.attacks[number]
         scale = None if self.scale is None else self.scale[rows]
-        outcome = self.engine.run(attack, x, y, self.targets[number][rows], self.keys[rows], scale)
+        outcome = engine.run(attack, x, y, self.targets[number][rows], self.keys[rows], scale)
         _verify(self.judge, attack, number, rows, x, scale, outcome, self.verdicts)
-        self.verdicts.seconds[number] += time.perf_counter() - began
+        return rows[outcome.found & (self.verdicts.broken_by[rows] == STANDING)]
 
     def _bar(self, title: str, total: int) -> tqdm:
         return tqdm(total=total, desc=title, unit="image", disable=not self.progress)

@@ -26,6 +26,10 @@ GivenRadius = float | Shaped[Array | np.ndarray, "..."]
 NORMS = ("linf", "l2", "l1")
 
 
+# The share of clean images that a model in another precision may classify differently.
+_MOST_DIFFERENT = 0.05
+
+
 class RobustnessWarning(UserWarning):
     """The robust accuracy may be misleading."""
 
@@ -176,7 +180,9 @@ def radii(
     return 1.0, scale
 
 
-def takes_key(logits_fn: LogitsFn | RandomLogitsFn, *, is_random: bool) -> None:
+def takes_key(
+    logits_fn: LogitsFn | RandomLogitsFn, *, is_random: bool, name: str = "logits_fn"
+) -> None:
     """Rejects a function of images as a randomised model, and a function of a key as another."""
     expected = ("images", "key") if is_random else ("images",)
     try:
@@ -192,8 +198,38 @@ def takes_key(logits_fn: LogitsFn | RandomLogitsFn, *, is_random: bool) -> None:
             else "a randomised model, logits_fn(images, key), needs version='rand'"
         )
         raise UserError(
-            f"logits_fn: takes {signature}; expected ({', '.join(expected)}): {reason}"
+            f"{name}: takes {signature}; expected ({', '.join(expected)}): {reason}"
         ) from None
+
+
+def searches(search_fn: LogitsFn | None, *, is_random: bool) -> None:
+    """Rejects a search function that takes a key, or that comes with a randomised model."""
+    if search_fn is None:
+        return
+    if is_random:
+        raise UserError(
+            "search_fn: given with eot; expected None, because a randomised model is attacked by"
+            " draws of itself"
+        )
+    takes_key(search_fn, is_random=False, name="search_fn")
+
+
+def same_model(
+    found: Float[np.ndarray, "images found"], logits: Float[np.ndarray, "images classes"]
+) -> None:
+    """Rejects a search function of other classes, and warns of one that predicts others."""
+    if found.shape != logits.shape:
+        raise UserError(
+            f"search_fn: returned logits of {found.shape[1]} classes; expected {logits.shape[1]},"
+            " those of logits_fn"
+        )
+    differ = int((found.argmax(axis=1) != logits.argmax(axis=1)).sum())
+    if differ > _MOST_DIFFERENT * len(logits):
+        _warn(
+            f"search_fn: predicts another class than logits_fn for {differ} of {len(logits)}"
+            " images. Attacks that search another model find fewer adversarial images: give the"
+            " same network in a lower precision, or leave search_fn out"
+        )
 
 
 def warn_if_random(

@@ -161,6 +161,7 @@ class Engine:
       devices: the devices that share each batch; defaults to all local ones.
       key_impl: the implementation of keys, if `logits_fn` takes images and a key; see
         `TracedModel`.
+      precision: of matrix products, as in `jax.default_matmul_precision`.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Engine:
         loop: Loop | None = None,
         devices: Sequence[jax.Device] | None = None,
         key_impl: Any = None,
+        precision: str = "highest",
     ) -> None:
         devices = jax.local_devices() if devices is None else list(devices)
         mesh = jax.make_mesh(
@@ -179,7 +181,7 @@ class Engine:
         replicated = NamedSharding(mesh, PartitionSpec())
         self._shared = NamedSharding(mesh, PartitionSpec("images"))
         self._model = TracedModel(
-            logits_fn, lambda array: jax.device_put(array, replicated), key_impl
+            logits_fn, lambda array: jax.device_put(array, replicated), key_impl, precision
         )
         self._loop = _loop() if loop is None else loop
         parts = range(1, _PARTS + 1)
@@ -189,6 +191,7 @@ class Engine:
         self._forward: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._programs: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
         self._key_impl = key_impl
+        self._precision = precision
         self.batch_size = batch_size
 
     def logits(
@@ -343,7 +346,7 @@ class Engine:
         compiled = jax.jit(mapped, donate_argnums=donate)
 
         def call(*arguments: Any) -> Any:
-            with jax.default_matmul_precision("highest"):
+            with jax.default_matmul_precision(self._precision):
                 return compiled(*arguments)
 
         return call

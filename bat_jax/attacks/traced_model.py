@@ -26,6 +26,7 @@ class TracedModel:
       place: puts an array on the devices of the programs.
       key_impl: the implementation of the keys that a randomised model takes, one per image. Every
         image is evaluated by itself, so that its draws do not depend on the rest of the batch.
+      precision: of matrix products whose operands are float32.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class TracedModel:
         logits_fn: LogitsFn | RandomLogitsFn,
         place: Callable[[Any], Any],
         key_impl: Any = None,
+        precision: str = "highest",
     ) -> None:
         # Constants of a jitted function are inaccessible, so unwrap it.
         self._logits_fn: Callable[..., Any] = (
@@ -42,6 +44,7 @@ class TracedModel:
         )
         self._place = place
         self._key_impl = key_impl
+        self._precision = precision
         self._traces: dict[tuple[int, ...], ClosedJaxpr] = {}
         # Keeps the original alive, because ids are unique only among live objects.
         self._placed: dict[int, tuple[Any, Any]] = {}
@@ -74,7 +77,7 @@ class TracedModel:
             if self._key_impl is not None:
                 key = jax.random.key(0, impl=self._key_impl)
                 inputs.append(jax.ShapeDtypeStruct(shape[:1], key.dtype))
-            with jax.default_matmul_precision("highest"):
+            with jax.default_matmul_precision(self._precision):
                 self._traces[shape] = jax.make_jaxpr(self._checked)(*inputs)
         return self._traces[shape]
 

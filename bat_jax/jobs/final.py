@@ -174,6 +174,7 @@ def _autoattack(experiment: Experiment, saved: Saved, test: Split, workdir: AnyP
     # AutoAttack shards images over devices itself, and places the variables accordingly.
     variables = jax.device_get(saved.state.evaluated)
     part = "" if processes == 1 else f"_{jax.process_index() + 1}of{processes}"
+    searched = experiment.searched()
     with distributed.agreed():
         ours = test.take(np.arange(len(test))[distributed.share(len(test))])
         ids = jnp.asarray(ours.ids.astype(np.int32))
@@ -193,6 +194,7 @@ def _autoattack(experiment: Experiment, saved: Saved, test: Split, workdir: AnyP
             confidence=1 - 0.05 / processes,
             progress=sys.stderr.isatty() and distributed.is_main(),
             devices=experiment.mesh.local_devices,
+            search_fn=None if searched is None else models.logits_fn(searched, variables),
         )
     return _gathered(result)
 

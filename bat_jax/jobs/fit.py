@@ -77,6 +77,9 @@ class Fitted(NamedTuple):
             "tolerance": config.evaluation.tolerance,
             "devices": self.experiment.mesh.local_devices,
         }
+        searched = self.experiment.searched()
+        if searched is not None:
+            settings["search_fn"] = models.logits_fn(searched, self._variables(state))
         if config.evaluation.attacks:
             settings["attacks"] = tuple(config.evaluation.attacks)
         key = keys.derive(config.seed, keys.Purpose.EVALUATION)

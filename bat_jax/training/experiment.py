@@ -39,6 +39,7 @@ from bat_jax.fields import LARGEST_INTEGER
 from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import Typicality, history
 from bat_jax.memorization import estimates as estimate_files
+from bat_jax.models.adapters import with_fields
 from bat_jax.parallel import AXIS
 from bat_jax.runtime import distributed
 from bat_jax.training import averaging, cautions, optimizers, recipe, state
@@ -245,6 +246,13 @@ class Experiment:
     def evaluated(self, use: kernel_programs.Use = "evaluation") -> models.Classifier:
         """Returns the model for evaluation: in float32, regardless of its training type."""
         return models.with_conv(models.in_float32(self.model), self.programs.convolution(use))
+
+    def searched(self) -> models.Classifier | None:
+        """Returns the model that AutoAttack searches, or None for the evaluated one itself."""
+        dtype = self.config.evaluation.search_dtype
+        if dtype == "float32":
+            return None
+        return with_fields(self.evaluated("autoattack"), dtype=jnp.dtype(dtype))
 
     def tracker(self) -> Tracker | None:
         """Returns the tracker of accuracy by typicality, if the config enables it."""

@@ -56,6 +56,7 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
     config.evaluation.by = ("class",)
     config.evaluation.subset = 48
     config.evaluation.batch_size = 24
+    config.evaluation.search_dtype = "bfloat16"
     config.checkpoints = ("last",)
     again, workdir = evaluate_run(config)
     assert workdir == folder / "evaluation-linf-0.05"
