@@ -39,17 +39,18 @@ def _backward(saved: tuple[Gray, Kernel], cotangent: Map) -> tuple[Gray, Kernel]
     height, width, _, channels = kernel.shape
     flat = cotangent.reshape(-1, channels)
 
-    # Per output pixel, each tap's contribution to the gradient of the input pixel it read. The
-    # barrier prevents recomputing the matrix product for every shift.
-    returned = jax.lax.optimization_barrier(flat @ kernel.reshape(-1, channels).T)
-    returned = returned.reshape(*cotangent.shape[:3], -1)
-    edges = ((0, 0), (height - 1, height - 1), (width - 1, width - 1), (0, 0))
+    # Per output pixel, each tap's contribution to the gradient of the input pixel it read; taps
+    # come first, so that the shifted sums read contiguous rows. The barrier prevents recomputing
+    # the matrix product for every shift.
+    returned = jax.lax.optimization_barrier(kernel.reshape(-1, channels) @ flat.T)
+    returned = returned.reshape(-1, *cotangent.shape[:3])
+    edges = ((0, 0), (0, 0), (height - 1, height - 1), (width - 1, width - 1))
     padded = jnp.pad(returned, edges)
     rows, columns = images.shape[1:3]
     of_images = jnp.zeros_like(images[..., 0])
     for tap in range(height * width):
         i, j = height - 1 - tap // width, width - 1 - tap % width
-        of_images += padded[:, i : i + rows, j : j + columns, tap]
+        of_images += padded[tap, :, i : i + rows, j : j + columns]
 
     patches = jnp.concatenate(taps.views(images, kernel), axis=-1).reshape(len(flat), -1)
     return of_images[..., None], (patches.T @ flat).reshape(kernel.shape)
