@@ -30,10 +30,21 @@ def pixel_sum(values: Images) -> Float[Array, " batch"]:
 def length(offsets: Images, norm: Norm) -> Float[Array, " batch"]:
     """Returns max|d| for Linf, ||d||_2 for L2 and ||d||_1 for L1, per image."""
     if norm == "linf":
-        return jnp.max(jnp.abs(offsets), axis=_AXES)
+        return _largest(jnp.abs(offsets))
     if norm == "l1":
         return pixel_sum(jnp.abs(offsets))
     return jnp.sqrt(pixel_sum(offsets**2))
+
+
+def _largest(values: Images) -> Float[Array, " batch"]:
+    """Returns the largest of non-negative values, per image.
+
+    They are in the order of their bits, and the CPU back end vectorises maxima of integers only.
+    """
+    if values.dtype != jnp.float32:
+        return jnp.max(values, axis=_AXES)
+    bits = jax.lax.bitcast_convert_type(values, jnp.int32)
+    return jax.lax.bitcast_convert_type(jnp.max(bits, axis=_AXES), jnp.float32)
 
 
 def over_pixels(values: Shaped[Array, " batch"]) -> Shaped[Array, "batch 1 1 1"]:
