@@ -336,15 +336,18 @@ class _Evaluation:
         order = rows[np.argsort(ranks[rows])]
         # The current attack may have begun without a tolerance, on these images.
         is_attacked = np.zeros(len(self.labels), bool)
-        is_attacked[rows[: verdicts.batches * self.exact.batch_size]] = True
+        for part in single.batches(rows, self.exact.batch_size)[: verdicts.batches]:
+            is_attacked[part] = True
         found = Sample.of(tuple(self.names[first:]), order, confidence)
-        for part in single.batches(order[: verdicts.drawn], self.exact.batch_size):
-            found = found.extended(verdicts.broken_by[part] != STANDING)
+        found = found.extended(verdicts.broken_by[order[: verdicts.drawn]] != STANDING)
+        width = 0.0 if tolerance is None else tolerance * len(self.labels)
         with self._bar(" and ".join(found.attacks), len(order)) as bar:
             bar.update(found.drawn)
-            for part in single.batches(order[found.drawn :], self.exact.batch_size):
-                if tolerance is not None and found.is_within(tolerance * len(self.labels)):
+            while found.drawn < len(order):
+                if tolerance is not None and found.is_within(width):
                     return found
+                rest = order[found.drawn :][: found.needed(width)]
+                part = single.batches(rest, self.exact.batch_size)[0]
                 for number in range(first, len(self.names)):
                     left = part[verdicts.broken_by[part] == STANDING]
                     self._run(number, left[~is_attacked[left]] if number == first else left)

@@ -1,5 +1,6 @@
 """The random sample of images that AutoAttack's slow attacks are run on, with a tolerance."""
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 
@@ -46,15 +47,32 @@ class Sample:
         return cls(attacks, order, 0, 0, confidence, Limits(0, len(order)))
 
     def extended(self, is_broken: Bool[np.ndarray, " batch"]) -> "Sample":
-        """Returns the sample after the next images in order were attacked."""
-        drawn, broken = self.drawn + len(is_broken), self.broken + int(is_broken.sum())
-        latest = anytime.limits(len(self.order), drawn, broken, confidence=self.confidence)
-        limits = anytime.intersected(self.limits, latest)
+        """Returns the sample after the next images in order were attacked.
+
+        Its limits are those after every single image, whatever the batches were.
+        """
+        drawn, broken, limits = self.drawn, self.broken, self.limits
+        for is_one_broken in is_broken:
+            drawn, broken = drawn + 1, broken + int(is_one_broken)
+            limits = anytime.intersected(limits, self._limits(drawn, broken))
         return dataclasses.replace(self, drawn=drawn, broken=broken, limits=limits)
 
     def is_within(self, width: float) -> bool:
         """Returns whether the limits are no further apart; never before the first draw."""
-        return self.drawn > 0 and self.limits.high - self.limits.low <= width
+        return self.drawn > 0 and _width(self.limits) <= width
+
+    def needed(self, width: float) -> int:
+        """Returns how many more images to draw until `is_within`, if none of them is broken."""
+
+        def is_enough(count: int) -> bool:
+            latest = self._limits(self.drawn + count, self.broken)
+            return _width(anytime.intersected(self.limits, latest)) <= width
+
+        left = len(self.order) - self.drawn
+        return 1 + bisect.bisect_left(range(1, left), True, key=is_enough)
+
+    def _limits(self, drawn: int, broken: int) -> Limits:
+        return anytime.limits(len(self.order), drawn, broken, confidence=self.confidence)
 
     @property
     def estimate(self) -> float:
@@ -64,6 +82,10 @@ class Sample:
     def __str__(self) -> str:
         """The sample in words: `fab-t and square on 512 of 5,399 images`."""
         return f"{' and '.join(self.attacks)} on {self.drawn:,} of {len(self.order):,} images"
+
+
+def _width(limits: Limits) -> int:
+    return limits.high - limits.low
 
 
 def ranks(image_keys: Key[Array, " images"]) -> UInt64[np.ndarray, " images"]:

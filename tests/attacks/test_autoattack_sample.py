@@ -118,7 +118,7 @@ def test_the_exact_verdict_has_no_sample(problem, exact):
 
 def test_the_interval_is_within_the_tolerance_and_covers_the_truth(exact, sampled):
     low, high = sampled.interval
-    assert 0 < high - low <= TOLERANCE
+    assert 0 < high - low <= TOLERANCE + 1e-9
     assert low <= exact.robust.mean() <= high
     assert low <= sampled.robust_accuracy <= high
 
@@ -141,12 +141,25 @@ def test_the_sample_is_what_was_run(problem, sampled):
 
 def test_it_stops_as_soon_as_it_may(sampled):
     found = sampled.sample
-    before = sampling.Sample.of(found.attacks, found.order, found.confidence)
-    while before.drawn < found.drawn - BATCH:
-        part = found.order[before.drawn : before.drawn + BATCH]
-        before = before.extended(~sampled.robust[part])
-        assert before.limits.high - before.limits.low > TOLERANCE * COUNT
-    assert before.drawn == found.drawn - BATCH
+    is_broken = ~sampled.robust[found.order[: found.drawn]]
+    first = sampling.Sample.of(found.attacks, found.order, found.confidence)
+    before = first.extended(is_broken[:-1])
+    assert not before.is_within(TOLERANCE * COUNT)
+    assert before.needed(TOLERANCE * COUNT) == 1
+    # The limits do not depend on the batches.
+    assert (
+        before.extended(is_broken[-1:]).limits == first.extended(is_broken).limits == found.limits
+    )
+
+
+@pytest.mark.parametrize(
+    ("population", "width", "draws"), [(540, 3.0, 329), (10, 0.0, 10), (10, 10.0, 1)]
+)
+def test_as_many_images_are_drawn_as_are_needed(population, width, draws):
+    sample = sampling.Sample.of(("square",), np.arange(population), 0.95)
+    assert sample.needed(width) == draws
+    assert sample.extended(np.zeros(draws, bool)).is_within(width)
+    assert not sample.extended(np.zeros(draws - 1, bool)).is_within(width)
 
 
 def test_less_confidence_runs_fewer_images(problem, sampled):
@@ -175,7 +188,8 @@ def test_a_later_call_continues_to_the_exact_verdict(problem, exact, sampled, at
     with np.load(path) as one, np.load(other) as two:
         assert sorted(one.files) == sorted(two.files)
         for name in two.files:
-            np.testing.assert_array_equal(one[name], two[name])
+            if name != "seconds":
+                np.testing.assert_array_equal(one[name], two[name])
 
 
 class StoppedError(Exception):
@@ -203,7 +217,7 @@ def test_a_stopped_sample_resumes(problem, sampled, tmp_path, monkeypatch):
         with pytest.raises(StoppedError):
             run(arguments, tolerance=TOLERANCE, path=path)
     with np.load(path) as archive:
-        assert archive["drawn"] == 2 * BATCH
+        assert 0 < archive["drawn"] < sampled.sample.drawn
     resumed = run(arguments, tolerance=TOLERANCE, path=path)
     assert resumed.interval == sampled.interval
     np.testing.assert_array_equal(resumed.not_run, sampled.not_run)
