@@ -419,6 +419,9 @@ _FINDINGS: Schema = {
         ),
         # Memorization can occur if pgd_at fits this fraction of its training images under attack.
         "regime": Real(0.95, low=0, high=1),
+        # The results.json of finished findings, whose spread over seeds predicts, in --dry_run,
+        # which differences the seeds can detect.
+        "pilot": Text(None),
     },
 }
 

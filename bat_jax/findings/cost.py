@@ -1,33 +1,46 @@
-"""Predicts the cost of the findings without running them."""
+"""Predicts what the findings cost and can detect, without running them."""
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from bat_jax import methods
-from bat_jax.ensemble.cost import describe_ensemble
+from bat_jax.ensemble.cost import describe_ensemble, member_cost
+from bat_jax.evaluation.records import CLEAN, STATES, Measure
+from bat_jax.findings import contrasts, power
 from bat_jax.findings import plan as plans
+from bat_jax.findings.results import read_results
+from bat_jax.memorization import estimates as estimate_files
+from bat_jax.runtime import backend
 from bat_jax.runtime.plain import plain
+from bat_jax.runtime.storage import as_path
 from bat_jax.training.experiment import Experiment, build
-from bat_jax.training.flops import forward_flops
+from bat_jax.training.flops import forward_flops, step_flops
 from bat_jax.training.state import number_of_parameters
+
+# A larger training step is not timed: it is meant for another machine.
+_LARGEST_TIMED = 2e11
+_TIMINGS = 5
 
 
 def describe_findings(config: ConfigDict) -> str:
-    """Returns the runs of the findings, their FLOPs and their minimum time.
+    """Returns the runs of the findings, their cost, and the differences that they can detect.
 
-    FLOPs count forward passes; the time follows from the rate of this machine's forward pass. The
-    removal of images is ignored, and AutoAttack is assumed to break no image.
+    FLOPs count forward passes; the time follows from that of a training step of `pgd_at` here. The
+    removal of images is ignored. AutoAttack is given at its most, where it breaks no image, and for
+    the robust accuracy of the pilot.
 
     Raises:
-      UserError: the config, the data or the estimates are wrong.
+      UserError: the config, the data, the estimates or the pilot are wrong.
     """
     plans.validate(config)
+    pilot = None if config.findings.pilot is None else read_results(as_path(config.findings.pilot))
     lines = [json.dumps(plain(config), indent=2)]
     base = plans.trained(config, "methods", "pgd_at", config.findings.seeds[0])
     if base.memorization.estimates is None:
@@ -36,8 +49,8 @@ def describe_findings(config: ConfigDict) -> str:
     experiment = build(base)
     nobody = np.zeros(0, np.int64)
     runs = plans.plan(config, experiment.train, nobody, Path())
-    forward, rate = forward_flops(experiment), _forward_rate(experiment)
-    total, attacked = 0.0, 0.0
+    forward, rate = forward_flops(experiment), _rate(experiment)
+    total, attacked, members = 0.0, 0.0, 0.0
     arms: dict[str, float] = {}
     for run in runs:
         passes = _training_passes(run.config, experiment) + _evaluation_passes(
@@ -48,23 +61,136 @@ def describe_findings(config: ConfigDict) -> str:
         attacked += _autoattack_passes(run.config, experiment) * forward
     lines += [
         f"parameters: {number_of_parameters(jax.eval_shape(experiment.initial_state).variables):,}",
-        f"forward pass: {forward / 1e9:.4g} GFLOP per image,"
-        f" {rate / 1e9:,.4g} GFLOP/s in a batch on {jax.devices()[0].device_kind}",
+        f"forward pass: {forward / 1e9:.4g} GFLOP per image",
         f"runs: {len(runs)}, {len(config.findings.seeds)} seed(s) of {len(arms)}:",
         *(f"  {arm}: {flops / 1e12:,.4g} TFLOP per seed" for arm, flops in arms.items()),
-        f"training, validation, PGD: {total / 1e12:,.4g} TFLOP,"
-        f" at least {total / rate / 3600:,.3g} hours here",
+        f"training, validation, PGD: {total / 1e12:,.4g} TFLOP{_minutes(total, rate)}",
     ]
+    standing = 1.0 if pilot is None else _standing(pilot)
     if attacked:
-        lines.append(
-            f"AutoAttack: at most {attacked / 1e12:,.4g} TFLOP, {attacked / rate / 3600:,.3g} hours"
-        )
+        lines.append(f"AutoAttack: at most {attacked / 1e12:,.4g} TFLOP{_minutes(attacked, rate)}")
+        if pilot is not None:
+            lines.append(
+                f"  at the pilot's robust accuracy of {100 * standing:.0f} %:"
+                f" {attacked * standing / 1e12:,.4g} TFLOP{_minutes(attacked * standing, rate)}"
+            )
     if config.memorization.estimates is None:
-        members = describe_ensemble(plans.ensemble(config))
+        ensemble = plans.ensemble(config)
+        members = _members(ensemble)
+        described = describe_ensemble(ensemble)
         lines.append(
-            "memorization estimates, in addition:\n" + members[members.index("parameters of") :]
+            "memorization estimates, in addition:\n" + described[described.index("parameters of") :]
         )
-    return "\n".join(lines)
+    whole = total + attacked * standing + members
+    lines.append(
+        f"in all: {whole / 1e15:,.4g} PFLOP{_minutes(whole, rate)},"
+        f" {whole / 1e14 / 3600:,.3g} device-hours at 100 TFLOP/s"
+    )
+    return "\n".join([*lines, *_detectable(config, experiment, pilot)])
+
+
+def _rate(experiment: Experiment) -> float | None:
+    """Returns the FLOP/s of a training step here, the best of a few; None for a large step.
+
+    On a CPU it is FLOPs per second of processor time, times the cores: other processes slow a step
+    down, and hardly change its processor time.
+    """
+    flops = step_flops(experiment)
+    if flops > _LARGEST_TIMED:
+        return None
+    is_cpu = jax.default_backend() == "cpu"
+    clock = time.process_time if is_cpu else time.monotonic
+    cores = len(backend.cores()) if is_cpu else 1
+    state, root = experiment.initial_state(), experiment.root()
+    order = experiment.order(experiment.config.seed, 0)
+    batches = experiment.feed().batches(order, 0)
+    seconds = []
+    for _, data in zip(range(_TIMINGS + 1), batches, strict=False):
+        began = clock()
+        state, _ = experiment.train_step(state, data, order, root)
+        jax.block_until_ready(state)
+        seconds.append(clock() - began)
+    # The first one compiles.
+    return flops * cores / min(seconds[1:] or seconds)
+
+
+def _minutes(flops: float, rate: float | None) -> str:
+    return "" if rate is None else f", {flops / rate / 60:,.0f} minutes here"
+
+
+def _standing(pilot: Mapping[str, Any]) -> float:
+    """Returns the mean robust accuracy of the pilot's methods in their best state."""
+    key = pilot["attacks"]["methods"]["best"]
+    failed = power.failed_arms(pilot)
+    arms = {"bat", *(row["against"] for row in pilot["methods"])} - failed
+    found = [pilot["accuracies"][arm]["best"]["all"][key]["mean"] for arm in sorted(arms)]
+    return float(np.mean(found)) if found else 1.0
+
+
+def _members(config: ConfigDict) -> float:
+    """Returns the FLOPs of the ensemble."""
+    cost = member_cost(build(config))
+    return float(config.memorization.members * (cost.training + cost.scoring))
+
+
+def _detectable(
+    config: ConfigDict, experiment: Experiment, pilot: Mapping[str, Any] | None
+) -> list[str]:
+    """Returns a line on each planned contrast and the difference that it can detect."""
+    seeds = len(config.findings.seeds)
+    known = [] if pilot is None else contrasts.measured(pilot)
+    failed = set() if pilot is None else power.failed_arms(pilot)
+    lines = [
+        f"detectable differences: paired t test over {seeds} seed(s), two-sided"
+        f" {100 * power.LEVEL:g} %, power {100 * power.POWER:g} %"
+    ]
+    for contrast in planned(config, experiment):
+        spread = power.from_pilot(contrast, known, failed=failed)
+        found = power.detectable(spread.deviation, seeds)
+        lines.append(
+            f"  {contrast.title}, n = {contrast.images:,}: "
+            + ("none with one seed" if found is None else f"{100 * found:.1f} points")
+            + f" (spread {100 * spread.deviation:.1f}, {spread.source})"
+        )
+    return lines
+
+
+def planned(config: ConfigDict, experiment: Experiment) -> list[contrasts.Contrast]:
+    """Returns the contrasts of the planned runs, without values.
+
+    Without estimates, the test images count as typical, and as many are taken to be atypical as
+    are tracked at most.
+
+    Args:
+      config: of the findings.
+      experiment: a run of `pgd_at`.
+    """
+    settings, attacks = config.findings, plans.attacks(config)
+    tested = _tested(config, experiment)
+    typical, atypical = tested, min(tested, config.evaluation.track.images)
+    groups = experiment.typicality()
+    if groups is not None and groups.test_typical is not None and groups.test_atypical is not None:
+        atypical = min(len(groups.test_atypical), config.evaluation.track.images)
+        rows = estimate_files.find(experiment.test_images(), groups.test_typical)
+        typical = int(np.sum(rows >= 0))
+    tracked = Measure.parse(attacks["tracked"]).title
+    found = [
+        contrasts.gain(measure, images=atypical)
+        for measure in (CLEAN.title, contrasts.beyond(tracked))
+    ]
+    for part in settings.removed:
+        for state in STATES:
+            title = Measure.parse(attacks["removal"][state]).title
+            found.append(contrasts.removal(part, state, title, images=typical))
+    for state in STATES:
+        title = Measure.parse(attacks["methods"][state]).title
+        for other in settings.methods:
+            if other != "bat" and methods.has_attack(other):
+                found += [
+                    contrasts.comparison(other, state, measure, images=tested)
+                    for measure in (CLEAN.title, title)
+                ]
+    return found
 
 
 def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
@@ -101,17 +227,3 @@ def _autoattack_passes(config: ConfigDict, experiment: Experiment) -> int:
 def _tested(config: ConfigDict, experiment: Experiment) -> int:
     images = len(experiment.dataset.test)
     return min(config.evaluation.subset or images, images)
-
-
-def _forward_rate(experiment: Experiment) -> float:
-    """Returns the FLOP/s of a batch's forward pass, the best of three timings."""
-    images = jnp.zeros((experiment.config.train.batch_size, *experiment.dataset.image_shape))
-    variables = experiment.initial_state().variables
-    forward = jax.jit(lambda variables, images: experiment.model.apply(variables, images))
-    jax.block_until_ready(forward(variables, images))
-    seconds = []
-    for _ in range(3):
-        began = time.monotonic()
-        jax.block_until_ready(forward(variables, images))
-        seconds.append(time.monotonic() - began)
-    return forward_flops(experiment) * len(images) / min(seconds)

@@ -1,6 +1,7 @@
 """Plans the runs of the findings from the config and the estimates."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from bat_jax import config as configs
 from bat_jax import keys, methods
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
+from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.fields import shown
 from bat_jax.runtime.storage import AnyPath
 
@@ -89,6 +91,19 @@ def ensemble(config: ConfigDict) -> ConfigDict:
         ) from None
     configs.check(run)
     return run
+
+
+def attacks(config: ConfigDict) -> dict[str, Any]:
+    """Returns the measure of robust accuracy by part and state, and the one `tracked`."""
+    settings, evaluation = config.findings, config.evaluation
+    robust = Measure.pgd(evaluation.num_steps).key
+
+    def strongest(part: str, state: str) -> str:
+        is_attacked = evaluation.attacks and part in settings.autoattack
+        return AUTOATTACK.key if is_attacked and state in evaluation.attacked else robust
+
+    found = {part: {state: strongest(part, state) for state in STATES} for part in configs.PARTS}
+    return {**found, "tracked": Measure.pgd(evaluation.track.num_steps).key}
 
 
 def removal_arm(kind: str, part: float) -> str:

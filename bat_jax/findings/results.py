@@ -111,7 +111,10 @@ _RESULTS = Object(
         "methods": ListOf(_ROW),
         "variants": ListOf(_ROW),
         "claims": ListOf(
-            Object(dict.fromkeys(("name", "statement", "rule", "verdict", "numbers"), Text()))
+            Object(
+                dict.fromkeys(("name", "statement", "rule", "verdict", "numbers"), Text()),
+                {"detectable": Text()},
+            )
         ),
         "seconds": Number(low=0),
     }

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from bat_jax.config import PARTS
 from bat_jax.evaluation.records import (
     ALL,
-    AUTOATTACK,
     CLEAN,
     GROUPS,
     STATES,
@@ -21,7 +19,7 @@ from bat_jax.evaluation.records import (
 from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
-from bat_jax.findings.plan import removal_arm, variant_arm
+from bat_jax.findings.plan import attacks, removal_arm, variant_arm
 from bat_jax.methods import has_attack
 
 # The runs of each arm, in order of seeds.
@@ -36,23 +34,12 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     same seed.
     """
     settings = config.findings
-    robust = Measure.pgd(config.evaluation.num_steps).key
-    strongest = {
-        part: {
-            state: AUTOATTACK.key
-            if config.evaluation.attacks
-            and part in settings.autoattack
-            and state in config.evaluation.attacked
-            else robust
-            for state in STATES
-        }
-        for part in PARTS
-    }
+    strongest = attacks(config)
     variants = [variant_arm(name) for name in settings.variants]
-    tracked = Measure.pgd(config.evaluation.track.num_steps).key
+    tracked = strongest["tracked"]
     curves = {name: _curves(arms[name]) for name in settings.tracked}
     return {
-        "attacks": {**strongest, "tracked": tracked},
+        "attacks": strongest,
         "at_chance": [run.name for runs in arms.values() for run in runs if _is_at_chance(run)],
         "regime": _regime(arms["pgd_at"], tracked, settings.regime),
         "curves": curves,

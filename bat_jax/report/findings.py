@@ -7,6 +7,7 @@ from typing import Any
 from bat_jax import methods
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, Measure
+from bat_jax.findings import power
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
 from bat_jax.findings.results import read_results
 from bat_jax.report import findings_charts, pictures
@@ -40,6 +41,8 @@ def table(summary: Summary) -> str:
     lines = []
     for claim in summary["claims"]:
         lines += [f"{claim['verdict'].upper()}  {claim['statement']}", f"    {claim['numbers']}"]
+        if claim.get("detectable"):
+            lines.append(f"    detectable: {claim['detectable']}")
     return "\n".join(lines)
 
 
@@ -85,10 +88,15 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
 
 
 def _verdicts(summary: Summary) -> Section:
-    rows = tuple((claim["statement"], claim["verdict"]) for claim in summary["claims"])
+    rows = tuple(
+        (claim["statement"], claim["verdict"], claim.get("detectable", ""))
+        for claim in summary["claims"]
+    )
     text = [
         "Intervals are 95 % Student's t intervals over seeds; a verdict requires the whole interval"
-        f" on one side of 0 and at least {FEWEST_SEEDS} seeds."
+        f" on one side of 0 and at least {FEWEST_SEEDS} seeds. Where it is undecided, the last"
+        " column has the true differences, in points, that this many seeds with this spread detect"
+        f" with a probability of {100 * power.POWER:.0f} %."
     ]
     if not summary["regime"]["holds"]:
         text.append(
@@ -105,7 +113,9 @@ def _verdicts(summary: Summary) -> Section:
         text.append(
             "No run was evaluated with AutoAttack: these numbers do not establish robustness."
         )
-    return Section("In short", tuple(text), (Table("Findings.", ("finding", "verdict"), rows),))
+    return Section(
+        "In short", tuple(text), (Table("Findings.", ("finding", "verdict", "detectable"), rows),)
+    )
 
 
 def _paragraphs(summary: Summary, name: str) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ _FREE = (
     "data.exclude",
     "data.placement",
     "memorization.estimates",
+    "findings.pilot",
     "programs.members_at_once",
     "checkpoint.keep",
 )

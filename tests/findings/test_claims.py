@@ -108,6 +108,14 @@ def test_one_or_two_seeds_decide_nothing():
     assert points(over_seeds([0.3])) == "+30.0 (no interval; 1 seed)"
 
 
+def test_an_undecided_claim_states_what_its_seeds_detect():
+    found = {claim.name: claim.detectable for claim in claims(summary(typical=UP))}
+    # The deviations of FLAT over three seeds, 2.0 points, times 3.264.
+    assert found["a"] == "clean 6.5, clean minus PGD-10 6.5 points"
+    assert found["b, 100 % removed, last"] == ""
+    assert found["c, best"].startswith("pgd_at clean 6.5, pgd_at AutoAttack 6.5, trades clean")
+
+
 def test_every_claim_states_its_numbers_with_seeds():
     for claim in claims(summary(clean=UP, robust=UP)):
         assert "3 seeds" in claim.numbers

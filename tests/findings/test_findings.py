@@ -14,11 +14,13 @@ import pytest
 from bat_jax.errors import UserError
 from bat_jax.evaluation.runs import read
 from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings.cost import describe_findings
 from bat_jax.jobs import findings
 from bat_jax.report import report
 from tests.report.browser import CHROMIUM, browsing
 
 ROOT = Path(__file__).parents[2]
+PILOT = ROOT / "docs" / "results" / "fashion_mnist.json"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,16 @@ def test_differences_are_those_of_the_runs(finished):
     ours, theirs = (run.examples["last_pgd2"] for run in (bat, pgd_at))
     assert row["pgd2"]["mean"] == pytest.approx(ours.mean() - theirs.mean())
     assert row["pgd2"]["mcnemar"][0]["only_first"] == (ours & ~theirs).sum()
+
+
+def test_a_dry_run_states_the_cost_and_what_the_seeds_detect(findings_config, monkeypatch):
+    # Without a timing, which compiles a step.
+    monkeypatch.setattr("bat_jax.findings.cost._rate", lambda experiment: 1e9)
+    config = findings_config(**{"findings.seeds": (0, 1, 2), "findings.pilot": str(PILOT)})
+    text = describe_findings(config)
+    assert re.search(r"in all: [\d.e-]+ PFLOP, \d+ minutes here", text)
+    assert re.search(r"\(b\) 100 % .*, PGD-2, n = \d+: \d\.\d points \(spread .*pilot, 8 deg", text)
+    assert "(c) bat minus pgd_at, last, clean, n = 449: " in text
 
 
 def test_accuracy_is_tracked_by_typicality(finished):
