@@ -380,6 +380,9 @@ _FINDINGS: Schema = {
     "findings": {
         # Every run is made once per seed; `data.seed` draws the same images for all of them.
         "seeds": Several((0, 1, 2), _SEED, unique=True, least=1),
+        # The numbers of seeds at which the results will be looked at, ascending, if seeds are to be
+        # added to finished findings (docs/findings.md). By default once, with all seeds.
+        "looks": Several((), Integer(3, low=3), unique=True),
         # Finding (c): bat is compared with each of the others.
         "methods": Several(
             ("standard", "pgd_at", "trades", "mart", "gairat", "bat"),

@@ -39,8 +39,10 @@ def mcnemar(first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " image
     return McNemar(only_first, only_second, float(p_value))
 
 
-def over_seeds(values: Sequence[float], *, images: int | None = None) -> dict[str, Any]:
-    """Returns the mean over seeds and its 95 % interval by Student's t.
+def over_seeds(
+    values: Sequence[float], *, images: int | None = None, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Returns the mean over seeds and its interval by Student's t, by default of 95 %.
 
     A single seed has no interval, because the variance over seeds is unknown. Accuracies of a few
     seeds may coincide by chance, so their standard deviation is taken to be at least one image.
@@ -48,13 +50,14 @@ def over_seeds(values: Sequence[float], *, images: int | None = None) -> dict[st
     Args:
       values: one per seed; for a paired test, the difference of two runs with the same seed.
       images: how many images each value was measured on.
+      confidence: of the interval.
     """
     mean, n = float(np.mean(values)), len(values)
     found: dict[str, Any] = {"mean": mean, "n": n, "values": [float(value) for value in values]}
     if n > 1:
         deviation = max(float(np.std(values, ddof=1)), 1 / images if images else 0.0)
         error = deviation / float(np.sqrt(n))
-        reach = float(stats.t.ppf(0.975, n - 1)) * error
+        reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
         found["interval"] = [mean - reach, mean + reach]
         # Equal values: the sign is certain, or there is no difference.
         if error > 0:

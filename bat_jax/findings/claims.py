@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
-from bat_jax.findings import power
+from bat_jax.findings import looks, power
 from bat_jax.methods import has_attack
 
 Verdict = Literal["supported", "refuted", "undecided"]
@@ -21,6 +21,7 @@ class Claim(NamedTuple):
       numbers: the numbers behind the verdict.
       detectable: for an undecided claim, the true differences that these seeds detect with a
         probability of 80 %; else empty.
+      settled: with declared looks, at which one each difference was settled; else empty.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Claim(NamedTuple):
     verdict: Verdict
     numbers: str
     detectable: str = ""
+    settled: str = ""
 
 
 def claims(summary: Mapping[str, Any]) -> list[Claim]:
@@ -48,8 +50,11 @@ FEWEST_SEEDS = 3
 def sign(value: Mapping[str, Any]) -> int:
     """Returns 1 or -1 where the whole 95 % interval lies above or below 0; else 0.
 
-    With fewer than `FEWEST_SEEDS` seeds it is 0.
+    With fewer than `FEWEST_SEEDS` seeds it is 0. With declared looks, it is the sign that they
+    settled.
     """
+    if "looks" in value:
+        return looks.settled(value).sign
     if value["n"] < FEWEST_SEEDS:
         return 0
     low, high = value["interval"]
@@ -124,7 +129,7 @@ def _a(gains: Mapping[str, Any], attack: str) -> Claim:
         f"From epoch {gains['from_epoch']:g} to {gains['to_epoch']:g}: clean {points(clean)},"
         f" {title} {points(atypical[attack])}, clean minus {title}"
         f" {points(beyond)} points.",
-        _unless_decided(verdict, {"clean": clean, f"clean minus {title}": beyond}),
+        **_looked(verdict, {"clean": clean, f"clean minus {title}": beyond}),
     )
 
 
@@ -152,7 +157,7 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
         verdict,
         f"{row['removed']} images removed: {title} {points(robust)}, clean"
         f" {points(row['typical']['clean'])} points on typical test images.",
-        _unless_decided(verdict, {title: robust}),
+        **_looked(verdict, {title: robust}),
     )
 
 
@@ -195,20 +200,30 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         " Supported if BAT is better than each method; refuted if worse than one; else undecided.",
         verdict,
         f"{'; '.join(parts).capitalize()}. BAT minus {numbers} points.{caution}",
-        _unless_decided(
+        **_looked(
             verdict,
             {
                 f"{row['against']} {name}": row[key]
                 for row in rows
                 for name, key in (("clean", "clean"), (title, attack))
-                if not sign(row[key])
             },
         ),
     )
 
 
-def _unless_decided(verdict: Verdict, values: Mapping[str, Mapping[str, Any]]) -> str:
-    return f"{detectable(values)} points" if verdict == "undecided" and values else ""
+def _looked(verdict: Verdict, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns what the differences of an undecided claim detect, and when each was settled."""
+    found = {}
+    unknown = {name: value for name, value in values.items() if not sign(value)}
+    if verdict == "undecided" and unknown:
+        found["detectable"] = f"{detectable(unknown)} points"
+    by_look: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if "looks" in value:
+            by_look.setdefault(str(looks.settled(value)), []).append(name)
+    if by_look:
+        found["settled"] = "; ".join(f"{', '.join(names)} {s}" for s, names in by_look.items())
+    return found
 
 
 def _verdict(signs: list[int]) -> Verdict:

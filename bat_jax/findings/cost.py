@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from bat_jax import methods
 from bat_jax.ensemble.cost import describe_ensemble, member_cost
 from bat_jax.evaluation.records import CLEAN, STATES, Measure
-from bat_jax.findings import contrasts, power
+from bat_jax.findings import contrasts, looks, power
 from bat_jax.findings import plan as plans
 from bat_jax.findings.results import read_results
 from bat_jax.memorization import estimates as estimate_files
@@ -137,16 +137,20 @@ def _detectable(
     config: ConfigDict, experiment: Experiment, pilot: Mapping[str, Any] | None
 ) -> list[str]:
     """Returns a line on each planned contrast and the difference that it can detect."""
-    seeds = len(config.findings.seeds)
+    declared = tuple(config.findings.looks)
+    seeds, level = len(config.findings.seeds), looks.level(declared)
+    last = ""
+    if declared:
+        seeds, last = declared[-1], f" at the last of {len(declared)} looks"
     known = [] if pilot is None else contrasts.measured(pilot)
     failed = set() if pilot is None else power.failed_arms(pilot)
     lines = [
-        f"detectable differences: paired t test over {seeds} seed(s), two-sided"
-        f" {100 * power.LEVEL:g} %, power {100 * power.POWER:g} %"
+        f"detectable differences{last}: paired t test over {seeds} seed(s), two-sided"
+        f" {100 * level:g} %, power {100 * power.POWER:g} %"
     ]
     for contrast in planned(config, experiment):
         spread = power.from_pilot(contrast, known, failed=failed)
-        found = power.detectable(spread.deviation, seeds)
+        found = power.detectable(spread.deviation, seeds, level=level)
         lines.append(
             f"  {contrast.title}, n = {contrast.images:,}: "
             + ("none with one seed" if found is None else f"{100 * found:.1f} points")

@@ -167,6 +167,14 @@ def validate(config: ConfigDict) -> None:
             f"config.evaluation.losses is {config.evaluation.losses}; expected cross_entropy"
             " among them"
         )
+    looks = tuple(settings.looks)
+    if looks != tuple(sorted(looks)):
+        raise UserError(f"config.findings.looks is {looks}; expected ascending numbers of seeds")
+    if looks and len(settings.seeds) > looks[-1]:
+        raise UserError(
+            f"config.findings.seeds has {len(settings.seeds)} seeds and config.findings.looks ends"
+            f" at {looks[-1]}; expected no more seeds than the last look has"
+        )
     for name, fields in settings.variants.items():
         if not isinstance(fields, ConfigDict):
             raise UserError(

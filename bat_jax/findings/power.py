@@ -74,16 +74,22 @@ def detectable(
 
 
 def of_difference(value: Mapping[str, Any]) -> float | None:
-    """Returns the difference that a measured one's own seeds detect, from its 95 % interval.
+    """Returns the difference that a measured one's own spread and seeds detect.
+
+    With declared looks, the test is that of the last one.
 
     Args:
-      value: a difference over seeds with its `interval`, as in results.json.
+      value: a difference over seeds with its 95 % `interval`, and `looks` if they are declared, as
+        in results.json.
     """
     if "interval" not in value:
         return None
     low, high = value["interval"]
     seeds = value["n"]
     deviation = (high - low) / 2 * math.sqrt(seeds) / float(stats.t.ppf(0.975, seeds - 1))
+    looks = value.get("looks")
+    if looks:
+        return detectable(deviation, looks[-1]["seeds"], level=LEVEL / len(looks))
     return detectable(deviation, seeds)
 
 

@@ -23,6 +23,10 @@ _OVER_SEEDS = Object(
         "p_holm": Number(low=0, high=1),
         "images": _COUNT,
         "mcnemar": ListOf(_TEST),
+        "looks": ListOf(
+            Object({"seeds": Number(low=1, whole=True)}, {"interval": ListOf(Number(), length=2)}),
+            shortest=1,
+        ),
     },
 )
 
@@ -113,7 +117,7 @@ _RESULTS = Object(
         "claims": ListOf(
             Object(
                 dict.fromkeys(("name", "statement", "rule", "verdict", "numbers"), Text()),
-                {"detectable": Text()},
+                {"detectable": Text(), "settled": Text()},
             )
         ),
         "seconds": Number(low=0),
@@ -132,3 +136,8 @@ def read_results(path: AnyPath) -> Mapping[str, Any]:
     if not path.exists():
         raise UserError(f"{path.parent}: has no results.json; expected {what}")
     return schema.read(path, _RESULTS, what)
+
+
+def seeds_of(results: Mapping[str, Any]) -> int:
+    """Returns the number of seeds behind results.json."""
+    return int(results["accuracies"]["bat"]["best"]["all"][CLEAN.key]["n"])

@@ -19,6 +19,7 @@ from bat_jax.evaluation.records import (
 from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings.looks import over_looks
 from bat_jax.findings.plan import attacks, removal_arm, variant_arm
 from bat_jax.methods import has_attack
 
@@ -34,6 +35,7 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     same seed.
     """
     settings = config.findings
+    looks = tuple(settings.looks)
     strongest = attacks(config)
     variants = [variant_arm(name) for name in settings.variants]
     tracked = strongest["tracked"]
@@ -43,10 +45,10 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
         "at_chance": [run.name for runs in arms.values() for run in runs if _is_at_chance(run)],
         "regime": _regime(arms["pgd_at"], tracked, settings.regime),
         "curves": curves,
-        "gains": {name: _gains(arms[name], tracked, name) for name in settings.tracked},
+        "gains": {name: _gains(arms[name], tracked, name, looks) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
         "removal": [
-            _removal(arms, part, removed[part], state, strongest["removal"][state])
+            _removal(arms, part, removed[part], state, strongest["removal"][state], looks)
             for part in settings.removed
             for state in STATES
         ],
@@ -59,12 +61,13 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
                 [name for name in settings.methods if name != "bat"],
                 state,
                 strongest["methods"][state],
+                looks,
             )
         ],
         "variants": [
             row
             for state in STATES
-            for row in _pairs(arms, "bat", variants, state, strongest["variants"][state])
+            for row in _pairs(arms, "bat", variants, state, strongest["variants"][state], looks)
         ],
     }
 
@@ -179,7 +182,7 @@ def _followed(run: Run, part: str) -> int:
     return sum(_sizes(run, f"{part}_{group}", "n") for group in GROUPS)
 
 
-def _gains(runs: Sequence[Run], attack: str, method: str) -> dict[str, Any]:
+def _gains(runs: Sequence[Run], attack: str, method: str, looks: Sequence[int]) -> dict[str, Any]:
     """Returns the gains on test images while a method memorizes its atypical training images.
 
     The phase ends at the last record and begins where accuracy on atypical training images, as the
@@ -211,13 +214,15 @@ def _gains(runs: Sequence[Run], attack: str, method: str) -> dict[str, Any]:
             beyond = [c - r for c, r in zip(changes["clean"], changes[attack], strict=True)]
             images = _sizes(runs[0], f"test_{group}", "n")
             found[group] = {
-                measure: over_seeds(change, images=images)
+                measure: over_looks(change, images=images, looks=looks)
                 for measure, change in {**changes, "clean_minus_robust": beyond}.items()
             }
     return found
 
 
-def _removal(arms: Arms, part: float, removed: int, state: str, attack: str) -> dict[str, Any]:
+def _removal(
+    arms: Arms, part: float, removed: int, state: str, attack: str, looks: Sequence[int]
+) -> dict[str, Any]:
     """Returns accuracy without atypical images minus accuracy without equally many random ones."""
     without, random = arms[removal_arm("atypical", part)], arms[removal_arm("random", part)]
     found: dict[str, Any] = {"part": part, "state": state, "removed": removed}
@@ -226,7 +231,8 @@ def _removal(arms: Arms, part: float, removed: int, state: str, attack: str) -> 
             values = _differences(without, random, state, group, measure)
             if values:
                 images = _tested(without[0], state, group, measure)
-                found.setdefault(group, {})[measure] = over_seeds(values, images=images)
+                value = over_looks(values, images=images, looks=looks)
+                found.setdefault(group, {})[measure] = value
     return found
 
 
@@ -255,7 +261,12 @@ def _measured(run: Run, state: str, group: str, measure: str) -> Accuracy | None
 
 
 def _pairs(
-    arms: Arms, name: str, others: Sequence[str], state: str, attack: str
+    arms: Arms,
+    name: str,
+    others: Sequence[str],
+    state: str,
+    attack: str,
+    looks: Sequence[int],
 ) -> list[dict[str, Any]]:
     """Returns the tests of one arm against others: over seeds, and image by image within a seed.
 
@@ -266,9 +277,10 @@ def _pairs(
         row: dict[str, Any] = {"against": other, "state": state}
         for measure in ("clean", attack):
             row[measure] = {
-                **over_seeds(
+                **over_looks(
                     _differences(arms[name], arms[other], state, "all", measure),
                     images=_tested(arms[name][0], state, "all", measure),
+                    looks=looks,
                 ),
                 "mcnemar": [
                     _image_by_image(one, two, f"{state}_{measure}")

@@ -13,7 +13,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import runs as finished
 from bat_jax.findings.claims import claims
 from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
-from bat_jax.findings.results import read_results
+from bat_jax.findings.results import read_results, seeds_of
 from bat_jax.findings.summary import summarize
 from bat_jax.jobs.finished import finished_results
 from bat_jax.jobs.memorization import memorize
@@ -35,7 +35,8 @@ def findings(
 
     The same command resumes after an interruption: it skips finished runs, and continues an
     unfinished one from its last checkpoint. Writes `runs/<arm>-seed<n>/` for every run, `excluded/`
-    with the ids that some runs leave out, and `results.json`.
+    with the ids that some runs leave out, and `results.json`. Seeds added to finished findings at
+    declared looks (`findings.looks`) are the only ones to run.
 
     Args:
       config: from `bat_jax.config.findings()`.
@@ -59,7 +60,7 @@ def findings(
             planned, removed = prepare(config, workdir)
         path = workdir / "results.json"
         results = finished_results(path, read_results)
-        if results is not None:
+        if results is not None and seeds_of(results) == len(config.findings.seeds):
             log.info("%s: the findings are finished; nothing to run", workdir)
             return dict(results)
         for number, run in enumerate(planned, 1):
@@ -78,6 +79,10 @@ def findings(
         summary["seconds"] = sum(run.results["seconds"] for runs in arms.values() for run in runs)
         with distributed.agreed():
             if distributed.is_main():
+                if results is not None:
+                    # The results of the last look stay beside the new ones; the page is drawn anew.
+                    path.rename(path.with_name(f"results-{seeds_of(results)}-seeds.json"))
+                    (workdir / "report.html").unlink(missing_ok=True)
                 write_json(path, summary)
         return summary
 
@@ -89,15 +94,42 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> C
     if config.memorization.estimates is not None:
         given = memorization.load(config.memorization.estimates)
         digests = {**digests, "estimates": given.digest()}
-        workdirs.claim(workdir, config, digests, defaults=configs.defaults_of(config))
+        _claim(workdir, config, digests)
         return config
-    workdirs.claim(workdir, config, digests, defaults=configs.defaults_of(config))
+    _claim(workdir, config, digests)
     log.info("memorization estimates: %d members", members.memorization.members)
     memorize(members, workdir / "memorization", workers=workers)
     jax.clear_caches()
     config = config.copy_and_resolve_references()
     config.memorization.estimates = str(absolute(workdir) / "memorization" / "memorization.npz")
     return config
+
+
+def _claim(workdir: AnyPath, config: ConfigDict, digests: dict[str, str]) -> None:
+    """Claims the folder for a config, which may add seeds to those that it was made with.
+
+    Raises:
+      UserError: the folder was made with another config, or its config declares no looks at further
+        seeds.
+    """
+    path, seeds = workdir / "config.json", list(config.findings.seeds)
+    before = seeds
+    with distributed.agreed():
+        if path.exists():
+            before = workdirs.read(path)[0].get("findings", {}).get("seeds", seeds)
+    is_longer = before != seeds and seeds[: len(before)] == before
+    if is_longer and not config.findings.looks:
+        raise UserError(
+            f"{workdir}: was made with config.findings.seeds {tuple(before)}, here {tuple(seeds)};"
+            " expected the same: seeds can be added to findings whose config.findings.looks"
+            " declared, before the first run, at how many seeds to look"
+        )
+    free = ("findings.seeds",) if is_longer else ()
+    workdirs.claim(workdir, config, digests, defaults=configs.defaults_of(config), free=free)
+    if is_longer:
+        with distributed.agreed():
+            if distributed.is_main():
+                workdirs.record(path, "findings", "seeds", seeds)
 
 
 def prepare(config: ConfigDict, workdir: AnyPath) -> tuple[list[Planned], dict[float, int]]:

@@ -43,6 +43,8 @@ def table(summary: Summary) -> str:
         lines += [f"{claim['verdict'].upper()}  {claim['statement']}", f"    {claim['numbers']}"]
         if claim.get("detectable"):
             lines.append(f"    detectable: {claim['detectable']}")
+        if claim.get("settled"):
+            lines.append(f"    {claim['settled']}")
     return "\n".join(lines)
 
 
@@ -98,6 +100,13 @@ def _verdicts(summary: Summary) -> Section:
         " column has the true differences, in points, that this many seeds with this spread detect"
         f" with a probability of {100 * power.POWER:.0f} %."
     ]
+    if any(claim.get("settled") for claim in summary["claims"]):
+        text.append(
+            "Seeds are added at looks that were declared beforehand. A difference is settled at the"
+            " first look where its interval, at the level of 5 % over the number of looks, lies on"
+            " one side of 0; differences that are open may be settled by further seeds. The 95 %"
+            " intervals below are those of a single look."
+        )
     if not summary["regime"]["holds"]:
         text.append(
             "The regime check failed: adversarial training did not fit its training set as well as"
@@ -126,6 +135,7 @@ def _paragraphs(summary: Summary, name: str) -> tuple[str, ...]:
         if claim["name"].partition(",")[0] == name:
             paragraphs.append(
                 f"{claim['verdict'].capitalize()}: {claim['statement']} {claim['numbers']}"
+                + (f" Looks: {claim['settled']}." if claim.get("settled") else "")
             )
             if claim["rule"] not in rules:
                 rules.append(claim["rule"])

@@ -196,6 +196,20 @@ def _claim(
         )
 
 
+def record(path: AnyPath, section: str, field: str, value: Any) -> None:
+    """Changes a field of a run's config.json.
+
+    Args:
+      path: of config.json, which `claim` has checked.
+      section: the field's section.
+      field: its name.
+      value: its plain value.
+    """
+    content = _read(path)
+    content["config"][section][field] = value
+    write_json(path, content)
+
+
 def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns the plain config and the data digests from a run's config.json.
 

@@ -128,6 +128,24 @@ def test_a_browser_shows_the_findings_without_an_error_or_a_request(page, tmp_pa
 
 
 @pytest.mark.slow
+def test_added_seeds_are_the_only_ones_to_run(tmp_path, findings_config):
+    fields = {"findings.looks": (3, 4), "train.epochs": 1}
+    findings(findings_config(**fields), tmp_path)
+    report(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/results.json")}
+    more = {**fields, "findings.seeds": (0, 1)}
+    summary = findings(findings_config(**more), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(tmp_path.glob("runs/*/results.json"))) == 2 * len(before)
+    assert summary["accuracies"]["bat"]["best"]["all"]["clean"]["n"] == 2
+    assert summary["claims"][-1]["settled"].endswith("open until 4 seeds")
+    assert json.loads((tmp_path / "results-1-seeds.json").read_text())["claims"]
+    assert not (tmp_path / "report.html").exists()
+    assert "open until 4 seeds" in report(tmp_path).read_text()
+    assert findings(findings_config(**more), tmp_path) == summary
+
+
+@pytest.mark.slow
 def test_after_five_kills_it_ends_with_the_same_numbers_and_repeats_no_run(tmp_path, estimates):
     flags = (
         f"--config.memorization.estimates={estimates}",
