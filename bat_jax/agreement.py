@@ -30,15 +30,16 @@ def check(config: ConfigDict) -> None:
     _check_job(config)
     _check_collapse(config)
     if "findings" in config:
-        _check_variants(config.findings.variants)
+        for section in ("variants", "arms"):
+            _check_names(section, config.findings[section])
 
 
-def _check_variants(variants: ConfigDict) -> None:
-    """Checks that the names of BAT's variants can name folders."""
-    for name in variants:
+def _check_names(section: str, runs: ConfigDict) -> None:
+    """Checks that the names of runs in a section of the findings can name folders."""
+    for name in runs:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
-                f"config.findings.variants has {fields.shown(name)}; expected names of letters,"
+                f"config.findings.{section} has {fields.shown(name)}; expected names of letters,"
                 " digits, '_', '-' and '.': they become names of folders"
             )
 

@@ -390,6 +390,10 @@ _FINDINGS: Schema = {
             unique=True,
             least=1,
         ),
+        # Further runs that `methods` may name: name -> differences from this config by section,
+        # such as {"objective": {"name": "trades", "awp": {"gamma": 0.005}}}. Runs of bat with AWP
+        # are compared with other methods with AWP, and those without with those without.
+        "arms": Open({}),
         # Finding (a): these track accuracy by typicality during training (`evaluation.track`).
         "tracked": Several(("standard", "pgd_at"), _METHOD, unique=True),
         # Finding (b): pgd_at without these fractions of the atypical training images, against

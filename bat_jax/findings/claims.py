@@ -35,11 +35,16 @@ class Claim(NamedTuple):
 
 def claims(summary: Mapping[str, Any]) -> list[Claim]:
     """Returns the regime check, then (a), (b) and (c); the last two once per state."""
+    methods = summary["methods"]
     return [
         _regime(summary["regime"]),
         _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
         *(_b(row, summary["attacks"]["removal"][row["state"]]) for row in summary["removal"]),
-        *(_c(summary, state) for state in STATES),
+        *(
+            _c(summary, state, ours)
+            for ours in dict.fromkeys(("bat", *(row.get("ours", "bat") for row in methods)))
+            for state in STATES
+        ),
     ]
 
 
@@ -161,10 +166,14 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
     )
 
 
-def _c(summary: Mapping[str, Any], state: str) -> Claim:
+def _c(summary: Mapping[str, Any], state: str, ours: str) -> Claim:
     attack = summary["attacks"]["methods"][state]
     title = Measure.parse(attack).title
-    rows = [row for row in summary["methods"] if row["state"] == state]
+    rows = [
+        row
+        for row in summary["methods"]
+        if row["state"] == state and row.get("ours", "bat") == ours
+    ]
     rows = [row for row in rows if has_attack(row["against"])]
     signs = {row["against"]: (sign(row["clean"]), sign(row[attack])) for row in rows}
     better = [name for name, found in signs.items() if max(found) > 0 and min(found) >= 0]
@@ -191,15 +200,17 @@ def _c(summary: Mapping[str, Any], state: str) -> Claim:
         for row in rows
     )
     caution = "" if attack == AUTOATTACK.key else " Robustness was not tested with AutoAttack."
+    is_plain = ours == "bat"
     return Claim(
-        f"c, {state}",
-        "(c) BAT gives a better trade-off between clean and robust accuracy than every other"
-        f" adversarial method ({state} checkpoint).",
+        f"c, {state}" if is_plain else f"c, {ours}, {state}",
+        f"(c) {'BAT' if is_plain else ours} gives a better trade-off between clean and robust"
+        f" accuracy than every other adversarial method ({state} checkpoint).",
         "BAT is better than a method if the interval of one paired difference over seeds, of clean"
         f" or of robust accuracy ({title}), lies above 0 and that of the other not below 0."
         " Supported if BAT is better than each method; refuted if worse than one; else undecided.",
         verdict,
-        f"{'; '.join(parts).capitalize()}. BAT minus {numbers} points.{caution}",
+        f"{'; '.join(parts).capitalize()}. {'BAT' if is_plain else ours} minus {numbers}"
+        f" points.{caution}",
         **_looked(
             verdict,
             {

@@ -61,9 +61,11 @@ def removal(part: float, state: str, measure: str, **fields: Any) -> Contrast:
     return Contrast("b", name, measure, **fields)
 
 
-def comparison(other: str, state: str, measure: str, **fields: Any) -> Contrast:
-    """Returns the contrast of BAT and another method."""
-    return Contrast("c", f"bat minus {other}, {state}", measure, **fields)
+def comparison(
+    other: str, state: str, measure: str, *, ours: str = "bat", **fields: Any
+) -> Contrast:
+    """Returns the contrast of a run of BAT and another method."""
+    return Contrast("c", f"{ours} minus {other}, {state}", measure, **fields)
 
 
 def beyond(attack: str) -> str:
@@ -104,7 +106,7 @@ def _removals(summary: Mapping[str, Any]) -> list[Contrast]:
 def _comparisons(summary: Mapping[str, Any]) -> list[Contrast]:
     found = []
     for row in summary["methods"]:
-        state, other = row["state"], row["against"]
+        state, other, ours = row["state"], row["against"], row.get("ours", "bat")
         if not has_attack(other):
             continue
         for key in (CLEAN.key, summary["attacks"]["methods"][state]):
@@ -118,10 +120,11 @@ def _comparisons(summary: Mapping[str, Any]) -> list[Contrast]:
                     other,
                     state,
                     Measure.parse(key).title,
-                    images=summary["accuracies"]["bat"][state]["all"][key]["images"],
+                    ours=ours,
+                    images=summary["accuracies"][ours][state]["all"][key]["images"],
                     values=_values(row[key]),
                     discordant=discordant,
-                    arms=("bat", other),
+                    arms=(ours, other),
                 )
             )
     return found

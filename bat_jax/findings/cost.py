@@ -188,10 +188,10 @@ def planned(config: ConfigDict, experiment: Experiment) -> list[contrasts.Contra
             found.append(contrasts.removal(part, state, title, images=typical))
     for state in STATES:
         title = Measure.parse(attacks["methods"][state]).title
-        for other in settings.methods:
-            if other != "bat" and methods.has_attack(other):
+        for ours, other in plans.comparisons(config):
+            if methods.has_attack(other):
                 found += [
-                    contrasts.comparison(other, state, measure, images=tested)
+                    contrasts.comparison(other, state, measure, ours=ours, images=tested)
                     for measure in (CLEAN.title, title)
                 ]
     return found

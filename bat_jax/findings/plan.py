@@ -82,15 +82,28 @@ def ensemble(config: ConfigDict) -> ConfigDict:
     run.data.subset = config.data.subset and config.data.subset + config.data.validation
     run.data.validation = 0
     run.evaluation.track.images = 0
-    try:
-        run.update(config.findings.ensemble.to_dict())
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"config.findings.ensemble: {_in_words(error)}; expected sections of this config and"
-            " their fields"
-        ) from None
+    _update(run, config.findings.ensemble, "findings.ensemble")
     configs.check(run)
     return run
+
+
+def comparisons(config: ConfigDict) -> list[tuple[str, str]]:
+    """Returns the pairs of (c): a run of bat, and another method.
+
+    Both perturb their weights (AWP), or neither does. `bat` comes first, against all of its others.
+    """
+    seed = config.findings.seeds[0]
+    objectives = {
+        name: trained(config, "methods", name, seed).objective for name in config.findings.methods
+    }
+    of_bat = [name for name, objective in objectives.items() if objective.name == "bat"]
+    of_bat.sort(key=lambda name: name != "bat")
+    return [
+        (ours, other)
+        for ours in of_bat
+        for other, objective in objectives.items()
+        if other not in of_bat and (objective.awp.gamma > 0) == (objectives[ours].awp.gamma > 0)
+    ]
 
 
 def attacks(config: ConfigDict) -> dict[str, Any]:
@@ -140,7 +153,14 @@ def validate(config: ConfigDict) -> None:
     configs.check(config)
     for field, values in (("methods", settings.methods), ("tracked", settings.tracked)):
         for method in values:
-            methods.find(method, f"findings.{field}")
+            if method not in settings.arms:
+                methods.find(method, f"findings.{field}")
+    for name in settings.arms:
+        if name in methods.METHODS:
+            raise UserError(
+                f"config.findings.arms has {name}, the name of a method; expected another name"
+            )
+        trained(config, "methods", name, settings.seeds[0])
     if settings.autoattack and "methods" not in settings.autoattack:
         raise UserError(
             f"config.findings.autoattack is {settings.autoattack}; expected methods among them, or"
@@ -191,14 +211,25 @@ def validate(config: ConfigDict) -> None:
 
 
 def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict:
-    """Returns the findings' config for a run of one method and seed."""
+    """Returns the findings' config for a run of one seed.
+
+    Args:
+      config: of the findings.
+      part: one of `bat_jax.config.PARTS`.
+      method: the name of a method or of one of `findings.arms`.
+      seed: the run's seed.
+    """
     settings = config.findings
     run = _section_by_section(config)
     run.seed = seed
     if run.data.seed is None:
         run.data.seed = config.seed
-    run.objective.name = method
-    select_by = methods.find(method).select_by
+    changes = settings.arms.get(method)
+    if changes is None:
+        run.objective.name = method
+    else:
+        _update(run, changes, f"findings.arms.{method}")
+    select_by = methods.find(run.objective.name).select_by
     if select_by == "clean":
         run.evaluation.select_by = select_by
         # Without adversarial training there is no robustness to collapse.
@@ -220,6 +251,20 @@ def _change(config: ConfigDict, variant: str, fields: ConfigDict) -> None:
             " of config.objective.bat"
         ) from None
     configs.check(config)
+
+
+def _update(config: ConfigDict, changes: Any, field: str) -> None:
+    """Updates a config by sections.
+
+    Raises:
+      UserError: the changes are no sections of the config, or none of their fields.
+    """
+    try:
+        config.update(changes.to_dict())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"config.{field}: {_in_words(error)}; expected sections of this config and their fields"
+        ) from None
 
 
 def _in_words(error: Exception) -> str:

@@ -20,7 +20,7 @@ from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.looks import over_looks
-from bat_jax.findings.plan import attacks, removal_arm, variant_arm
+from bat_jax.findings.plan import attacks, comparisons, removal_arm, variant_arm
 from bat_jax.methods import has_attack
 
 # The runs of each arm, in order of seeds.
@@ -39,6 +39,9 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
     strongest = attacks(config)
     variants = [variant_arm(name) for name in settings.variants]
     tracked = strongest["tracked"]
+    compared: dict[str, list[str]] = {}
+    for ours, other in comparisons(config):
+        compared.setdefault(ours, []).append(other)
     curves = {name: _curves(arms[name]) for name in settings.tracked}
     return {
         "attacks": strongest,
@@ -55,14 +58,8 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
         "methods": [
             row
             for state in STATES
-            for row in _pairs(
-                arms,
-                "bat",
-                [name for name in settings.methods if name != "bat"],
-                state,
-                strongest["methods"][state],
-                looks,
-            )
+            for ours, others in compared.items()
+            for row in _pairs(arms, ours, others, state, strongest["methods"][state], looks)
         ],
         "variants": [
             row
@@ -275,6 +272,8 @@ def _pairs(
     rows: list[dict[str, Any]] = []
     for other in others:
         row: dict[str, Any] = {"against": other, "state": state}
+        if name != "bat":
+            row["ours"] = name
         for measure in ("clean", attack):
             row[measure] = {
                 **over_looks(

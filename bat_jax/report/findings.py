@@ -207,7 +207,7 @@ def _removal(summary: Summary) -> Section:
 
 def _methods(summary: Summary) -> Section:
     attacks = summary["attacks"]["methods"]
-    methods = ["bat", *dict.fromkeys(row["against"] for row in summary["methods"])]
+    methods = compared_arms(summary)
     text = (
         *_paragraphs(summary, "c"),
         "Two tests answer two questions. McNemar's test within a seed: do these two trained models"
@@ -231,6 +231,12 @@ def _methods(summary: Summary) -> Section:
             ),
         ),
     )
+
+
+def compared_arms(summary: Summary) -> list[str]:
+    """Returns the arms that (c) compares, `bat` first."""
+    pairs = ((row["against"], row.get("ours", "bat")) for row in summary["methods"])
+    return list(dict.fromkeys(("bat", *(arm for pair in pairs for arm in pair))))
 
 
 def _variants(summary: Summary) -> Section:
@@ -279,7 +285,8 @@ def _pairs(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Tab
                 for one in test["mcnemar"]
             )
             adjusted = f"{test['p_holm']:.2g}" if "p_holm" in test else "one seed"
-            name = f"{row['against']}, {row['state']}, {_title(measure)}"
+            ours = f"{row['ours']} minus " if "ours" in row else ""
+            name = f"{ours}{row['against']}, {row['state']}, {_title(measure)}"
             cells.append((name, points(test), adjusted, within))
     return Table(
         "BAT minus each other arm, in points, with tests. McNemar, for each seed: images correct"

@@ -47,7 +47,10 @@ _FREE = (
     "checkpoint.keep",
 )
 # Fields whose values are mappings with user-defined names.
-_MAPPINGS = ("findings.variants", "findings.ensemble", "train.optimizer.options")
+_MAPPINGS = (
+    *("findings.variants", "findings.arms", "findings.ensemble"),
+    "train.optimizer.options",
+)
 
 
 @contextlib.contextmanager

@@ -97,6 +97,16 @@ def test_bat_must_gain_in_one_and_lose_in_neither(clean, robust, expected):
     assert verdict("c, best", clean=clean, robust=robust) == expected
 
 
+def test_another_run_of_bat_has_claims_of_its_own():
+    found = summary(clean=UP)
+    row = {"against": "trades", "state": "best", "ours": "bat_awp"}
+    found["methods"].append({**row, "clean": over_seeds(FLAT), "autoattack": over_seeds(DOWN)})
+    verdicts = {claim.name: claim.verdict for claim in claims(found)}
+    assert verdicts["c, best"] == "supported"
+    assert verdicts["c, bat_awp, best"] == "refuted"
+    assert verdicts["c, bat_awp, last"] == "undecided"
+
+
 def test_the_regime_follows_from_the_training_accuracy():
     assert verdict("regime", train=0.96) == "supported"
     assert verdict("regime", train=0.94) == "refuted"

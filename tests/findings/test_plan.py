@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from bat_jax import config as configs
 from bat_jax.data import load
 from bat_jax.errors import UserError
-from bat_jax.findings.plan import ensemble, plan, removed_ids, validate
+from bat_jax.findings.plan import comparisons, ensemble, plan, removed_ids, validate
 from bat_jax.runtime.plain import differences, plain
 
 
@@ -40,6 +40,39 @@ def test_every_arm_runs_once_per_seed_and_differs_only_in_its_subject(findings_c
     assert fields("pgd_at-without-100%-random-seed3") == {"objective.name", "data.exclude"}
     # Every seed sees the same images.
     assert {run.config.data.seed for run in runs} == {config.seed}
+
+
+def test_bat_is_compared_with_methods_that_perturb_their_weights_as_it_does(findings_config, train):
+    config = findings_config()
+    awp = {"gamma": 0.01, "start_epoch": 1.0}
+    config.findings.arms = ConfigDict(
+        {f"{name}_awp": {"objective": {"name": name, "awp": awp}} for name in ("trades", "bat")}
+    )
+    config.findings.methods = ("standard", "pgd_at", "bat_awp", "trades_awp", "bat")
+    validate(config)
+    made = {run.arm: run.config for run in of(config, train)}
+    assert made["trades_awp"].objective.name == "trades"
+    assert made["trades_awp"].objective.awp.gamma == 0.01
+    assert made["pgd_at"].objective.awp.gamma == 0
+    expected = [("bat", "standard"), ("bat", "pgd_at"), ("bat_awp", "trades_awp")]
+    assert comparisons(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("mart", {"objective": {"name": "mart"}}, "the name of a method"),
+        ("odd", {"objective": {"nme": "mart"}}, r"findings\.arms\.odd: .*nme"),
+        ("odd", {"objective": {"name": "madry"}}, "madry"),
+        ("odd", 3, r"findings\.arms\.odd"),
+        ("a/b", {}, r"findings\.arms has"),
+    ],
+)
+def test_wrong_arms_are_refused(findings_config, name, changes, words):
+    config = findings_config()
+    config.findings.arms = ConfigDict({name: changes})
+    with pytest.raises(UserError, match=words):
+        validate(config)
 
 
 def test_autoattack_attacks_the_parts_that_are_named(findings_config, train):
