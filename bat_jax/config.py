@@ -399,6 +399,15 @@ _FINDINGS: Schema = {
         # Finding (b): pgd_at without these fractions of the atypical training images, against
         # pgd_at without as many random ones.
         "removed": Several((0.5, 1.0), Real(1.0, above=0, high=1), unique=True, least=1),
+        # Whether the random ones have as many images of each class as the atypical ones.
+        "balanced": Flag(False),
+        # Finding (b) by influence: pgd_at without the most harmful training images of each class,
+        # as many as these fractions of its atypical ones, against equally many merely atypical or
+        # random ones of the same classes.
+        "harmful": Several((), Real(0.5, above=0, high=0.5), unique=True),
+        # For `harmful`: an estimates file of influence under attack, whose members trained on
+        # adversarial images and were scored on them (memorization.inputs).
+        "robust_estimates": Text(None),
         # The ablation of BAT: name -> fields of objective.bat.
         "variants": Open(
             {

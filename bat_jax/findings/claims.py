@@ -41,6 +41,10 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
         _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
         *(_b(row, summary["attacks"]["removal"][row["state"]]) for row in summary["removal"]),
         *(
+            _harmful(row, summary["attacks"]["removal"][row["state"]])
+            for row in summary.get("harmful", ())
+        ),
+        *(
             _c(summary, state, ours)
             for ours in dict.fromkeys(("bat", *(row.get("ours", "bat") for row in methods)))
             for state in STATES
@@ -151,6 +155,32 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
         " training images minus without equally many random ones. Supported if its interval lies"
         " above 0, refuted if below, else undecided."
     )
+    return _of_removal(name, statement, rule, row, attack)
+
+
+def _harmful(row: Mapping[str, Any], attack: str) -> Claim:
+    title = Measure.parse(attack).title
+    part, state = f"{100 * row['part']:g} %", row["state"]
+    is_random = row["against"] == "balanced"
+    others = "random" if is_random else "merely atypical"
+    about = f"as many as {part} of the atypical ones, {state} checkpoint"
+    statement = (
+        f"(b) Images with a harmful influence under attack hurt typical ones ({about})."
+        if is_random
+        else f"(b) Harmful images hurt typical ones more than merely atypical images do ({about})."
+    )
+    rule = (
+        f"Difference of robust accuracy ({title}) on typical test images, none of which chose the"
+        f" harmful ones: without the harmful training images minus without equally many {others}"
+        " ones of the same classes. Supported if its interval lies above 0, refuted if below, else"
+        " undecided."
+    )
+    return _of_removal(f"b, {part} harmful, {others}, {state}", statement, rule, row, attack)
+
+
+def _of_removal(name: str, statement: str, rule: str, row: Mapping[str, Any], attack: str) -> Claim:
+    """Returns the claim that a removal raises robust accuracy on typical test images."""
+    title = Measure.parse(attack).title
     if "typical" not in row:
         return Claim(name, statement, rule, "undecided", "No typical test images are known.")
     robust = row["typical"][attack]

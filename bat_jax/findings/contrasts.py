@@ -55,9 +55,16 @@ def gain(measure: str, **fields: Any) -> Contrast:
     return Contrast("a", "gain of pgd_at, atypical test images", measure, **fields)
 
 
-def removal(part: float, state: str, measure: str, **fields: Any) -> Contrast:
+def removal(
+    part: float,
+    state: str,
+    measure: str,
+    *,
+    kinds: tuple[str, str] = ("atypical", "random"),
+    **fields: Any,
+) -> Contrast:
     """Returns the contrast of two removals on typical test images."""
-    name = f"{100 * part:g} % atypical minus random removed, {state}, typical test images"
+    name = f"{100 * part:g} % {kinds[0]} minus {kinds[1]} removed, {state}, typical test images"
     return Contrast("b", name, measure, **fields)
 
 
@@ -87,7 +94,7 @@ def _gains(summary: Mapping[str, Any]) -> list[Contrast]:
 
 def _removals(summary: Mapping[str, Any]) -> list[Contrast]:
     found = []
-    for row in summary["removal"]:
+    for row in (*summary["removal"], *summary.get("harmful", ())):
         state, key = row["state"], summary["attacks"]["removal"][row["state"]]
         if "typical" in row:
             tested = summary["accuracies"]["pgd_at"][state]["typical"][key]
@@ -96,6 +103,9 @@ def _removals(summary: Mapping[str, Any]) -> list[Contrast]:
                     row["part"],
                     state,
                     Measure.parse(key).title,
+                    kinds=(
+                        ("harmful", row["against"]) if "against" in row else ("atypical", "random")
+                    ),
                     images=tested["images"],
                     values=_values(row["typical"][key]),
                 )

@@ -15,6 +15,7 @@ from bat_jax.ensemble.cost import describe_ensemble, member_cost
 from bat_jax.evaluation.records import CLEAN, STATES, Measure
 from bat_jax.findings import contrasts, looks, power
 from bat_jax.findings import plan as plans
+from bat_jax.findings.removal import BY_HARM
 from bat_jax.findings.results import read_results
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import backend
@@ -182,10 +183,15 @@ def planned(config: ConfigDict, experiment: Experiment) -> list[contrasts.Contra
         contrasts.gain(measure, images=atypical)
         for measure in (CLEAN.title, contrasts.beyond(tracked))
     ]
-    for part in settings.removed:
+    ours, *controls = BY_HARM
+    removals = [
+        *((part, ("atypical", "random")) for part in settings.removed),
+        *((part, (ours, control)) for part in settings.harmful for control in controls),
+    ]
+    for part, kinds in removals:
         for state in STATES:
             title = Measure.parse(attacks["removal"][state]).title
-            found.append(contrasts.removal(part, state, title, images=typical))
+            found.append(contrasts.removal(part, state, title, kinds=kinds, images=typical))
     for state in STATES:
         title = Measure.parse(attacks["methods"][state]).title
         for ours, other in plans.comparisons(config):

@@ -1,6 +1,7 @@
 """Plans the runs of the findings from the config and the estimates."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.fields import shown
+from bat_jax.findings import removal
 from bat_jax.runtime.storage import AnyPath
 
 
@@ -42,7 +44,11 @@ class Planned:
 
 
 def plan(
-    config: ConfigDict, train: Split, atypical: Int64[np.ndarray, " ids"], folder: AnyPath
+    config: ConfigDict,
+    train: Split,
+    atypical: Int64[np.ndarray, " ids"],
+    folder: AnyPath,
+    harm: removal.Harm = removal.NONE,
 ) -> list[Planned]:
     """Returns all runs in order of execution, grouped by seed.
 
@@ -51,24 +57,41 @@ def plan(
       train: the training images.
       atypical: ids of the atypical training images.
       folder: the folder of the files with removed ids.
+      harm: of the training images, for `findings.harmful`.
     """
     settings = config.findings
     runs = []
     for seed in settings.seeds:
         for method in settings.methods:
             runs.append(Planned("methods", method, seed, trained(config, "methods", method, seed)))
-        for part in settings.removed:
-            for kind in ("atypical", "random"):
-                arm = removal_arm(kind, part)
-                base = trained(config, "removal", "pgd_at", seed)
-                base.data.exclude = str(folder / f"{arm}-seed{seed}.txt")
-                ids = removed_ids(kind, part, train, atypical, seed=seed)
-                runs.append(Planned("removal", arm, seed, base, ids))
+        for arm, ids in _removals(config, train, atypical, harm, seed=seed):
+            base = trained(config, "removal", "pgd_at", seed)
+            base.data.exclude = str(folder / f"{arm}-seed{seed}.txt")
+            runs.append(Planned("removal", arm, seed, base, ids))
         for name, fields in settings.variants.items():
             base = trained(config, "variants", "bat", seed)
             _change(base, name, fields)
             runs.append(Planned("variants", variant_arm(name), seed, base))
     return runs
+
+
+def _removals(
+    config: ConfigDict,
+    train: Split,
+    atypical: Int64[np.ndarray, " ids"],
+    harm: removal.Harm,
+    *,
+    seed: int,
+) -> Iterator[tuple[str, Int64[np.ndarray, " ids"]]]:
+    """Yields the arms of (b) and the ids that each leaves out."""
+    settings = config.findings
+    for part in settings.removed:
+        for kind in ("atypical", "random"):
+            ids = removed_ids(kind, part, train, atypical, seed=seed, is_balanced=settings.balanced)
+            yield removal_arm(kind, part), ids
+    for part in settings.harmful:
+        for kind, ids in removal.by_harm(part, train, atypical, harm, seed=seed).items():
+            yield removal_arm(kind, part), ids
 
 
 def ensemble(config: ConfigDict) -> ConfigDict:
@@ -120,7 +143,7 @@ def attacks(config: ConfigDict) -> dict[str, Any]:
 
 
 def removal_arm(kind: str, part: float) -> str:
-    """Returns the name of a removal of `atypical` images or of equally many `random` ones."""
+    """Returns the name of a removal of `atypical` images, `random` ones, or a kind of `BY_HARM`."""
     return f"pgd_at-without-{round(100 * part)}%-{kind}"
 
 
@@ -130,7 +153,13 @@ def variant_arm(name: str) -> str:
 
 
 def removed_ids(
-    kind: str, part: float, train: Split, atypical: Int64[np.ndarray, " ids"], *, seed: int
+    kind: str,
+    part: float,
+    train: Split,
+    atypical: Int64[np.ndarray, " ids"],
+    *,
+    seed: int,
+    is_balanced: bool = False,
 ) -> Int64[np.ndarray, " removed"]:
     """Returns randomly drawn ids to leave out, in ascending order.
 
@@ -140,7 +169,14 @@ def removed_ids(
       train: the training images.
       atypical: ids of the atypical training images.
       seed: the run's seed.
+      is_balanced: whether the random ones have as many images of each class as the atypical ones.
     """
+    if kind == "random" and is_balanced:
+        theirs = removed_ids("atypical", part, train, atypical, seed=seed)
+        labels, counts = np.unique(train.labels[np.isin(train.ids, theirs)], return_counts=True)
+        every = np.ones(len(train), bool)
+        of_class = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        return removal.drawn(train, every, of_class, seed=seed, draw=1)
     pool = atypical if kind == "atypical" else train.ids
     key = keys.derive(seed, keys.Purpose.REMOVAL, int(kind == "random"))
     order = np.asarray(jax.random.permutation(key, len(pool)), np.int64)
@@ -186,6 +222,12 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.evaluation.losses is {config.evaluation.losses}; expected cross_entropy"
             " among them"
+        )
+    if settings.harmful and (settings.robust_estimates is None or not config.evaluation.subset):
+        raise UserError(
+            f"config.findings.robust_estimates is {settings.robust_estimates} and"
+            f" config.evaluation.subset {config.evaluation.subset}; expected both with"
+            " config.findings.harmful: the test images outside of the subset choose the images"
         )
     looks = tuple(settings.looks)
     if looks != tuple(sorted(looks)):

@@ -7,6 +7,7 @@ from bat_jax.config import PARTS
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import CLEAN, GROUPS, STATES, Measure
 from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings.removal import BY_HARM
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import Flag, ListOf, Number, Object, Place, ShapeError, Text
 from bat_jax.runtime.storage import AnyPath
@@ -85,6 +86,7 @@ _GAINS = Object(
         **dict.fromkeys(GROUPS, _measured(clean_minus_robust=_OVER_SEEDS)),
     },
 )
+_REMOVAL = {"part": Number(), "removed": _COUNT, "state": Text(STATES)}
 _RESULTS = Object(
     {
         "attacks": Object(
@@ -109,9 +111,7 @@ _RESULTS = Object(
                 )
             )
         ),
-        "removal": ListOf(
-            Object({"part": Number(), "removed": _COUNT, "state": Text(STATES)}, _GROUPED)
-        ),
+        "removal": ListOf(Object(_REMOVAL, _GROUPED)),
         "methods": ListOf(_ROW),
         "variants": ListOf(_ROW),
         "claims": ListOf(
@@ -121,7 +121,8 @@ _RESULTS = Object(
             )
         ),
         "seconds": Number(low=0),
-    }
+    },
+    {"harmful": ListOf(Object({**_REMOVAL, "against": Text(BY_HARM)}, _GROUPED))},
 )
 
 

@@ -21,18 +21,24 @@ from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.looks import over_looks
 from bat_jax.findings.plan import attacks, comparisons, removal_arm, variant_arm
+from bat_jax.findings.removal import BY_HARM
 from bat_jax.methods import has_attack
 
 # The runs of each arm, in order of seeds.
 Arms = Mapping[str, Sequence[Run]]
 
 
-def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> dict[str, Any]:
+def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dict[str, Any]:
     """Returns the numbers of findings (a), (b) and (c), of the ablation and of the regime.
 
     An accuracy, in [0, 1], has its `mean`, `interval` and `values` over `n` seeds, and the number
     of `images` behind each value; intervals are clipped to [0, 1]. Differences pair runs of the
     same seed.
+
+    Args:
+      config: of the findings.
+      arms: the finished runs.
+      removed: by arm of (b), how many training images it leaves out.
     """
     settings = config.findings
     looks = tuple(settings.looks)
@@ -51,10 +57,11 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[float, int]) -> d
         "gains": {name: _gains(arms[name], tracked, name, looks) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
         "removal": [
-            _removal(arms, part, removed[part], state, strongest["removal"][state], looks)
+            _removal(arms, removed, part, ("atypical", "random"), state, strongest, looks)
             for part in settings.removed
             for state in STATES
         ],
+        **_by_harm(arms, removed, settings.harmful, strongest, looks),
         "methods": [
             row
             for state in STATES
@@ -217,15 +224,44 @@ def _gains(runs: Sequence[Run], attack: str, method: str, looks: Sequence[int]) 
     return found
 
 
-def _removal(
-    arms: Arms, part: float, removed: int, state: str, attack: str, looks: Sequence[int]
+def _by_harm(
+    arms: Arms,
+    removed: Mapping[str, int],
+    parts: Sequence[float],
+    strongest: Mapping[str, Any],
+    looks: Sequence[int],
 ) -> dict[str, Any]:
-    """Returns accuracy without atypical images minus accuracy without equally many random ones."""
-    without, random = arms[removal_arm("atypical", part)], arms[removal_arm("random", part)]
-    found: dict[str, Any] = {"part": part, "state": state, "removed": removed}
+    """Returns `harmful`: the removals of harmful images against each control; nothing if none."""
+    ours, *controls = BY_HARM
+    rows = [
+        {
+            **_removal(arms, removed, part, (ours, control), state, strongest, looks),
+            "against": control,
+        }
+        for part in parts
+        for control in controls
+        for state in STATES
+    ]
+    return {"harmful": rows} if rows else {}
+
+
+def _removal(
+    arms: Arms,
+    removed: Mapping[str, int],
+    part: float,
+    kinds: tuple[str, str],
+    state: str,
+    strongest: Mapping[str, Any],
+    looks: Sequence[int],
+) -> dict[str, Any]:
+    """Returns accuracy without images of one kind minus accuracy without equally many others."""
+    ours, theirs = (removal_arm(kind, part) for kind in kinds)
+    without, others = arms[ours], arms[theirs]
+    attack = strongest["removal"][state]
+    found: dict[str, Any] = {"part": part, "state": state, "removed": removed[ours]}
     for group in ("all", *GROUPS):
         for measure in ("clean", attack):
-            values = _differences(without, random, state, group, measure)
+            values = _differences(without, others, state, group, measure)
             if values:
                 images = _tested(without[0], state, group, measure)
                 value = over_looks(values, images=images, looks=looks)

@@ -11,6 +11,7 @@ from bat_jax import config as configs
 from bat_jax import memorization
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs as finished
+from bat_jax.findings import removal
 from bat_jax.findings.claims import claims
 from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
 from bat_jax.findings.results import read_results, seeds_of
@@ -18,12 +19,13 @@ from bat_jax.findings.summary import summarize
 from bat_jax.jobs.finished import finished_results
 from bat_jax.jobs.memorization import memorize
 from bat_jax.jobs.train import train_and_evaluate
+from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json, written_whole
 from bat_jax.runtime.storage import AnyPath, absolute, as_path
 from bat_jax.training.checkpoints import check_folder
-from bat_jax.training.experiment import build, check_batch
+from bat_jax.training.experiment import Experiment, build, check_batch
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def findings(
     with workdirs.opened(workdir):
         config = _with_estimates(config, workdir, workers=workers)
         with distributed.agreed():
-            planned, removed = prepare(config, workdir)
+            planned = prepare(config, workdir)
         path = workdir / "results.json"
         results = finished_results(path, read_results)
         if results is not None and seeds_of(results) == len(config.findings.seeds):
@@ -74,7 +76,9 @@ def findings(
         arms: dict[str, list[finished.Run]] = {}
         for run in planned:
             arms.setdefault(run.arm, []).append(finished.read(_folder(workdir, run)))
-        summary = summarize(config, arms, removed)
+        summary = summarize(
+            config, arms, {run.arm: len(run.removed) for run in planned if run.removed is not None}
+        )
         summary["claims"] = [claim._asdict() for claim in claims(summary)]
         summary["seconds"] = sum(run.results["seconds"] for runs in arms.values() for run in runs)
         with distributed.agreed():
@@ -91,6 +95,9 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> C
     """Claims the folder; returns the config with an estimates file, which is made if needed."""
     members = ensemble(config)
     digests = build(members).digests()
+    if config.findings.robust_estimates is not None:
+        robust = memorization.load(config.findings.robust_estimates)
+        digests = {**digests, "robust_estimates": robust.digest()}
     if config.memorization.estimates is not None:
         given = memorization.load(config.memorization.estimates)
         digests = {**digests, "estimates": given.digest()}
@@ -132,8 +139,8 @@ def _claim(workdir: AnyPath, config: ConfigDict, digests: dict[str, str]) -> Non
                 workdirs.record(path, "findings", "seeds", seeds)
 
 
-def prepare(config: ConfigDict, workdir: AnyPath) -> tuple[list[Planned], dict[float, int]]:
-    """Returns the runs to make, and the number of images in each removed fraction."""
+def prepare(config: ConfigDict, workdir: AnyPath) -> list[Planned]:
+    """Returns the runs to make."""
     experiment = build(trained(config, "methods", "pgd_at", config.findings.seeds[0]))
     estimates, groups = experiment.estimates, experiment.typicality()
     # `build` requires estimates for tracking accuracy by typicality.
@@ -147,8 +154,44 @@ def prepare(config: ConfigDict, workdir: AnyPath) -> tuple[list[Planned], dict[f
             f" this config and {of_test} test images are atypical; expected some of both: lower"
             " config.memorization.threshold, or estimate with influence"
         )
-    runs = plan(config, experiment.train, atypical, absolute(workdir) / "excluded")
-    return runs, {part: round(part * len(atypical)) for part in config.findings.removed}
+    harm = _harm(config, experiment, groups) if config.findings.harmful else removal.NONE
+    return plan(config, experiment.train, atypical, absolute(workdir) / "excluded", harm)
+
+
+def _harm(
+    config: ConfigDict, experiment: Experiment, groups: memorization.Typicality
+) -> removal.Harm:
+    """Returns the harm of training images on typical test images that no run is tested on.
+
+    So the images that choose what to remove are not those that measure the effect.
+    """
+    estimates = estimate_files.matched(
+        memorization.load(config.findings.robust_estimates), experiment.dataset
+    )
+    choosing = np.setdiff1d(groups.test_typical, experiment.test_images().ids)
+    if not len(choosing):
+        raise UserError(
+            f"config.evaluation.subset is {config.evaluation.subset}, all typical test images of"
+            f" {experiment.dataset.name}; expected fewer with config.findings.harmful: the others"
+            " choose the harmful images"
+        )
+    harm = removal.harm(removal.robust_influence(estimates), choosing)
+    is_trained = np.isin(harm.ids, experiment.train.ids)
+    harm = removal.Harm(*(part[is_trained] for part in harm))
+    log.info(
+        "harm on %d typical test images: %d of %d training images harmful, %d by more than 1.96"
+        " standard errors",
+        len(choosing),
+        np.sum(harm.values > 0),
+        len(harm.ids),
+        harm.certain(),
+    )
+    if not np.any(harm.values > 0):
+        raise UserError(
+            f"{estimates.source}: no training image has a harmful influence; expected some, or"
+            " config.findings.harmful=()"
+        )
+    return harm
 
 
 def _folder(workdir: AnyPath, run: Planned) -> AnyPath:

@@ -177,20 +177,27 @@ def _curves(summary: Summary) -> Section:
 def _removal(summary: Summary) -> Section:
     attacks = summary["attacks"]["removal"]
     rows = []
-    for row in summary["removal"]:
+    for row in (*summary["removal"], *summary.get("harmful", ())):
+        kinds = f" harmful minus {row['against']}" if "against" in row else ""
         for group in ("all", *GROUPS):
             if group in row:
                 rows.append(
                     (
-                        f"{100 * row['part']:.0f} % removed ({row['removed']}), {row['state']},"
-                        f" {group}",
+                        f"{100 * row['part']:.0f} %{kinds} removed ({row['removed']}),"
+                        f" {row['state']}, {group}",
                         points(row[group]["clean"]),
                         points(row[group][attacks[row["state"]]]),
                     )
                 )
     differences = Table(
         "Accuracy without atypical training images minus accuracy without equally many random"
-        " ones, in points.",
+        " ones, in points."
+        + (
+            " Harmful images are those of the most negative influence under attack on typical test"
+            " images, which are not among those tested here; percentages are of the atypical ones."
+            if summary.get("harmful")
+            else ""
+        ),
         ("removal, checkpoint, test images", "clean", _robust(attacks)),
         tuple(rows),
     )

@@ -43,6 +43,7 @@ _FREE = (
     "data.placement",
     "memorization.estimates",
     "findings.pilot",
+    "findings.robust_estimates",
     "programs.members_at_once",
     "checkpoint.keep",
 )

@@ -81,6 +81,21 @@ def test_removal_must_make_typical_images_more_robust(typical, expected):
     assert verdict("b, 100 % removed, last", typical=typical) == expected
 
 
+def test_harmful_images_have_claims_against_both_controls():
+    found = summary()
+    row = {"part": 0.5, "state": "last", "removed": 7, "against": "balanced"}
+    found["harmful"] = [
+        {**row, "typical": {"clean": over_seeds(FLAT), "pgd20": over_seeds(UP)}},
+        {
+            **{**row, "against": "merely-atypical"},
+            "typical": {"clean": over_seeds(FLAT), "pgd20": over_seeds(FLAT)},
+        },
+    ]
+    verdicts = {claim.name: claim.verdict for claim in claims(found)}
+    assert verdicts["b, 50 % harmful, random, last"] == "supported"
+    assert verdicts["b, 50 % harmful, merely atypical, last"] == "undecided"
+
+
 @pytest.mark.parametrize(
     ("clean", "robust", "expected"),
     [

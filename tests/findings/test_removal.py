@@ -1,0 +1,130 @@
+"""Harmful images are those of negative influence; controls have the same classes."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from bat_jax.data.dataset import Split
+from bat_jax.errors import UserError
+from bat_jax.findings.plan import plan, removal_arm, removed_ids, validate
+from bat_jax.findings.removal import BY_HARM, Harm, RobustInfluence, by_harm, harm, robust_influence
+from bat_jax.memorization import Estimates, Influence
+
+# 60 images of three classes, of which 10, 8 and 5 are atypical; ids are unlike rows.
+LABELS = np.repeat(np.arange(3), 20).astype(np.int32)
+TRAIN = Split(np.zeros((60, 1, 1, 1), np.uint8), LABELS, 1000 + 3 * np.arange(60))
+ATYPICAL = TRAIN.ids[[*range(10), *range(20, 28), *range(40, 45)]]
+
+
+def found(seed=0):
+    return Harm(TRAIN.ids, np.random.default_rng(seed).normal(size=60), np.full(60, 0.1))
+
+
+def classes(ids):
+    return np.bincount(LABELS[np.isin(TRAIN.ids, ids)], minlength=3).tolist()
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5])
+def test_the_three_removals_have_equally_many_images_of_each_class(part):
+    sets = by_harm(part, TRAIN, ATYPICAL, found(), seed=0)
+    assert tuple(sets) == BY_HARM
+    for ids in sets.values():
+        assert len(np.unique(ids)) == len(ids)
+        assert classes(ids) == [int(part * n) for n in (10, 8, 5)]
+
+
+def test_controls_hold_no_harmful_image_and_merely_atypical_ones_are_atypical():
+    for seed in range(5):
+        harmful, merely, balanced = by_harm(0.5, TRAIN, ATYPICAL, found(seed), seed=seed).values()
+        assert not set(harmful) & set(merely)
+        assert not set(harmful) & set(balanced)
+        assert set(merely) <= set(ATYPICAL)
+
+
+def test_harmful_images_are_the_most_harmful_of_their_class():
+    harms = found()
+    harmful = by_harm(0.5, TRAIN, ATYPICAL, harms, seed=0)["harmful"]
+    for label, count in enumerate((5, 4, 2)):
+        of_class = np.flatnonzero(label == LABELS)
+        most = of_class[np.argsort(-harms.values[of_class])[:count]]
+        assert set(TRAIN.ids[most]) == set(harmful) & set(TRAIN.ids[of_class])
+
+
+def test_images_that_help_or_are_unknown_are_never_harmful():
+    few = Harm(TRAIN.ids[[0, 1, 2, 20]], np.array([0.3, -0.2, 0.1, -0.1]), np.zeros(4))
+    sets = by_harm(0.5, TRAIN, ATYPICAL, few, seed=0)
+    assert sets["harmful"].tolist() == TRAIN.ids[[0, 2]].tolist()
+    assert [classes(ids) for ids in sets.values()] == [[2, 0, 0]] * 3
+
+
+def test_the_seed_draws_the_controls_alone():
+    first, again, other = (by_harm(0.5, TRAIN, ATYPICAL, found(), seed=seed) for seed in (0, 0, 1))
+    for kind in BY_HARM:
+        np.testing.assert_array_equal(first[kind], again[kind])
+    np.testing.assert_array_equal(first["harmful"], other["harmful"])
+    assert set(first["balanced"]) != set(other["balanced"])
+
+
+def test_harm_is_minus_the_mean_influence_on_the_chosen_images():
+    values = np.array([[-0.2, 0.1, np.nan], [-0.4, np.nan, np.nan], [0.9, 0.9, 0.9]])
+    errors = np.array([[0.1, 0.3, np.nan], [0.3, np.nan, np.nan], [9.0, 9.0, 9.0]])
+    blocks = [
+        RobustInfluence(np.array([7, 5, 6]), np.array([1, 2, 3]), values, errors),
+        RobustInfluence(np.array([4]), np.array([8]), np.array([[-0.5]])),
+    ]
+    # Test image 3 is not typical, and training image 6 has no influence on the others.
+    of = harm(blocks, np.array([1, 2, 8]))
+    assert of.ids.tolist() == [4, 5, 7]
+    np.testing.assert_allclose(of.values, [0.5, -0.1, 0.3])
+    np.testing.assert_allclose(of.standard_error, [np.nan, 0.3, 0.2])
+    # Image 4 has no known error.
+    assert of.certain() == 0
+
+
+def estimates(inputs):
+    block = Influence(np.array([1, 0]), np.array([0]), np.array([[-0.2], [0.4]]))
+    labels = np.zeros(2, np.int64)
+    ids = np.array([50, 60])
+    return Estimates(
+        "file.npz", np.zeros(2), labels, labels[:1], ids, ids[:1], (block,), inputs=inputs
+    )
+
+
+def test_an_estimates_file_gives_influence_on_attacked_images_alone():
+    (block,) = robust_influence(estimates("adversarial"))
+    assert block.train_ids.tolist() == [60, 50]
+    assert block.values.tolist() == [[-0.2, 0.4]]
+    for inputs in ("clean", None):
+        with pytest.raises(UserError, match=r"file\.npz: estimates from clean images"):
+            robust_influence(estimates(inputs))
+
+
+def test_random_removals_can_be_balanced():
+    for seed in range(3):
+        sizes = [
+            classes(removed_ids(kind, 0.5, TRAIN, ATYPICAL, seed=seed, is_balanced=True))
+            for kind in ("atypical", "random")
+        ]
+        assert sizes[0] == sizes[1]
+        assert sum(sizes[0]) == 12
+
+
+def test_each_removal_becomes_a_run(findings_config, tmp_path):
+    config = findings_config(**{"findings.harmful": (0.5,), "evaluation.subset": 100})
+    config.findings.robust_estimates = "robust.npz"
+    config.findings.variants = ConfigDict()
+    validate(config)
+    runs = {run.arm: run for run in plan(config, TRAIN, ATYPICAL, tmp_path, found())}
+    for kind in BY_HARM:
+        run = runs[removal_arm(kind, 0.5)]
+        assert len(run.removed) == 11
+        assert run.config.data.exclude == str(tmp_path / f"{run.name}.txt")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"evaluation.subset": 100}, {"findings.robust_estimates": "robust.npz"}],
+)
+def test_harmful_removals_need_estimates_and_test_images_to_choose(findings_config, fields):
+    with pytest.raises(UserError, match=r"config\.findings\.robust_estimates is"):
+        validate(findings_config(**{"findings.harmful": (0.5,), **fields}))
