@@ -84,6 +84,11 @@ def _check_attacked(config: ConfigDict) -> None:
             f"config.evaluation.corruptions.names is {fields.shown(corruptions.names)} without"
             " config.evaluation.corruptions.path; expected the folder of their files too: set it"
         )
+    if corruptions.path is not None and config.data.get("tested"):
+        raise UserError(
+            f"config.data.tested is {config.data.tested}; expected 0 with"
+            " config.evaluation.corruptions, which are those of test images"
+        )
     if not settings.attacks:
         return
     if attack.epsilon is not None and not attack.epsilon > 0:

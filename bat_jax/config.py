@@ -62,6 +62,9 @@ _DATA: dict[str, fields.Field] = {
     "validation": Integer(1000),
     # Train on this many of the others, drawn by the seed; 0 means all.
     "subset": Integer(0),
+    # Test on this many training images, held out by the seed, in place of the test images: for
+    # searches, which must not use those. By default on the test images.
+    "tested": Integer(0),
     # A file of ids, one per line, of training images to leave out; none by default.
     "exclude": Text(None),
     # An .npz file of further training images, with `image` (uint8) and `label`; none by default.
@@ -398,7 +401,7 @@ _FINDINGS: Schema = {
         "tracked": Several(("standard", "pgd_at"), _METHOD, unique=True),
         # Finding (b): pgd_at without these fractions of the atypical training images, against
         # pgd_at without as many random ones.
-        "removed": Several((0.5, 1.0), Real(1.0, above=0, high=1), unique=True, least=1),
+        "removed": Several((0.5, 1.0), Real(1.0, above=0, high=1), unique=True),
         # Whether the random ones have as many images of each class as the atypical ones.
         "balanced": Flag(False),
         # Finding (b) by influence: pgd_at without the most harmful training images of each class,
@@ -406,8 +409,20 @@ _FINDINGS: Schema = {
         # random ones of the same classes.
         "harmful": Several((), Real(0.5, above=0, high=0.5), unique=True),
         # For `harmful`: an estimates file of influence under attack, whose members trained on
-        # adversarial images and were scored on them (memorization.inputs).
+        # adversarial images and were scored on them (memorization.inputs). By default an ensemble
+        # makes it, whose differences from this config are those of `robust_ensemble`.
         "robust_estimates": Text(None),
+        "robust_ensemble": Open(
+            {
+                "objective": {"name": "pgd_at"},
+                "memorization": {"inputs": "adversarial"},
+                "train": {
+                    "epochs": _EPOCHS,
+                    "optimizer": {"learning_rate": _LEARNING_RATE},
+                    "schedule": {"name": "one_cycle", "warmup_epochs": 0.0},
+                },
+            }
+        ),
         # The ablation of BAT: name -> fields of objective.bat.
         "variants": Open(
             {
@@ -418,6 +433,9 @@ _FINDINGS: Schema = {
                 "gate_memorized": {"gate": "memorized"},
             }
         ),
+        # A designed search among options of BAT: name -> its default and its other level, of fields
+        # of objective.bat. Adds 24 variants of all of them (docs/findings.md).
+        "factors": Open({}),
         # The runs that AutoAttack attacks: methods, removal, variants. The others are attacked by
         # PGD only.
         "autoattack": Several(("methods",), Choice("methods", PARTS), unique=True),

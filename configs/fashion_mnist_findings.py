@@ -20,48 +20,12 @@ run has used the warm-up yet.
 
 from ml_collections import ConfigDict
 
-from bat_jax.config import findings
+from bat_jax.settings import fashion_mnist_findings
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = findings()
-    config.data.name = "fashion_mnist"
-    config.data.validation = 1000
-    config.data.subset = 1000
-    config.data.crop_padding = 0
-    config.data.flip = False
-
-    config.model.name = "small_cnn"
-    config.model.width = 8
-
-    config.attack.epsilon = 8 / 255
-    config.attack.step_size = 2 / 255
-    config.attack.num_steps = 7
-    config.attack.warmup_epochs = 10.0
-
-    config.train.epochs = 60
-    config.train.batch_size = 100
-    config.train.optimizer.learning_rate = 0.05
-    config.train.schedule.boundaries = (40.0, 52.0)
-
-    config.evaluation.step_size = 1 / 255
-    config.evaluation.batch_size = 500
-    config.evaluation.losses = ("cross_entropy",)
-    # AutoAttack dominates the cost; every run is tested on the same 1,000 images.
-    config.evaluation.subset = 1000
-    config.evaluation.attacked = ("best",)
-    config.evaluation.track.images = 500
-    config.evaluation.track.num_steps = 20
-    config.checkpoint.every_epochs = 6
-
-    # On 2,000 images: the training images and the held-out images. With this few members,
-    # influences have standard errors of up to 0.08; at a threshold of 0.15, two in three atypical
-    # test images would be atypical by chance.
-    config.memorization.members = 200
-    config.memorization.threshold = 0.25
-    config.findings.ensemble.train.epochs = 12
-    config.findings.ensemble.train.optimizer.learning_rate = 0.05
+    config = fashion_mnist_findings()
     config.findings.variants = ConfigDict(
         {
             "weight_only": {"beta_dl": 0.0},

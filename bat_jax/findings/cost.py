@@ -75,13 +75,22 @@ def describe_findings(config: ConfigDict) -> str:
                 f"  at the pilot's robust accuracy of {100 * standing:.0f} %:"
                 f" {attacked * standing / 1e12:,.4g} TFLOP{_minutes(attacked * standing, rate)}"
             )
-    if config.memorization.estimates is None:
-        ensemble = plans.ensemble(config)
-        members = _members(ensemble)
-        described = describe_ensemble(ensemble)
-        lines.append(
-            "memorization estimates, in addition:\n" + described[described.index("parameters of") :]
-        )
+    made = {
+        "ensemble": config.memorization.estimates is None,
+        "robust_ensemble": bool(
+            config.findings.harmful and config.findings.robust_estimates is None
+        ),
+    }
+    for section, is_made in made.items():
+        if is_made:
+            ensemble = plans.ensemble(config, section=section)
+            cost = _members(ensemble)
+            members += cost
+            described = describe_ensemble(ensemble)
+            lines.append(
+                f"findings.{section}, in addition{_minutes(cost, rate)}:\n"
+                + described[described.index("parameters of") :]
+            )
     whole = total + attacked * standing + members
     lines.append(
         f"in all: {whole / 1e15:,.4g} PFLOP{_minutes(whole, rate)},"

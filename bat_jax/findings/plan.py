@@ -1,7 +1,7 @@
 """Plans the runs of the findings from the config and the estimates."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.fields import shown
-from bat_jax.findings import removal
+from bat_jax.findings import design, removal
 from bat_jax.runtime.storage import AnyPath
 
 
@@ -68,7 +68,7 @@ def plan(
             base = trained(config, "removal", "pgd_at", seed)
             base.data.exclude = str(folder / f"{arm}-seed{seed}.txt")
             runs.append(Planned("removal", arm, seed, base, ids))
-        for name, fields in settings.variants.items():
+        for name, fields in variants(config).items():
             base = trained(config, "variants", "bat", seed)
             _change(base, name, fields)
             runs.append(Planned("variants", variant_arm(name), seed, base))
@@ -94,10 +94,14 @@ def _removals(
             yield removal_arm(kind, part), ids
 
 
-def ensemble(config: ConfigDict) -> ConfigDict:
+def ensemble(config: ConfigDict, *, section: str = "ensemble") -> ConfigDict:
     """Returns the config of the ensemble that estimates memorization of the training images.
 
     It also learns from the held-out images, so that the seed draws the same images.
+
+    Args:
+      config: of the findings.
+      section: `ensemble`, or `robust_ensemble` for influence under attack.
     """
     run = _section_by_section(config)
     run.job = "memorization"
@@ -105,7 +109,7 @@ def ensemble(config: ConfigDict) -> ConfigDict:
     run.data.subset = config.data.subset and config.data.subset + config.data.validation
     run.data.validation = 0
     run.evaluation.track.images = 0
-    _update(run, config.findings.ensemble, "findings.ensemble")
+    _update(run, config.findings[section], f"findings.{section}")
     configs.check(run)
     return run
 
@@ -145,6 +149,12 @@ def attacks(config: ConfigDict) -> dict[str, Any]:
 def removal_arm(kind: str, part: float) -> str:
     """Returns the name of a removal of `atypical` images, `random` ones, or a kind of `BY_HARM`."""
     return f"pgd_at-without-{round(100 * part)}%-{kind}"
+
+
+def variants(config: ConfigDict) -> dict[str, Any]:
+    """Returns the variants of BAT, those of the designed search after the named ones."""
+    settings = config.findings
+    return {**settings.variants, **design.variants(settings.factors.to_dict())}
 
 
 def variant_arm(name: str) -> str:
@@ -223,12 +233,21 @@ def validate(config: ConfigDict) -> None:
             f"config.evaluation.losses is {config.evaluation.losses}; expected cross_entropy"
             " among them"
         )
-    if settings.harmful and (settings.robust_estimates is None or not config.evaluation.subset):
+    if settings.harmful and not config.evaluation.subset:
         raise UserError(
-            f"config.findings.robust_estimates is {settings.robust_estimates} and"
-            f" config.evaluation.subset {config.evaluation.subset}; expected both with"
+            f"config.evaluation.subset is {config.evaluation.subset}; expected above 0 with"
             " config.findings.harmful: the test images outside of the subset choose the images"
         )
+    if settings.harmful and settings.robust_estimates is None:
+        members = ensemble(config, section="robust_ensemble")
+        if methods.find(members.objective.name).attack is None or (
+            members.memorization.inputs != "adversarial"
+        ):
+            raise UserError(
+                f"config.findings.robust_ensemble trains {members.objective.name} and scores"
+                f" {members.memorization.inputs} images; expected an adversarial method, scored on"
+                " adversarial images"
+            )
     looks = tuple(settings.looks)
     if looks != tuple(sorted(looks)):
         raise UserError(f"config.findings.looks is {looks}; expected ascending numbers of seeds")
@@ -237,6 +256,7 @@ def validate(config: ConfigDict) -> None:
             f"config.findings.seeds has {len(settings.seeds)} seeds and config.findings.looks ends"
             f" at {looks[-1]}; expected no more seeds than the last look has"
         )
+    _check_factors(config)
     for name, fields in settings.variants.items():
         if not isinstance(fields, ConfigDict):
             raise UserError(
@@ -250,6 +270,26 @@ def validate(config: ConfigDict) -> None:
                 " of config.objective.bat"
             )
         _change(trained(config, "variants", "bat", settings.seeds[0]), name, fields)
+
+
+def _check_factors(config: ConfigDict) -> None:
+    """Checks the levels of the designed search, each by itself."""
+    factors = config.findings.factors
+    if len(factors) > design.MOST_FACTORS:
+        raise UserError(
+            f"config.findings.factors has {len(factors)} options; expected at most"
+            f" {design.MOST_FACTORS}"
+        )
+    for name, levels in factors.items():
+        is_pair = isinstance(levels, tuple | list) and len(levels) == 2
+        if name not in config.objective.bat or not is_pair or levels[0] == levels[1]:
+            raise UserError(
+                f"config.findings.factors.{name} is {shown(levels)}; expected two values of a field"
+                " of config.objective.bat"
+            )
+        for level in levels:
+            base = trained(config, "variants", "bat", config.findings.seeds[0])
+            _change(base, name, {name: level}, section="factors")
 
 
 def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict:
@@ -284,12 +324,17 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
     return run
 
 
-def _change(config: ConfigDict, variant: str, fields: ConfigDict) -> None:
+def _change(
+    config: ConfigDict,
+    variant: str,
+    fields: ConfigDict | Mapping[str, Any],
+    section: str = "variants",
+) -> None:
     try:
         config.objective.bat.update(fields)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"config.findings.variants.{variant}: {_in_words(error)}; expected values for fields"
+            f"config.findings.{section}.{variant}: {_in_words(error)}; expected values for fields"
             " of config.objective.bat"
         ) from None
     configs.check(config)

@@ -86,7 +86,7 @@ _GAINS = Object(
         **dict.fromkeys(GROUPS, _measured(clean_minus_robust=_OVER_SEEDS)),
     },
 )
-_REMOVAL = {"part": Number(), "removed": _COUNT, "state": Text(STATES)}
+_REMOVAL: dict[str, schema.Shape] = {"part": Number(), "removed": _COUNT, "state": Text(STATES)}
 _RESULTS = Object(
     {
         "attacks": Object(
@@ -122,7 +122,17 @@ _RESULTS = Object(
         ),
         "seconds": Number(low=0),
     },
-    {"harmful": ListOf(Object({**_REMOVAL, "against": Text(BY_HARM)}, _GROUPED))},
+    {
+        "harmful": ListOf(Object({**_REMOVAL, "against": Text(BY_HARM)}, _GROUPED)),
+        "design": Object(
+            {
+                "attack": _Key(),
+                "factors": Object(),
+                "effects": Object(others=Object(others=_OVER_SEEDS)),
+                "winner": Object(),
+            }
+        ),
+    },
 )
 
 

@@ -19,6 +19,7 @@ from bat_jax.evaluation.records import (
 from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings import design
 from bat_jax.findings.looks import over_looks
 from bat_jax.findings.plan import attacks, comparisons, removal_arm, variant_arm
 from bat_jax.findings.removal import BY_HARM
@@ -48,6 +49,11 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dic
     compared: dict[str, list[str]] = {}
     for ours, other in comparisons(config):
         compared.setdefault(ours, []).append(other)
+    searched = {}
+    if settings.factors:
+        searched["design"] = _designed(
+            arms, settings.factors.to_dict(), strongest["variants"]["last"]
+        )
     curves = {name: _curves(arms[name]) for name in settings.tracked}
     return {
         "attacks": strongest,
@@ -73,6 +79,42 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dic
             for state in STATES
             for row in _pairs(arms, "bat", variants, state, strongest["variants"][state], looks)
         ],
+        **searched,
+    }
+
+
+def _designed(arms: Arms, factors: design.Factors, attack: str) -> dict[str, Any]:
+    """Returns the effects of options on accuracies of the last state, and the winner.
+
+    The score is the mean of clean and robust accuracy. The last state depends on no held-out image.
+    """
+    made = [arms[variant_arm(name)] for name in design.variants(factors)]
+    clean, robust = (
+        np.array(
+            [
+                [run.evaluations["last"].all[Measure.parse(key)].accuracy for run in runs]
+                for runs in made
+            ]
+        )
+        for key in (CLEAN.key, attack)
+    )
+    scores = {"score": (clean + robust) / 2, CLEAN.key: clean, attack: robust}
+    found = {name: design.effects(values, factors) for name, values in scores.items()}
+    return {
+        "attack": attack,
+        "factors": {name: list(levels) for name, levels in factors.items()},
+        "effects": {
+            name: {
+                effect.factor: {
+                    "mean": effect.mean,
+                    "interval": list(effect.interval),
+                    "n": clean.shape[1],
+                }
+                for effect in effects
+            }
+            for name, effects in found.items()
+        },
+        "winner": design.winner(found["score"], factors),
     }
 
 

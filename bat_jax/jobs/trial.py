@@ -92,24 +92,32 @@ def findings(
 
 
 def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> ConfigDict:
-    """Claims the folder; returns the config with an estimates file, which is made if needed."""
+    """Claims the folder; returns the config with the estimates files, created if it names none."""
     members = ensemble(config)
     digests = build(members).digests()
     if config.findings.robust_estimates is not None:
-        robust = memorization.load(config.findings.robust_estimates)
-        digests = {**digests, "robust_estimates": robust.digest()}
+        of_attacked = memorization.load(config.findings.robust_estimates)
+        digests = {**digests, "robust_estimates": of_attacked.digest()}
     if config.memorization.estimates is not None:
         given = memorization.load(config.memorization.estimates)
         digests = {**digests, "estimates": given.digest()}
-        _claim(workdir, config, digests)
-        return config
     _claim(workdir, config, digests)
-    log.info("memorization estimates: %d members", members.memorization.members)
-    memorize(members, workdir / "memorization", workers=workers)
-    jax.clear_caches()
     config = config.copy_and_resolve_references()
-    config.memorization.estimates = str(absolute(workdir) / "memorization" / "memorization.npz")
+    if config.memorization.estimates is None:
+        config.memorization.estimates = _estimated(members, workdir / "memorization", workers)
+    if config.findings.harmful and config.findings.robust_estimates is None:
+        robust = ensemble(config, section="robust_ensemble")
+        folder = workdir / "robust_memorization"
+        config.findings.robust_estimates = _estimated(robust, folder, workers)
     return config
+
+
+def _estimated(members: ConfigDict, folder: AnyPath, workers: bool) -> str:
+    """Makes estimates in a folder, unless that is done, and returns the path of their file."""
+    log.info("%s: %d members", folder.name, members.memorization.members)
+    memorize(members, folder, workers=workers)
+    jax.clear_caches()
+    return str(absolute(folder) / "memorization.npz")
 
 
 def _claim(workdir: AnyPath, config: ConfigDict, digests: dict[str, str]) -> None:
@@ -168,6 +176,8 @@ def _harm(
     estimates = estimate_files.matched(
         memorization.load(config.findings.robust_estimates), experiment.dataset
     )
+    # `prepare` requires atypical test images, so that the others are known.
+    assert groups.test_typical is not None
     choosing = np.setdiff1d(groups.test_typical, experiment.test_images().ids)
     if not len(choosing):
         raise UserError(

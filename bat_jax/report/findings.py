@@ -45,6 +45,9 @@ def table(summary: Summary) -> str:
             lines.append(f"    detectable: {claim['detectable']}")
         if claim.get("settled"):
             lines.append(f"    {claim['settled']}")
+    if "design" in summary:
+        chosen = summary["design"]["winner"].items()
+        lines.append("SEARCH  chosen: " + ", ".join(f"{name}={value}" for name, value in chosen))
     return "\n".join(lines)
 
 
@@ -80,6 +83,7 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
             _removal(summary),
             _methods(summary),
             _variants(summary),
+            *_design(summary),
             *_memorized(folder, config),
         ),
         details={
@@ -259,6 +263,30 @@ def _variants(summary: Summary) -> Section:
         (_accuracies(summary, arms), _pairs(summary["variants"], attacks)),
         (findings_charts.trade_off(summary, arms, attacks["best"], "best", "ablation"),),
     )
+
+
+def _design(summary: Summary) -> list[Section]:
+    """Returns the designed search, if there was one."""
+    if "design" not in summary:
+        return []
+    found, rows = summary["design"], []
+    effects = found["effects"]
+    for name, (first, second) in found["factors"].items():
+        of_factor = (effects[key][name] for key in ("score", CLEAN.key, found["attack"]))
+        chosen = str(found["winner"][name])
+        rows.append((f"{name}: {second} for {first}", *map(points, of_factor), chosen))
+    text = (
+        "Twenty-four variants vary all options at once (Plackett and Burman's design with its"
+        " fold-over). The score is the mean of clean and robust accuracy of the last checkpoint.",
+        "Rule: an option takes its second level if the whole interval of its effect on the score"
+        " lies above 0, and keeps its default otherwise.",
+    )
+    table = Table(
+        "Effect of each option's second level, in points, mean over all variants and seeds.",
+        ("option", "score", "clean", _title(found["attack"]), "chosen"),
+        tuple(rows),
+    )
+    return [Section("Search among the options of BAT", text, (table,))]
 
 
 def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:

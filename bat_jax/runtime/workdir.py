@@ -49,7 +49,8 @@ _FREE = (
 )
 # Fields whose values are mappings with user-defined names.
 _MAPPINGS = (
-    *("findings.variants", "findings.arms", "findings.ensemble"),
+    *("findings.variants", "findings.arms", "findings.factors"),
+    *("findings.ensemble", "findings.robust_ensemble"),
     "train.optimizer.options",
 )
 

@@ -47,6 +47,7 @@ from bat_jax.training.accepted import check_memory, check_model
 from bat_jax.training.feeding import Feed, Resident, Streamed
 from bat_jax.training.images import data_seed, hold_out, normalization
 from bat_jax.training.images import excluded as excluded_ids
+from bat_jax.training.images import tested as with_tested
 from bat_jax.training.step import TrainStep
 
 
@@ -315,6 +316,7 @@ def build(
         dataset = select(dataset, config.data.classes)
         # Names and a number of classes become labels, which readers of the run need no data for.
         config.data.classes = dataset.classes
+    dataset = with_tested(dataset, config)
     _check_images(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
     corrupted = _corrupted(config, dataset)

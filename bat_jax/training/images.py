@@ -1,5 +1,7 @@
 """Selects the training and validation images of a run, and their normalisation."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from jaxtyping import Int64
@@ -39,6 +41,28 @@ def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] 
             " expected ids of its training images"
         )
     return ids
+
+
+def tested(dataset: Dataset, config: ConfigDict) -> Dataset:
+    """Returns the data set with held-out training images in place of its test images.
+
+    Without `data.tested`, the data set is returned unchanged.
+    """
+    examples, count = len(dataset.train), config.data.tested
+    if not count:
+        return dataset
+    if count >= examples:
+        raise UserError(
+            f"config.data.tested is {count}; expected fewer than the {examples} training images of"
+            f" {dataset.name}"
+        )
+    key = keys.derive(data_seed(config), keys.Purpose.TEST_SPLIT, 1)
+    order = np.asarray(jax.random.permutation(key, examples), np.int64)
+    return dataclasses.replace(
+        dataset,
+        train=dataset.train.take(np.sort(order[count:])),
+        test=dataset.train.take(np.sort(order[:count])),
+    )
 
 
 def hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:

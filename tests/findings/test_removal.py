@@ -121,10 +121,16 @@ def test_each_removal_becomes_a_run(findings_config, tmp_path):
         assert run.config.data.exclude == str(tmp_path / f"{run.name}.txt")
 
 
+def test_harmful_removals_need_test_images_to_choose(findings_config):
+    with pytest.raises(UserError, match=r"config\.evaluation\.subset is 0; expected above 0"):
+        validate(findings_config(**{"findings.harmful": (0.5,)}))
+
+
 @pytest.mark.parametrize(
-    "fields",
-    [{"evaluation.subset": 100}, {"findings.robust_estimates": "robust.npz"}],
+    "changes", [{"memorization": {"inputs": "clean"}}, {"objective": {"name": "standard"}}]
 )
-def test_harmful_removals_need_estimates_and_test_images_to_choose(findings_config, fields):
-    with pytest.raises(UserError, match=r"config\.findings\.robust_estimates is"):
-        validate(findings_config(**{"findings.harmful": (0.5,), **fields}))
+def test_the_robust_ensemble_trains_and_scores_under_attack(findings_config, changes):
+    config = findings_config(**{"findings.harmful": (0.5,), "evaluation.subset": 100})
+    config.findings.robust_ensemble.update(changes)
+    with pytest.raises(UserError, match=r"config\.findings\.robust_ensemble trains"):
+        validate(config)

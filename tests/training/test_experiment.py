@@ -180,6 +180,18 @@ def test_validation_and_training_images_are_disjoint_and_drawn_by_the_seed(tiny_
     assert set(splits[0].validation.ids) != set(splits[1].validation.ids)
 
 
+def test_held_out_images_can_stand_in_for_the_test_set(tiny_config):
+    real = build(tiny_config())
+    searched = build(tiny_config(**{"data.tested": 100}))
+    tested = set(searched.dataset.test.ids)
+    assert len(tested) == len(searched.test_images()) == 100
+    assert tested <= set(real.dataset.train.ids)
+    assert not tested & {*searched.train.ids, *searched.validation.ids}
+    assert len(searched.train) == len(real.train)
+    with pytest.raises(UserError, match=r"config\.data\.tested is 99999; expected fewer than"):
+        build(tiny_config(**{"data.tested": 99999}))
+
+
 def test_images_are_normalised_by_their_own_statistics(tiny_config):
     experiment = build(tiny_config(**{"model.name": "small_cnn"}))
     images = experiment.train.images.astype(np.float64) / 255
