@@ -230,7 +230,7 @@ def _methods(summary: Summary) -> Section:
     return Section(
         "(c) BAT and the others",
         text,
-        (_accuracies(summary, methods), _pairs(summary["methods"], attacks)),
+        (accuracy_table(summary, methods), pair_table(summary["methods"], attacks)),
         (
             findings_charts.trade_off(summary, methods, attacks["best"], "best"),
             findings_charts.trade_off(summary, methods, attacks["last"], "last"),
@@ -260,7 +260,7 @@ def _variants(summary: Summary) -> Section:
     return Section(
         "Ablation of BAT",
         text,
-        (_accuracies(summary, arms), _pairs(summary["variants"], attacks)),
+        (accuracy_table(summary, arms), pair_table(summary["variants"], attacks)),
         (findings_charts.trade_off(summary, arms, attacks["best"], "best", "ablation"),),
     )
 
@@ -289,7 +289,7 @@ def _design(summary: Summary) -> list[Section]:
     return [Section("Search among the options of BAT", text, (table,))]
 
 
-def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:
+def accuracy_table(summary: Summary, arms: Sequence[str]) -> Table:
     """Returns every accuracy of some arms: on all, typical and atypical test images."""
     found = summary["accuracies"]
     measures = list(dict.fromkeys(m for arm in arms for s in STATES for m in found[arm][s]["all"]))
@@ -310,7 +310,8 @@ def _accuracies(summary: Summary, arms: Sequence[str]) -> Table:
     )
 
 
-def _pairs(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Table:
+def pair_table(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Table:
+    """Returns the differences of runs of BAT and other arms, with their tests."""
     cells = []
     for row in rows:
         for measure in (CLEAN.key, attacks[row["state"]]):

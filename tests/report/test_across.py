@@ -1,0 +1,82 @@
+"""One page on the findings of several data sets follows from their numbers."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from bat_jax.errors import UserError
+from bat_jax.report.across import Finished, main, markdown, write
+from bat_jax.report.page import Table
+
+PILOT = Path(__file__).parents[2] / "docs" / "results" / "fashion_mnist.json"
+
+
+def changed(results):
+    """Returns results of another data set: no regime, and (a) and half of (b) reversed."""
+    other = copy.deepcopy(results)
+    other["regime"]["holds"] = False
+    other["at_chance"] = []
+    other["removal"] = other["removal"][:2]
+    rows = [other["gains"]["pgd_at"]["atypical"]["clean"], other["removal"][0]["typical"]["pgd20"]]
+    for row in rows:
+        row["values"] = [-0.03, -0.031, -0.029]
+        row.update(mean=-0.03, interval=[-0.0325, -0.0275])
+    return other
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("across")
+    results = json.loads(PILOT.read_text())
+    finished = [Finished("Gray", results), Finished("Colour 100", changed(results))]
+    return write(finished, folder)
+
+
+def test_the_table_has_every_verdict_and_what_undecided_ones_detect(page):
+    text = page.read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| (a) "))
+    assert row.endswith("| supported | refuted |")
+    rows = [line for line in text.splitlines() if line.startswith("| (b) ")]
+    assert rows[0].endswith("| undecided (detects 3.7) | refuted |")
+    assert rows[2].endswith("| supported | not tested |")
+    assert "**Gray** (3 seeds, 1,000 test images): the regime holds; (a) supported;" in text
+    assert "**Colour 100** (3 seeds, 1,000 test images): the regime does not hold" in text
+
+
+def test_the_page_says_what_did_not_reproduce(page):
+    text = page.read_text().partition("## What did not reproduce")[2]
+    assert "- Gray: mart-seed1 ended at chance" in text
+    assert "Colour 100, the regime: adversarial training did not fit" in text
+    assert "robust accuracy. Refuted on Colour 100." in text
+    assert "Undecided (detects 3.7) on Gray, refuted on Colour 100." in text
+
+
+def test_each_finding_has_a_figure_and_each_data_set_its_long_tables(page):
+    text = page.read_text()
+    for claim in "abc":
+        assert f"(figures/findings_{claim}.svg)" in text
+        assert (page.parent / "figures" / f"findings_{claim}.svg").stat().st_size > 1000
+    for stem in ("gray", "colour_100"):
+        assert f"(findings_{stem}.md)" in text
+        long = (page.parent / f"findings_{stem}.md").read_text()
+        assert "| (c) bat minus trades, best, AutoAttack | 1,000 | -4.0 (" in long
+        assert "| trades, best, AutoAttack |" in long
+
+
+def test_cells_keep_their_bars():
+    table = Table("Caption.", ("a", "b"), (("x|y", "z"),))
+    assert markdown(table) == "Caption.\n\n| a | b |\n| --- | --- |\n| x\\|y | z |"
+
+
+def test_names_that_share_a_file_are_refused(tmp_path):
+    results = json.loads(PILOT.read_text())
+    with pytest.raises(UserError, match="names Set 1, set-1; expected"):
+        write([Finished("Set 1", results), Finished("set-1", results)], tmp_path)
+
+
+@pytest.mark.parametrize("argument", ["results.json", "=results.json", "Gray=missing.json"])
+def test_wrong_arguments_end_in_one_line(argument, capsys):
+    assert main([argument]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
