@@ -111,6 +111,7 @@ def _check_evaluated(config: ConfigDict) -> None:
         for field, value in (
             ("architecture", config.architecture),
             ("data.name", config.data.name),
+            ("data.side", config.data.side),
             *((f"model.{name}", config.model[name]) for name in config.model),
         ):
             if value is not None:

@@ -52,6 +52,12 @@ _DATA: dict[str, fields.Field] = {
     "name": Text("cifar100"),
     # The archive or folder to read; by default the places listed in docs/data.md.
     "path": Text(None),
+    # For folder:<path>, resize images of any sizes to squares of this many pixels a side, before
+    # training; by default all must have one size.
+    "side": Integer(None, low=1, high=4096),
+    # For folder:<path>, the folder that keeps the decoded images for later runs, by default the
+    # one of the images; none keeps nothing.
+    "cache": Text(None),
     # Use only these classes, labels or names, with labels renumbered in this order; one number k
     # selects the first k classes. By default all.
     "classes": Several(None, Either(None, Integer(0), Text("name")), unique=True, least=1),
@@ -360,7 +366,7 @@ _EVALUATION: Schema = {
     # The states of the run to evaluate: best, last.
     "checkpoints": Several(("best", "last"), _STATES.each, unique=True, least=1),
     # These have the meaning that they have in a training config; by default the run's values.
-    "data": {name: optional(_DATA[name]) for name in ("path", "exclude", "name")},
+    "data": {name: optional(_DATA[name]) for name in ("path", "exclude", "name", "side", "cache")},
     # For weights: properties of the model that the file does not contain.
     "model": {name: optional(_MODEL[name]) for name in ("mean", "std", "stem", "shortcut")},
     "attack": {name: optional(_ATTACK[name]) for name in ("norm", "epsilon")},

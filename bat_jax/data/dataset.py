@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8
 
 from bat_jax import keys
+from bat_jax.data.mapped import AT_ONCE, Mapped
 from bat_jax.errors import UserError
 
 IDS = np.iinfo(np.int32)  # The range of ids, which devices hold as int32.
@@ -20,13 +21,13 @@ class Split:
     """Images with labels and ids, in the order of the source.
 
     Attributes:
-      images: uint8, NHWC.
+      images: uint8, NHWC; of a set too large for the host's memory, rows of a file.
       labels: int32 class indices.
       ids: int64; an example's position in the source, used to join external estimates. A subset of
         a split keeps the original ids.
     """
 
-    images: UInt8[np.ndarray, "examples height width channels"]
+    images: UInt8[np.ndarray, "examples height width channels"] | Mapped
     labels: Int32[np.ndarray, " examples"]
     ids: Int64[np.ndarray, " examples"]
 
@@ -35,14 +36,17 @@ class Split:
 
     def take(self, rows: Int64[np.ndarray, " rows"]) -> "Split":
         """Returns the given rows, in the given order, with their ids."""
-        return Split(self.images[rows], self.labels[rows], self.ids[rows])
+        is_mapped = isinstance(self.images, Mapped)
+        images = self.images.take(rows) if is_mapped else self.images[rows]
+        return Split(images, self.labels[rows], self.ids[rows])
 
     def digest(self) -> str:
         """Returns a content hash of the ids, labels and images."""
         digest = hashlib.sha256()
         for array in (self.ids, self.labels, self.images):
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            for start in range(0, len(array), AT_ONCE):
+                digest.update(np.ascontiguousarray(array[start : start + AT_ONCE]).data)
         return digest.hexdigest()[:16]
 
 
@@ -206,7 +210,7 @@ def _check(what: str, split: Split, num_classes: int) -> None:
     images, labels, ids = split.images, split.labels, split.ids
     if images.dtype != np.uint8:
         found = f"{images.dtype}"
-        is_number = images.size and np.issubdtype(images.dtype, np.number)
+        is_number = 0 not in images.shape and np.issubdtype(images.dtype, np.number)
         if is_number and not np.all(np.isfinite(images)):
             found += f" with {int(np.count_nonzero(~np.isfinite(images)))} values not finite"
         elif is_number:

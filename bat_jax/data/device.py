@@ -102,7 +102,12 @@ def to_devices(
     needed = bytes_of(split)
     what = f"data: {len(split)} images need {needed / 2**30:.3f} GiB on every device"
     check_fits(needed, mesh, what)
-    arrays = (split.images, split.labels, split.ids.astype(np.int32), np.float32(memorization))
+    arrays = (
+        np.asarray(split.images),
+        split.labels,
+        split.ids.astype(np.int32),
+        np.float32(memorization),
+    )
     return DeviceSplit(*parallel.replicate(arrays, mesh))
 
 

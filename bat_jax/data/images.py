@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import psutil
@@ -23,8 +23,31 @@ if TYPE_CHECKING:
 _FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 # Pillow's modes with 8 bits per channel and no transparency, and their numbers of channels.
 _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
+# Photographs that are resized may also be made for print, as 22 of ImageNet are.
+_CHANNELS_RESIZED = {**_CHANNELS, "CMYK": 3}
+# The number of images that are decoded between two reads of the list.
+_QUEUED = 4096
 # The maximum bytes of an image, both as a file and as pixels: far more than classifiers use.
 LIMIT = 64 << 20
+
+Allocate: TypeAlias = Callable[[int, tuple[int, int, int]], np.ndarray]
+"""Returns an array for a number of images of (height, width, channels)."""
+
+
+def in_memory(where: str) -> Allocate:
+    """Returns a function that allocates images in memory, if they fit.
+
+    Args:
+      where: the folder or archive, for messages.
+    """
+
+    def allocate(
+        count: int, shape: tuple[int, int, int]
+    ) -> UInt8[np.ndarray, "images height width channels"]:
+        check_memory(count, shape, where=where)
+        return np.empty((count, *shape), np.uint8)
+
+    return allocate
 
 
 def decode(
@@ -34,8 +57,13 @@ def decode(
     where: str,
     remedy: str,
     shape: tuple[int, int, int] | None = None,
+    side: int | None = None,
+    allocate: Allocate | None = None,
 ) -> UInt8[np.ndarray, "images height width channels"]:
     """Decodes images of one size, in threads: Pillow releases Python's lock while decoding.
+
+    With a `side`, images may have any sizes: the central square of each, as large as fits, is
+    resized to it bilinearly, with weights as wide as the pixels of the result.
 
     Args:
       names: the files of the images, at least one.
@@ -44,34 +72,47 @@ def decode(
       remedy: what a user should do about a damaged image.
       shape: height, width and channels of the result, 1 for gray or 3 for RGB. None takes the size
         of the first image, and RGB if any image is in colour.
+      side: height and width of the result in pixels, in place of those of `shape`.
+      allocate: returns the array of the result; by default one in memory.
 
     Returns:
       The images in the order of `names`. In RGB results, gray images are repeated.
     """
     with _quiet_pillow(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        modes = _CHANNELS if side is None else _CHANNELS_RESIZED
 
         def opened(name: str) -> "Image":
-            return _open(read(name), f"{where}: {name}", remedy)
+            return _open(read(name), f"{where}: {name}", remedy, modes)
 
         if shape is None:
-            width, height = opened(names[0]).size
-            channels = max(pool.map(lambda name: _CHANNELS[opened(name).mode], names))
-            shape = (height, width, channels)
+            width, height = opened(names[0]).size if side is None else (side, side)
+            shape = (height, width, _channels(pool, names, lambda name: modes[opened(name).mode]))
             if math.prod(shape) > LIMIT:
                 raise UserError(
                     f"{where}: the first image is {width} wide and {height} high,"
                     f" {math.prod(shape):,} bytes of pixels; expected at most {LIMIT:,}; resize the"
                     " images"
                 )
-        check_memory(len(names), shape, where=where)
-        images = np.empty((len(names), *shape), np.uint8)
+        images = (allocate or in_memory(where))(len(names), shape)
 
         def fill(row: int) -> None:
-            images[row] = _pixels(opened(names[row]), f"{where}: {names[row]}", shape, remedy)
+            at = f"{where}: {names[row]}"
+            images[row] = _pixels(opened(names[row]), at, shape, remedy, is_resized=bool(side))
 
-        for _ in pool.map(fill, range(len(names))):  # Raises the first error.
-            pass
+        for start in range(0, len(names), _QUEUED):
+            for _ in pool.map(fill, range(start, min(start + _QUEUED, len(names)))):
+                pass  # Raises the first error.
     return images
+
+
+def _channels(
+    pool: ThreadPoolExecutor, names: Sequence[str], channels_of: Callable[[str], int]
+) -> int:
+    """Returns 3 if any image is in colour, else 1."""
+    for start in range(0, len(names), _QUEUED):
+        if max(pool.map(channels_of, names[start : start + _QUEUED])) == 3:
+            return 3
+    return 1
 
 
 @contextlib.contextmanager
@@ -99,7 +140,7 @@ def check_memory(count: int, shape: tuple[int, int, int], *, where: str) -> None
         )
 
 
-def _open(content: bytes, where: str, remedy: str) -> "Image":
+def _open(content: bytes, where: str, remedy: str, modes: Mapping[str, int]) -> "Image":
     from PIL import Image  # Readers of raw arrays do not need it.
 
     try:
@@ -115,7 +156,7 @@ def _open(content: bytes, where: str, remedy: str) -> "Image":
             f" {remedy}"
         ) from error
     # Pillow silently reduces 16-bit colours to 8; only the decoder's mode reveals it.
-    if image.mode not in _CHANNELS or ";16" in str(image.tile):
+    if image.mode not in modes or ";16" in str(image.tile):
         raise UserError(
             f"{where}: has pixels of mode {image.mode}"
             f"{' with 16 bits' if ';16' in str(image.tile) else ''}; expected gray or RGB of 8 bits"
@@ -136,19 +177,38 @@ def _open(content: bytes, where: str, remedy: str) -> "Image":
 
 
 def _pixels(
-    image: "Image", where: str, shape: tuple[int, int, int], remedy: str
+    image: "Image",
+    where: str,
+    shape: tuple[int, int, int],
+    remedy: str,
+    *,
+    is_resized: bool = False,
 ) -> UInt8[np.ndarray, "height width channels"]:
     height, width, channels = shape
-    if image.size != (width, height):  # Known before decoding.
+    if not is_resized and image.size != (width, height):  # Known before decoding.
         raise UserError(
             f"{where}: is {image.size[0]} wide and {image.size[1]} high; expected {width} and"
             f" {height}, one size for all images; resize or remove it"
         )
     try:
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        converted = image.convert("L" if channels == 1 else "RGB")
+        if is_resized:
+            converted = _resized(converted, height)
+        pixels = np.asarray(converted)
     except Exception as error:  # Damaged pixels raise errors of many types.
         reason = " ".join(str(error).split())
         raise UserError(
             f"{where}: is a damaged image ({reason}); expected a whole one; {remedy}"
         ) from error
     return pixels.reshape(shape)
+
+
+def _resized(image: "Image", side: int) -> "Image":
+    """Returns the central square of an image, resized bilinearly."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    length = min(width, height)
+    left, top = (width - length) // 2, (height - length) // 2
+    square = image.crop((left, top, left + length, top + length))
+    return square.resize((side, side), Resampling.BILINEAR)

@@ -20,7 +20,13 @@ _READERS: dict[str, Callable[[Path | None], Dataset]] = {
 }
 
 
-def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
+def load(
+    name: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    side: int | None = None,
+    cache: str | None = None,
+) -> Dataset:
     """Reads a data set into memory.
 
     Args:
@@ -29,6 +35,10 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
         `package.module:Name` for a function of the path that returns a `Dataset`.
       path: the archive or folder of the set; for `tfds:<name>`, TFDS's `data_dir`. None looks in
         the default places, which each reader documents, and may download.
+      side: for `folder:<path>`, resizes images of any sizes: the central square of each becomes
+        one of this side, in pixels.
+      cache: for `folder:<path>`, the folder that keeps the decoded images for later runs; by
+        default the folder of the images, and `none` keeps nothing.
 
     Returns:
       Training and test images (uint8, NHWC) with labels, ids and class names.
@@ -42,7 +52,7 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
             raise UserError(
                 f"{name}: path {place} does not exist; expected the set's archive or folder"
             )
-        return _read(name, place)
+        return _read(name, place, side, cache)
     except OSError as error:  # Such as a folder without read permission.
         raise UserError(
             f"{name}: {error.filename or place} cannot be read ({error.strerror}); expected the"
@@ -50,8 +60,13 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
         ) from error
 
 
-def _read(name: str, place: Path | None) -> Dataset:
+def _read(name: str, place: Path | None, side: int | None, cache: str | None) -> Dataset:
     kind, _, rest = name.partition(":")
+    if kind != "folder" and side is not None:
+        raise UserError(
+            f"config.data.side is {side}; expected None for {name}, whose images have one size:"
+            " config.model.resize resizes them on the device"
+        )
     if name in _READERS:
         return _READERS[name](place)
     if kind == "tfds" and rest:
@@ -59,7 +74,7 @@ def _read(name: str, place: Path | None) -> Dataset:
     if kind == "folder" and rest:
         if place is not None:
             raise UserError(f"{name}: got path {place} too; expected the folder in the name alone")
-        return image_folder.read(expanded(rest))
+        return image_folder.read(expanded(rest), side=side, cache=cache)
     if outside.is_outside(name):
         return _from_outside(name, place)
     known = ", ".join([*_READERS, "tfds:<name>", "folder:<path>", "package.module:Name"])

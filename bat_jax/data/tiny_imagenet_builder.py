@@ -64,7 +64,9 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-        for image, label, number in zip(split.images, split.labels, split.ids, strict=True):
+        for image, label, number in zip(
+            np.asarray(split.images), split.labels, split.ids, strict=True
+        ):
             png = io.BytesIO()
             # Higher levels cost time and hardly shrink photographs of this size.
             Image.fromarray(image).save(png, format="PNG", compress_level=1)

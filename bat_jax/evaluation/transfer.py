@@ -58,7 +58,7 @@ def transfer(
         rows = np.arange(start, start + batch_size)
         # One static shape: the last batch is padded with copies of the last image.
         part = images.take(np.minimum(rows, len(images) - 1))
-        x, labels = to_unit(jnp.asarray(part.images)), jnp.asarray(part.labels)
+        x, labels = to_unit(jnp.asarray(np.asarray(part.images))), jnp.asarray(part.labels)
         image_keys = keys.per_image(key, jnp.asarray(part.ids, jnp.int32))
         shown = [x] + [
             attack(one.variables, x, labels, image_keys)

@@ -180,7 +180,7 @@ def _autoattack(experiment: Experiment, saved: Saved, test: Split, workdir: AnyP
         ids = jnp.asarray(ours.ids.astype(np.int32))
         result = autoattack(
             models.logits_fn(experiment.evaluated("autoattack"), variables),
-            ours.images / np.float32(255),
+            np.asarray(ours.images) / np.float32(255),
             ours.labels,
             keys.per_image(keys.derive(config.seed, keys.Purpose.EVALUATION), ids),
             epsilon=config.attack.epsilon,

@@ -85,7 +85,7 @@ class Fitted(NamedTuple):
         key = keys.derive(config.seed, keys.Purpose.EVALUATION)
         return autoattack(
             self.logits_fn(state),
-            split.images / np.float32(255),
+            np.asarray(split.images) / np.float32(255),
             split.labels,
             keys.per_image(key, split.ids.astype(np.int32)),
             **{**settings, **options},

@@ -45,7 +45,8 @@ def evaluate_weights(
     settings = _settings(config)
     path = Path(config.weights)
     with distributed.agreed():
-        dataset = load(settings.data.name, path=settings.data.path)
+        data = settings.data
+        dataset = load(data.name, path=data.path, side=data.side, cache=data.cache)
         chosen = {name: config.model[name] for name in _OF_THE_MODEL}
         imported = interop.import_weights(
             path, config.architecture, dataset.num_classes, dataset=dataset.name, **chosen

@@ -133,7 +133,12 @@ def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
             rows = np.minimum(np.arange(start, start + _BATCH), len(split) - 1)
             batch = split.take(rows)
             parts.append(
-                attack(variables, np.float32(batch.images) / 255, batch.labels, np.int32(batch.ids))
+                attack(
+                    variables,
+                    np.float32(np.asarray(batch.images)) / 255,
+                    batch.labels,
+                    np.int32(batch.ids),
+                )
             )
         found = [np.concatenate([np.asarray(part[n]) for part in parts]) for n in range(5)]
         return _Attacked(split, *(array[: len(split)] for array in found))

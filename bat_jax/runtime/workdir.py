@@ -39,6 +39,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "bat
 # Fields that change where or how far a run computes, but not its results.
 _FREE = (
     "data.path",
+    "data.cache",
     "data.exclude",
     "data.placement",
     "memorization.estimates",

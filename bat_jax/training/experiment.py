@@ -311,7 +311,9 @@ def build(
         # Reject an unknown name before reading any data.
         models.check_name(config.model.name)
 
-    dataset = dataset or load(config.data.name, path=config.data.path)
+    dataset = dataset or load(
+        config.data.name, path=config.data.path, side=config.data.side, cache=config.data.cache
+    )
     if config.data.classes is not None:
         dataset = select(dataset, config.data.classes)
         # Names and a number of classes become labels, which readers of the run need no data for.

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int32, UInt8
 
 from bat_jax import parallel
 from bat_jax.data.device import DeviceSplit, StreamedSplit, TrainData
+from bat_jax.data.mapped import Mapped
 
 # How many batches are on their way while a step computes.
 _AHEAD = 2
@@ -50,7 +51,7 @@ class Streamed:
 
     def __init__(
         self,
-        images: UInt8[np.ndarray, "examples height width channels"],
+        images: UInt8[np.ndarray, "examples height width channels"] | Mapped,
         rest: DeviceSplit,
         mesh: Mesh,
     ):

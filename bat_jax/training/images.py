@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from bat_jax import keys
 from bat_jax.data import Dataset, Split
+from bat_jax.data.mapped import AT_ONCE
 from bat_jax.errors import UserError
 from bat_jax.runtime.schema import read_plain
 from bat_jax.runtime.storage import as_path
@@ -103,12 +104,17 @@ def normalization(config: ConfigDict, images: Split) -> tuple[tuple[float, ...],
 
 def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the mean and standard deviation of every channel, in [0, 1]."""
-    channels = images.images.reshape(-1, images.images.shape[-1])
+    channels = images.images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for start in range(0, len(images), AT_ONCE):
+        pixels = images.images[start : start + AT_ONCE].reshape(-1, channels)
+        for channel in range(channels):
+            counts[channel] += np.bincount(pixels[:, channel], minlength=256)
     # Computed from the histogram: exact, and without a float copy of the set.
     levels = np.arange(256) / 255
     means, stds = [], []
-    for channel in range(channels.shape[1]):
-        weights = np.bincount(channels[:, channel], minlength=256) / len(channels)
+    for count in counts:
+        weights = count / count.sum()
         mean = float(weights @ levels)
         means.append(mean)
         # A constant channel is shifted, not divided by 0.

@@ -65,7 +65,12 @@ def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dic
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
         raise UserError(f"{place}: has no data.name; expected the config of a run")
-    dataset = load(data["name"], path=path or data.get("path"))
+    dataset = load(
+        data["name"],
+        path=path or data.get("path"),
+        side=data.get("side"),
+        cache=data.get("cache"),
+    )
     if data.get("classes") is not None:
         dataset = select(dataset, data["classes"])
     for part, split in (("train", dataset.train), ("test", dataset.test)):

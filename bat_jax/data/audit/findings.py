@@ -117,7 +117,7 @@ def _part(
     dataset: Dataset, split: Split, groups: Sequence[list[int]], near: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Returns the findings within a split."""
-    constant = split.ids[duplicates.contrast(split.images) == 0].tolist()
+    constant = split.ids[duplicates.contrast(np.asarray(split.images)) == 0].tolist()
     groups = [ids for ids in groups if len(ids) > 1]
     sizes = np.bincount(split.labels, minlength=dataset.num_classes).tolist()
     return {

@@ -53,7 +53,7 @@ def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for corruption in MADE:
         versions = [
-            corrupted(test.images, test.ids, corruption, severity, seed=seed)
+            corrupted(np.asarray(test.images), test.ids, corruption, severity, seed=seed)
             for severity in SEVERITIES
         ]
         _save(out / f"{corruption}.npy", np.concatenate(versions))
