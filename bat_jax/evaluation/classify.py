@@ -14,7 +14,8 @@ from bat_jax import keys, models, parallel
 from bat_jax.attacks import PgdSettings, pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.attacks.inner_losses import Loss, LossName
-from bat_jax.data.device import DeviceSplit, to_unit
+from bat_jax.data.device import DeviceSplit, StreamedSplit, TrainData, to_unit
+from bat_jax.data.feeding import Resident, Streamed
 from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.kernels.programs import Programs
 from bat_jax.parallel import AXIS
@@ -59,30 +60,43 @@ class Evaluator:
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
         self._batch_size = config.evaluation.batch_size
         self._root = parallel.root(config.seed, mesh)
-        self._step = parallel.over_devices(
-            _make_step(model, attacks, batch_size=self._batch_size),
-            mesh,
-            in_specs=(parallel.REPLICATED,) * 4,
-            out_specs=parallel.REPLICATED,
+        step = _make_step(model, attacks, batch_size=self._batch_size)
+        specs: Any = StreamedSplit
+        streamed = specs(parallel.SHARED, *(parallel.REPLICATED,) * 3)
+        self._step, self._streamed_step = (
+            parallel.over_devices(
+                step,
+                mesh,
+                in_specs=(parallel.REPLICATED, data, parallel.REPLICATED, parallel.REPLICATED),
+                out_specs=parallel.REPLICATED,
+            )
+            for data in (parallel.REPLICATED, streamed)
         )
 
     def __call__(
         self,
         variables: Mapping[str, Any],
-        data: DeviceSplit,
+        data: DeviceSplit | Streamed,
         progress: Callable[[int], object] = lambda images: None,
     ) -> Verdicts:
         """Returns, per attack, whether each image is classified correctly, in the order of `data`.
 
         Args:
           variables: the model's.
-          data: the images, on the devices of the mesh.
+          data: the images, on the devices of the mesh or in batches from the host.
           progress: called with the number of images after each batch.
         """
         examples = len(data.labels)
+        if isinstance(data, Streamed):
+            step, feed = self._streamed_step, data.batches
+        else:
+            step, feed = self._step, Resident(data).batches
+        starts = range(0, examples, self._batch_size)
+        rows = np.arange(len(starts) * self._batch_size, dtype=np.int32)
+        order = np.minimum(rows, examples - 1).reshape(len(starts), self._batch_size)
         parts = []
-        for start in range(0, examples, self._batch_size):
-            parts.append(self._step(variables, data, np.int32(start), self._root))
+        for start, batch in zip(starts, feed(order, 0), strict=True):
+            parts.append(step(variables, batch, np.int32(start), self._root))
             # Wait for the previous batch only, so that the device is never idle.
             if len(parts) > 1:
                 jax.block_until_ready(parts[-2])
@@ -98,14 +112,15 @@ def _make_step(
 ) -> Callable[..., Any]:
     def step(
         variables: Mapping[str, Any],
-        data: DeviceSplit,
+        data: TrainData,
         start: Int[Array, ""],
         root: Key[Array, ""],
     ) -> dict[str, Bool[Array, " batch"]]:
         share = batch_size // jax.lax.axis_size(AXIS)
         rows = start + jax.lax.axis_index(AXIS) * share + jnp.arange(share)
         rows = jnp.minimum(rows, len(data.labels) - 1)
-        images, labels = to_unit(data.images[rows]), data.labels[rows]
+        images = data.batch if isinstance(data, StreamedSplit) else data.images[rows]
+        images, labels = to_unit(images), data.labels[rows]
         key = keys.derive(root, keys.Purpose.EVALUATION)
         image_keys = keys.per_image(key, data.ids[rows])
         logits_fn = models.logits_fn(model, variables)

@@ -15,7 +15,6 @@ from bat_jax.attacks import checks
 from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.data import Split
 from bat_jax.data.corruptions import SEVERITIES, Corrupted
-from bat_jax.data.device import to_devices
 from bat_jax.evaluation.groups import rows_by
 from bat_jax.evaluation.records import (
     AUTOATTACK,
@@ -58,7 +57,7 @@ def evaluate(
     config, test = experiment.config, experiment.test_images()
     groups = _groups(experiment, test)
     evaluator = experiment.evaluator(tuple(config.evaluation.losses))
-    data = to_devices(test, experiment.mesh)
+    data = experiment.placed(test)
     found: dict[str, Any] = {}
     examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
     done: dict[int, dict[str, Any]] = {}
@@ -141,7 +140,7 @@ def _corruptions(
             for severity in SEVERITIES:
                 with distributed.agreed():
                     versions = corrupted.split(name, severity, test)
-                data = to_devices(versions, experiment.mesh)
+                data = experiment.placed(versions)
                 verdicts.append(evaluator(saved.state.evaluated, data, bar.update)[CLEAN.key])
             found[name] = np.stack(verdicts, axis=1)
     return found

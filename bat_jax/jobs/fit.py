@@ -15,7 +15,6 @@ from bat_jax import keys, models, outside
 from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.attacks.classifier import LogitsFn
 from bat_jax.data import Dataset, Split
-from bat_jax.data.device import to_devices
 from bat_jax.errors import UserError
 from bat_jax.evaluation import Accuracy
 from bat_jax.interop import save_variables
@@ -58,7 +57,7 @@ class Fitted(NamedTuple):
         """
         experiment = self.experiment
         evaluator = experiment.evaluator(tuple(experiment.config.evaluation.losses))
-        verdicts = evaluator(self._variables(state), to_devices(split, experiment.mesh))
+        verdicts = evaluator(self._variables(state), experiment.placed(split))
         return {name: Accuracy.of(is_correct) for name, is_correct in verdicts.items()}
 
     def attack(self, split: Split, *, state: State = "best", **options: Any) -> Result:

@@ -29,6 +29,7 @@ from bat_jax.data.device import (
     to_devices,
     without_images,
 )
+from bat_jax.data.feeding import Feed, Resident, Streamed
 from bat_jax.data.places import expanded
 from bat_jax.errors import UserError
 from bat_jax.evaluation import groups as class_groups
@@ -44,7 +45,6 @@ from bat_jax.parallel import AXIS
 from bat_jax.runtime import distributed
 from bat_jax.training import averaging, cautions, optimizers, recipe, state
 from bat_jax.training.accepted import check_memory, check_model
-from bat_jax.training.feeding import Feed, Resident, Streamed
 from bat_jax.training.images import data_seed, hold_out, normalization
 from bat_jax.training.images import excluded as excluded_ids
 from bat_jax.training.images import tested as with_tested
@@ -190,8 +190,24 @@ class Experiment:
         """Returns the training images for the steps."""
         if not self.is_streamed:
             return Resident(self.train_data())
-        rest = to_devices(without_images(self.presented), self.mesh, self._known())
-        return Streamed(self.presented.images, rest, self.mesh)
+        return self._from_host(self.presented, self._known())
+
+    def placed(self, split: Split) -> DeviceSplit | Streamed:
+        """Returns images for an evaluation, on the devices or in batches from the host.
+
+        They stay on the host where the training images do, or if they do not fit the devices and
+        the config leaves the choice.
+        """
+        is_streamed = self.is_streamed
+        if self.config.data.placement is None and not is_streamed:
+            is_streamed = bool(distributed.anywhere(is_too_large(split, self.mesh)))
+        return self._from_host(split) if is_streamed else to_devices(split, self.mesh)
+
+    def _from_host(
+        self, split: Split, memorization: Float[np.ndarray, " examples"] | None = None
+    ) -> Streamed:
+        rest = to_devices(without_images(split), self.mesh, memorization)
+        return Streamed(split.images, rest, self.mesh)
 
     def data_shapes(self) -> Any:
         """Returns the shapes of the data of a step, for compilation."""

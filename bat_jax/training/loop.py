@@ -11,7 +11,6 @@ import numpy as np
 from tqdm import tqdm
 
 from bat_jax import parallel
-from bat_jax.data.device import to_devices
 from bat_jax.runtime import distributed
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.peak import together
@@ -125,7 +124,7 @@ def fit(
 
     train_step = experiment.train_step
     feed, root = experiment.feed(), experiment.root()
-    validation = to_devices(experiment.validation, experiment.mesh)
+    validation = experiment.placed(experiment.validation)
     evaluator = experiment.evaluator(("cross_entropy",))
     tracker = experiment.tracker()
     # The peak of a CPU is measured, so it needs idle cores.

@@ -6,9 +6,10 @@ import pytest
 
 from bat_jax import config as configs
 from bat_jax.data import device
+from bat_jax.data.device import DeviceSplit
+from bat_jax.data.feeding import Streamed
 from bat_jax.errors import UserError
 from bat_jax.training.experiment import build
-from bat_jax.training.feeding import Streamed
 from bat_jax.training.flops import lowered_step
 from tests.training.conftest import built
 
@@ -61,6 +62,22 @@ def test_images_may_be_mapped_from_a_file(tiny_config, tmp_path):
         np.testing.assert_array_equal(data.batch, mapped[rows])
 
 
+def test_evaluation_from_the_host_gives_the_same_verdicts(tiny_config):
+    found, places = [], []
+    for placement in ("device", "host"):
+        experiment = built(tiny_config("pgd_at", **FIELDS, **{"data.placement": placement}))
+        # A batch of 64, then 36.
+        data = experiment.placed(experiment.train.take(np.arange(100)))
+        places.append(type(data))
+        counted = []
+        evaluator = experiment.evaluator(("cross_entropy",))
+        found.append(evaluator(experiment.initial_state().variables, data, counted.append))
+        assert counted == [64, 36]
+    assert places == [DeviceSplit, Streamed]
+    assert 0 < found[0]["clean"].sum() < 100
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_an_epoch_may_end_early(tiny_config):
     experiment = built(tiny_config("pgd_at", **FIELDS, **{"data.placement": "host"}))
     batches = experiment.feed().batches(np.zeros((6, 4), np.int32), 0)
@@ -74,11 +91,15 @@ def test_images_stay_on_the_host_if_they_do_not_fit(tiny_config, monkeypatch):
     experiment = build(tiny_config())
     assert experiment.is_streamed
     assert "ui8" in lowered_step(experiment).as_text()
+    assert isinstance(experiment.placed(experiment.validation), Streamed)
     assert not build(tiny_config(**{"data.placement": "device"})).is_streamed
     # Statistics of an average need all images, which then do not fit.
     averaged = build(tiny_config(**{"train.swa_start_epoch": 1}))
     with pytest.raises(UserError, match="256 images need"):
         averaged.feed()
+    # An evaluation reads each image once.
+    assert isinstance(averaged.placed(averaged.train), Streamed)
+    assert isinstance(averaged.placed(averaged.validation), DeviceSplit)
 
 
 @pytest.mark.parametrize(

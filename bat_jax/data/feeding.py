@@ -1,4 +1,4 @@
-"""Training images for the steps: resident on the devices, or a batch at a time from the host."""
+"""Images for the steps: resident on the devices, or a batch at a time from the host."""
 
 import collections
 import itertools
@@ -20,9 +20,17 @@ _AHEAD = 2
 
 
 class Feed(Protocol):
-    """Gives the data of each step."""
+    """Gives the data of each step.
 
-    def batches(self, order: Int32[Array, "steps batch"], first: int) -> Iterator[TrainData]:
+    Attributes:
+      labels: of all examples.
+    """
+
+    labels: Int32[Array, " examples"]
+
+    def batches(
+        self, order: Int32[Array | np.ndarray, "steps batch"], first: int
+    ) -> Iterator[TrainData]:
         """Yields the data of the steps of an epoch.
 
         Args:
@@ -37,8 +45,11 @@ class Resident:
     def __init__(self, data: DeviceSplit):
         """Takes the images on the devices."""
         self._data = data
+        self.labels = data.labels
 
-    def batches(self, order: Int32[Array, "steps batch"], first: int) -> Iterator[TrainData]:
+    def batches(
+        self, order: Int32[Array | np.ndarray, "steps batch"], first: int
+    ) -> Iterator[TrainData]:
         """Yields the same arrays for every step."""
         return itertools.repeat(self._data, len(order) - first)
 
@@ -63,9 +74,12 @@ class Streamed:
           mesh: the devices.
         """
         self._images, self._rest = images, rest
+        self.labels = rest.labels
         self._sharding = NamedSharding(mesh, parallel.SHARED)
 
-    def batches(self, order: Int32[Array, "steps batch"], first: int) -> Iterator[TrainData]:
+    def batches(
+        self, order: Int32[Array | np.ndarray, "steps batch"], first: int
+    ) -> Iterator[TrainData]:
         """Yields the batches of the steps, with two more on their way."""
         rows = np.asarray(order)
         waiting: collections.deque[Future[Array]] = collections.deque()
