@@ -3,10 +3,10 @@
     python benchmarks/accelerator.py --budget=800 --data=FOLDER --out=FOLDER
     python benchmarks/accelerator.py --smoke                              # a trial on CPU
 
-Stages, in this order: sanity, step, autoattack, ensemble, cifar100, memorization. Every figure is
-appended to OUT/records.jsonl the moment it is known; what the file has is not measured again, so
-that the same command goes on where time ended. benchmarks/accelerator.md says how to bring it to a
-machine without a network.
+Stages, in this order: sanity, step, feeding, autoattack, ensemble, cifar100, memorization. Every
+figure is appended to OUT/records.jsonl the moment it is known; what the file has is not measured
+again, so that the same command goes on where time ended. benchmarks/accelerator.md says how to
+bring it to a machine without a network.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 BOXES = {
     "sanity": 45.0,
     "step": 120.0,
+    "feeding": 60.0,
     "autoattack": 90.0,
     "ensemble": 90.0,
     "cifar100": None,

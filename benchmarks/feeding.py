@@ -18,6 +18,8 @@ from typing import Any
 
 import sides
 
+ALONE = "the batch alone"
+
 
 def epoch_of(options: argparse.Namespace, placement: str) -> tuple[Callable[[], float], Any]:
     """Returns a function that takes an epoch and returns the seconds per step; and the images."""
@@ -66,16 +68,33 @@ def epoch_of(options: argparse.Namespace, placement: str) -> tuple[Callable[[], 
     return take, alone
 
 
+def measured(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Returns the seconds per step of every turn, by placement, and of a batch by itself."""
+    device, _ = epoch_of(options, "device")
+    host, alone = epoch_of(options, "host")
+    seconds: dict[str, list[float]] = {"device": [], "host": [], ALONE: []}
+    for turn in range(options.turns):
+        sources = list(zip(seconds.values(), (device, host, alone), strict=True))
+        for taken, source in sources if turn % 2 else reversed(sources):
+            taken.append(source())
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]]) -> float:
+    """Returns the median over turns of the time with images on the host, on the devices as 1."""
+    pairs = zip(seconds["host"], seconds["device"], strict=True)
+    return statistics.median(host / device for host, device in pairs)
+
+
+def hidden(seconds: dict[str, list[float]]) -> float | None:
+    """Returns the share of a batch's time that steps hide; None where it is too short to say."""
+    device, host, alone = (statistics.median(taken) for taken in seconds.values())
+    return None if alone < 0.01 * device else 1 - (host - device) / alone
+
+
 def main() -> None:
     """Prints the table of one size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--width", type=int, default=4, help="of the network's first layer")
-    parser.add_argument("--objective", default="pgd_at")
-    parser.add_argument("--steps", type=int, default=10, help="of a turn")
-    parser.add_argument("--turns", type=int, default=11)
-    options = parser.parse_args()
+    options = arguments().parse_args()
 
     from bat_jax.runtime import backend
 
@@ -83,25 +102,28 @@ def main() -> None:
     # As launch.py does.
     backend.prepare(compilation_cache="none")
     backend.use_cores_as_devices(sharing=(options.batch,))
-    device, _ = epoch_of(options, "device")
-    host, alone = epoch_of(options, "host")
-    seconds: dict[str, list[float]] = {"device": [], "host": [], "the batch alone": []}
-    for turn in range(options.turns):
-        sources = list(zip(seconds.values(), (device, host, alone), strict=True))
-        for taken, source in sources if turn % 2 else reversed(sources):
-            taken.append(source())
+    seconds = measured(options)
     sides.print_table(
         ("placement", "step"), [(name, sides.spread(taken)) for name, taken in seconds.items()]
     )
-    pairs = list(zip(*seconds.values(), strict=True))
-    ratio = statistics.median(host / device for device, host, _ in pairs)
-    middle = [statistics.median(taken) for taken in seconds.values()]
-    print(f"\nhost / device: {ratio:.3f}")
-    if middle[2] < 0.01 * middle[0]:
+    print(f"\nhost / device: {ratio(seconds):.3f}")
+    share = hidden(seconds)
+    if share is None:
         print("the batch alone takes less than 1 % of a step: too little to measure")
     else:
-        hidden = 1 - (middle[1] - middle[0]) / middle[2]
-        print(f"hidden: {100 * hidden:.0f} % of the batch's time")
+        print(f"hidden: {100 * share:.0f} % of the batch's time")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Returns the parser of the sizes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--side", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--width", type=int, default=4, help="of the network's first layer")
+    parser.add_argument("--objective", default="pgd_at")
+    parser.add_argument("--steps", type=int, default=10, help="of a turn")
+    parser.add_argument("--turns", type=int, default=11)
+    return parser
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import accelerator
+import feeding
 import numpy as np
 import parts
 import pytest
@@ -215,6 +216,13 @@ def test_data_that_are_missing_or_damaged_end_before_the_first_stage(program, ca
     # Not the images that a run without --data made for itself.
     (tmp_path / "out" / "work" / "trial" / "toy-data").mkdir(parents=True)
     assert "cifar-100-binary" in refused(program, capsys, *given)
+
+
+def test_what_a_step_hides_of_a_batch():
+    seconds = {"device": [1.0, 1.0, 2.0], "host": [1.1, 1.2, 2.2], feeding.ALONE: [0.4, 0.4, 0.4]}
+    assert feeding.ratio(seconds) == pytest.approx(1.1)
+    assert feeding.hidden(seconds) == pytest.approx(1 - 0.2 / 0.4)
+    assert feeding.hidden({**seconds, feeding.ALONE: [0.001] * 3}) is None
 
 
 @pytest.mark.parametrize(
