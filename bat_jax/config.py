@@ -291,8 +291,11 @@ _ENSEMBLE: dict[str, fields.Field] = {
     # difference, the paper's: that of the mean scores. margin: the same difference for the
     # statistic correct, estimated from the members' margins with a smaller error.
     "estimator": Choice("difference", ("difference", "margin")),
-    # clean or adversarial: the images that models are scored on.
-    "inputs": Choice("clean", ("clean", "adversarial")),
+    # clean, adversarial (under the PGD attack of `evaluation`) or both: the images that models are
+    # scored on. With both, a run estimates memorization and influence twice.
+    "inputs": Choice("clean", ("clean", "adversarial", "both")),
+    # Score models on this many of the test images, drawn by the seed; 0 means all.
+    "test_images": Integer(0),
     # class (pairs of the same class), full or none.
     "influence": Choice("class", ("class", "full", "none")),
 }

@@ -87,7 +87,7 @@ class Designed(Ensemble):
     def _rows(self, member: Any) -> Any:
         return super()._rows(member) if self.table is None else self.table[member]
 
-    def _classify(self, variables: Any, data: Any, key: Any) -> Any:
+    def _classify(self, variables: Any, data: Any, key: Any, inputs: str) -> Any:
         logits_of = models.logits_fn(self._experiment.evaluated(), variables)
         with jax.default_matmul_precision("highest"):
             logits = logits_of(to_unit(data.images))

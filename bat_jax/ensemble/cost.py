@@ -63,8 +63,12 @@ def member_cost(experiment: Experiment) -> MemberCost:
     steps = planned(experiment, examples=size).total_steps
     passes = methods.step_passes(experiment.method, config)
     images = len(experiment.train) + len(experiment.dataset.test)
-    is_attacked = config.memorization.inputs == "adversarial"
-    attack = 2 * config.evaluation.num_steps if is_attacked else 0
+    # Forward passes of an image, beside the one of its own or of its attacked form.
+    attack = {
+        "clean": 0,
+        "adversarial": 2 * config.evaluation.num_steps,
+        "both": 2 * config.evaluation.num_steps + 1,
+    }[config.memorization.inputs]
     return MemberCost(
         steps=steps,
         passes=passes,

@@ -214,26 +214,32 @@ class Ensemble:
     @functools.cached_property
     def _scored(self) -> jax.stages.Wrapped:
         examples = len(self._experiment.train)
+        inputs = self._experiment.config.memorization.inputs
+        kinds = ("clean", "adversarial") if inputs == "both" else (inputs,)
 
         def score(
             trained: TrainState, member: Int[Array, ""], train: DeviceSplit, test: DeviceSplit
         ) -> tuple[Array, ...]:
             mask = jnp.zeros(examples, bool).at[self._rows(member)].set(True)
             key = self._key(member)
-            return mask, *(self._classify(trained.evaluated, data, key) for data in (train, test))
+            return mask, *(
+                self._classify(trained.evaluated, data, key, kind)
+                for kind in kinds
+                for data in (train, test)
+            )
 
         return self._over_members(score, members=2, gather=True)
 
     def _classify(
-        self, variables: Variables, data: DeviceSplit, key: Key[Array, ""]
+        self, variables: Variables, data: DeviceSplit, key: Key[Array, ""], inputs: str
     ) -> Shaped[Array, " examples"]:
-        """Returns a member's scores on every image of a set."""
+        """Returns a member's scores on every image of a set, `clean` or `adversarial`."""
         config = self._experiment.config
         examples = len(data.labels)
         size = self._programs.scored_at_once(
             config.evaluation.batch_size, pixels=math.prod(data.images.shape[1:3])
         )
-        settings, statistic = config.memorization, recorded(config.memorization)
+        statistic = recorded(config.memorization)
         logits_of = models.logits_fn(self._experiment.evaluated(), variables)
         # The last batch is padded with the last image.
         rows = jnp.minimum(jnp.arange(-(-examples // size) * size), examples - 1)
@@ -243,7 +249,7 @@ class Ensemble:
         def batch(rows: Int32[Array, " batch"]) -> Shaped[Array, " batch"]:
             images, labels = to_unit(data.images[rows]), data.labels[rows]
             with jax.default_matmul_precision("highest"):
-                if settings.inputs == "adversarial":
+                if inputs == "adversarial":
                     image_keys = keys.per_image(attack_key, data.ids[rows])
                     images = pgd_trajectory(logits_of, images, labels, image_keys, attack).images
                 logits = logits_of(images)

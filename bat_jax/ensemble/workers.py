@@ -28,7 +28,7 @@ from bat_jax import parallel
 from bat_jax.data import Dataset
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.errors import UserError
-from bat_jax.memorization.store import Scores
+from bat_jax.memorization.store import Scores, joined
 from bat_jax.runtime import backend
 from bat_jax.runtime.distributed import PeerError
 from bat_jax.training.experiment import Experiment, build
@@ -143,7 +143,7 @@ class Workers:
                         found[worker] = message
                     else:
                         progress(message)
-        return Scores(*map(np.concatenate, zip(*filter(None, found.values()), strict=True)))
+        return joined([scores for scores in found.values() if scores is not None])
 
 
 class _Worker:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,14 +12,15 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from bat_jax.config import defaults_of
-from bat_jax.ensemble.estimation import as_estimates, estimated
+from bat_jax.ensemble.estimation import as_estimates, estimated, opened, sides
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.ensemble.workers import Workers
 from bat_jax.jobs.finished import finished_results
-from bat_jax.memorization import aggregates
+from bat_jax.memorization import aggregates, contrast
 from bat_jax.memorization import estimates as estimate_files
-from bat_jax.memorization.results import read_results
-from bat_jax.memorization.store import Store, recorded
+from bat_jax.memorization.estimator import EstimatorOutput
+from bat_jax.memorization.results import ROBUST_FILE, read_results
+from bat_jax.memorization.store import Store
 from bat_jax.runtime import backend, distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json
@@ -56,12 +57,7 @@ def memorize(
     with workdirs.opened(workdir):
         workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))
         with distributed.agreed():
-            store = Store(
-                workdir / "members",
-                train=len(experiment.train),
-                test=len(experiment.dataset.test),
-                statistic=recorded(settings),
-            )
+            store = opened(experiment, workdir)
         path = workdir / "results.json"
         missing = store.missing(settings.members)
         results = finished_results(path, read_results)
@@ -75,22 +71,62 @@ def memorize(
         return dict(read_results(path))
 
 
+class _Written(NamedTuple):
+    """Estimates that were written.
+
+    Attributes:
+      output: the estimates.
+      halves: memorization from the even members, and from the odd ones.
+      summary: the content of results.json.
+    """
+
+    output: EstimatorOutput
+    halves: aggregates.Halves
+    summary: dict[str, Any]
+
+
 def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
-    """Writes memorization.npz, then results.json, after removing results of fewer members."""
+    """Writes the estimates, then results.json, after removing results of fewer members."""
     settings, path = experiment.config.memorization, workdir / "results.json"
     path.unlink(missing_ok=True)
-    found, halves = estimated(experiment, store, settings.members, influence=settings.influence)
-    estimates = as_estimates(experiment, found)
-    estimate_files.save(workdir / "memorization.npz", estimates)
-    results = aggregates.summarize(
+    first = _written(experiment, store, workdir / "memorization.npz", attacked=False)
+    results = first.summary
+    if settings.inputs == "both":
+        robust = _written(experiment, store, workdir / ROBUST_FILE, attacked=True)
+        both = {"clean": first, "robust": robust}
+        compared = contrast.summarize(
+            sides(
+                experiment,
+                store,
+                settings.members,
+                {name: (written.output, written.halves) for name, written in both.items()},
+            ),
+            (experiment.train.labels, experiment.dataset.test.labels),
+            threshold=settings.threshold,
+            influence=settings.influence,
+            estimator=settings.estimator,
+        )
+        results = {**results, "robust": robust.summary, "clean_and_robust": compared}
+    write_json(path, results)
+    (workdir / "report.html").unlink(missing_ok=True)
+
+
+def _written(experiment: Experiment, store: Store, path: AnyPath, *, attacked: bool) -> _Written:
+    """Writes the estimates from one kind of images."""
+    settings = experiment.config.memorization
+    output, halves = estimated(
+        experiment, store, settings.members, influence=settings.influence, attacked=attacked
+    )
+    estimates = as_estimates(experiment, output, attacked=attacked)
+    estimate_files.save(path, estimates)
+    summary = aggregates.summarize(
         estimates,
         halves,
         members=settings.members,
         threshold=settings.threshold,
         class_names=experiment.dataset.class_names,
     )
-    write_json(path, results)
-    (workdir / "report.html").unlink(missing_ok=True)
+    return _Written(output, halves[settings.members], summary)
 
 
 def _train_members(

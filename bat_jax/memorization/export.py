@@ -29,7 +29,7 @@ import numpy as np
 from bat_jax.errors import UserError
 from bat_jax.memorization import estimates
 from bat_jax.memorization.datamodeling import Subsets
-from bat_jax.memorization.store import Scores, Store
+from bat_jax.memorization.store import Scores, Store, joined
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
 
@@ -64,9 +64,8 @@ def read(run: str | AnyPath) -> Scores:
             " run the command of this run to the end"
         )
     parts = list(store.read(members))
-    scores = Scores(*map(np.concatenate, zip(*parts, strict=True)))
-    order = np.argsort(scores.members)
-    return Scores(*(values[order] for values in scores))
+    scores = joined(parts)
+    return scores.of(np.argsort(scores.members))
 
 
 def subsets(run: str | AnyPath) -> Subsets:

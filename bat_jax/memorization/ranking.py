@@ -55,6 +55,41 @@ def rank_correlation(
     return _measured(correlation, len(first), seed)
 
 
+def across_halves(
+    first: tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]],
+    second: tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]],
+    *,
+    seed: keys.Seed = 0,
+) -> tuple[Measured, Measured]:
+    """Returns the rank correlation of two quantities of the same members, and its noise ceiling.
+
+    Each is estimated from the even members and from the odd ones. The correlation is the mean of
+    those between one from the even and the other from the odd, which share no noise. Were the two
+    quantities equal up to noise, it would be the ceiling, sqrt(r_1 r_2), where r_1 and r_2 are the
+    correlations of either between the halves; NaN if one is below 0.
+
+    Args:
+      first: a quantity from the even members, and from the odd ones.
+      second: another quantity from the same members.
+      seed: seed of the resamples.
+    """
+    x, y = ([_places(half) for half in halves] for halves in (first, second))
+
+    def correlation(
+        one: Int[np.ndarray, " n"], other: Int[np.ndarray, " n"], weights: Weights
+    ) -> float:
+        return _correlation(_midranks(one, weights), _midranks(other, weights), weights)
+
+    def across(weights: Weights) -> float:
+        return (correlation(x[0], y[1], weights) + correlation(x[1], y[0], weights)) / 2
+
+    def ceiling(weights: Weights) -> float:
+        within = [correlation(halves[0], halves[1], weights) for halves in (x, y)]
+        return float(np.sqrt(np.prod(within))) if min(within) >= 0 else float("nan")
+
+    return _measured(across, len(first[0]), seed), _measured(ceiling, len(first[0]), seed)
+
+
 def pearson(
     first: Shaped[np.ndarray, " n"], second: Shaped[np.ndarray, " n"], *, seed: keys.Seed = 0
 ) -> Measured:

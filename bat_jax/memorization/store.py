@@ -1,7 +1,7 @@
 """The scores of the members trained so far, one file for each round, written atomically."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -37,18 +37,53 @@ class Scores(NamedTuple):
       train: whether the member is right on the training example, or its probability of the label,
         or its margin: the logit of the label less the largest other one.
       test: the same for the test examples.
+      attacked_train: the same as `train` for attacked images, where members are scored on both.
+      attacked_test: the same as `test` for attacked images.
     """
 
     members: Int[np.ndarray, " members"]
     masks: Bool[np.ndarray, "members train"]
     train: Shaped[np.ndarray, "members train"]
     test: Shaped[np.ndarray, "members test"]
+    attacked_train: Shaped[np.ndarray, "members train"] | None = None
+    attacked_test: Shaped[np.ndarray, "members test"] | None = None
+
+    def of(self, rows: Shaped[np.ndarray, " rows"]) -> "Scores":
+        """Returns those of some members, by row or by a boolean for every row."""
+        chosen: Any = (None if values is None else values[rows] for values in self)
+        return Scores(*chosen)
+
+    def attacked(self) -> "Scores":
+        """Returns the scores on attacked images in place of those on clean ones.
+
+        Raises:
+          UserError: members were scored on one kind of images alone.
+        """
+        if self.attacked_train is None or self.attacked_test is None:
+            raise UserError("members have no scores on attacked images beside those on clean ones")
+        return Scores(self.members, self.masks, self.attacked_train, self.attacked_test)
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Returns the scores of all members of several parts."""
+    whole: Any = (
+        None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)
+    )
+    return Scores(*whole)
 
 
 class Store:
     """A folder of scores by member."""
 
-    def __init__(self, folder: AnyPath, *, train: int, test: int, statistic: Statistic):
+    def __init__(
+        self,
+        folder: AnyPath,
+        *,
+        train: int,
+        test: int,
+        statistic: Statistic,
+        attacked: bool = False,
+    ):
         """Opens the folder, or creates it.
 
         Args:
@@ -56,13 +91,17 @@ class Store:
           train: number of training examples.
           test: number of test examples.
           statistic: the score of the members.
+          attacked: whether they are scored on attacked images beside clean ones.
 
         Raises:
           UserError: a file cannot be read, does not hold such scores, or holds members that another
             file holds too.
         """
         self._folder = folder
-        self._train, self._test, self._statistic = train, test, statistic
+        self._train, self._statistic = train, statistic
+        self._sizes = {"train": train, "test": test}
+        if attacked:
+            self._sizes |= {"attacked_train": train, "attacked_test": test}
         folder.mkdir(exist_ok=True)
         if distributed.is_main():
             files.remove_partial(folder)
@@ -92,8 +131,7 @@ class Store:
         arrays = {
             "members": scores.members,
             "masks": np.packbits(scores.masks, axis=1),
-            "train": _packed(scores.train, self._statistic),
-            "test": _packed(scores.test, self._statistic),
+            **{name: _packed(getattr(scores, name), self._statistic) for name in self._sizes},
         }
         files.write_npz(path, arrays)
         self._file_of |= dict.fromkeys(scores.members.tolist(), path)
@@ -104,14 +142,13 @@ class Store:
             scores = self._read(path)
             rows = scores.members < members
             if rows.any():
-                yield Scores(*(values[rows] for values in scores))
+                yield scores.of(rows)
 
     def _read(self, path: AnyPath) -> Scores:
         expected = {
             "members": Expected("integers", ("members",), low=0, unique=True),
             "masks": Expected("uint8", ("members", _bytes(self._train))),
-            "train": self._scores(self._train),
-            "test": self._scores(self._test),
+            **{name: self._scores(size) for name, size in self._sizes.items()},
         }
         try:
             found = read(path, expected, "the scores of members")
@@ -123,8 +160,7 @@ class Store:
         return Scores(
             found["members"],
             _bits(found["masks"], self._train),
-            _unpacked(found["train"], self._train),
-            _unpacked(found["test"], self._test),
+            *(_unpacked(found[name], size) for name, size in self._sizes.items()),
         )
 
     def _scores(self, examples: int) -> Expected:

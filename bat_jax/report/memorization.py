@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from bat_jax.ensemble.estimation import estimated
+from bat_jax.ensemble.estimation import estimated, opened
 from bat_jax.errors import UserError
 from bat_jax.memorization import Estimates
+from bat_jax.memorization import estimates as estimate_files
 from bat_jax.memorization.aggregates import Halves, strongest_pairs
-from bat_jax.memorization.results import read_results
-from bat_jax.memorization.store import Store, recorded
+from bat_jax.memorization.results import ROBUST_FILE, read_results
+from bat_jax.report.contrast import contrasted
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
@@ -21,6 +22,7 @@ from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run
 
 _PAIRS_SHOWN = 8
+_INPUTS = {"clean": "clean", "adversarial": "adversarial", "both": "clean and on adversarial"}
 
 
 def report(folder: AnyPath, output: AnyPath) -> AnyPath:
@@ -41,12 +43,7 @@ def report(folder: AnyPath, output: AnyPath) -> AnyPath:
             }
         ),
     )
-    store = Store(
-        folder / "members",
-        train=len(experiment.train),
-        test=len(experiment.dataset.test),
-        statistic=recorded(experiment.config.memorization),
-    )
+    store = opened(experiment, folder)
     if len(store.missing(results["members"])):
         raise UserError(
             f"{folder}: results.json counts {results['members']:,} members, of which"
@@ -54,10 +51,13 @@ def report(folder: AnyPath, output: AnyPath) -> AnyPath:
             " run its command to the end"
         )
     _, halves = estimated(experiment, store, results["members"], influence="none")
-    return write(_page(experiment, halves[results["members"]], results), output)
+    robust = estimate_files.load(folder / ROBUST_FILE) if "robust" in results else None
+    return write(_page(experiment, halves[results["members"]], results, robust), output)
 
 
-def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) -> Page:
+def _page(
+    experiment: Experiment, halves: Halves, results: Mapping[str, Any], robust: Estimates | None
+) -> Page:
     train, config, estimates = results["train"], experiment.config, experiment.estimates
     assert estimates is not None  # `report` sets them.
     is_compared = "rank_correlation" in results.get("split_half", {})
@@ -82,6 +82,7 @@ def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) ->
             (_classes(results), _sweep(results)),
             _histogram(estimates, results["threshold"]),
         ),
+        *([] if robust is None else [contrasted(experiment, robust, results)]),
         Section(
             "Reliability", _reliability(results), _by_members_table(by_members), tuple(agreement)
         ),
@@ -95,7 +96,8 @@ def _page(experiment: Experiment, halves: Halves, results: Mapping[str, Any]) ->
         facts={
             "Members": f"{results['members']:,}, each trained on {config.memorization.ratio:g} of"
             f" the images, {config.objective.name}",
-            "Scored by": f"{config.memorization.statistic}, on {config.memorization.inputs} images"
+            "Scored by": f"{config.memorization.statistic}, on"
+            f" {_INPUTS[config.memorization.inputs]} images"
             + (", estimated from margins" if config.memorization.estimator == "margin" else ""),
             "Model": config.model.name,
             "Training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, seed"

@@ -164,12 +164,7 @@ class Experiment:
 
     def test_images(self) -> Split:
         """Returns the test set, or a random subset of the configured size."""
-        test, size = self.dataset.test, self.config.evaluation.subset
-        if not size or size >= len(test):
-            return test
-        key = keys.derive(data_seed(self.config), keys.Purpose.SUBSET)
-        rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
-        return test.take(np.sort(rows))
+        return some_of(self.dataset.test, self.config.evaluation.subset, self.config)
 
     @functools.cached_property
     def is_streamed(self) -> bool:
@@ -335,6 +330,9 @@ def build(
         # Names and a number of classes become labels, which readers of the run need no data for.
         config.data.classes = dataset.classes
     dataset = with_tested(dataset, config)
+    if config.job == "memorization":
+        test = some_of(dataset.test, config.memorization.test_images, config)
+        dataset = dataclasses.replace(dataset, test=test)
     _check_images(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
     corrupted = _corrupted(config, dataset)
@@ -399,6 +397,15 @@ def build(
         total_steps=total_steps,
         score=score_name(config),
     )
+
+
+def some_of(test: Split, size: int, config: ConfigDict) -> Split:
+    """Returns `size` of the test images, drawn by the seed of the data, or all if it is 0."""
+    if not size or size >= len(test):
+        return test
+    key = keys.derive(data_seed(config), keys.Purpose.SUBSET)
+    rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
+    return test.take(np.sort(rows))
 
 
 def _corrupted(config: ConfigDict, dataset: Dataset) -> corruptions.Corrupted | None:

@@ -34,7 +34,7 @@ def summarized(scores, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("members"), train=TRAIN, test=TEST, statistic="correct")
     order = np.random.default_rng(1).permutation(MEMBERS)
     for start in range(0, MEMBERS, 30):
-        store.append(Scores(*(values[order[start : start + 30]] for values in scores)))
+        store.append(scores.of(order[start : start + 30]))
     train, test = (
         SimpleNamespace(labels=np.arange(n, dtype=np.int32) % 4, ids=np.arange(n))
         for n in (TRAIN, TEST)

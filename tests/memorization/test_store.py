@@ -70,6 +70,29 @@ def test_a_file_that_cannot_be_part_of_the_store_is_named_and_kept(tmp_path, cha
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("statistic", ["correct", "margin"])
+def test_scores_on_attacked_images_are_stored_beside_those_on_clean_ones(tmp_path, statistic):
+    clean, robust = scores([3, 4], statistic), scores([3, 4], statistic)
+    robust.test[:, :5] = robust.test[:, 5:10]
+    given = clean._replace(attacked_train=robust.train, attacked_test=robust.test)
+    store = Store(tmp_path, train=TRAIN, test=TEST, statistic=statistic, attacked=True)
+    store.append(given)
+    (found,) = store.read(5)
+    for ours, theirs in zip(found, given, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(found.attacked().test, robust.test)
+    # A store of clean scores reads what it needs; one of both lacks the others.
+    (alone,) = opened(tmp_path, statistic).read(5)
+    assert alone.attacked_test is None
+    with pytest.raises(UserError, match="members have no scores on attacked images"):
+        alone.attacked()
+    opened(tmp_path, statistic).append(scores([5], statistic))
+    with pytest.raises(
+        UserError, match=r"000005-000005\.npz: has no attacked_train, attacked_test"
+    ):
+        Store(tmp_path, train=TRAIN, test=TEST, statistic=statistic, attacked=True)
+
+
 def test_scores_of_the_other_statistic_are_refused(tmp_path):
     opened(tmp_path).append(scores([0]))
     with pytest.raises(UserError, match=r"expected uint16 from 0 to 32,768 \(config.*is prob"):

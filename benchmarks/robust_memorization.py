@@ -1,0 +1,183 @@
+"""How memorization under attack differs from that on clean images: tables of finished runs.
+
+    export PYTHONPATH=.
+    python benchmarks/robust_memorization.py compare RUN
+    python launch.py --config=configs/digits_robust_memorization.py --workdir=FLIPPED \
+        --config.data.name=benchmarks.robust_memorization:flipped_digits
+    python benchmarks/robust_memorization.py flipped FLIPPED
+
+RUN is a finished run with `memorization.inputs` both and `memorization.influence` full. `compare`
+counts significant influences by class and by memorization of the training image, against the same
+counts after the members' subsets were exchanged at random. `flipped` gives the AUROC of detecting
+training images with flipped labels, by the number of members.
+"""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
+
+import numpy as np
+
+from bat_jax import data
+from bat_jax.data import Dataset
+from bat_jax.ensemble.estimation import opened
+from bat_jax.memorization import estimate
+from bat_jax.memorization.contrast import SIGNIFICANT
+from bat_jax.memorization.ranking import auroc, rank_correlation
+from bat_jax.memorization.store import Scores, joined
+from bat_jax.training.experiment import Experiment
+from bat_jax.training.saved import read_run
+
+DRAWS = 20
+SIZES = (40, 80, 160, 320)
+FLIPPED = 0.05
+BEYOND, NEAREST = 6.0, 10
+
+
+def flipped_digits(path: str | None = None) -> Dataset:
+    """Returns digits with 5 % of the training labels replaced by random other ones."""
+    del path
+    found = data.load("digits")
+    train = dataclasses.replace(found.train, labels=flipped(found.train.labels))
+    return dataclasses.replace(found, name="flipped_digits", train=train)
+
+
+def flipped(labels: np.ndarray) -> np.ndarray:
+    draws = np.random.default_rng(0)
+    rows = draws.choice(len(labels), round(FLIPPED * len(labels)), replace=False)
+    changed = labels.copy()
+    changed[rows] = (changed[rows] + draws.integers(1, 10, len(rows))) % 10
+    return changed
+
+
+def read(run: Path) -> tuple[Experiment, Scores]:
+    """Returns the experiment of a run and the scores of its members, in their order."""
+    experiment = read_run(run)
+    scores = joined(list(opened(experiment, run).read(10**6)))
+    return experiment, scores.of(np.argsort(scores.members))
+
+
+def influence(masks: np.ndarray, tests: np.ndarray) -> np.ndarray:
+    """Returns the influence of every pair over its standard error, 0 where that is 0."""
+    found = estimate(masks, 1.0 + masks, tests, estimator="margin").influence[0]
+    assert found.standard_error is not None
+    safe = np.where(found.standard_error > 0, found.standard_error, np.inf)
+    return np.asarray(found.values / safe)
+
+
+def of_atypical(z: np.ndarray, same: np.ndarray, atypical: np.ndarray) -> dict[str, int]:
+    """Returns numbers of significant pairs by sign, class and kind of the training image."""
+    counts = {}
+    for sign, found in (("helpful", z > SIGNIFICANT), ("harmful", z < -SIGNIFICANT)):
+        for place, of_class in (("same class", same), ("other class", ~same)):
+            for kind, rows in (("atypical", atypical), ("typical", ~atypical)):
+                counts[f"{sign}, {place}, {kind}"] = int((found & of_class)[rows].sum())
+    return counts
+
+
+def compare(run: Path) -> None:
+    experiment, scores = read(run)
+    train, test = experiment.train, experiment.dataset.test
+    same = train.labels[:, None] == test.labels
+    threshold = experiment.config.memorization.threshold
+    draws = np.random.default_rng(0)
+    orders = [draws.permutation(len(scores.masks)) for _ in range(DRAWS)]
+    kinds = {"clean": scores, "attacked": scores.attacked()}
+    memorized = {
+        name: estimate(of.masks, of.train, estimator="margin").memorization
+        for name, of in kinds.items()
+    }
+    print(f"{len(scores.masks)} members, {len(train)} training and {len(test)} test images")
+    for name, of in kinds.items():
+        right = of.train > 0
+        print(
+            f"{name}: right in subset {right[of.masks].mean():.4f}, outside"
+            f" {right[~of.masks].mean():.4f}, test {(of.test > 0).mean():.4f}; mean memorization"
+            f" {np.nanmean(memorized[name]):.4f}, above {threshold}:"
+            f" {np.sum(memorized[name] > threshold)}"
+        )
+        z = influence(of.masks, of.test)
+        atypical = memorized[name] > threshold
+        found = of_atypical(z, same, atypical)
+        chance = [of_atypical(influence(of.masks[o], of.test), same, atypical) for o in orders]
+        print(f"  {atypical.sum()} atypical; pairs beyond {SIGNIFICANT:g} standard errors:")
+        for row, count in found.items():
+            each = np.array([one[row] for one in chance])
+            print(f"  {row}: {count} (by chance {each.mean():.1f} +- {each.std(ddof=1):.1f})")
+        top(experiment, z, memorized[name])
+        net(of, memorized[name])
+    both = rank_correlation(memorized["clean"], memorized["attacked"])
+    print(f"rank correlation of all members' estimates: {both}")
+
+
+def top(experiment: Experiment, z: np.ndarray, memorized: np.ndarray) -> None:
+    """Prints the most significant pairs of either sign, and how near their pictures are."""
+    train, test = experiment.train, experiment.dataset.test
+    near = nearness(train.images, test.images)
+    for sign, signed in (("helpful", z), ("harmful", -z)):
+        beyond = near[signed > BEYOND]
+        print(
+            f"  {sign} beyond {BEYOND:g} standard errors: {len(beyond)}, of which"
+            f" {np.sum(beyond < NEAREST)} are of one of the test image's {NEAREST} nearest training"
+            " images; the first: training id (label, memorization), test id (label), z, nearness"
+        )
+        order = np.argsort(-signed, axis=None)[:8]
+        for row, column in zip(*np.unravel_index(order, z.shape), strict=True):
+            print(
+                f"    {train.ids[row]} ({train.labels[row]}, {memorized[row]:.2f}),"
+                f" {test.ids[column]} ({test.labels[column]}), {z[row, column]:.1f},"
+                f" {near[row, column] + 1}"
+            )
+
+
+def nearness(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Returns the rank of every training image among those nearest to a test image, from 0."""
+    a, b = (images.reshape(len(images), -1) / 255.0 for images in (train, test))
+    distances = (a**2).sum(1)[:, None] - 2 * a @ b.T
+    return np.argsort(np.argsort(distances, axis=0), axis=0)
+
+
+def net(scores: Scores, memorized: np.ndarray) -> None:
+    """Prints how memorization ranks with the net effect on accuracy, across halves."""
+    found = []
+    for rest in (0, 1):
+        own, other = (scores.of(np.arange(len(scores.masks)) % 2 == r) for r in (rest, 1 - rest))
+        accuracy = (own.test > 0).mean(1)
+        n_in = own.masks.sum(0)
+        effect = accuracy @ own.masks / n_in - accuracy @ ~own.masks / (len(own.masks) - n_in)
+        values = estimate(other.masks, other.train, estimator="margin").memorization
+        known = np.isfinite(values)
+        found.append(rank_correlation(values[known], effect[known]))
+    print("  rank correlation of memorization and net effect on test accuracy, by halves:")
+    print(f"    {found[0]}\n    {found[1]}")
+
+
+def detect(run: Path) -> None:
+    """Prints the AUROC of detecting flipped labels."""
+    experiment, scores = read(run)
+    original = data.load("digits").train.labels
+    is_flipped = original[experiment.train.ids] != experiment.train.labels
+    print(f"{is_flipped.sum()} of {len(is_flipped)} labels are flipped")
+    for size in SIZES:
+        if size > len(scores.masks):
+            break
+        for name, of in (("clean", scores), ("attacked", scores.attacked())):
+            part = of.of(np.arange(size))
+            values = estimate(part.masks, part.train, estimator="margin").memorization
+            known = np.isfinite(values)
+            print(f"{size} members, {name}: {auroc(values[known], is_flipped[known])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("compare", "flipped"))
+    parser.add_argument("run", type=Path)
+    options = parser.parse_args()
+    {"compare": compare, "flipped": detect}[options.command](options.run)
+
+
+if __name__ == "__main__":
+    main()
