@@ -79,7 +79,7 @@ def test_brackets_contain_the_true_norms_of_a_linear_model(norm, spread, attacks
     assert (spread == 1) == bool(np.isfinite(free).all() and images.min() > 0.3)
     # FAB-T approaches the boundary to half of a percent: choose radii away from the norms.
     ordered = np.sort(true)
-    has_gap = ordered[1:] > 1.03 * ordered[:-1]
+    has_gap = ordered[1:] > 1.025 * ordered[:-1]
     radii = ((ordered[1:] + ordered[:-1]) / 2)[has_gap][:7]
     assert len(radii) == 7
     found = minimal_norms(
@@ -106,7 +106,7 @@ class Network:
 
     @classmethod
     def logits(cls, xp, x):
-        return xp.maximum(x.reshape(len(x), 2) @ cls.inner + cls.bias[None], 0) @ cls.outer
+        return xp.tanh(x.reshape(len(x), 2) @ cls.inner + cls.bias[None]) @ cls.outer
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def bracketed(tiny, norm, attacks=("fab-t", "apgd-ce", "apgd-t"), **options):
         images,
         labels,
         KEY,
-        epsilons=(0.02, 0.05, 0.1, 0.15, 0.2),
+        epsilons=(0.02, 0.05, 0.1, 0.2, 0.4),
         norm=norm,
         attacks=attacks,
         batch_size=16,
@@ -158,7 +158,7 @@ def test_a_tiny_network_has_the_norms_of_brute_force(tiny, norm):
     expected = np.where(result.clean, tiny[2][norm], 0)
     rounding = 2 / 400  # Of the points.
     assert (result.upper >= expected - rounding).all()
-    near = expected < 0.19
+    near = expected < 0.38
     assert near.sum() > 8
     np.testing.assert_allclose(result.upper[near], expected[near], atol=0.01)
 
@@ -182,7 +182,7 @@ def test_brackets_lie_between_neighbouring_radii(found):
 
 
 def test_a_larger_radius_breaks_no_fewer_images(found):
-    curve = np.array([found.robust(e) for e in np.linspace(0, 0.2, 30)])
+    curve = np.array([found.robust(e) for e in np.linspace(0, 0.4, 30)])
     np.testing.assert_array_equal(curve[0], found.clean)
     assert not (curve[1:] & ~curve[:-1]).any()
     assert 0 < curve[-1].sum() < curve[0].sum()
@@ -202,19 +202,26 @@ def test_images_are_verified_at_their_distances(tiny, found):
 
 
 @pytest.mark.slow
-def test_the_verdict_at_a_radius_is_that_of_autoattack(tiny, found):
+def test_verdicts_are_those_of_autoattack_unless_it_finds_less_in_a_larger_ball(tiny, found):
     images, labels, _ = tiny
-    for radius in found.epsilons:
-        robust = autoattack(
-            lambda x: Network.logits(jnp, x),
-            images,
-            labels,
-            KEY,
-            epsilon=radius,
-            attacks=("apgd-ce",),
-            batch_size=16,
-        ).robust
-        np.testing.assert_array_equal(found.robust(radius), robust)
+    robust = np.array(
+        [
+            autoattack(
+                lambda x: Network.logits(jnp, x),
+                images,
+                labels,
+                KEY,
+                epsilon=radius,
+                attacks=("apgd-ce",),
+                batch_size=16,
+            ).robust
+            for radius in found.epsilons
+        ]
+    )
+    falls = ~(robust[1:] & ~robust[:-1]).any(axis=0)
+    assert falls.sum() >= 14
+    curve = np.array([found.robust(radius) for radius in found.epsilons])
+    np.testing.assert_array_equal(curve[:, falls], robust[:, falls])
 
 
 @pytest.mark.parametrize(
@@ -234,8 +241,8 @@ def test_bad_radii_are_reported(tiny, epsilons, words):
 
 
 def test_nothing_is_said_of_a_larger_radius(found):
-    with pytest.raises(UserError, match=r"epsilon: 0.3; expected 0 to 0.2, the largest radius"):
-        found.robust(0.3)
+    with pytest.raises(UserError, match=r"epsilon: 0.5; expected 0 to 0.4, the largest radius"):
+        found.robust(0.5)
 
 
 def test_a_nearer_image_counts_at_smaller_radii():
