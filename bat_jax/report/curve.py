@@ -115,7 +115,7 @@ def curve(
     key = keys.derive(config.seed, keys.Purpose.EVALUATION)
     found = minimal_norms(
         models.logits_fn(experiment.evaluated("autoattack"), variables),
-        test.images / np.float32(255),
+        np.asarray(test.images) / np.float32(255),
         test.labels,
         keys.per_image(key, jnp.asarray(test.ids.astype(np.int32))),
         epsilons=epsilons,
