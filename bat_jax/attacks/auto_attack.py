@@ -25,8 +25,16 @@ from bat_jax.attacks.classifier import HostImages, LogitsFn, RandomLogitsFn
 from bat_jax.attacks.engine import Attack, Engine, Loop, Outcome
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.judge import Judge
+from bat_jax.attacks.memory import fitting_batch
 from bat_jax.attacks.sampling import Sample
-from bat_jax.attacks.verdicts import CLEAN_ERROR, STANDING, VerdictFile, Verdicts, digest
+from bat_jax.attacks.verdicts import (
+    CLEAN_ERROR,
+    STANDING,
+    VerdictFile,
+    Verdicts,
+    batch_size_of,
+    digest,
+)
 from bat_jax.attacks.versions import STANDARD as STANDARD
 from bat_jax.attacks.versions import WHITE_BOX, Name, Version
 from bat_jax.errors import UserError
@@ -120,7 +128,7 @@ def autoattack(
     eot: int | None = None,
     draws: int = 21,
     target_classes: Sequence[int] | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = 256,
     path: str | os.PathLike[str] | None = None,
     keep_adversarial: bool = True,
     tolerance: float | None = None,
@@ -175,7 +183,8 @@ def autoattack(
       eot: for a randomised model, its draws per iterate; of `apgd-ce` and `apgd-dlr` only.
       draws: for a randomised model, how many further draws vote on every image.
       target_classes: the classes that attacks must reach, other than the label; None for any.
-      batch_size: how many images to attack at a time, over all local devices together.
+      batch_size: how many images to attack at a time, over all devices together; None for as many
+        as fit in memory, at most 256 (`bat_jax.attacks.memory`).
       path: an .npz file that the verdicts are written to after every batch. If it exists, the
         evaluation resumes from it.
       keep_adversarial: whether the result contains x', which takes as much memory as `images` and,
@@ -206,6 +215,10 @@ def autoattack(
     image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     ranks = None if tolerance is None else sampling.ranks(image_keys)
     key_impl = None if eot is None else jax.random.key_impl(image_keys)
+    if batch_size is None and path is not None:
+        batch_size = batch_size_of(as_path(path))
+    if batch_size is None:
+        batch_size = fitting_batch(logits_fn, host_images.shape[1:], devices, key_impl)
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices, key_impl=key_impl)
     classes = None if target_classes is None else tuple(target_classes)
     judge = Judge(engine, host_labels, image_keys, None if eot is None else draws, classes)

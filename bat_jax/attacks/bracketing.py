@@ -18,6 +18,7 @@ from bat_jax.attacks.engine import Engine, Loop
 from bat_jax.attacks.fab import FabTargeted
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.judge import Judge
+from bat_jax.attacks.memory import fitting_batch
 from bat_jax.attacks.versions import Name
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
@@ -73,7 +74,7 @@ def minimal_norms(
     epsilons: Sequence[float] | Float[np.ndarray, " radii"],
     norm: Norm = "linf",
     attacks: Sequence[Name] = ("fab-t", "apgd-ce", "apgd-t"),
-    batch_size: int = 256,
+    batch_size: int | None = 256,
     progress: bool = False,
     loop: Loop | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -99,7 +100,8 @@ def minimal_norms(
       epsilons: the radii, ascending, in units of the [0, 1] pixel scale.
       norm: `linf`, `l2` or `l1`.
       attacks: of AutoAttack, in order; those of the standard version, `apgd-dlr` or `fab`.
-      batch_size: how many images to attack at a time, over all local devices together.
+      batch_size: how many images to attack at a time, over all devices together; None for as many
+        as fit in memory, at most 256 (`bat_jax.attacks.memory`).
       progress: whether to show a progress bar.
       loop: see `bat_jax.attacks.engine.Engine`.
       devices: the devices that share each batch; defaults to all local ones.
@@ -112,6 +114,8 @@ def minimal_norms(
     chosen = versions.names("standard", attacks)
     checks.takes_key(logits_fn, is_random=False)
     image_keys = keys.per_image(key, jnp.arange(len(y)))
+    if batch_size is None:
+        batch_size = fitting_batch(logits_fn, x.shape[1:], devices)
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices)
     judge = Judge(engine, y, image_keys, None)
     logits, is_correct = judge(x, np.arange(len(y)), 0)

@@ -35,7 +35,7 @@ class RobustnessWarning(UserWarning):
 
 
 def inputs(
-    given_images: GivenImages, given_labels: GivenLabels, batch_size: int
+    given_images: GivenImages, given_labels: GivenLabels, batch_size: int | None
 ) -> tuple[HostImages, Int[np.ndarray, " images"]]:
     """Validates images and labels, and returns them on the host."""
     images, labels = np.asarray(given_images), np.asarray(given_labels)
@@ -47,7 +47,7 @@ def inputs(
     if not len(images):
         raise UserError("images: none; expected at least one")
     label_values(labels, len(images))
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size: {batch_size}; expected 1 or more")
     return images, labels.astype(np.int32)
 

@@ -116,17 +116,8 @@ class VerdictFile:
         write_npz(self._path, content)
 
     def _read(self, verdicts: Verdicts) -> None:
-        with arrays.opened(self._path, "a file of AutoAttack verdicts") as archive:
-            saved = archive.read_all()
-        try:
-            settings = json.loads(str(saved["settings"]))
-        except (KeyError, ValueError, RecursionError):
-            settings = None
-        if not isinstance(settings, dict):
-            raise UserError(
-                f"{self._path}: not a file of AutoAttack verdicts; expected one to resume, or no"
-                " file: name another path"
-            )
+        saved = _arrays(self._path)
+        settings = _settings(self._path, saved)
         different = [
             name
             for name in {**self._settings, **settings}
@@ -206,6 +197,36 @@ class VerdictFile:
                 f" {images.dtype} of shape {images.shape}: remove both files to begin again"
             )
         return kept
+
+
+def batch_size_of(path: AnyPath) -> int | None:
+    """Returns the batch size of the evaluation that a file holds, None if there is no file.
+
+    Raises:
+      UserError: the file is not a verdict file.
+    """
+    if not path.exists():
+        return None
+    found = _settings(path, _arrays(path)).get("batch_size")
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _arrays(path: AnyPath) -> Mapping[str, np.ndarray]:
+    with arrays.opened(path, "a file of AutoAttack verdicts") as archive:
+        return archive.read_all()
+
+
+def _settings(path: AnyPath, saved: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        settings = json.loads(str(saved["settings"]))
+    except (KeyError, ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"{path}: not a file of AutoAttack verdicts; expected one to resume, or no file: name"
+            " another path"
+        )
+    return settings
 
 
 def digest(*arrays: np.ndarray) -> str:
