@@ -1,13 +1,14 @@
-"""The version `plus` against Croce and Hein's PyTorch implementation.
+"""The versions `plus` and `rand` against Croce and Hein's PyTorch implementation.
 
 tests/golden/make_autoattack_versions.py made the reference: the first 100 Fashion-MNIST test images
-and an adversarially trained network.
+and an adversarially trained network; for `rand`, the network behind Gaussian noise.
 """
 
 import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +17,9 @@ from tests.attacks.test_autoattack_golden import EPSILON, problem
 
 REFERENCE = Path(__file__).parents[1] / "golden" / "autoattack_versions.npz"
 PLUS = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
+NOISE = 0.2
+SEEDS = 1
+DRAWS = 200
 
 
 @functools.cache
@@ -49,3 +53,43 @@ def test_plus_leaves_the_images_that_the_reference_leaves(norm):
     ours, theirs = (np.all(rows, axis=0) for rows in zip(*left, strict=True))
     print(f"{norm} plus: {ours.sum()} {theirs.sum()} equal {(ours == theirs).sum()}")
     assert (ours == theirs).mean() >= 0.98
+
+
+@pytest.mark.slow
+def test_rand_is_no_weaker_than_the_reference():
+    logits_fn, images, labels = problem("adversarial", 100)
+
+    def noisy(x, key):
+        return logits_fn(x + NOISE * jax.random.normal(key, x.shape))
+
+    @jax.jit
+    def shares(x, key):
+        def is_right(key):
+            return jnp.argmax(noisy(x, key), axis=-1) == labels
+
+        return jnp.mean(jax.lax.map(is_right, jax.random.split(key, DRAWS)), axis=0)
+
+    found, robust = [], []
+    for seed in range(SEEDS):
+        result = autoattack(
+            noisy,
+            images,
+            labels,
+            jax.random.key(seed),
+            epsilon=EPSILON["linf"],
+            version="rand",
+            batch_size=104,
+        )
+        found.append(np.asarray(shares(result.adversarial, jax.random.key(100 + seed))))
+        robust.append(result.robust)
+    clean = np.asarray(shares(images, jax.random.key(99)))
+    theirs = reference()["rand/right"] / DRAWS
+    print(f"clean: {clean.mean():.4f} {reference()['rand/clean'].mean() / DRAWS:.4f}")
+    print(f"robust: {np.mean(robust, axis=1)} {reference()['rand/robust'].mean(axis=1)}")
+    print(f"right in further draws: {np.mean(found, axis=1)} {theirs.mean(axis=1)}")
+    # The noise gives both sides the same probabilities on clean images.
+    expected = reference()["rand/clean"] / DRAWS
+    assert abs(clean - expected).max() < 0.2
+    assert abs(clean.mean() - expected.mean()) < 0.02
+    # The image that is returned, or the clean one, is classified correctly no more often.
+    assert np.mean(found) <= theirs.mean() + 0.03
