@@ -39,9 +39,11 @@ class Purpose(enum.IntEnum):
     FAB = 8
 
 
-# Batches are padded to a multiple of 1 / _PARTS of the batch size. Each distinct shape costs a
-# compilation; most attacks see two, the full batch and the last one.
-_PARTS = 8
+# The first batch of an attack is padded to a multiple of 1 / _FINE of the batch size. Each distinct
+# shape costs a compilation, so that one that was compiled before is used again if it is larger by
+# at most 1 / _COARSE of the batch size, and others are padded to a multiple of 1 / _COARSE.
+_FINE = 32
+_COARSE = 8
 
 
 class Problem(NamedTuple):
@@ -184,9 +186,11 @@ class Engine:
             logits_fn, lambda array: jax.device_put(array, replicated), key_impl, precision
         )
         self._loop = _loop() if loop is None else loop
-        parts = range(1, _PARTS + 1)
-        self._sizes = sorted(
-            {_multiple(batch_size * part / _PARTS, len(devices)) for part in parts}
+        self._fine, self._coarse = (
+            sorted(
+                {_multiple(batch_size * part / parts, len(devices)) for part in range(1, parts + 1)}
+            )
+            for parts in (_FINE, _COARSE)
         )
         self._forward: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._programs: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {}
@@ -206,11 +210,12 @@ class Engine:
         parts = []
         for first in range(0, len(images), self.batch_size):
             part = images[first : first + self.batch_size]
-            inputs = [self._put(part)]
+            size = _at_least(len(part), self._coarse)
+            inputs = [self._put(part, size)]
             shape = self._local_shape(inputs[0])
             if key_data is not None:
                 words = key_data[first : first + self.batch_size]
-                inputs.append(self._put_keys(words, self._key_impl))
+                inputs.append(self._put_keys(words, self._key_impl, size))
             if shape not in self._forward:
                 self._forward[shape] = self._compiled(
                     lambda constants, *x, shape=shape: self._model.bound(shape, constants)(*x),
@@ -260,7 +265,7 @@ class Engine:
         rows: Int[np.ndarray, " standing"],
         outcome: Outcome,
     ) -> None:
-        problem = self._take(whole, rows)
+        problem = self._take(whole, rows, self._size(attack, len(rows)))
         begin, _ = self._attack_programs(attack, problem.images)
         state = begin(problem)
         is_left = np.ones(len(rows), bool)
@@ -280,11 +285,12 @@ class Engine:
                 is_left &= ~is_new
             if not is_left.any():
                 return
-            if 2 * self._size(int(is_left.sum())) <= len(problem.labels):
+            size = self._size(attack, int(is_left.sum()))
+            if 2 * size <= len(problem.labels):
                 left = np.flatnonzero(is_left)
                 rows, is_left = rows[left], np.ones(len(left), bool)
-                problem = self._take(whole, rows)
-                state = self._taken(state, left)
+                problem = self._take(whole, rows, size)
+                state = self._taken(state, left, size)
 
     def _advance(self, attack: Attack, problem: Problem, state: Any, first: int, last: int) -> Any:
         _, advance = self._attack_programs(attack, problem.images)
@@ -351,34 +357,35 @@ class Engine:
 
         return call
 
-    def _take(self, whole: HostProblem, rows: Int[np.ndarray, " rows"]) -> Problem:
+    def _take(self, whole: HostProblem, rows: Int[np.ndarray, " rows"], size: int) -> Problem:
         return Problem(
-            self._put(whole.images[rows]),
-            self._put(whole.labels[rows]),
-            self._put(whole.targets[rows]),
-            self._put_keys(whole.key_data[rows], whole.key_impl),
-            None if whole.scale is None else self._put(whole.scale[rows]),
+            self._put(whole.images[rows], size),
+            self._put(whole.labels[rows], size),
+            self._put(whole.targets[rows], size),
+            self._put_keys(whole.key_data[rows], whole.key_impl, size),
+            None if whole.scale is None else self._put(whole.scale[rows], size),
         )
 
-    def _taken(self, state: Any, rows: Int[np.ndarray, " rows"]) -> Any:
-        return jax.tree.map(lambda leaf: self._put(np.asarray(leaf)[rows]), state)
+    def _taken(self, state: Any, rows: Int[np.ndarray, " rows"], size: int) -> Any:
+        return jax.tree.map(lambda leaf: self._put(np.asarray(leaf)[rows], size), state)
 
-    def _put(self, rows: np.ndarray) -> Array:
-        return jax.device_put(self._padded(rows), self._shared)
+    def _put(self, rows: np.ndarray, size: int) -> Array:
+        return jax.device_put(_padded(rows, size), self._shared)
 
     def _put_keys(
-        self, words: UInt32[np.ndarray, "rows words"], impl: Any
+        self, words: UInt32[np.ndarray, "rows words"], impl: Any, size: int
     ) -> Key[Array, " padded"]:
-        keys = jax.random.wrap_key_data(jnp.asarray(self._padded(words)), impl=impl)
+        keys = jax.random.wrap_key_data(jnp.asarray(_padded(words, size)), impl=impl)
         return jax.device_put(keys, self._shared)
 
-    def _padded(self, rows: np.ndarray) -> np.ndarray:
-        """Pads to the next batch size with copies of the first row, which are ignored."""
-        padding = np.repeat(rows[:1], self._size(len(rows)) - len(rows), axis=0)
-        return np.concatenate([rows, padding])
-
-    def _size(self, count: int) -> int:
-        return next(size for size in self._sizes if size >= count)
+    def _size(self, attack: Attack, count: int) -> int:
+        """Returns the size to pad `count` images to, preferably one that is compiled."""
+        compiled = [
+            shape[0] * self._shared.mesh.size for one, shape in self._programs if one == attack
+        ]
+        most = _at_least(count, self._fine) + self._fine[-1] // _COARSE
+        other = _at_least(count, self._coarse if compiled else self._fine)
+        return min((size for size in compiled if count <= size <= most), default=other)
 
     def _local_shape(self, images: Images) -> tuple[int, ...]:
         return (len(images) // self._shared.mesh.size, *images.shape[1:])
@@ -387,6 +394,15 @@ class Engine:
 def _loop() -> Loop:
     """Returns the loop that suits the default back end."""
     return "host" if programs.is_cpu_style() else "device"
+
+
+def _at_least(count: int, sizes: Sequence[int]) -> int:
+    return next(size for size in sizes if size >= count)
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """Pads to a batch size with copies of the first row, which are ignored."""
+    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
 
 
 def _multiple(count: float, factor: int) -> int:

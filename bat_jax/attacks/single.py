@@ -1,5 +1,6 @@
 """Runs a single attack on any number of images."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -73,5 +74,5 @@ def strongest(
 
 
 def batches(rows: Int[np.ndarray, " rows"], batch_size: int) -> list[Int[np.ndarray, " batch"]]:
-    """Cuts rows into batches, the last one smaller."""
-    return [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    """Cuts rows into as few batches as possible, whose sizes differ by at most one."""
+    return np.array_split(rows, math.ceil(len(rows) / batch_size)) if len(rows) else []

@@ -98,8 +98,8 @@ def test_no_batch_recompiles(problem):
         traces.clear()
         autoattack(
             counted,
-            images[:count],
-            labels[:count],
+            images[5 : 5 + count],
+            labels[5 : 5 + count],
             jax.random.key(0),
             epsilon=epsilon / 10,
             attacks=("fab-t",),
