@@ -152,7 +152,7 @@ class VerdictFile:
         """Rejects arrays that an evaluation of these images cannot have written."""
         num_attacks = len(verdicts.flat)
         # By name: an array of the expected type and shape, and the range of its values.
-        layout = {
+        layout: dict[str, tuple[np.ndarray, tuple[float, float] | None]] = {
             "clean_logits": (verdicts._clean_logits, None),
             "broken_by": (verdicts.broken_by, (CLEAN_ERROR, num_attacks - 1)),
             "is_nan": (verdicts.is_nan, None),
