@@ -6,35 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bat_jax import models
 from bat_jax.attacks.auto_attack import STANDARD, Name, autoattack
+from bat_jax.attacks.classifier import LogitsFn
 from bat_jax.data import Dataset
 from bat_jax.interop import export_weights, import_weights
+from bat_jax.models.adapters import with_fields
 from bat_jax.runtime.files import write_npz
 from bat_jax.training.experiment import Experiment, build
 from stages import recipes, sets, trained
-from stages.machine import HIGHEST, precision
+from stages.machine import BFLOAT16, HIGHEST, TF32, precision
 from stages.peer import missing, peer
 from stages.stage import Stage, Values, with_smaller_batches
 
 # Seconds: to train the network, to attack it here and there.
 NEEDS = {"network": 30.0, "here": 40.0, "torch": 30.0}
 EQUAL_VERDICTS = 0.995
+# In what AutoAttack searches; float32 at the highest precision confirms what it finds.
+_SEARCHES = {"here, search in bfloat16": BFLOAT16, "here, search in TF32": TF32}
 _SIDES = ("here", "torch", "here, compiled")
 
 
 def run(stage: Stage) -> None:
-    """Trains a network briefly, then attacks it here, in PyTorch, and here once more."""
+    """Trains a network briefly, then attacks it here, in PyTorch, and here in other ways."""
     reason = missing("torch", "pyautoattack", "safetensors")
     if reason:
         stage.skip("torch", reason, precision=HIGHEST)
     weights = stage.run.work / "autoattack" / "network.safetensors"
-    sides = [side for side in _SIDES if not (reason and side == "torch")]
+    # At toy size, one of them shows that the other runs too.
+    searches = list(_SEARCHES)[:1] if stage.run.smoke else list(_SEARCHES)
+    sides = [side for side in (*_SIDES, *searches) if not (reason and side == "torch")]
     if not weights.exists() and all(stage.has(side) for side in sides):
         for side in sides:
-            stage.measure(side, dict, precision=HIGHEST)  # Says that it is measured.
+            stage.measure(side, dict, precision=_SEARCHES.get(side, HIGHEST))  # Says so.
         return
     needs = dict.fromkeys(NEEDS, 2.0) if stage.run.smoke else NEEDS
     experiment = _experiment(stage)
@@ -51,7 +58,12 @@ def run(stage: Stage) -> None:
     here = problem.measured(stage, "here", problem.here, needs["here"])
     if not reason:
         problem.measured(stage, "torch", lambda batch: problem.torch(batch, here), needs["torch"])
-    problem.measured(stage, "here, compiled", problem.here, here["seconds"] if here else 0)
+    again = here["seconds"] if here else 0
+    problem.measured(stage, "here, compiled", problem.here, again)
+    for side in searches:
+        problem.measured(
+            stage, side, lambda batch, side=side: problem.searched(batch, side, here), again
+        )
 
 
 class _Problem:
@@ -70,6 +82,11 @@ class _Problem:
         self._model, self._variables = import_weights(weights, "resnet18", classes)
         # One function, so that what it compiles to is kept.
         self._logits_fn = models.logits_fn(self._model, self._variables)
+        in_bfloat16 = with_fields(self._model, dtype=jnp.bfloat16)
+        self._search_fns: dict[str, LogitsFn] = {
+            BFLOAT16: models.logits_fn(in_bfloat16, self._variables),
+            TF32: self._logits_fn,
+        }
 
     def measured(self, stage: Stage, side: str, function: Any, needs: float) -> Values | None:
         """Measures a side, under a key of its own if the file has it of another network."""
@@ -80,11 +97,11 @@ class _Problem:
         return stage.measure(
             key,
             lambda: with_smaller_batches(self._count, function, least=8),
-            precision=HIGHEST,
+            precision=_SEARCHES.get(side, HIGHEST),
             needs=needs,
         )
 
-    def here(self, batch: int) -> Values:
+    def here(self, batch: int, search_fn: LogitsFn | None = None) -> Values:
         """Attacks here."""
         began = time.perf_counter()
         found = autoattack(
@@ -96,8 +113,24 @@ class _Problem:
             attacks=self._attacks,
             batch_size=batch,
             keep_adversarial=False,
+            search_fn=search_fn,
         )
-        return {"seconds": time.perf_counter() - began, **self._values(found.robust)}
+        seconds = {name: round(of_attack, 2) for name, of_attack in found.seconds.items()}
+        return {
+            "seconds": time.perf_counter() - began,
+            "by_attack": seconds,
+            **self._values(found.robust),
+        }
+
+    def searched(self, batch: int, side: str, exact: Values | None) -> Values:
+        """Attacks here in another precision, and compares."""
+        found = self.here(batch, self._search_fns[_SEARCHES[side]])
+        if exact is not None:
+            found |= {
+                "ratio": found["seconds"] / exact["seconds"],
+                "equal_verdicts": float(np.mean(_robust(exact) == _robust(found))),
+            }
+        return found
 
     def torch(self, batch: int, ours: Values | None) -> Values:
         """Attacks in PyTorch, and compares."""
