@@ -150,6 +150,17 @@ def test_the_first_step_is_not_compiled_separately():
     assert attack.traces == 1
 
 
+def test_batches_of_an_attack_have_few_sizes():
+    engine = Engine(lambda x: x[:, 0, :6, 0], batch_size=256, devices=jax.devices()[:1])
+    attack, sizes = Counting(), []
+    for count in (209, 200, 190, 60, *range(1, 257)):
+        sizes.append(engine._size(attack, count))
+        engine._programs[attack, (sizes[-1], *linear.SHAPE)] = None
+        assert sizes[-1] >= count
+    assert sizes[:4] == [216, 216, 216, 64]
+    assert len(set(sizes)) <= 9
+
+
 def test_the_model_is_traced_once_per_shape_and_its_arrays_are_not_embedded():
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(64, 10)), jnp.float32)
     logits_fn = jax.jit(lambda x: x.reshape(len(x), -1) @ weights)
