@@ -19,6 +19,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import Accuracy
 from bat_jax.interop import save_variables
 from bat_jax.jobs.train import prepared, run
+from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.callbacks import Callback, check
 from bat_jax.training.experiment import Experiment
@@ -162,6 +163,7 @@ def _fit_in(
 ) -> Fitted:
     experiment = prepared(config, folder, model=model, dataset=dataset)
     results = run(experiment, folder, callbacks)
-    states = read_states(experiment, folder)
+    with quiet():
+        states = read_states(experiment, folder)
     best, last = (jax.device_get(states[name].state.evaluated) for name in ("best", "last"))
     return Fitted(experiment.evaluated(), best, last, results, experiment)
