@@ -38,7 +38,7 @@ SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.
   tests/test_public_api.py tests/test_pages.py tests/runtime/test_backend.py tests/test_environment.py \
   $(wildcard tests/test_cli.py)
 
-.PHONY: demo test test-short test-slow topology docs lint types newer clean
+.PHONY: demo test test-short test-slow topology tutorial docs lint types newer clean
 
 demo: $(VENV)/installed
 	@echo "== demo: BAT on real handwritten digits (configs/digits_bat.py)"
@@ -53,7 +53,7 @@ test-short: $(VENV)/installed-dev
 	@echo "== test: a short part, with $$($(BIN)/python --version) and $(REQUIREMENTS)"
 	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadfile $(SHORT)
 
-test-slow: $(VENV)/installed-dev
+test-slow: $(VENV)/installed-notebook
 	$(BIN)/python -m pytest -m slow
 
 # The compiler for TPUs needs its own environment; requirements-tpu.txt explains why.
@@ -61,6 +61,10 @@ topology:
 	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/installed-tpu
 	@echo "== topology: compiling training steps for TPU slices without a TPU"
 	.venv-tpu/bin/python -m pytest -m "slow or not slow" tests/jobs/test_topology.py
+
+tutorial: $(VENV)/installed-notebook
+	@echo "== tutorial: executing examples/tutorial.ipynb and storing its outputs"
+	$(BIN)/python -m tests.tutorial
 
 # The site is read from its files, or from any server.
 docs:
@@ -98,6 +102,11 @@ $(VENV)/installed: $(REQUIREMENTS) pyproject.toml setup.py | $(VENV)/bin/python
 $(VENV)/installed-dev: requirements-dev.txt requirements-gcs.txt $(VENV)/installed
 	@echo "== environment: installing requirements-dev.txt"
 	$(BIN)/pip install --quiet -r $(REQUIREMENTS) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/installed-notebook: requirements-notebook.txt $(VENV)/installed-dev
+	@echo "== environment: installing requirements-notebook.txt"
+	$(BIN)/pip install --quiet -r requirements-notebook.txt
 	@touch $@
 
 $(VENV)/installed-tpu: requirements-tpu.txt $(VENV)/installed-dev

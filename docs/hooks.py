@@ -1,8 +1,8 @@
 """Hooks of mkdocs: pages of files outside `docs/`, and links to any file of the repository.
 
 Markdown files link to one another, and to sources, by their places in the repository. Here such a
-link becomes one to the file's page: its own for Markdown, else one that shows the file's text.
-Pages below `api/` are made of docstrings.
+link becomes one to the file's page: its own for Markdown and for the tutorial, a notebook with its
+outputs, else one that shows the file's text. Pages below `api/` are made of docstrings.
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebooks import converted
 
 _ROOT = Path(__file__).parents[1]
 _DOCS = PurePosixPath("docs")
@@ -23,6 +24,7 @@ _PAGES = {
     "benchmarks/README.md": "benchmarks/index.md",
     "benchmarks/accelerator.md": "benchmarks/accelerator.md",
 }
+_NOTEBOOKS = {"examples/tutorial.ipynb": "tutorial.md"}
 _COPIED = (".svg", ".png", ".json")
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 _API = re.compile(r"api/([\w.]+)\.md")
@@ -32,6 +34,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages of files outside `docs/`, of docstrings, and of every file that is linked."""
     for path, uri in _PAGES.items():
         files.append(File.generated(config, uri, abs_src_path=str(_ROOT / path)))
+    for path, uri in _NOTEBOOKS.items():
+        notebook = converted(_ROOT / path)
+        files.append(File.generated(config, uri, content=notebook.markdown))
+        for name, content in notebook.images.items():
+            files.append(File.generated(config, name, content=content))
     for uri in _API.finditer(str(config.nav)):
         content = f"::: {uri[1]}\n"
         files.append(File.generated(config, uri[0], content=content))
@@ -46,9 +53,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Leads the links of a page to pages."""
     del config, files
-    if not page.file.abs_src_path:
+    notebooks = {uri: PurePosixPath(path) for path, uri in _NOTEBOOKS.items()}
+    if page.file.src_uri in notebooks:
+        place = notebooks[page.file.src_uri]
+    elif page.file.abs_src_path:
+        place = _place(page.file)
+    else:
         return markdown
-    place = _place(page.file)
     start = PurePosixPath(page.file.src_uri).parent
 
     def led(link: re.Match[str]) -> str:
@@ -92,8 +103,9 @@ def _target(place: PurePosixPath, link: str) -> PurePosixPath:
 
 def _uri(path: PurePosixPath) -> str:
     """Returns the file of the site, before rendering, for a file or folder of the repository."""
-    if str(path) in _PAGES:
-        return _PAGES[str(path)]
+    pages = _PAGES | _NOTEBOOKS
+    if str(path) in pages:
+        return pages[str(path)]
     if path.is_relative_to(_DOCS):
         return str(path.relative_to(_DOCS))
     return str(path) if path.suffix in _COPIED else f"source/{path}.md"

@@ -92,6 +92,8 @@ def test_linked_sources_and_the_files_of_the_root_have_pages(site):
     for page in ("index", "changelog", "benchmarks/index", "source/examples/outside/mail.py"):
         assert (site / f"{page}.html").is_file()
     assert "AutoAttack" in (site / "search" / "search_index.js").read_text()
+    assert (site / "tutorial-1.png").read_bytes().startswith(b"\x89PNG")
+    assert 'href="extending.html"' in (site / "tutorial.html").read_text()
 
 
 def test_every_public_module_has_a_page_in_the_reference():
