@@ -111,8 +111,9 @@ _MODEL: dict[str, fields.Field] = {
     "final_norm": Flag(True),
     # relu or silu; models named dm_ have SiLU.
     "activation": Choice("relu", ("relu", "silu")),
-    # cifar or tiny_imagenet: the first convolution of the residual networks.
-    "stem": Choice("cifar", ("cifar", "tiny_imagenet")),
+    # cifar or tiny_imagenet: the first convolution of the residual networks. For images of about
+    # 224 pixels, resnet18 and resnet50 may have the published one: imagenet.
+    "stem": Choice("cifar", ("cifar", "tiny_imagenet", "imagenet")),
     # The side in pixels to which images are resized before the first layer, on the device; attacks
     # change them before that. By default images keep their size.
     "resize": Integer(None, low=8, high=1024),

@@ -101,6 +101,40 @@ def tiny_imagenet(objective: str) -> ConfigDict:
     return config
 
 
+def imagenet(objective: str) -> ConfigDict:
+    """Returns the recipe of Salman et al., arXiv:2007.08489, for ImageNet at 224 pixels.
+
+    ResNet-50, Linf 4/255, PGD-3 with steps of 2/3 epsilon; 90 epochs with batches of 512, and a
+    learning rate of 0.1 that falls tenfold after every 30 epochs. Crops are taken from the stored
+    squares, not from the photographs, and held-out training images choose the best checkpoint.
+    """
+    config = default()
+    config.data.name = "folder:imagenet"
+    config.data.side = 224
+    config.data.validation = 5000
+    config.data.crop_padding = 0
+    config.data.resized_crop = 0.08
+    config.model.name = "resnet50"
+    config.model.stem = "imagenet"
+    config.model.dtype = "bfloat16"
+    # The usual statistics of ImageNet.
+    config.model.mean = (0.485, 0.456, 0.406)
+    config.model.std = (0.229, 0.224, 0.225)
+    config.objective.name = objective
+    config.attack.epsilon = 4 / 255
+    config.attack.step_size = 8 / 3 / 255
+    config.attack.num_steps = 3
+    config.train.epochs = 90
+    config.train.batch_size = 512
+    config.train.optimizer.weight_decay = 1e-4
+    config.train.schedule.boundaries = (30.0, 60.0)
+    config.checkpoint.every_epochs = 5
+    config.evaluation.step_size = 1 / 255
+    config.evaluation.subset = 5000  # As many as RobustBench attacks.
+    _select(config)
+    return config
+
+
 def cifar_findings(name: str) -> ConfigDict:
     """Returns the job `findings` in the setting of `cifar`, with one schedule and three seeds."""
     config = findings()

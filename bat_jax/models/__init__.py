@@ -46,6 +46,7 @@ Images = Float[Array, "batch height width channels"]
 # The smallest and the largest image side.
 _SIDES = {"small_cnn": (8, 32)}
 _RESIDUAL_SIDES = (16, 128)
+_IMAGENET_SIDES = (32, 512)
 SMALL = ("small_cnn",)
 """Models with few channels."""
 
@@ -123,7 +124,8 @@ def create(
         `wide_resnet` and `dm_wide_resnet`, 6 n + 4, by default 28.
       widening: for `wide_resnet` and `dm_wide_resnet`, by default 10.
       activation: `relu` or `silu`; the networks with `dm_` have SiLU.
-      stem: `cifar`, or `tiny_imagenet` for 64x64 images (residual networks).
+      stem: `cifar`, `tiny_imagenet` for 64x64 images (residual networks), or `imagenet` for images
+        of about 224x224 (`resnet18` and `resnet50`).
       shortcut: for `preact_resnet` and `preact_resnet18`, `activated` (the default) or `raw`.
       final_norm: for the same, whether batch norm and activation precede the pooling.
       mean: the per-channel mean to subtract; by default 0.5.
@@ -151,10 +153,13 @@ def create(
         raise UserError(
             f"model: activation is {activation!r}; expected {' or '.join(_ACTIVATIONS)}"
         )
-    if stem not in ("cifar", "tiny_imagenet"):
-        raise UserError(f"model: stem is {stem!r}; expected cifar or tiny_imagenet")
+    stems = get_args(Stem) if name in ("resnet18", "resnet50") else ("cifar", "tiny_imagenet")
+    if stem not in stems:
+        raise UserError(
+            f"model: stem is {stem!r}; expected {' or '.join(stems)}, which {name} can have"
+        )
     if image_shape is not None:
-        low, high = _SIDES.get(name, _RESIDUAL_SIDES)
+        low, high = _IMAGENET_SIDES if stem == "imagenet" else _SIDES.get(name, _RESIDUAL_SIDES)
         if not all(low <= side <= high for side in image_shape[:2]):
             raise UserError(
                 f"model: {name} cannot take images of {image_shape[0]}x{image_shape[1]} pixels;"

@@ -16,7 +16,7 @@ from bat_jax.kernels.convolution import Convolution
 from bat_jax.models.layers import Activation, batch_norm, same_padding
 from bat_jax.models.layers import convolution as layer
 
-Stem = Literal["cifar", "tiny_imagenet"]
+Stem = Literal["cifar", "tiny_imagenet", "imagenet"]
 Padding = Literal["symmetric", "same"]
 Shortcut = Literal["activated", "raw"]
 Map = Float[Array, "batch height width channels"]

@@ -1,8 +1,9 @@
-"""ResNet for small images, of 18 or 50 layers.
+"""ResNet of 18 or 50 layers.
 
 Source: He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385. As usual for
 CIFAR, the stem is one 3x3 convolution without pooling; for the 64x64 images of Tiny ImageNet its
-stride is 2, so that the stages have the same sizes.
+stride is 2, so that the stages have the same sizes. For images of about 224x224 the stem is that of
+the paper.
 """
 
 from functools import partial
@@ -33,7 +34,8 @@ class ResNet(nn.Module):
       mean: the per-channel mean to subtract from images.
       std: the per-channel standard deviation to divide by.
       width: channels of the stem; 64 in the paper.
-      stem: `cifar` or `tiny_imagenet`.
+      stem: `cifar`; `tiny_imagenet`, of stride 2; or `imagenet`, a 7x7 convolution and a 3x3
+        max-pooling, both of stride 2.
       activation: the activation of all layers; ReLU in the paper.
       axis_name: the mapped axis over which batch norm is synchronised, if any.
       dtype: the type of the computation; parameters are float32.
@@ -59,7 +61,11 @@ class ResNet(nn.Module):
         norm = partial(batch_norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         convolve = partial(layer, conv=self.conv, dtype=self.dtype)
         x = normalize(images, self.mean, self.std, self.dtype)
-        x = self.activation(norm()(convolve(self.width, stride=STEM_STRIDE[self.stem])(x)))
+        if self.stem == "imagenet":
+            x = self.activation(norm()(convolve(self.width, kernel=7, stride=2)(x)))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        else:
+            x = self.activation(norm()(convolve(self.width, stride=STEM_STRIDE[self.stem])(x)))
         block, blocks = STAGES[self.depth]
         make = partial(
             block,

@@ -91,6 +91,16 @@ def test_logits_and_features_are_float32(name, image_shape, stem, features, dtyp
     assert alone.shape == (2, 10)
 
 
+def test_the_stem_of_imagenet_is_the_published_one():
+    model = models.create("resnet50", 1000, image_shape=(224, 224, 3), stem="imagenet")
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    parameters = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    # That of PyTorch's torchvision, which has the same layers.
+    assert sum(leaf.size for leaf in jax.tree.leaves(parameters)) == 25_557_032
+    with pytest.raises(UserError, match="stem is 'imagenet'; expected cifar or tiny_imagenet"):
+        models.create("preact_resnet18", 10, stem="imagenet")
+
+
 def test_the_stem_of_tiny_imagenet_halves_the_image():
     for stem, image_shape in (("cifar", RGB), ("tiny_imagenet", (64, 64, 3))):
         model = models.create("preact_resnet18", 10, width=4, stem=stem, image_shape=image_shape)
