@@ -1,5 +1,7 @@
 """Settings shared by several pages of `configs/`."""
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from bat_jax import methods
@@ -135,12 +137,42 @@ def imagenet(objective: str) -> ConfigDict:
     return config
 
 
+def with_awp(methods: Mapping[str, float], *, start_epoch: float) -> ConfigDict:
+    """Returns arms of the findings that add weight perturbation to methods: `<method>_awp`.
+
+    Args:
+      methods: the size of the perturbation by method.
+      start_epoch: the epoch from which weights are perturbed; from the start, small networks may
+        not leave chance (docs/results/methods.md).
+    """
+    return ConfigDict(
+        {
+            f"{name}_awp": {
+                "objective": {"name": name, "awp": {"gamma": gamma, "start_epoch": start_epoch}}
+            }
+            for name, gamma in methods.items()
+        }
+    )
+
+
 def cifar_findings(name: str) -> ConfigDict:
-    """Returns the job `findings` in the setting of `cifar`, with one schedule and three seeds."""
+    """Returns the findings in the setting of `cifar`, with one schedule and three seeds.
+
+    All baselines, with and without AWP, in the sizes of its paper: 0.01, and 0.005 for methods with
+    a divergence (Wu et al., arXiv:2004.05884).
+    """
     config = findings()
     config.data.name = name
     config.model.dtype = "bfloat16"
     config.evaluation.losses = ("cross_entropy",)
+    gammas = {
+        **dict.fromkeys(("pgd_at", "gairat", "te", "bat"), 0.01),
+        **dict.fromkeys(("trades", "mart"), 0.005),
+    }
+    config.findings.arms = with_awp(gammas, start_epoch=10.0)
+    config.findings.methods = ("standard", *gammas, *config.findings.arms)
+    config.findings.looks = (3, 5)
+    config.findings.balanced = True
     config.evaluation.track.images = 1000
     config.checkpoint.every_epochs = 5
     config.findings.ensemble.train.epochs = 110
@@ -192,6 +224,23 @@ def fashion_mnist_findings() -> ConfigDict:
     config.memorization.threshold = 0.25
     config.findings.ensemble.train.epochs = 12
     config.findings.ensemble.train.optimizer.learning_rate = 0.05
+    return config
+
+
+def small_findings(config: ConfigDict) -> ConfigDict:
+    """Returns findings that spend two cores where the questions are, with five seeds.
+
+    BAT against PGD-AT and TRADES, without AWP and BAT against TRADES with it; the removal of all
+    atypical images, against random ones of the same classes. Three more seeds can be added.
+    """
+    config.findings.seeds = (0, 1, 2, 3, 4)
+    config.findings.looks = (5, 8)
+    config.findings.arms = with_awp({"trades": 0.005, "bat": 0.01}, start_epoch=10.0)
+    config.findings.methods = ("pgd_at", "trades", "bat", "trades_awp", "bat_awp")
+    config.findings.tracked = ("pgd_at",)
+    config.findings.removed = (1.0,)
+    config.findings.balanced = True
+    config.findings.variants = ConfigDict()
     return config
 
 

@@ -77,10 +77,8 @@ def points(value: Mapping[str, Any]) -> str:
 
 def detectable(values: Mapping[str, Mapping[str, Any]]) -> str:
     """Returns the differences in points that measured ones detect: `clean 2.3, PGD-20 3.1`."""
-    found = {name: power.of_difference(value) for name, value in values.items()}
     return ", ".join(
-        f"{name} " + ("not with one seed" if size is None else f"{100 * size:.1f}")
-        for name, size in found.items()
+        f"{name} {100 * (power.of_difference(value) or 0):.1f}" for name, value in values.items()
     )
 
 
@@ -257,7 +255,10 @@ def _looked(verdict: Verdict, values: Mapping[str, Mapping[str, Any]]) -> dict[s
     found = {}
     unknown = {name: value for name, value in values.items() if not sign(value)}
     if verdict == "undecided" and unknown:
-        found["detectable"] = f"{detectable(unknown)} points"
+        has_interval = all("interval" in value for value in unknown.values())
+        found["detectable"] = (
+            f"{detectable(unknown)} points" if has_interval else "nothing with one seed"
+        )
     by_look: dict[str, list[str]] = {}
     for name, value in values.items():
         if "looks" in value:

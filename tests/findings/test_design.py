@@ -1,12 +1,18 @@
 """The designed search varies all options evenly, and finds the effects that scores have."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from bat_jax.errors import UserError
+from bat_jax.evaluation.runs import Run
 from bat_jax.findings import design
 from bat_jax.findings.plan import validate, variants
+from bat_jax.findings.summary import _designed
+from bat_jax.report.findings import _design
 
 FACTORS = {"alpha": (1.0, 4.0), "gate": ("misclassified", "memorized"), "pooling": ("sum", "mean")}
 
@@ -84,6 +90,32 @@ def test_factors_become_variants_of_bat(findings_config):
     names = list(variants(config))
     assert names[:2] == ["weight_only", "design-01"]
     assert len(names) == 25
+
+
+def test_the_summary_scores_the_last_state_of_every_variant():
+    def finished(clean, robust):
+        state = {
+            key: {"accuracy": value, "n": 100, "interval": [0, 1]}
+            for key, value in (("clean", clean), ("pgd20", robust))
+        }
+        test = {"test": state}
+        unused = {"test": {key: {**value, "accuracy": 0.5} for key, value in state.items()}}
+        return Run(Path("run"), {}, {}, {"best": unused, "last": test}, (), {})
+
+    levels = design.matrix()[:, 0] / 2
+    arms = {
+        f"bat-design-{number:02}": [
+            finished(0.8 + 0.01 * level, 0.5 + 0.03 * level + 0.01 * seed) for seed in range(2)
+        ]
+        for number, level in enumerate(levels, 1)
+    }
+    found = _designed(arms, FACTORS, "pgd20")
+    means = {name: found["effects"][name]["alpha"]["mean"] for name in ("score", "clean", "pgd20")}
+    assert means == pytest.approx({"score": 0.02, "clean": 0.01, "pgd20": 0.03})
+    assert found["winner"] == {"alpha": 4.0, "gate": "misclassified", "pooling": "sum"}
+    (section,) = _design({"design": json.loads(json.dumps(found))})
+    assert section.tables[0].rows[0][0] == "alpha: 4.0 for 1.0"
+    assert section.tables[0].rows[0][-1] == "4.0"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""The findings on 1,000 images of ten classes of CIFAR-100, on two cores.
+
+    python launch.py --config=configs/cifar100_findings_cpu.py --dry_run
+    python launch.py --config=configs/cifar100_findings_cpu.py
+
+Every tenth class in alphabetical order, 100 training images each, and 500 held out, which choose
+the best state; all 1,000 test images, with AutoAttack on the best state of every method. The regime
+was chosen on held-out training images from pgd_at alone: a small_cnn of width 16, eps 8/255, ends
+at 99.8 % on the training images under PGD-7, and at 28.8 % on 400 held-out images under PGD-20
+(clean 56.3 %; one seed). Width 12 takes 0.6 of its time. The rest is as in
+configs/fashion_mnist_findings_cpu.py, without harmful images: no test images are left to choose
+them. The same command resumes after an interruption. Hardware: two CPU cores. Expected: not
+measured.
+"""
+
+from ml_collections import ConfigDict
+
+from bat_jax.settings import fashion_mnist_findings, small_findings
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = small_findings(fashion_mnist_findings())
+    config.data.name = "cifar100"
+    config.data.classes = tuple(range(0, 100, 10))
+    config.data.validation = 500
+    config.model.width = 12
+    config.evaluation.batch_size = 250
+    config.evaluation.track.images = 250
+    config.findings.seeds = (0, 1, 2)
+    config.findings.looks = (3, 5)
+    return config
