@@ -466,6 +466,9 @@ _FINDINGS: Schema = {
         # The results.json of finished findings, whose spread over seeds predicts, in --dry_run,
         # which differences the seeds can detect.
         "pilot": Text(None),
+        # The fraction of test images that are expected to withstand the attacks, for the time of
+        # AutoAttack in --dry_run; by default the pilot's robust accuracy, or 1.
+        "expected_robust": Real(None, low=0, high=1),
     },
 }
 

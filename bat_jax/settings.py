@@ -230,13 +230,16 @@ def fashion_mnist_findings() -> ConfigDict:
 def small_findings(config: ConfigDict) -> ConfigDict:
     """Returns findings that spend two cores where the questions are, with five seeds.
 
-    BAT against PGD-AT and TRADES, without AWP and BAT against TRADES with it; the removal of all
-    atypical images, against random ones of the same classes. Three more seeds can be added.
+    BAT against four baselines, and with AWP against TRADES with it; the removal of all atypical
+    images, against random ones of the same classes. Three more seeds can be added.
     """
     config.findings.seeds = (0, 1, 2, 3, 4)
     config.findings.looks = (5, 8)
     config.findings.arms = with_awp({"trades": 0.005, "bat": 0.01}, start_epoch=10.0)
-    config.findings.methods = ("pgd_at", "trades", "bat", "trades_awp", "bat_awp")
+    config.findings.methods = ("pgd_at", "trades", "mart", "te", "bat", "trades_awp", "bat_awp")
+    # As in its paper, in proportion: between the two decays of the learning rate.
+    config.objective.te.start_epoch = 36.0
+    config.objective.te.ramp_epochs = 16.0
     config.findings.tracked = ("pgd_at",)
     config.findings.removed = (1.0,)
     config.findings.balanced = True

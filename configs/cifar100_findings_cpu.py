@@ -29,4 +29,5 @@ def get_config() -> ConfigDict:
     config.evaluation.track.images = 250
     config.findings.seeds = (0, 1, 2)
     config.findings.looks = (3, 5)
+    config.findings.expected_robust = 0.3
     return config

@@ -30,4 +30,5 @@ def get_config() -> ConfigDict:
     config.evaluation.subset = 0
     config.evaluation.batch_size = 100
     config.evaluation.track.images = 100
+    config.findings.expected_robust = 0.2
     return config

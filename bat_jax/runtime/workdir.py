@@ -44,6 +44,7 @@ _FREE = (
     "data.placement",
     "memorization.estimates",
     "findings.pilot",
+    "findings.expected_robust",
     "findings.robust_estimates",
     "programs.members_at_once",
     "checkpoint.keep",

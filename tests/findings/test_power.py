@@ -10,6 +10,7 @@ from scipy import stats
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings import contrasts, power
 from bat_jax.findings.contrasts import Contrast
+from bat_jax.findings.cost import expected_robust
 
 PILOT = Path(__file__).parents[2] / "docs" / "results" / "fashion_mnist.json"
 
@@ -77,6 +78,17 @@ def test_a_pilot_pools_contrasts_of_its_kind_without_failed_arms():
     assert "4 degrees of freedom" in found.source
     robust = contrasts.comparison("gairat", "last", "AutoAttack", images=1000)
     assert power.from_pilot(robust, pilot).source.startswith("assumed")
+
+
+def test_the_expected_robust_accuracy_is_the_configs_then_the_pilots(findings_config):
+    results = json.loads(PILOT.read_text())
+    assert expected_robust(findings_config(), None) == 1.0
+    methods = ("bat", "standard", "pgd_at", "trades", "gairat")
+    accuracies = [results["accuracies"][name]["best"]["all"]["autoattack"] for name in methods]
+    mean = np.mean([accuracy["mean"] for accuracy in accuracies])
+    assert expected_robust(findings_config(), results) == pytest.approx(mean)
+    config = findings_config(**{"findings.expected_robust": 0.3})
+    assert expected_robust(config, results) == 0.3
 
 
 def test_the_published_results_are_a_pilot():
