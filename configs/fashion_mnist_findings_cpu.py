@@ -25,7 +25,7 @@ from bat_jax.settings import fashion_mnist_findings, small_findings
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = small_findings(fashion_mnist_findings())
-    config.findings.methods = ("pgd_at", "trades", "mart", "bat", "trades_awp", "bat_awp")
+    config.findings.methods = ("pgd_at", "trades", "bat", "trades_awp", "bat_awp")
     config.findings.expected_robust = 0.7
     config.findings.harmful = (0.5,)
     # Scoring 12,000 images under PGD-20 would take longer than training a member.
