@@ -77,15 +77,15 @@ def across_halves(
 
     def correlation(
         one: Int[np.ndarray, " n"], other: Int[np.ndarray, " n"], weights: Weights
-    ) -> float:
+    ) -> Values:
         return _correlation(_midranks(one, weights), _midranks(other, weights), weights)
 
-    def across(weights: Weights) -> float:
+    def across(weights: Weights) -> Values:
         return (correlation(x[0], y[1], weights) + correlation(x[1], y[0], weights)) / 2
 
-    def ceiling(weights: Weights) -> float:
-        within = [correlation(halves[0], halves[1], weights) for halves in (x, y)]
-        return float(np.sqrt(np.prod(within))) if min(within) >= 0 else float("nan")
+    def ceiling(weights: Weights) -> Values:
+        one, other = (correlation(halves[0], halves[1], weights) for halves in (x, y))
+        return np.sqrt(np.where(np.minimum(one, other) >= 0, one * other, np.nan))
 
     return _measured(across, len(first[0]), seed), _measured(ceiling, len(first[0]), seed)
 

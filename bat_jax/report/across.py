@@ -26,7 +26,7 @@ from bat_jax.findings.results import read_results, seeds_of
 from bat_jax.report import findings as tables
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Table
-from bat_jax.report.style import LIGHT, Chart, fitted, legend, point, render
+from bat_jax.report.style import Chart, fitted, legend, point, render
 from bat_jax.runtime.files import written_whole
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
@@ -88,9 +88,10 @@ def write(finished: Sequence[Finished], folder: AnyPath) -> AnyPath:
     charts = {claim: _forest(claim, finished) for claim in _HEADINGS}
     for chart in charts.values():
         if chart is not None:
-            for kind in ("svg", "png"):
+            drawn = render(chart)
+            for kind, content in (("svg", drawn.light), ("png", drawn.png)):
                 with written_whole(folder / "figures" / f"{chart.name}.{kind}") as file:
-                    file.write(render(chart, LIGHT, "svg" if kind == "svg" else "png"))
+                    file.write(content)
     for one in finished:
         _save(folder / f"findings_{one.stem}.md", _long(one))
     path = folder / "findings.md"

@@ -55,7 +55,7 @@ def attacked():
     _, weights, _, _ = linear.problem(count=1)
     found = {}
 
-    def run(engine, attack, images, labels, targets, keys):
+    def run(engine, attack, images, labels, targets, keys, scale=None):
         assert len(images) == len(labels) == len(targets) == len(keys) <= engine.batch_size
         times = found.setdefault((type(attack).__name__, attack.epsilon), collections.Counter())
         times.update(image.tobytes() for image in images)

@@ -147,7 +147,7 @@ def test_autoattack_resumes_where_it_stopped(run, monkeypatch):
 
 
 def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run, monkeypatch):
-    def find_nothing(engine, attack, images, labels, targets, keys):
+    def find_nothing(engine, attack, images, labels, targets, keys, scale=None):
         return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
 
     monkeypatch.setattr(Engine, "run", find_nothing)

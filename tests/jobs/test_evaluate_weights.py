@@ -50,7 +50,7 @@ def weights(tmp_path_factory):
 def evaluated(weights, tmp_path_factory):
     """Results and folder of an evaluation whose attacks find nothing."""
 
-    def find_nothing(engine, attack, images, labels, targets, keys):
+    def find_nothing(engine, attack, images, labels, targets, keys, scale=None):
         return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
 
     with pytest.MonkeyPatch.context() as patch:

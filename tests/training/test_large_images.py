@@ -144,7 +144,7 @@ def test_a_step_takes_them_all(tiny_config):
         ),
         (
             {"data.resized_crop": 0.1, "data.crop_padding": 2},
-            r"resized_crop is 0\.1 and config\.data\.crop_padding 2; expected a crop_padding of 0",
+            r"resized_crop is 0\.1 and config\.data\.crop_padding is 2; expected a crop_padding",
         ),
         ({"data.resized_crop": 1.5}, r"resized_crop is 1\.5; expected above 0 and at most 1"),
         ({"model.resize": 4}, "resize is 4; expected 8 or more"),
