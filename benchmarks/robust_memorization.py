@@ -158,17 +158,31 @@ def net(scores: Scores, memorized: np.ndarray) -> None:
 def detect(run: Path) -> None:
     """Prints the AUROC of detecting flipped labels."""
     experiment, scores = read(run)
-    original = data.load("digits").train.labels
-    is_flipped = original[experiment.train.ids] != experiment.train.labels
+    original = data.load("digits").train
+    assert np.array_equal(original.ids, experiment.train.ids)
+    is_flipped = original.labels != experiment.train.labels
     print(f"{is_flipped.sum()} of {len(is_flipped)} labels are flipped")
-    for size in SIZES:
-        if size > len(scores.masks):
-            break
+    for size in (size for size in SIZES if size <= len(scores.masks)):
         for name, of in (("clean", scores), ("attacked", scores.attacked())):
             part = of.of(np.arange(size))
-            values = estimate(part.masks, part.train, estimator="margin").memorization
-            known = np.isfinite(values)
-            print(f"{size} members, {name}: {auroc(values[known], is_flipped[known])}")
+            masks, right = part.masks, part.train > 0
+            for what, rows in (("flipped", is_flipped), ("other", ~is_flipped)):
+                seen, results = masks[:, rows], right[:, rows]
+                print(
+                    f"{size} members, {name}, {what}: right in subset {results[seen].mean():.3f},"
+                    f" outside {results[~seen].mean():.3f}"
+                )
+            count = masks.sum(0)
+            inside, outside = (
+                np.where(mask, part.train, 0).sum(0) / mask.sum(0) for mask in (masks, ~masks)
+            )
+            for what, values in (
+                ("memorization", estimate(masks, part.train, estimator="margin").memorization),
+                ("wrong in subset", 1 - np.where(masks, right, 0).sum(0) / count),
+                ("mean margin in subset less outside", inside - outside),
+            ):
+                known = np.isfinite(values)
+                print(f"  {what}: {auroc(values[known], is_flipped[known])}")
 
 
 def main() -> None:
