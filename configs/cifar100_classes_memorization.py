@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
 
     config.evaluation.batch_size = 500
 
-    config.memorization.members = 40
+    config.memorization.members = 50
     config.memorization.estimator = "margin"
     return config
