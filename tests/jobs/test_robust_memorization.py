@@ -13,7 +13,7 @@ from bat_jax.jobs.memorization import memorize
 from bat_jax.memorization import ranking
 from bat_jax.memorization.store import Scores, Store
 from bat_jax.report.contrast import contrasted
-from bat_jax.report.style import LIGHT, render
+from bat_jax.report.style import render
 from bat_jax.runtime.interruption import Interrupted
 from bat_jax.training.saved import read_run
 from configs import digits_robust_memorization
@@ -109,7 +109,7 @@ def test_results_and_page_compare_clean_and_attacked_images(runs):
     assert "both have rank correlation" in section.text[1]
     assert "the mean of 5 counts after the subsets" in section.tables[1].caption
     assert [len(table.rows) for table in section.tables] == [2, 2, 4]
-    assert render(section.charts[0], LIGHT, "png")[:4] == b"\x89PNG"
+    assert render(section.charts[0]).png[:4] == b"\x89PNG"
 
 
 @pytest.mark.slow
