@@ -29,7 +29,7 @@ def reference():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["linf"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_plus_leaves_the_images_that_the_reference_leaves(norm):
     logits_fn, images, labels = problem("adversarial", 100)
     left = []
