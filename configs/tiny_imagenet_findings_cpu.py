@@ -1,9 +1,9 @@
 """The findings on twenty classes of Tiny ImageNet, on two cores.
 
     python launch.py --config=configs/tiny_imagenet_findings_cpu.py --dry_run \
-        --config.data.path=../shared/data/tiny-imagenet-200-subset.zip
+        --config.data.path=tiny-imagenet-200-subset.zip
     python launch.py --config=configs/tiny_imagenet_findings_cpu.py \
-        --config.data.path=../shared/data/tiny-imagenet-200-subset.zip
+        --config.data.path=tiny-imagenet-200-subset.zip
 
 Every tenth class of a subset with 50 training and 10 test images of each: 900 training images, 100
 held out, which choose the best state, and 200 test images, with AutoAttack on the best state of
