@@ -41,8 +41,6 @@ from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 from bat_jax.runtime.storage import as_path
 
-_NUM_TARGETS = 9
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -264,10 +262,10 @@ def autoattack(
         file.resume(verdicts, host_images)
 
     attack_list = [versions.create(name, radius, norm, version, eot) for name in names]
-    strongest = single.strongest(logits, _NUM_TARGETS)
+    strongest = single.strongest(logits, versions.NUM_TARGETS)
     if classes is not None:
         attack_list = [Reaching(attack, classes) for attack in attack_list]
-        strongest = chosen_classes.strongest(logits, host_labels, classes, _NUM_TARGETS)
+        strongest = chosen_classes.strongest(logits, host_labels, classes, versions.NUM_TARGETS)
     evaluation = _Evaluation(
         search,
         engine,

@@ -23,8 +23,6 @@ from bat_jax.attacks.versions import Name
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 
-_NUM_TARGETS = 9
-
 
 @dataclasses.dataclass(frozen=True)
 class MinimalNorms:
@@ -123,7 +121,7 @@ def minimal_norms(
     checks.warn_if_random(logits_fn, x[:16])
     checks.warn_if_probabilities(logits)
     names = versions.possible(chosen, logits.shape[1])
-    strongest = single.strongest(logits, _NUM_TARGETS)
+    strongest = single.strongest(logits, versions.NUM_TARGETS)
     search = _Search(engine, judge, norm, x, y, image_keys, radii, is_correct, progress)
     fab = None
     if "fab-t" in names:

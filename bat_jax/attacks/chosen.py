@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks.classifier import Labels, Logits
-from bat_jax.attacks.engine import Attack, Problem, Purpose
-from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.engine import Attack, Problem
+from bat_jax.attacks.wrapped import Wrapped
 from bat_jax.errors import UserError
 
 
@@ -103,7 +103,7 @@ def _is_chosen(classes: tuple[int, ...], num_classes: int) -> Bool[np.ndarray, "
 
 
 @dataclasses.dataclass(frozen=True)
-class Reaching:
+class Reaching(Wrapped[Attack]):
     """An attack that succeeds only with a chosen class.
 
     Attributes:
@@ -111,38 +111,7 @@ class Reaching:
       classes: the chosen classes.
     """
 
-    attack: Attack
     classes: tuple[int, ...]
-
-    @property
-    def epsilon(self) -> float:
-        """Radius of the ball."""
-        return self.attack.epsilon
-
-    @property
-    def norm(self) -> Norm:
-        """The norm of the ball."""
-        return self.attack.norm
-
-    @property
-    def purpose(self) -> Purpose:
-        """The purpose of the random draws."""
-        return self.attack.purpose
-
-    @property
-    def min_classes(self) -> int:
-        """How many classes the loss needs."""
-        return self.attack.min_classes
-
-    @property
-    def num_steps(self) -> int:
-        """How often `step` is called."""
-        return self.attack.num_steps
-
-    @property
-    def segment(self) -> int:
-        """The number of steps between checks for images that are done."""
-        return self.attack.segment
 
     def begin(self, problem: Problem) -> Any:
         """Returns the state of the attack before any evaluation."""

@@ -15,8 +15,9 @@ from bat_jax.attacks.auto_pgd import Apgd
 from bat_jax.attacks.auto_pgd_l1 import ApgdL1
 from bat_jax.attacks.classifier import Images, RandomLogitsFn
 from bat_jax.attacks.engine import Problem, Purpose, folded
-from bat_jax.attacks.geometry import Norm, over_pixels
+from bat_jax.attacks.geometry import over_pixels
 from bat_jax.attacks.iterate import Evaluation, evaluate
+from bat_jax.attacks.wrapped import Wrapped
 
 
 class ExpectationState(NamedTuple):
@@ -43,7 +44,7 @@ class ExpectationState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Expectation:
+class Expectation(Wrapped[Apgd | ApgdL1]):
     """An attack whose iterates are evaluated in several draws of the model.
 
     With the key k of an image and of the attack, draw j at iterate i uses the key of
@@ -54,38 +55,7 @@ class Expectation:
       draws: evaluations per iterate.
     """
 
-    attack: Apgd | ApgdL1
     draws: int
-
-    @property
-    def epsilon(self) -> float:
-        """Radius of the ball."""
-        return self.attack.epsilon
-
-    @property
-    def norm(self) -> Norm:
-        """The norm of the ball."""
-        return self.attack.norm
-
-    @property
-    def purpose(self) -> Purpose:
-        """The purpose of the random draws."""
-        return self.attack.purpose
-
-    @property
-    def min_classes(self) -> int:
-        """How many classes the loss needs."""
-        return self.attack.min_classes
-
-    @property
-    def num_steps(self) -> int:
-        """The steps of the attack itself."""
-        return self.attack.num_steps
-
-    @property
-    def segment(self) -> int:
-        """The number of steps between checks for images that are done; none is before the end."""
-        return self.attack.segment
 
     def begin(self, problem: Problem) -> ExpectationState:
         """Returns the state of the attack before any evaluation."""

@@ -33,6 +33,8 @@ _STARTS: Mapping[tuple[str, Norm], Mapping[str, int]] = MappingProxyType(
         **{("plus", norm): {"apgd-ce": 5, "apgd-dlr": 5, "fab": 5} for norm in get_args(Norm)},
     }
 )
+NUM_TARGETS = 9
+"""How many classes targeted attacks try, at most."""
 # Draws of a randomised model per iterate.
 _EOT = 20
 
