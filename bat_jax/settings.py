@@ -247,6 +247,21 @@ def small_findings(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def small_memorization(name: str) -> ConfigDict:
+    """Returns an ensemble of `small_cnn` for CPU: all training images, none augmented."""
+    config = default()
+    config.job = "memorization"
+    config.data.name = name
+    config.data.validation = 0
+    config.data.crop_padding = 0
+    config.data.flip = False
+    config.model.name = "small_cnn"
+    config.objective.name = "standard"
+    config.train.optimizer.learning_rate = 0.05
+    config.train.schedule.name = "one_cycle"
+    return config
+
+
 def memorization(name: str) -> ConfigDict:
     """Returns the ResNet-18 ensemble that CIFAR-100 and Tiny ImageNet share."""
     config = default()

@@ -221,10 +221,12 @@ def adaptive(
 def sides(block: Block) -> tuple[margins.Moments, margins.Moments]:
     """Returns the moments of the members with every example, and of those without it."""
     scores = block.final
-    return tuple(  # type: ignore[return-value]
-        margins.moments(mask.sum(0), np.where(mask, scores, 0).sum(0), (mask * scores**2).sum(0))
-        for mask in (block.masks, ~block.masks)
-    )
+
+    def moments(mask: np.ndarray) -> margins.Moments:
+        sums = np.where(mask, scores, 0).sum(0), (mask * scores**2).sum(0)
+        return margins.moments(mask.sum(0), *sums)
+
+    return moments(block.masks), moments(~block.masks)
 
 
 def plain(block: Block, epoch: int = -1) -> Values:

@@ -9,28 +9,17 @@ the finished run, repeat the command with --config.memorization.members=2000.
 
 from ml_collections import ConfigDict
 
-from bat_jax.config import default
+from bat_jax.settings import small_memorization
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = default()
-    config.job = "memorization"
-    config.data.name = "digits"
-    config.data.validation = 0
-    config.data.crop_padding = 0
-    config.data.flip = False
-
-    config.model.name = "small_cnn"
+    config = small_memorization("digits")
     config.model.width = 8
-
-    config.objective.name = "standard"
 
     # Enough for members to fit even wrong labels: with 12, flipped labels were harder to detect.
     config.train.epochs = 24
     config.train.batch_size = 32
-    config.train.optimizer.learning_rate = 0.05
-    config.train.schedule.name = "one_cycle"
 
     config.evaluation.batch_size = 450
 

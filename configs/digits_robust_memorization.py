@@ -10,19 +10,12 @@ compares them. Hardware: a CPU core, 2 s per member. Expected: docs/results/robu
 
 from ml_collections import ConfigDict
 
-from bat_jax.config import default
+from bat_jax.settings import small_memorization
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = default()
-    config.job = "memorization"
-    config.data.name = "digits"
-    config.data.validation = 0
-    config.data.crop_padding = 0
-    config.data.flip = False
-
-    config.model.name = "small_cnn"
+    config = small_memorization("digits")
     config.model.width = 8
 
     config.objective.name = "pgd_at"
@@ -35,8 +28,6 @@ def get_config() -> ConfigDict:
 
     config.train.epochs = 24
     config.train.batch_size = 32
-    config.train.optimizer.learning_rate = 0.05
-    config.train.schedule.name = "one_cycle"
 
     config.evaluation.step_size = 0.0125
     config.evaluation.batch_size = 450

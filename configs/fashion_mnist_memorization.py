@@ -11,27 +11,16 @@ command with --config.memorization.members=400.
 
 from ml_collections import ConfigDict
 
-from bat_jax.config import default
+from bat_jax.settings import small_memorization
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = default()
-    config.job = "memorization"
-    config.data.name = "fashion_mnist"
-    config.data.validation = 0
+    config = small_memorization("fashion_mnist")
     config.data.subset = 10_000
-    config.data.crop_padding = 0
-    config.data.flip = False
-
-    config.model.name = "small_cnn"
-
-    config.objective.name = "standard"
 
     config.train.epochs = 12
     config.train.batch_size = 64
-    config.train.optimizer.learning_rate = 0.05
-    config.train.schedule.name = "one_cycle"
 
     config.evaluation.batch_size = 500
 

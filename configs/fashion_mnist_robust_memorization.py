@@ -9,20 +9,14 @@ PGD-10. Hardware: a CPU core, 12 s per member. Expected: docs/results/robust_mem
 
 from ml_collections import ConfigDict
 
-from bat_jax.config import default
+from bat_jax.settings import small_memorization
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = default()
-    config.job = "memorization"
-    config.data.name = "fashion_mnist"
-    config.data.validation = 0
+    config = small_memorization("fashion_mnist")
     config.data.subset = 1000
-    config.data.crop_padding = 0
-    config.data.flip = False
 
-    config.model.name = "small_cnn"
     config.model.width = 8
 
     config.objective.name = "pgd_at"
@@ -35,8 +29,6 @@ def get_config() -> ConfigDict:
 
     config.train.epochs = 25
     config.train.batch_size = 50
-    config.train.optimizer.learning_rate = 0.05
-    config.train.schedule.name = "one_cycle"
 
     config.evaluation.step_size = 2 / 255
     config.evaluation.num_steps = 10

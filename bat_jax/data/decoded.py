@@ -77,7 +77,7 @@ def decoded(
         "side": side,
         "files": _digest(listing, side),
     }
-    target = place / f"{_PREFIX}{about['files'][:16]}"
+    target, is_ours = place / f"{_PREFIX}{about['files'][:16]}", False
     if not os.path.lexists(target):
         writer = _Writer(place, must=cache is not None, what=str(folder))
         try:
@@ -87,10 +87,10 @@ def decoded(
             _check_unchanged(folder, names, listing)
             if not writer.is_open:
                 return pixels
-            writer.finish(pixels, about, target)
+            is_ours = writer.finish(pixels, about, target)
         finally:
             writer.close()
-    return _opened(target, about, len(names))
+    return _opened(target, about, len(names), is_hashed=is_ours)
 
 
 def _named(cache: str) -> Path:
@@ -210,8 +210,8 @@ class _Writer:
         pixels: UInt8[np.ndarray, "images height width channels"],
         about: dict[str, Any],
         target: Path,
-    ) -> None:
-        """Gives the folder its name, unless another process has written the same meanwhile."""
+    ) -> bool:
+        """Gives the folder its name; False if another process has written the same meanwhile."""
         assert self._folder is not None
         content = {**about, "shape": list(pixels.shape), "sha256": _hash(pixels)}
         (self._folder / _ABOUT).write_text(json.dumps(content, indent=2) + "\n")
@@ -224,8 +224,9 @@ class _Writer:
         except OSError:
             if not target.is_dir():
                 raise
-            return  # `close` removes this copy.
+            return False  # `close` removes this copy.
         self._folder = None
+        return True
 
     def close(self) -> None:
         """Removes what is unfinished."""
@@ -235,9 +236,12 @@ class _Writer:
 
 
 def _opened(
-    target: Path, about: dict[str, Any], count: int
+    target: Path, about: dict[str, Any], count: int, *, is_hashed: bool
 ) -> UInt8[np.ndarray, "images height width channels"] | Mapped:
-    """Returns the images of a decoded folder, after checking all of them."""
+    """Returns the images of a decoded folder, after checking all of them.
+
+    Pixels whose hash this process has just written (`is_hashed`) are not hashed again.
+    """
     remedy = "remove that folder, and the images are decoded again"
     place = target / _ABOUT
     try:
@@ -267,7 +271,7 @@ def _opened(
             f"{_IMAGES} is {pixels.dtype} of shape {pixels.shape}",
             f"uint8 of shape {shape}, {count} images",
         )
-    if _hash(pixels) != found.get("sha256"):
+    if not is_hashed and _hash(pixels) != found.get("sha256"):
         raise _wrong(target, f"{_IMAGES} is damaged", f"the pixels whose hash {_ABOUT} has")
     if pixels.nbytes > _READ * psutil.virtual_memory().available:
         log.info("%s: %.1f GiB stay in their file", target, pixels.nbytes / 2**30)

@@ -207,13 +207,9 @@ def _effects(sides: Mapping[str, Side], threshold: float) -> Iterator[tuple[str,
 
 
 def _against_chance(found: Signed, draws: Sequence[Signed]) -> dict[str, Any]:
-    helpful, harmful = (np.array([getattr(draw, name) for draw in draws]) for name in _SIGNS)
     return {
         **found._asdict(),
-        "helpful_by_chance": float(helpful.mean()),
-        "harmful_by_chance": float(harmful.mean()),
+        "helpful_by_chance": float(np.mean([draw.helpful for draw in draws])),
+        "harmful_by_chance": float(np.mean([draw.harmful for draw in draws])),
         "draws": len(draws),
     }
-
-
-_SIGNS = ("helpful", "harmful")

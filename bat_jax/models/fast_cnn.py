@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from bat_jax.kernels import batch_last, convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.layers import Outputs, head, normalize
+from bat_jax.models.layers import Outputs, batch_norm, head, normalize
 from bat_jax.models.layers import convolution as layer
 
 
@@ -57,13 +57,7 @@ class FastCNN(nn.Module):
                 convolve = layer(channels, use_bias=True, conv=self.conv, dtype=self.dtype)
             x = convolve(x)
             x = x if multiple == 4 else _pooled(x)
-            norm = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                axis=0 if is_batch_last else -1,
-                dtype=self.dtype,
-            )
+            norm = batch_norm(train=train, axis=0 if is_batch_last else -1, dtype=self.dtype)
             x = nn.relu(norm(x))
         x = jnp.mean(x, axis=(1, 2))
         return head(x.T if is_batch_last else x, self.num_classes, features_too=features)

@@ -86,12 +86,15 @@ class BatchNorm(nn.BatchNorm):
             return super().__call__(*arguments, **options)
 
 
-def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> BatchNorm:
+def batch_norm(
+    *, train: bool, axis_name: str | None = None, axis: int = -1, dtype: Any
+) -> BatchNorm:
     """Returns batch norm with momentum 0.9 and epsilon 1e-5.
 
     Args:
       train: whether to normalise by the batch's statistics and update the running ones.
       axis_name: the mapped axis over which to take the statistics of the global batch, if any.
+      axis: the dimension of the channels.
       dtype: the type of the output; statistics are float32.
     """
     return BatchNorm(
@@ -99,6 +102,7 @@ def batch_norm(*, train: bool, axis_name: str | None, dtype: Any) -> BatchNorm:
         momentum=0.9,
         epsilon=1e-5,
         axis_name=axis_name,
+        axis=axis,
         dtype=dtype,
     )
 

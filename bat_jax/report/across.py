@@ -24,12 +24,12 @@ from bat_jax.findings.claims import Claim, claims, points
 from bat_jax.findings.contrasts import Contrast, measured
 from bat_jax.findings.results import read_results, seeds_of
 from bat_jax.report import findings as tables
+from bat_jax.report.command import finish
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Table
 from bat_jax.report.style import Chart, fitted, legend, point, render
 from bat_jax.runtime.files import written_whole
 from bat_jax.runtime.parser import Parser
-from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 
 _HEADINGS = {
@@ -329,23 +329,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("results", nargs="+", metavar="NAME=RESULTS", help="of finished findings")
     parser.add_argument("--output", default="findings", help="the page's folder")
     options = parser.parse_args(arguments)
-    try:
-        finished = []
-        for text in options.results:
-            name, separator, path = text.partition("=")
-            if not (separator and name and path):
-                raise UserError(
-                    f"{text}: expected NAME=RESULTS, such as Fashion-MNIST=results.json"
-                )
-            finished.append(Finished(name, read_results(as_path(path))))
-        with quiet():
-            path = write(finished, as_path(options.output))
-    except UserError as error:
-        return parser.failed(str(error), 2)
-    except OSError as error:
-        return parser.failed(f"{error.filename or options.output}: {error.strerror or error}", 1)
-    print(f"page: {path}")
-    return 0
+    return finish(
+        parser,
+        lambda: write([_finished(text) for text in options.results], as_path(options.output)),
+        options.output,
+        what="page",
+    )
+
+
+def _finished(text: str) -> Finished:
+    """Reads the findings that an argument NAME=RESULTS names."""
+    name, separator, path = text.partition("=")
+    if not (separator and name and path):
+        raise UserError(f"{text}: expected NAME=RESULTS, such as Fashion-MNIST=results.json")
+    return Finished(name, read_results(as_path(path)))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.trouble import CheckpointError
 
 
-def finish(parser: Parser, write: Callable[[], AnyPath], output: str) -> int:
+def finish(
+    parser: Parser, write: Callable[[], AnyPath], output: str, *, what: str = "report"
+) -> int:
     """Writes a page and prints its path.
 
     Args:
       parser: of the command, which names it in errors.
       write: writes the page, and returns its path.
       output: what an error of the system is about, unless it names a file.
+      what: the name of the page in front of its path.
 
     Returns:
       The exit status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
@@ -32,7 +35,7 @@ def finish(parser: Parser, write: Callable[[], AnyPath], output: str) -> int:
         return parser.failed(str(error), 1)
     except OSError as error:
         return parser.failed(f"{error.filename or output}: {error.strerror or error}", 1)
-    print(f"report: {path}")
+    print(f"{what}: {path}")
     return 0
 
 

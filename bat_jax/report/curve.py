@@ -192,11 +192,11 @@ def _content(found: MinimalNorms) -> dict[str, Any]:
 
 
 def _page(name: str, facts: dict[str, str], found: MinimalNorms) -> Page:
-    curve, fab = _curve(found), _fab_curve(found)
+    points, fab = _curve(found), _fab_curve(found)
     header = ("epsilon", "robust accuracy", *(("under FAB-T alone",) if fab else ()))
     rows = [
         (f"{epsilon:.4g}", str(value), *((str(fab[epsilon]),) if fab else ()))
-        for epsilon, value in curve.items()
+        for epsilon, value in points.items()
     ]
     median = _median(found)
     half = (
@@ -226,15 +226,15 @@ def _page(name: str, facts: dict[str, str], found: MinimalNorms) -> Page:
                         tuple(rows),
                     ),
                 ),
-                (_chart(curve, fab),),
+                (_chart(points, fab),),
             ),
         ),
         details={},
     )
 
 
-def _chart(curve: dict[float, Accuracy], fab: dict[float, Accuracy]) -> Chart:
-    series = {"all attacks": curve, **({"FAB-T alone": fab} if fab else {})}
+def _chart(whole: dict[float, Accuracy], fab: dict[float, Accuracy]) -> Chart:
+    series = {"all attacks": whole, **({"FAB-T alone": fab} if fab else {})}
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -250,7 +250,7 @@ def _chart(curve: dict[float, Accuracy], fab: dict[float, Accuracy]) -> Chart:
         axes.set(xlabel="epsilon", ylabel="robust accuracy (%)", ylim=(0, 101), xlim=(0, None))
         legend(figure, entries)
 
-    numbers = "; ".join(f"{e:.4g}: {percent(one.accuracy)} %" for e, one in curve.items())
+    numbers = "; ".join(f"{e:.4g}: {percent(one.accuracy)} %" for e, one in whole.items())
     return Chart(
         "curve",
         "Robust accuracy against epsilon",

@@ -45,7 +45,7 @@ from bat_jax.parallel import AXIS
 from bat_jax.runtime import distributed
 from bat_jax.training import averaging, cautions, optimizers, recipe, state
 from bat_jax.training.accepted import check_memory, check_model
-from bat_jax.training.images import data_seed, hold_out, normalization
+from bat_jax.training.images import data_seed, hold_out, normalization, some_of
 from bat_jax.training.images import excluded as excluded_ids
 from bat_jax.training.images import tested as with_tested
 from bat_jax.training.step import TrainStep
@@ -397,15 +397,6 @@ def build(
         total_steps=total_steps,
         score=score_name(config),
     )
-
-
-def some_of(test: Split, size: int, config: ConfigDict) -> Split:
-    """Returns `size` of the test images, drawn by the seed of the data, or all if it is 0."""
-    if not size or size >= len(test):
-        return test
-    key = keys.derive(data_seed(config), keys.Purpose.SUBSET)
-    rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
-    return test.take(np.sort(rows))
 
 
 def _corrupted(config: ConfigDict, dataset: Dataset) -> corruptions.Corrupted | None:

@@ -66,6 +66,15 @@ def tested(dataset: Dataset, config: ConfigDict) -> Dataset:
     )
 
 
+def some_of(test: Split, size: int, config: ConfigDict) -> Split:
+    """Returns `size` of the test images, drawn by the seed of the data, or all if it is 0."""
+    if not size or size >= len(test):
+        return test
+    key = keys.derive(data_seed(config), keys.Purpose.SUBSET)
+    rows = np.asarray(jax.random.permutation(key, len(test))[:size], np.int64)
+    return test.take(np.sort(rows))
+
+
 def hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
     """Returns random validation and training images."""
     examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
