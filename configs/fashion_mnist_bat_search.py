@@ -4,14 +4,15 @@
     python launch.py --config=configs/fashion_mnist_bat_search.py
 
 The setting of configs/fashion_mnist_findings.py. `data.tested` puts 2,000 held-out training images
-in place of the test set, which the search never reads; 1,000 others choose `best`. Ten options vary
-at once in 24 variants (docs/findings.md, "A search among the options of BAT"); the rule there names
-the winner, which is to be confirmed with new seeds, on the test sets of other data sets. The same
-command resumes after an interruption. Hardware: two CPU cores. Expected: not measured.
+in place of the test set, which the search never reads; 1,000 others choose `best`. Nine options
+vary at once in 24 variants (docs/findings.md, "A search among the options of BAT"); the rule there
+names the winner, which is to be confirmed with new seeds, on the test sets of other data sets. The
+same command resumes after an interruption. Hardware: two CPU cores. Expected: not measured.
 
-`gate` all is not among the levels, because at most two test images changed with it, nor `alpha` 0
-and `beta_dl` 0, at which other options have no effect: `weight_only` and `discrimination_only` are
-variants beside the design.
+`weight_only` and `discrimination_only` stand beside the design, because at `alpha` 0 or `beta_dl` 0
+other options have no effect. Left out are `gate` all, with which at most two test images changed,
+and the similarity `dot`: at these temperatures its gradient is up to 200 times that of `cosine`, and
+the loss became NaN at the fourth step (docs/method.md, section 5).
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ def get_config() -> ConfigDict:
     config.evaluation.attacks = ()
     config.evaluation.track.images = 200
 
-    config.findings.seeds = (100, 101, 102)  # Other findings confirm the winner with seeds from 0.
+    config.findings.seeds = (100, 101)  # Other findings confirm the winner with seeds from 0.
     config.findings.methods = ("pgd_at", "bat")
     config.findings.tracked = ("pgd_at",)
     config.findings.removed = ()
@@ -45,7 +46,6 @@ def get_config() -> ConfigDict:
             "start_epoch": (40.0, 10.0),
             "beta_dl": (0.2, 1.0),
             "temperature": (0.1, 0.5),
-            "similarity": ("cosine", "dot"),
             "denominator": ("all", "negatives"),
             "pooling": ("sum", "mean"),
         }
