@@ -3,17 +3,21 @@
 The variants are the twelve rows of Plackett & Burman's design and their mirror images (fold-over).
 Every option has its second level in half of the variants, and every pair of options in all four
 combinations equally often. The fold-over keeps main effects free of interactions of two options.
-With x = -1, 1 for the two levels, the scores of variant v and seed s follow
+With x = -1, 1 for the two levels, the values of variant v and seed s follow
 
-    score_vs = seed_s + sum_f x_vf effect_f / 2 + error_vs,
+    value_vs = seed_s + sum_f x_vf effect_f / 2 + error_vs,
 
-so effect_f = mean score at the second level - mean score at the first, over 12 n runs each for n
+so effect_f = mean value at the second level - mean value at the first, over 12 n runs each for n
 seeds. Its standard error is 2 sigma / sqrt(24 n), with sigma^2 the residual variance on
 24 n - n - F degrees of freedom for F options: interactions count as error, which widens intervals.
+The values are places (`places`), so that a variant that does not train counts as the last and no
+more.
 
 References:
   Plackett & Burman, The Design of Optimum Multifactorial Experiments, Biometrika 33, 1946.
   Box, Hunter & Hunter, Statistics for Experimenters, 2005, chapters 6 and 7.
+  Conover & Iman, Rank Transformations as a Bridge Between Parametric and Nonparametric Statistics,
+  The American Statistician 35, 1981.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +39,7 @@ class Effect(NamedTuple):
 
     Attributes:
       factor: the option.
-      mean: mean score at the second level minus that at the first.
+      mean: mean value at the second level minus that at the first.
       interval: its 95 % interval.
     """
 
@@ -64,20 +68,28 @@ def variants(factors: Factors) -> dict[str, dict[str, Any]]:
     }
 
 
-def effects(scores: Float[np.ndarray, "24 seeds"], factors: Factors) -> list[Effect]:
+def places(scores: Float[np.ndarray, "24 seeds"]) -> Float[np.ndarray, "24 seeds"]:
+    """Returns the place of each variant among those of its seed, 1 for the lowest score.
+
+    Equal scores share the mean of their places.
+    """
+    return stats.rankdata(scores, axis=0)
+
+
+def effects(values: Float[np.ndarray, "24 seeds"], factors: Factors) -> list[Effect]:
     """Returns the effect of each option.
 
     Args:
-      scores: by variant and seed.
+      values: places, by variant and seed.
       factors: the options.
     """
-    columns, seeds = matrix()[:, : len(factors)], scores.shape[1]
-    centered = scores - scores.mean(axis=0)
-    halves = columns.T @ centered / scores.size
+    columns, seeds = matrix()[:, : len(factors)], values.shape[1]
+    centered = values - values.mean(axis=0)
+    halves = columns.T @ centered / values.size
     means = 2 * halves.sum(axis=1)
     residual = centered - (columns @ halves.sum(axis=1))[:, None]
-    freedom = scores.size - seeds - len(factors)
-    error = 2 * np.sqrt(np.sum(residual**2) / freedom / scores.size)
+    freedom = values.size - seeds - len(factors)
+    error = 2 * np.sqrt(np.sum(residual**2) / freedom / values.size)
     reach = float(stats.t.ppf(0.975, freedom) * error)
     return [
         Effect(name, float(mean), (float(mean) - reach, float(mean) + reach))
@@ -85,10 +97,19 @@ def effects(scores: Float[np.ndarray, "24 seeds"], factors: Factors) -> list[Eff
     ]
 
 
+def medians(scores: Float[np.ndarray, "24 seeds"], factors: Factors) -> dict[str, float]:
+    """Returns the median score at the second level of each option minus that at the first."""
+    second = matrix()[:, : len(factors)].T > 0
+    return {
+        name: float(np.median(scores[chosen]) - np.median(scores[~chosen]))
+        for name, chosen in zip(factors, second, strict=True)
+    }
+
+
 def winner(found: Sequence[Effect], factors: Factors) -> dict[str, Any]:
     """Returns the options that the search chooses.
 
-    An option takes its second level if the whole interval of its effect on the score lies above 0,
+    An option takes its second level if the whole interval of its effect on the place lies above 0,
     and keeps its first one otherwise.
     """
     return {effect.factor: factors[effect.factor][int(effect.interval[0] > 0)] for effect in found}

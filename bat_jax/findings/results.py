@@ -129,6 +129,7 @@ _RESULTS = Object(
                 "attack": _Key(),
                 "factors": Object(),
                 "effects": Object(others=Object(others=_OVER_SEEDS)),
+                "medians": Object(others=Object(others=Number())),
                 "winner": Object(),
             }
         ),

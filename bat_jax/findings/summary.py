@@ -84,9 +84,10 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dic
 
 
 def _designed(arms: Arms, factors: design.Factors, attack: str) -> dict[str, Any]:
-    """Returns the effects of options on accuracies of the last state, and the winner.
+    """Returns the effects of options on the places of the variants, and the winner.
 
-    The score is the mean of clean and robust accuracy. The last state depends on no held-out image.
+    The score is the mean of clean and robust accuracy of the last state, which depends on no
+    held-out image.
     """
     made = [arms[variant_arm(name)] for name in design.variants(factors)]
     clean, robust = (
@@ -99,7 +100,9 @@ def _designed(arms: Arms, factors: design.Factors, attack: str) -> dict[str, Any
         for key in (CLEAN.key, attack)
     )
     scores = {"score": (clean + robust) / 2, CLEAN.key: clean, attack: robust}
-    found = {name: design.effects(values, factors) for name, values in scores.items()}
+    found = {
+        name: design.effects(design.places(values), factors) for name, values in scores.items()
+    }
     return {
         "attack": attack,
         "factors": {name: list(levels) for name, levels in factors.items()},
@@ -114,6 +117,7 @@ def _designed(arms: Arms, factors: design.Factors, attack: str) -> dict[str, Any
             }
             for name, effects in found.items()
         },
+        "medians": {name: design.medians(values, factors) for name, values in scores.items()},
         "winner": design.winner(found["score"], factors),
     }
 

@@ -270,20 +270,29 @@ def _design(summary: Summary) -> list[Section]:
     if "design" not in summary:
         return []
     found, rows = summary["design"], []
-    effects = found["effects"]
+    measures = ("score", CLEAN.key, found["attack"])
     for name, (first, second) in found["factors"].items():
-        of_factor = (effects[key][name] for key in ("score", CLEAN.key, found["attack"]))
+        cells = []
+        for measure in measures:
+            effect, median = found["effects"][measure][name], found["medians"][measure][name]
+            low, high = effect["interval"]
+            cells.append(
+                f"{effect['mean']:+.1f} ({low:+.1f} to {high:+.1f}); {100 * median:+.1f} points"
+            )
         chosen = str(found["winner"][name])
-        rows.append((f"{name}: {second} for {first}", *map(points, of_factor), chosen))
+        rows.append((f"{name}: {second} for {first}", *cells, chosen))
     text = (
         "Twenty-four variants vary all options at once (Plackett and Burman's design with its"
-        " fold-over). The score is the mean of clean and robust accuracy of the last checkpoint.",
-        "Rule: an option takes its second level if the whole interval of its effect on the score"
-        " lies above 0, and keeps its default otherwise.",
+        " fold-over). The score is the mean of clean and robust accuracy of the last checkpoint."
+        " Each seed ranks its variants from 1, the worst, to 24, so that one that does not train"
+        " counts as the last and no more.",
+        "Rule: an option takes its second level if the whole interval of its effect on the place"
+        " by score lies above 0, and keeps its default otherwise.",
     )
     table = Table(
-        "Effect of each option's second level, in points, mean over all variants and seeds.",
-        ("option", "score", "clean", _title(found["attack"]), "chosen"),
+        "Effect of each option's second level: mean difference in places and 95 % interval;"
+        " difference of the medians of all variants and seeds in points.",
+        ("option", "by score", "by clean", f"by {_title(found['attack'])}", "chosen"),
         tuple(rows),
     )
     return [Section("Search among the options of BAT", text, (table,))]

@@ -82,6 +82,14 @@ def test_the_winner_changes_only_options_that_raise_the_score():
     assert design.winner(found, FACTORS) == expected
 
 
+def test_a_variant_that_does_not_train_hides_no_effect():
+    values = scores(0.002, alpha=0.02)
+    values[np.argmax(design.matrix()[:, 0])] = -0.7
+    assert design.winner(design.effects(values, FACTORS), FACTORS)["alpha"] == 1.0
+    assert design.winner(design.effects(design.places(values), FACTORS), FACTORS)["alpha"] == 4.0
+    assert design.medians(values, FACTORS)["alpha"] == pytest.approx(0.02, abs=0.005)
+
+
 def test_factors_become_variants_of_bat(findings_config):
     config = findings_config(**{"findings.removed": ()})
     config.findings.variants = ConfigDict({"weight_only": {"beta_dl": 0.0}})
@@ -110,8 +118,10 @@ def test_the_summary_scores_the_last_state_of_every_variant():
         for number, level in enumerate(levels, 1)
     }
     found = _designed(arms, FACTORS, "pgd20")
-    means = {name: found["effects"][name]["alpha"]["mean"] for name in ("score", "clean", "pgd20")}
-    assert means == pytest.approx({"score": 0.02, "clean": 0.01, "pgd20": 0.03})
+    medians = {name: found["medians"][name]["alpha"] for name in ("score", "clean", "pgd20")}
+    assert medians == pytest.approx({"score": 0.02, "clean": 0.01, "pgd20": 0.03})
+    # The upper twelve share place 18.5, the lower ones 6.5.
+    assert found["effects"]["score"]["alpha"]["mean"] == pytest.approx(12)
     assert found["winner"] == {"alpha": 4.0, "gate": "misclassified", "pooling": "sum"}
     (section,) = _design({"design": json.loads(json.dumps(found))})
     assert section.tables[0].rows[0][0] == "alpha: 4.0 for 1.0"
