@@ -35,7 +35,7 @@ def prepare_jax() -> tuple[Callable[[], object], float]:
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
     from bat_jax.ensemble.workers import Workers
-    from bat_jax.training.experiment import build
+    from bat_jax.training.building import build
 
     config = default()
     config.job = "memorization"

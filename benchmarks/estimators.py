@@ -31,7 +31,8 @@ from bat_jax.data.device import to_unit
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.memorization import estimate, margins
 from bat_jax.memorization.ranking import rank_correlation
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from configs import digits_memorization
 
 RATIO, HALF, PILOT = 0.7, 0.5, 50

@@ -28,7 +28,7 @@ def epoch_of(options: argparse.Namespace, placement: str) -> tuple[Callable[[], 
 
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
-    from bat_jax.training.experiment import build
+    from bat_jax.training.building import build
 
     draws, batch = np.random.default_rng(0), options.batch
 

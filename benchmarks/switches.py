@@ -57,7 +57,7 @@ def step_of(case: dict[str, Any], changes: dict[str, Any], batch: int) -> Callab
     from bat_jax import parallel
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
-    from bat_jax.training.experiment import build
+    from bat_jax.training.building import build
     from bat_jax.training.flops import lowered_step
 
     draws = np.random.default_rng(0)

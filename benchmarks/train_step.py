@@ -44,7 +44,7 @@ def make_experiment(case: Case) -> Any:
     from bat_jax import models, parallel
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
-    from bat_jax.training.experiment import build, planned
+    from bat_jax.training.building import build, planned
 
     config = default()
     config.data.name = "digits"

@@ -104,8 +104,8 @@ def print_epoch(epochs: int, batches: int) -> None:
     from bat_jax import parallel
     from bat_jax.data.device import epoch_order
     from bat_jax.runtime.interruption import Interruption
+    from bat_jax.training.building import planned
     from bat_jax.training.checkpoints import Checkpoints, Saved
-    from bat_jax.training.experiment import planned
     from bat_jax.training.loop import fit
 
     case = {**train_step.CASES["small_cnn"], "dtype": "float32", "objective": "pgd_at"}

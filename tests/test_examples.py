@@ -16,7 +16,7 @@ from bat_jax import parallel
 from bat_jax.data.device import epoch_order
 from bat_jax.errors import UserError
 from bat_jax.methods import Batch, Setup
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from bat_jax.training.flops import lowered_step
 from examples import outside_models
 from tests.command import launch

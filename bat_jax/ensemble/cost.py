@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from bat_jax import methods
 from bat_jax.runtime.plain import plain
-from bat_jax.training.experiment import Experiment, build, planned
+from bat_jax.training.building import build, planned
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import forward_flops
 from bat_jax.training.state import number_of_parameters
 

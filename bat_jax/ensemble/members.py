@@ -37,7 +37,8 @@ from bat_jax.keys import Purpose
 from bat_jax.memorization.store import Scores, recorded
 from bat_jax.parallel import AXIS
 from bat_jax.training import state
-from bat_jax.training.experiment import Experiment, planned
+from bat_jax.training.building import planned
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.loop import NonFiniteError
 from bat_jax.training.state import TrainState, Variables
 from bat_jax.training.step import TrainStep

@@ -31,7 +31,8 @@ from bat_jax.errors import UserError
 from bat_jax.memorization.store import Scores, joined
 from bat_jax.runtime import backend
 from bat_jax.runtime.distributed import PeerError
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.loop import NonFiniteError
 
 

@@ -21,7 +21,8 @@ from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import backend
 from bat_jax.runtime.plain import plain
 from bat_jax.runtime.storage import as_path
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import forward_flops, step_flops
 from bat_jax.training.state import number_of_parameters
 

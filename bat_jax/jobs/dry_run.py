@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from bat_jax import methods
 from bat_jax.runtime.peak import together
 from bat_jax.runtime.plain import plain
-from bat_jax.training.experiment import Experiment, build, check_batch, check_memory_fits
+from bat_jax.training.building import build, check_batch, check_memory_fits
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import forward_flops, lowered_step, program_flops, step_flops
 from bat_jax.training.state import number_of_parameters
 

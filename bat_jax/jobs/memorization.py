@@ -26,7 +26,8 @@ from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.storage import AnyPath, as_path
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from bat_jax.data import Dataset, Split
 from bat_jax.ensemble.cost import member_cost
 from bat_jax.ensemble.members import Ensemble, even_rounds
 from bat_jax.errors import UserError
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import forward_flops, lowered_step
 from bat_jax.training.state import number_of_parameters
 

@@ -19,10 +19,11 @@ from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.plain import plain
 from bat_jax.runtime.storage import AnyPath, as_path, is_remote
+from bat_jax.training.building import build, check_batch, check_memory_fits
 from bat_jax.training.callbacks import Callback, Observed, running
 from bat_jax.training.checkpoints import Checkpoints, Saved, check_folder
 from bat_jax.training.collapse import Collapsed, gentler
-from bat_jax.training.experiment import Experiment, build, check_batch, check_memory_fits
+from bat_jax.training.experiment import Experiment
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import Log, MetricsLog, NoLog, UploadedLog
 from bat_jax.training.state import number_of_parameters

@@ -24,8 +24,9 @@ from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json, written_whole
 from bat_jax.runtime.storage import AnyPath, absolute, as_path
+from bat_jax.training.building import build, check_batch
 from bat_jax.training.checkpoints import check_folder
-from bat_jax.training.experiment import Experiment, build, check_batch
+from bat_jax.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 

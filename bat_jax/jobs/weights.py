@@ -17,8 +17,8 @@ from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json
 from bat_jax.runtime.storage import AnyPath, as_path
+from bat_jax.training.building import build
 from bat_jax.training.checkpoints import Saved
-from bat_jax.training.experiment import build
 from bat_jax.training.saved import apply
 from bat_jax.training.state import TrainState
 

@@ -1,6 +1,7 @@
-"""Selects the training and validation images of a run, and their normalisation."""
+"""Selects the training, validation and test images of a run, and their normalisation."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import keys
-from bat_jax.data import Dataset, Split
+from bat_jax.data import Dataset, Split, load, select
 from bat_jax.data.mapped import AT_ONCE
 from bat_jax.errors import UserError
 from bat_jax.runtime.schema import read_plain
@@ -18,6 +19,31 @@ from bat_jax.runtime.storage import as_path
 def data_seed(config: ConfigDict) -> int:
     """Returns the seed that selects validation, training and test images."""
     return config.seed if config.data.seed is None else config.data.seed
+
+
+def selected(config: ConfigDict, given: Dataset | None) -> Dataset:
+    """Returns the data set of a run, with the classes and test images that the config selects.
+
+    Args:
+      config: the whole config; its `data.classes` becomes a tuple of labels.
+      given: in place of the data set that the config names.
+
+    Raises:
+      UserError: the data cannot be read, or do not suit the config.
+    """
+    dataset = given or load(
+        config.data.name, path=config.data.path, side=config.data.side, cache=config.data.cache
+    )
+    if config.data.classes is not None:
+        dataset = select(dataset, config.data.classes)
+        # Names and a number of classes become labels, which readers of the run need no data for.
+        config.data.classes = dataset.classes
+    dataset = _tested(config, dataset)
+    if config.job == "memorization":
+        test = some_of(dataset.test, config.memorization.test_images, config)
+        dataset = dataclasses.replace(dataset, test=test)
+    _check_shape(config, dataset)
+    return dataset
 
 
 def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] | None:
@@ -44,28 +70,6 @@ def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] 
     return ids
 
 
-def tested(dataset: Dataset, config: ConfigDict) -> Dataset:
-    """Returns the data set with held-out training images in place of its test images.
-
-    Without `data.tested`, the data set is returned unchanged.
-    """
-    examples, count = len(dataset.train), config.data.tested
-    if not count:
-        return dataset
-    if count >= examples:
-        raise UserError(
-            f"config.data.tested is {count}; expected fewer than the {examples} training images of"
-            f" {dataset.name}"
-        )
-    key = keys.derive(data_seed(config), keys.Purpose.TEST_SPLIT, 1)
-    order = np.asarray(jax.random.permutation(key, examples), np.int64)
-    return dataclasses.replace(
-        dataset,
-        train=dataset.train.take(np.sort(order[count:])),
-        test=dataset.train.take(np.sort(order[:count])),
-    )
-
-
 def some_of(test: Split, size: int, config: ConfigDict) -> Split:
     """Returns `size` of the test images, drawn by the seed of the data, or all if it is 0."""
     if not size or size >= len(test):
@@ -75,7 +79,7 @@ def some_of(test: Split, size: int, config: ConfigDict) -> Split:
     return test.take(np.sort(rows))
 
 
-def hold_out(dataset: Dataset, config: ConfigDict) -> tuple[Split, Split]:
+def hold_out(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split]:
     """Returns random validation and training images."""
     examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
     if held_out + max(subset, 1) > examples:
@@ -109,6 +113,44 @@ def normalization(config: ConfigDict, images: Split) -> tuple[tuple[float, ...],
             raise UserError(f"config.model.std is {value!r}; expected numbers above 0")
         found[number] = tuple(float(v) for v in value)
     return found[0], found[1]
+
+
+def _tested(config: ConfigDict, dataset: Dataset) -> Dataset:
+    """Returns the data set with held-out training images in place of its test images.
+
+    Without `data.tested`, the data set is returned unchanged.
+    """
+    examples, count = len(dataset.train), config.data.tested
+    if not count:
+        return dataset
+    if count >= examples:
+        raise UserError(
+            f"config.data.tested is {count}; expected fewer than the {examples} training images of"
+            f" {dataset.name}"
+        )
+    key = keys.derive(data_seed(config), keys.Purpose.TEST_SPLIT, 1)
+    order = np.asarray(jax.random.permutation(key, examples), np.int64)
+    return dataclasses.replace(
+        dataset,
+        train=dataset.train.take(np.sort(order[count:])),
+        test=dataset.train.take(np.sort(order[:count])),
+    )
+
+
+def _check_shape(config: ConfigDict, dataset: Dataset) -> None:
+    """Raises a UserError if a crop could miss the image, or an attack could reach any image."""
+    side = min(dataset.image_shape[:2])
+    if config.data.crop_padding >= side:
+        raise UserError(
+            f"config.data.crop_padding is {config.data.crop_padding}; expected less than {side},"
+            f" the side of the images of {dataset.name}: a crop could miss the image"
+        )
+    diameter = math.sqrt(math.prod(dataset.image_shape))
+    if config.attack.norm == "l2" and config.attack.epsilon > diameter:
+        raise UserError(
+            f"config.attack.epsilon is {config.attack.epsilon}; expected at most {diameter:.4g} for"
+            f" l2, the largest distance of two images of {dataset.name} in [0, 1]"
+        )
 
 
 def _statistics(images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:

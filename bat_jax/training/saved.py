@@ -12,8 +12,9 @@ from bat_jax.errors import UserError
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.plain import plain as as_plain
 from bat_jax.runtime.storage import AnyPath
+from bat_jax.training.building import build, score_name
 from bat_jax.training.checkpoints import Checkpoints, Saved
-from bat_jax.training.experiment import Experiment, build, score_name
+from bat_jax.training.experiment import Experiment
 
 
 def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:

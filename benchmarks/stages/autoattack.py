@@ -16,7 +16,8 @@ from bat_jax.data import Dataset
 from bat_jax.interop import export_weights, import_weights
 from bat_jax.models.adapters import with_fields
 from bat_jax.runtime.files import write_npz
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from stages import recipes, sets, trained
 from stages.machine import BFLOAT16, HIGHEST, TF32, precision
 from stages.peer import missing, peer

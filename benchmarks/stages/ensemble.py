@@ -8,7 +8,7 @@ import numpy as np
 
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.kernels.programs import Execution
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from stages import recipes, sets
 from stages.machine import precision
 from stages.stage import Stage, Values, with_smaller_batches

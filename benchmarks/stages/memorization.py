@@ -12,7 +12,8 @@ from bat_jax.ensemble.members import Ensemble
 from bat_jax.memorization import Statistics, released
 from bat_jax.memorization.estimator import EstimatorOutput
 from bat_jax.memorization.store import Store
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from stages import ensemble as forms
 from stages import recipes
 from stages.machine import HIGHEST, precision

@@ -17,7 +17,8 @@ from bat_jax.config import default
 from bat_jax.data import Dataset
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.memorization.store import Scores
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from stages import sets
 from stages import trained as training
 from stages.machine import HIGHEST

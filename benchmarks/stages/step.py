@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from bat_jax.config import default
 from bat_jax.runtime import peak
-from bat_jax.training.experiment import Experiment, build
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 from stages import sets, trained
 from stages.machine import default_device, precision
 from stages.peer import Peer, missing, peer

@@ -8,7 +8,7 @@ import pytest
 from bat_jax.data import extra, load, select
 from bat_jax.data.device import epoch_order
 from bat_jax.errors import UserError
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from tests.methods.test_methods import from_outside
 from tests.training.conftest import tiny
 from tests.training.test_step import history_of

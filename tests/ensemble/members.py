@@ -1,7 +1,7 @@
 """A small experiment whose members train in a second."""
 
 from bat_jax.config import default
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 
 
 def experiment(**fields):

@@ -12,7 +12,7 @@ from bat_jax.evaluation.runs import RESULTS, Run
 from bat_jax.report.groups import sections
 from bat_jax.runtime.schema import Place, ShapeError
 from bat_jax.runtime.storage import as_path
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_removals_are_of_one_size_and_atypical_ones_of_atypical_images(train):
 
 
 def test_the_ensemble_learns_from_training_and_held_out_images(findings_config):
-    from bat_jax.training.experiment import build
+    from bat_jax.training.building import build
 
     config = findings_config(**{"data.subset": 256})
     members = ensemble(config)

@@ -17,8 +17,8 @@ from bat_jax.errors import UserError
 from bat_jax.interop import export_weights, import_weights
 from bat_jax.interop.__main__ import main
 from bat_jax.runtime import workdir as workdirs
+from bat_jax.training.building import build
 from bat_jax.training.checkpoints import Checkpoints
-from bat_jax.training.experiment import build
 from tests.golden import interop_draws
 
 # The cases that tests/golden/make_interop.py wrote.

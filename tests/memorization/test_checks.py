@@ -13,7 +13,7 @@ from bat_jax.ensemble.members import Ensemble
 from bat_jax.errors import UserError
 from bat_jax.memorization.agreement import of_halves
 from bat_jax.memorization.estimator import Statistics
-from bat_jax.training.experiment import build, planned
+from bat_jax.training.building import build, planned
 from configs import digits_memorization, fashion_mnist_memorization
 from tests.memorization.brute_force import memorization_of
 

@@ -12,7 +12,7 @@ from bat_jax import keys, methods, models
 from bat_jax.attacks import pgd_trajectory
 from bat_jax.errors import UserError
 from bat_jax.methods import Gradient, awp
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from bat_jax.training.flops import flops, lowered_step
 from bat_jax.training.step import training_attack
 from tests.methods import float64

@@ -11,7 +11,7 @@ from bat_jax.attacks import PgdSettings, pgd_trajectory
 from bat_jax.errors import UserError
 from bat_jax.fields import Real
 from bat_jax.methods import mean
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from tests.methods import outside
 from tests.training.conftest import built, tiny
 from tests.training.test_step import FROM_START, assert_close, order_of, run

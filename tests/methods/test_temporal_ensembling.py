@@ -12,8 +12,8 @@ from bat_jax import losses, methods, parallel
 from bat_jax.data import device
 from bat_jax.errors import UserError
 from bat_jax.methods import Batch, Setup, Visit
+from bat_jax.training.building import build, check_memory_fits
 from bat_jax.training.checkpoints import Checkpoints
-from bat_jax.training.experiment import build, check_memory_fits
 from bat_jax.training.state import fingerprint
 from tests.methods import float64
 from tests.methods.float64 import Net

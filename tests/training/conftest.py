@@ -3,7 +3,7 @@
 import pytest
 
 from bat_jax.config import default
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 
 _BUILT = {}
 

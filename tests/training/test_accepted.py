@@ -14,7 +14,7 @@ from bat_jax.data import load
 from bat_jax.errors import UserError
 from bat_jax.parallel import AXIS
 from bat_jax.training.accepted import check_before, check_model
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from bat_jax.training.flops import lowered_step
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bat_jax.errors import UserError
 from bat_jax.training import accumulation
-from bat_jax.training.experiment import check_batch
+from bat_jax.training.building import check_batch
 from tests.training.conftest import built
 from tests.training.test_step import FROM_START, assert_close, history_of, run, smooth_attack
 

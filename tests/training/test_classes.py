@@ -15,7 +15,7 @@ from bat_jax.memorization import proxies
 from bat_jax.memorization.history import History
 from bat_jax.report.proxies import section
 from bat_jax.runtime.workdir import claim
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from bat_jax.training.saved import read_run
 from tests.estimates import write_digits_estimates
 

@@ -10,8 +10,8 @@ from bat_jax.errors import UserError
 from bat_jax.jobs import train
 from bat_jax.training import experiment as experiments
 from bat_jax.training import loop
+from bat_jax.training.building import build
 from bat_jax.training.collapse import Watch, gentler
-from bat_jax.training.experiment import build
 from tests.training.conftest import built
 from tests.training.test_checkpoints import LIKE, opened, state, steps
 

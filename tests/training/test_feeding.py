@@ -9,7 +9,7 @@ from bat_jax.data import device
 from bat_jax.data.device import DeviceSplit
 from bat_jax.data.feeding import Streamed
 from bat_jax.errors import UserError
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from bat_jax.training.flops import lowered_step
 from tests.training.conftest import built
 

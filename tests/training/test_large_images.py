@@ -14,7 +14,7 @@ from bat_jax.data.device import augment, crop_box
 from bat_jax.errors import UserError
 from bat_jax.kernels.convolution import xla
 from bat_jax.models.blocks import PreActivationBlock, stages
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from bat_jax.training.flops import lowered_step
 
 IMAGES = np.random.default_rng(0).uniform(size=(6, 7, 9, 2)).astype(np.float32)

@@ -11,8 +11,8 @@ import pytest
 
 from bat_jax.errors import UserError
 from bat_jax.runtime.interruption import Interrupted, Interruption
+from bat_jax.training.building import build
 from bat_jax.training.checkpoints import Checkpoints, Saved
-from bat_jax.training.experiment import build
 from bat_jax.training.loop import Meter, NonFiniteError, fit
 from bat_jax.training.metrics import MetricsLog
 from tests.data import archives

@@ -12,7 +12,7 @@ from bat_jax import overrides
 from bat_jax.errors import UserError
 from bat_jax.runtime import workdir
 from bat_jax.training import optimizers
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from bat_jax.training.saved import read_run
 
 GENERATOR = np.random.default_rng(0)

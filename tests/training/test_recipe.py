@@ -13,7 +13,7 @@ from bat_jax import keys, losses, parallel
 from bat_jax.data import mixing
 from bat_jax.errors import UserError
 from bat_jax.training import averaging, optimizers
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 from tests.methods.test_methods import from_outside
 from tests.networks import Normalized
 from tests.training.conftest import built

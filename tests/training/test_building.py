@@ -8,7 +8,7 @@ from bat_jax.data import device
 from bat_jax.errors import UserError
 from bat_jax.jobs import train_and_evaluate
 from bat_jax.runtime.files import write_npz
-from bat_jax.training.experiment import build
+from bat_jax.training.building import build
 
 
 @pytest.mark.parametrize(
