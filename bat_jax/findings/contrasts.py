@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bat_jax.evaluation.records import CLEAN, Measure
+from bat_jax.findings.removal import Removal
 from bat_jax.methods import has_attack
 
 
@@ -55,16 +56,9 @@ def gain(measure: str, **fields: Any) -> Contrast:
     return Contrast("a", "gain of pgd_at, atypical test images", measure, **fields)
 
 
-def removal(
-    part: float,
-    state: str,
-    measure: str,
-    *,
-    kinds: tuple[str, str] = ("atypical", "random"),
-    **fields: Any,
-) -> Contrast:
-    """Returns the contrast of two removals on typical test images."""
-    name = f"{100 * part:g} % {kinds[0]} minus {kinds[1]} removed, {state}, typical test images"
+def removal(of: Removal, state: str, measure: str, **fields: Any) -> Contrast:
+    """Returns the contrast of a removal and its control on typical test images."""
+    name = f"{100 * of.part:g} % {of.kind} minus {of.control} removed, {state}, typical test images"
     return Contrast("b", name, measure, **fields)
 
 
@@ -100,12 +94,9 @@ def _removals(summary: Mapping[str, Any]) -> list[Contrast]:
             tested = summary["accuracies"]["pgd_at"][state]["typical"][key]
             found.append(
                 removal(
-                    row["part"],
+                    Removal.of(row),
                     state,
                     Measure.parse(key).title,
-                    kinds=(
-                        ("harmful", row["against"]) if "against" in row else ("atypical", "random")
-                    ),
                     images=tested["images"],
                     values=_values(row["typical"][key]),
                 )

@@ -15,7 +15,7 @@ from bat_jax.ensemble.cost import describe_ensemble, member_cost
 from bat_jax.evaluation.records import CLEAN, STATES, Measure
 from bat_jax.findings import contrasts, looks, power
 from bat_jax.findings import plan as plans
-from bat_jax.findings.removal import BY_HARM
+from bat_jax.findings.removal import removals
 from bat_jax.findings.results import read_results
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import backend
@@ -190,7 +190,7 @@ def planned(config: ConfigDict, experiment: Experiment) -> list[contrasts.Contra
       config: of the findings.
       experiment: a run of `pgd_at`.
     """
-    settings, attacks = config.findings, plans.attacks(config)
+    attacks = plans.attacks(config)
     tested = _tested(config, experiment)
     typical, atypical = tested, min(tested, config.evaluation.track.images)
     groups = experiment.typicality()
@@ -203,15 +203,10 @@ def planned(config: ConfigDict, experiment: Experiment) -> list[contrasts.Contra
         contrasts.gain(measure, images=atypical)
         for measure in (CLEAN.title, contrasts.beyond(tracked))
     ]
-    ours, *controls = BY_HARM
-    removals = [
-        *((part, ("atypical", "random")) for part in settings.removed),
-        *((part, (ours, control)) for part in settings.harmful for control in controls),
-    ]
-    for part, kinds in removals:
+    for removal in removals(config.findings):
         for state in STATES:
             title = Measure.parse(attacks["removal"][state]).title
-            found.append(contrasts.removal(part, state, title, kinds=kinds, images=typical))
+            found.append(contrasts.removal(removal, state, title, images=typical))
     for state in STATES:
         title = Measure.parse(attacks["methods"][state]).title
         for ours, other in plans.comparisons(config):

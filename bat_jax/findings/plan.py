@@ -1,16 +1,15 @@
 """Plans the runs of the findings from the config and the estimates."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import keys, methods
+from bat_jax import methods
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
@@ -64,7 +63,7 @@ def plan(
     for seed in settings.seeds:
         for method in settings.methods:
             runs.append(Planned("methods", method, seed, trained(config, "methods", method, seed)))
-        for arm, ids in _removals(config, train, atypical, harm, seed=seed):
+        for arm, ids in removal.removed(settings, train, atypical, harm, seed=seed):
             base = trained(config, "removal", "pgd_at", seed)
             base.data.exclude = str(folder / f"{arm}-seed{seed}.txt")
             runs.append(Planned("removal", arm, seed, base, ids))
@@ -73,25 +72,6 @@ def plan(
             _change(base, name, fields)
             runs.append(Planned("variants", variant_arm(name), seed, base))
     return runs
-
-
-def _removals(
-    config: ConfigDict,
-    train: Split,
-    atypical: Int64[np.ndarray, " ids"],
-    harm: removal.Harm,
-    *,
-    seed: int,
-) -> Iterator[tuple[str, Int64[np.ndarray, " ids"]]]:
-    """Yields the arms of (b) and the ids that each leaves out."""
-    settings = config.findings
-    for part in settings.removed:
-        for kind in ("atypical", "random"):
-            ids = removed_ids(kind, part, train, atypical, seed=seed, is_balanced=settings.balanced)
-            yield removal_arm(kind, part), ids
-    for part in settings.harmful:
-        for kind, ids in removal.by_harm(part, train, atypical, harm, seed=seed).items():
-            yield removal_arm(kind, part), ids
 
 
 def ensemble(config: ConfigDict, *, section: str = "ensemble") -> ConfigDict:
@@ -146,11 +126,6 @@ def attacks(config: ConfigDict) -> dict[str, Any]:
     return {**found, "tracked": Measure.pgd(evaluation.track.num_steps).key}
 
 
-def removal_arm(kind: str, part: float) -> str:
-    """Returns the name of a removal of `atypical` images, `random` ones, or a kind of `BY_HARM`."""
-    return f"pgd_at-without-{round(100 * part)}%-{kind}"
-
-
 def variants(config: ConfigDict) -> dict[str, Any]:
     """Returns the variants of BAT, those of the designed search after the named ones."""
     settings = config.findings
@@ -160,37 +135,6 @@ def variants(config: ConfigDict) -> dict[str, Any]:
 def variant_arm(name: str) -> str:
     """Returns the name of a variant of BAT."""
     return f"bat-{name}"
-
-
-def removed_ids(
-    kind: str,
-    part: float,
-    train: Split,
-    atypical: Int64[np.ndarray, " ids"],
-    *,
-    seed: int,
-    is_balanced: bool = False,
-) -> Int64[np.ndarray, " removed"]:
-    """Returns randomly drawn ids to leave out, in ascending order.
-
-    Args:
-      kind: `atypical`, or `random` for equally many of all training images.
-      part: the fraction of the atypical training images.
-      train: the training images.
-      atypical: ids of the atypical training images.
-      seed: the run's seed.
-      is_balanced: whether the random ones have as many images of each class as the atypical ones.
-    """
-    if kind == "random" and is_balanced:
-        theirs = removed_ids("atypical", part, train, atypical, seed=seed)
-        labels, counts = np.unique(train.labels[np.isin(train.ids, theirs)], return_counts=True)
-        every = np.ones(len(train), bool)
-        of_class = dict(zip(labels.tolist(), counts.tolist(), strict=True))
-        return removal.drawn(train, every, of_class, seed=seed, draw=1)
-    pool = atypical if kind == "atypical" else train.ids
-    key = keys.derive(seed, keys.Purpose.REMOVAL, int(kind == "random"))
-    order = np.asarray(jax.random.permutation(key, len(pool)), np.int64)
-    return np.sort(pool[order[: round(part * len(atypical))]])
 
 
 def validate(config: ConfigDict) -> None:

@@ -9,12 +9,13 @@ image j correctly (docs/method.md, section 1), so harm is positive where trainin
 images less robust.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
+from ml_collections import ConfigDict
 
 from bat_jax import keys
 from bat_jax.data.dataset import Split
@@ -24,24 +25,45 @@ from bat_jax.memorization import Estimates
 # Ids of images, in ascending order.
 Ids = Int64[np.ndarray, " _"]
 
-BY_HARM = ("harmful", "merely-atypical", "balanced")
-"""The removals of `findings.harmful`: harmful images, and two controls."""
+CONTROLS = ("merely-atypical", "balanced")
+"""The controls of a removal of harmful images."""
 
 
-class RobustInfluence(NamedTuple):
-    """Influence under attack of some training images on some test images of their class.
+class Removal(NamedTuple):
+    """Images that a run leaves out, and the equally many that its control leaves out.
 
     Attributes:
-      train_ids: ids of the training images.
-      test_ids: ids of the test images.
-      values: infl(i, j) of training image i on test image j; NaN where it is undefined.
-      standard_error: of the values, None if unknown.
+      part: how many, as a fraction of the atypical training images.
+      kind: `atypical` or `harmful`.
+      control: `random` for atypical images, one of `CONTROLS` for harmful ones.
     """
 
-    train_ids: Int64[np.ndarray, " train"]
-    test_ids: Int64[np.ndarray, " test"]
-    values: Float[np.ndarray, "test train"]
-    standard_error: Float[np.ndarray, "test train"] | None = None
+    part: float
+    kind: str = "atypical"
+    control: str = "random"
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Removal":
+        """Reads the removal of a row of results.json."""
+        return cls(row["part"], *(("harmful", row["against"]) if "against" in row else ()))
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """The arm without these images, and that of the control."""
+        return arm(self.kind, self.part), arm(self.control, self.part)
+
+
+def removals(settings: ConfigDict) -> list[Removal]:
+    """Returns the removals of `config.findings`: of atypical images, then of harmful ones."""
+    return [
+        *(Removal(part) for part in settings.removed),
+        *(Removal(part, "harmful", control) for part in settings.harmful for control in CONTROLS),
+    ]
+
+
+def arm(kind: str, part: float) -> str:
+    """Returns the name of the runs that leave out a part of images of a kind."""
+    return f"pgd_at-without-{round(100 * part)}%-{kind}"
 
 
 class Harm(NamedTuple):
@@ -63,16 +85,19 @@ class Harm(NamedTuple):
         return int(np.sum(self.values > 1.96 * self.standard_error))
 
 
-_NOTHING = np.zeros(0)
-NONE = Harm(np.zeros(0, np.int64), _NOTHING, _NOTHING)
+NONE = Harm(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 """No estimates of harm."""
 
 
-def robust_influence(estimates: Estimates) -> list[RobustInfluence]:
-    """Returns the influence under attack of an estimates file.
+def harm(estimates: Estimates, typical: Ids) -> Harm:
+    """Returns the harm of every training image with an influence on a typical test image.
+
+    Args:
+      estimates: of members that were scored on adversarial images, with influence.
+      typical: ids of the typical test images to average over.
 
     Raises:
-      UserError: its members were scored on clean images, or it has no influence.
+      UserError: the members were scored on clean images, or there is no influence.
     """
     if estimates.inputs != "adversarial" or not estimates.influence:
         raise UserError(
@@ -81,39 +106,64 @@ def robust_influence(estimates: Estimates) -> list[RobustInfluence]:
             " point config.findings.robust_estimates at estimates of members that were scored on"
             " adversarial images"
         )
-    return [
-        RobustInfluence(
-            estimates.train_ids[block.train],
-            estimates.test_ids[block.test],
-            block.values.T,
-            None if block.standard_error is None else block.standard_error.T,
-        )
-        for block in estimates.influence
-    ]
-
-
-def harm(blocks: Sequence[RobustInfluence], typical: Ids) -> Harm:
-    """Returns the harm of every training image with an influence on a typical test image.
-
-    Args:
-      blocks: influences, each training image in one block.
-      typical: ids of the typical test images to average over.
-    """
     ids, values, errors = [], [], []
-    for block in blocks:
-        rows = np.isin(block.test_ids, typical)
-        influence = block.values[rows]
+    for block in estimates.influence:
+        columns = np.isin(estimates.test_ids[block.test], typical)
+        influence = block.values[:, columns]
         known = ~np.isnan(influence)
-        is_known = known.any(axis=0)
-        counts = known.sum(axis=0)[is_known]
-        ids.append(block.train_ids[is_known])
-        values.append(-np.nansum(influence, axis=0)[is_known] / counts)
+        is_known = known.any(axis=1)
+        counts = known.sum(axis=1)[is_known]
+        ids.append(estimates.train_ids[block.train][is_known])
+        values.append(-np.nansum(influence, axis=1)[is_known] / counts)
         error = np.full(influence.shape, np.nan)
         if block.standard_error is not None:
-            error = np.where(known, block.standard_error[rows], 0.0)
-        errors.append(error.sum(axis=0)[is_known] / counts)
+            error = np.where(known, block.standard_error[:, columns], 0.0)
+        errors.append(error.sum(axis=1)[is_known] / counts)
     order = np.argsort(np.concatenate(ids), kind="stable")
     return Harm(*(np.concatenate(parts)[order] for parts in (ids, values, errors)))
+
+
+def removed(
+    settings: ConfigDict, train: Split, atypical: Ids, found: Harm, *, seed: int
+) -> Iterator[tuple[str, Ids]]:
+    """Yields the arms of finding (b) and the ids that each leaves out.
+
+    Args:
+      settings: `config.findings`.
+      train: the training images.
+      atypical: ids of the atypical training images.
+      found: the harm of training images.
+      seed: the run's seed.
+    """
+    for part in settings.removed:
+        sets = by_typicality(part, train, atypical, seed=seed, is_balanced=settings.balanced)
+        yield from ((arm(kind, part), ids) for kind, ids in sets.items())
+    for part in settings.harmful:
+        sets = by_harm(part, train, atypical, found, seed=seed)
+        yield from ((arm(kind, part), ids) for kind, ids in sets.items())
+
+
+def by_typicality(
+    part: float, train: Split, atypical: Ids, *, seed: int, is_balanced: bool = False
+) -> dict[str, Ids]:
+    """Returns the ids of random `atypical` images, and of equally many `random` ones.
+
+    Args:
+      part: the fraction of the atypical training images.
+      train: the training images.
+      atypical: ids of the atypical training images.
+      seed: the run's seed.
+      is_balanced: whether the random ones have as many images of each class as the atypical ones.
+    """
+    size = round(part * len(atypical))
+    chosen = _shuffled(atypical, seed=seed, draw=0)[:size]
+    if is_balanced:
+        labels, counts = np.unique(train.labels[np.isin(train.ids, chosen)], return_counts=True)
+        of_class = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        control = drawn(train, np.ones(len(train), bool), of_class, seed=seed, draw=1)
+    else:
+        control = _shuffled(train.ids, seed=seed, draw=1)[:size]
+    return {"atypical": np.sort(chosen), "random": np.sort(control)}
 
 
 def by_harm(
@@ -174,9 +224,13 @@ def drawn(
       seed: of the run.
       draw: the number of this draw among those of the seed.
     """
-    key = keys.derive(seed, keys.Purpose.REMOVAL, draw)
-    order = np.asarray(jax.random.permutation(key, len(train)), np.int64)
+    order = _shuffled(np.arange(len(train)), seed=seed, draw=draw)
     order = order[pool[order]]
     labels = train.labels[order]
     rows = [order[labels == label][:count] for label, count in counts.items()]
     return np.sort(train.ids[np.concatenate(rows)]) if rows else np.zeros(0, np.int64)
+
+
+def _shuffled(values: Int64[np.ndarray, " _"], *, seed: int, draw: int) -> Int64[np.ndarray, " _"]:
+    key = keys.derive(seed, keys.Purpose.REMOVAL, draw)
+    return values[np.asarray(jax.random.permutation(key, len(values)), np.int64)]

@@ -7,7 +7,7 @@ from bat_jax.config import PARTS
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import CLEAN, GROUPS, STATES, Measure
 from bat_jax.evaluation.tracking import SETS
-from bat_jax.findings.removal import BY_HARM
+from bat_jax.findings.removal import CONTROLS
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import Flag, ListOf, Number, Object, Place, ShapeError, Text
 from bat_jax.runtime.storage import AnyPath
@@ -123,7 +123,7 @@ _RESULTS = Object(
         "seconds": Number(low=0),
     },
     {
-        "harmful": ListOf(Object({**_REMOVAL, "against": Text(BY_HARM)}, _GROUPED)),
+        "harmful": ListOf(Object({**_REMOVAL, "against": Text(CONTROLS)}, _GROUPED)),
         "design": Object(
             {
                 "attack": _Key(),

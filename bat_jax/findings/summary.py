@@ -21,8 +21,8 @@ from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings import design
 from bat_jax.findings.looks import over_looks
-from bat_jax.findings.plan import attacks, comparisons, removal_arm, variant_arm
-from bat_jax.findings.removal import BY_HARM
+from bat_jax.findings.plan import attacks, comparisons, variant_arm
+from bat_jax.findings.removal import Removal, removals
 from bat_jax.methods import has_attack
 
 # The runs of each arm, in order of seeds.
@@ -62,12 +62,7 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dic
         "curves": curves,
         "gains": {name: _gains(arms[name], tracked, name, looks) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
-        "removal": [
-            _removal(arms, removed, part, ("atypical", "random"), state, strongest, looks)
-            for part in settings.removed
-            for state in STATES
-        ],
-        **_by_harm(arms, removed, settings.harmful, strongest, looks),
+        **_removals(arms, removed, removals(settings), strongest["removal"], looks),
         "methods": [
             row
             for state in STATES
@@ -270,41 +265,37 @@ def _gains(runs: Sequence[Run], attack: str, method: str, looks: Sequence[int]) 
     return found
 
 
-def _by_harm(
+def _removals(
     arms: Arms,
     removed: Mapping[str, int],
-    parts: Sequence[float],
-    strongest: Mapping[str, Any],
+    planned: Sequence[Removal],
+    strongest: Mapping[str, str],
     looks: Sequence[int],
 ) -> dict[str, Any]:
-    """Returns `harmful`: the removals of harmful images against each control; nothing if none."""
-    ours, *controls = BY_HARM
-    rows = [
-        {
-            **_removal(arms, removed, part, (ours, control), state, strongest, looks),
-            "against": control,
-        }
-        for part in parts
-        for control in controls
-        for state in STATES
-    ]
-    return {"harmful": rows} if rows else {}
+    """Returns the rows of `removal`, and of `harmful` if harmful images were removed."""
+    found: dict[str, Any] = {"removal": []}
+    for removal in planned:
+        for state in STATES:
+            row = _removal(arms, removed, removal, state, strongest[state], looks)
+            if removal.kind == "harmful":
+                found.setdefault("harmful", []).append({**row, "against": removal.control})
+            else:
+                found["removal"].append(row)
+    return found
 
 
 def _removal(
     arms: Arms,
     removed: Mapping[str, int],
-    part: float,
-    kinds: tuple[str, str],
+    removal: Removal,
     state: str,
-    strongest: Mapping[str, Any],
+    attack: str,
     looks: Sequence[int],
 ) -> dict[str, Any]:
     """Returns accuracy without images of one kind minus accuracy without equally many others."""
-    ours, theirs = (removal_arm(kind, part) for kind in kinds)
+    ours, theirs = removal.arms
     without, others = arms[ours], arms[theirs]
-    attack = strongest["removal"][state]
-    found: dict[str, Any] = {"part": part, "state": state, "removed": removed[ours]}
+    found: dict[str, Any] = {"part": removal.part, "state": state, "removed": removed[ours]}
     for group in ("all", *GROUPS):
         for measure in ("clean", attack):
             values = _differences(without, others, state, group, measure)

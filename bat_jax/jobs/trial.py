@@ -186,7 +186,7 @@ def _harm(
             f" {experiment.dataset.name}; expected fewer with config.findings.harmful: the others"
             " choose the harmful images"
         )
-    harm = removal.harm(removal.robust_influence(estimates), choosing)
+    harm = removal.harm(estimates, choosing)
     is_trained = np.isin(harm.ids, experiment.train.ids)
     harm = removal.Harm(*(part[is_trained] for part in harm))
     log.info(

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from bat_jax import config as configs
 from bat_jax.data import load
 from bat_jax.errors import UserError
-from bat_jax.findings.plan import comparisons, ensemble, plan, removed_ids, validate
+from bat_jax.findings.plan import comparisons, ensemble, plan, validate
+from bat_jax.findings.removal import by_typicality
 from bat_jax.runtime.plain import differences, plain
 
 
@@ -84,17 +85,17 @@ def test_autoattack_attacks_the_parts_that_are_named(findings_config, train):
 
 def test_removals_are_of_one_size_and_atypical_ones_of_atypical_images(train):
     atypical = train.ids[5:45]
-    some = removed_ids("atypical", 0.5, train, atypical, seed=0)
-    random = removed_ids("random", 0.5, train, atypical, seed=0)
+    some, random = by_typicality(0.5, train, atypical, seed=0).values()
     assert len(some) == len(random) == 20
     assert set(some) <= set(atypical)
     assert set(random) <= set(train.ids)
     assert not set(random) <= set(atypical)
-    every = removed_ids("atypical", 1.0, train, atypical, seed=0)
+    every = by_typicality(1.0, train, atypical, seed=0)["atypical"]
     np.testing.assert_array_equal(every, np.sort(atypical))
-    other = removed_ids("atypical", 0.5, train, atypical, seed=1)
+    other = by_typicality(0.5, train, atypical, seed=1)["atypical"]
     assert set(other) != set(some)
-    np.testing.assert_array_equal(some, removed_ids("atypical", 0.5, train, atypical, seed=0))
+    again = by_typicality(0.5, train, atypical, seed=0)["atypical"]
+    np.testing.assert_array_equal(some, again)
 
 
 def test_the_ensemble_learns_from_training_and_held_out_images(findings_config):

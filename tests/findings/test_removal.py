@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
-from bat_jax.findings.plan import plan, removal_arm, removed_ids, validate
-from bat_jax.findings.removal import BY_HARM, Harm, RobustInfluence, by_harm, harm, robust_influence
+from bat_jax.findings.plan import plan, validate
+from bat_jax.findings.removal import Harm, arm, by_harm, by_typicality, harm, removals
 from bat_jax.memorization import Estimates, Influence
 
 # 60 images of three classes, of which 10, 8 and 5 are atypical; ids are unlike rows.
@@ -27,7 +27,7 @@ def classes(ids):
 @pytest.mark.parametrize("part", [0.2, 0.5])
 def test_the_three_removals_have_equally_many_images_of_each_class(part):
     sets = by_harm(part, TRAIN, ATYPICAL, found(), seed=0)
-    assert tuple(sets) == BY_HARM
+    assert tuple(sets) == ("harmful", "merely-atypical", "balanced")
     for ids in sets.values():
         assert len(np.unique(ids)) == len(ids)
         assert classes(ids) == [int(part * n) for n in (10, 8, 5)]
@@ -59,21 +59,35 @@ def test_images_that_help_or_are_unknown_are_never_harmful():
 
 def test_the_seed_draws_the_controls_alone():
     first, again, other = (by_harm(0.5, TRAIN, ATYPICAL, found(), seed=seed) for seed in (0, 0, 1))
-    for kind in BY_HARM:
-        np.testing.assert_array_equal(first[kind], again[kind])
+    for kind, ids in first.items():
+        np.testing.assert_array_equal(ids, again[kind])
     np.testing.assert_array_equal(first["harmful"], other["harmful"])
     assert set(first["balanced"]) != set(other["balanced"])
 
 
+def estimates(*blocks, inputs="adversarial"):
+    """Estimates of training images 4 to 7 and test images 1, 2, 3 and 8."""
+    return Estimates(
+        "file.npz",
+        memorization=np.zeros(4),
+        train_labels=np.zeros(4, np.int64),
+        test_labels=np.zeros(4, np.int64),
+        train_ids=np.array([4, 5, 6, 7]),
+        test_ids=np.array([1, 2, 3, 8]),
+        influence=blocks,
+        inputs=inputs,
+    )
+
+
 def test_harm_is_minus_the_mean_influence_on_the_chosen_images():
-    values = np.array([[-0.2, 0.1, np.nan], [-0.4, np.nan, np.nan], [0.9, 0.9, 0.9]])
-    errors = np.array([[0.1, 0.3, np.nan], [0.3, np.nan, np.nan], [9.0, 9.0, 9.0]])
-    blocks = [
-        RobustInfluence(np.array([7, 5, 6]), np.array([1, 2, 3]), values, errors),
-        RobustInfluence(np.array([4]), np.array([8]), np.array([[-0.5]])),
-    ]
+    values = np.array([[-0.2, -0.4, 0.9], [0.1, np.nan, 0.9], [np.nan, np.nan, 0.9]])
+    errors = np.array([[0.1, 0.3, 9.0], [0.3, np.nan, 9.0], [np.nan, np.nan, 9.0]])
+    found = estimates(
+        Influence(np.array([3, 1, 2]), np.array([0, 1, 2]), values, errors),
+        Influence(np.array([0]), np.array([3]), np.array([[-0.5]])),
+    )
     # Test image 3 is not typical, and training image 6 has no influence on the others.
-    of = harm(blocks, np.array([1, 2, 8]))
+    of = harm(found, np.array([1, 2, 8]))
     assert of.ids.tolist() == [4, 5, 7]
     np.testing.assert_allclose(of.values, [0.5, -0.1, 0.3])
     np.testing.assert_allclose(of.standard_error, [np.nan, 0.3, 0.2])
@@ -81,29 +95,21 @@ def test_harm_is_minus_the_mean_influence_on_the_chosen_images():
     assert of.certain() == 0
 
 
-def estimates(inputs):
-    block = Influence(np.array([1, 0]), np.array([0]), np.array([[-0.2], [0.4]]))
-    labels = np.zeros(2, np.int64)
-    ids = np.array([50, 60])
-    return Estimates(
-        "file.npz", np.zeros(2), labels, labels[:1], ids, ids[:1], (block,), inputs=inputs
-    )
-
-
-def test_an_estimates_file_gives_influence_on_attacked_images_alone():
-    (block,) = robust_influence(estimates("adversarial"))
-    assert block.train_ids.tolist() == [60, 50]
-    assert block.values.tolist() == [[-0.2, 0.4]]
-    for inputs in ("clean", None):
-        with pytest.raises(UserError, match=r"file\.npz: estimates from clean images"):
-            robust_influence(estimates(inputs))
+@pytest.mark.parametrize("inputs", ["clean", None])
+def test_harm_needs_influence_under_attack(inputs):
+    block = Influence(np.array([0]), np.array([3]), np.array([[-0.5]]))
+    for found in (estimates(block, inputs=inputs), estimates()):
+        with pytest.raises(
+            UserError, match=rf"file\.npz: estimates from {found.inputs or 'clean'} "
+        ):
+            harm(found, np.array([8]))
 
 
 def test_random_removals_can_be_balanced():
     for seed in range(3):
         sizes = [
-            classes(removed_ids(kind, 0.5, TRAIN, ATYPICAL, seed=seed, is_balanced=True))
-            for kind in ("atypical", "random")
+            classes(ids)
+            for ids in by_typicality(0.5, TRAIN, ATYPICAL, seed=seed, is_balanced=True).values()
         ]
         assert sizes[0] == sizes[1]
         assert sum(sizes[0]) == 12
@@ -115,10 +121,14 @@ def test_each_removal_becomes_a_run(findings_config, tmp_path):
     config.findings.variants = ConfigDict()
     validate(config)
     runs = {run.arm: run for run in plan(config, TRAIN, ATYPICAL, tmp_path, found())}
-    for kind in BY_HARM:
-        run = runs[removal_arm(kind, 0.5)]
-        assert len(run.removed) == 11
-        assert run.config.data.exclude == str(tmp_path / f"{run.name}.txt")
+    assert [run.arm for run in runs.values() if run.part == "removal"] == [
+        *(arm(kind, 1.0) for kind in ("atypical", "random")),
+        *(arm(kind, 0.5) for kind in ("harmful", "merely-atypical", "balanced")),
+    ]
+    for removal in removals(config.findings):
+        for run in map(runs.get, removal.arms):
+            assert len(run.removed) == {"atypical": 23, "harmful": 11}[removal.kind]
+            assert run.config.data.exclude == str(tmp_path / f"{run.name}.txt")
 
 
 def test_harmful_removals_need_test_images_to_choose(findings_config):
