@@ -1,9 +1,7 @@
 """Orbax checkpoints: written asynchronously, last and best kept, verified when read."""
 
 import contextlib
-import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,30 +17,25 @@ from bat_jax.parallel import REPLICATED
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import reason
-from bat_jax.runtime.storage import AnyPath, absolute, is_remote
-from bat_jax.training import trouble
+from bat_jax.runtime.storage import AnyPath, absolute
+from bat_jax.training import scores, trouble
 from bat_jax.training.layout import as_saved, from_saved, leaves
 from bat_jax.training.state import TrainState, fingerprint
 from bat_jax.training.trouble import (
     DAMAGED,
     FAILED,
     FOREIGN,
-    MISSING,
     WHOLE,
     CheckpointError,
     Trouble,
     classified,
-    persistently,
+    irregular,
     unreadable,
 )
 
 log = logging.getLogger(__name__)
 
 _LISTED_DIFFERENCES = 3
-
-
-# The validation metric that marks a state as collapsed (1) or good (0).
-COLLAPSED = "collapsed"
 
 
 class Saved(NamedTuple):
@@ -98,12 +91,11 @@ class Checkpoints:
         self._keep = keep
         if keep is not None:
             check_folder(self._folder)
+        # By step. A read-only folder is read anew each time: training may write to it.
+        self._scored: dict[int, scores.Scored] = {}
         self._manager = self._opened()
-        self._scores = (
-            {} if keep is None else {step: self._score_to_keep(step) for step in self._steps()}
-        )
-        # The accuracy of every state that has not collapsed; only for watched runs.
-        self._good = {} if keep is None else self._good_ones()
+        if keep is not None:
+            self._scored.update({step: self._score_to_keep(step) for step in self._steps()})
 
     def _opened(self) -> ocp.CheckpointManager:
         if self._keep is None:
@@ -112,13 +104,11 @@ class Checkpoints:
             )
         else:
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_Kept(
-                    self._keep, lambda step: self._scores.get(step), lambda step: step in self._good
-                ),
+                preservation_policy=scores.Kept(self._keep, self._scored),
                 # Without `best_fn` Orbax does not write the metrics.
                 best_fn=lambda metrics: metrics[self._score],
                 cleanup_tmp_directories=True,
-                # Orbax fails on damaged metrics, so `_score_of` reads them instead.
+                # Orbax fails on damaged metrics, so `scores` reads them instead.
                 lightweight_initialize=True,
             )
         return ocp.CheckpointManager(
@@ -137,9 +127,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._scores[step] = (metrics or {}).get(self._score)
-        if metrics and metrics.get(COLLAPSED) == 0:
-            self._good[step] = metrics[self._score]
+        self._scored[step] = scores.Scored.of(metrics or {}, self._score)
         check: dict[str, Any] = {"fingerprint": int(fingerprint(state)), "seconds": seconds}
         if retries:
             check["retries"] = retries
@@ -170,7 +158,7 @@ class Checkpoints:
 
         def newest_first(steps: list[int]) -> list[int]:
             def rank(step: int) -> tuple[bool, int]:
-                return not _is_damaged(self._scores.get(step)), step
+                return not (step in self._scored and self._scored[step].is_damaged), step
 
             return sorted(steps, key=rank, reverse=True)
 
@@ -182,7 +170,11 @@ class Checkpoints:
     @property
     def good(self) -> Mapping[int, float]:
         """The score of each state that has not collapsed, by step; empty unless watched."""
-        return self._good
+        return {
+            step: found.score
+            for step, found in self._scored.items()
+            if found.is_good and found.score is not None
+        }
 
     def back_to_good(self, like: TrainState) -> Saved:
         """Returns the last good state, and renames later checkpoints to `collapsed-<step>`.
@@ -195,7 +187,7 @@ class Checkpoints:
         Raises:
           CheckpointError: a system error prevented reading it.
         """
-        last = max(self._good)
+        last = max(self.good)
         self._set_aside([step for step in self._steps() if step > last], "collapsed")
         found = self.latest(like)
         assert found is not None
@@ -213,18 +205,15 @@ class Checkpoints:
         """
 
         def best_first(steps: list[int]) -> list[int]:
-            scores = {step: self._score_of(step) for step in steps}
+            scored = {step: self._read_score(step) for step in steps}
             for step in steps:
-                if _is_damaged(scores[step]):
+                if scored[step].is_damaged:
                     log.warning("checkpoint %s/%d: its score is damaged", self._folder, step)
-            scored = [
-                (s, step) for step, s in scores.items() if s is not None and not math.isnan(s)
-            ]
-            return [step for _, step in sorted(scored, reverse=True)]
+            return scores.best_first(scored)
 
         found = self._first_whole(like, best_first)
         if found is None:
-            damaged = [step for step in self._steps() if _is_damaged(self._score_of(step))]
+            damaged = [step for step in self._steps() if self._read_score(step).is_damaged]
             if damaged:
                 raise UserError(
                     f"{self._folder}: the score of every scored checkpoint is damaged"
@@ -269,50 +258,13 @@ class Checkpoints:
         found = ocp.path.step.standard_name_format().find_all(epath.Path(self._folder))
         return sorted(metadata.step for metadata in found)
 
-    def _good_ones(self) -> dict[int, float]:
-        """Returns the score of every checkpoint that was watched and has not collapsed."""
-        found = {}
-        for step, score in self._scores.items():
-            if score is None or math.isnan(score):
-                continue
-            if self._metric_of(step, COLLAPSED) == 0:
-                found[step] = score
-        return found
+    def _read_score(self, step: int) -> scores.Scored:
+        return scores.read(self._folder / str(step), self._score)
 
-    def _score_of(self, step: int) -> float | None:
-        """Returns the score of a checkpoint: None if not scored, NaN if the score is damaged."""
-        return self._metric_of(step, self._score)
-
-    def _metric_of(self, step: int, name: str) -> float | None:
-        """Returns a metric of a checkpoint: None if it is absent, NaN if it is damaged."""
-        item = self._folder / str(step) / "metrics"
-        if self._special(step):
-            return math.nan
-        try:
-            content = persistently(lambda: (item / "metrics").read_bytes(), item)
-        except MISSING:
-            return math.nan if item.exists() else None
-        try:
-            metrics = json.loads(content)
-            score = metrics.get(name)
-        except (ValueError, AttributeError, RecursionError):
-            return math.nan
-        return score if score is None or _is_number(score) else math.nan
-
-    def _score_to_keep(self, step: int) -> float | None:
-        """Returns the score of a checkpoint; NaN for a folder that is not a checkpoint."""
+    def _score_to_keep(self, step: int) -> scores.Scored:
+        """Returns the score of a checkpoint; a damaged one for a folder that is no checkpoint."""
         is_checkpoint = (self._folder / str(step) / "state").exists()
-        return self._score_of(step) if is_checkpoint else math.nan
-
-    def _special(self, step: int) -> AnyPath | None:
-        """Returns a part of a checkpoint that is not a file, such as a FIFO, which may block."""
-        if is_remote(self._folder):
-            return None
-        parts = (self._folder / str(step)).rglob("*")
-        try:
-            return next((p for p in parts if p.exists() and not (p.is_file() or p.is_dir())), None)
-        except OSError:  # For example, a concurrent run has removed the checkpoint.
-            return None
+        return self._read_score(step) if is_checkpoint else scores.DAMAGED
 
     def _first_whole(
         self, like: TrainState, ranked: Callable[[list[int]], list[int]]
@@ -368,7 +320,7 @@ class Checkpoints:
 
     def _compared(self, step: int, like: TrainState) -> Trouble | None:
         """Returns how the structure of a stored state differs from the expected one."""
-        special = self._special(step)
+        special = irregular(self._folder / str(step))
         if special:
             return Trouble(DAMAGED, f"{special} is not a regular file")
         with_metadata = ocp.StandardCheckpointHandler()
@@ -404,7 +356,7 @@ class Checkpoints:
             seconds, retries = restored.check["seconds"], restored.check.get("retries", 0)
             if int(fingerprint(state)) != restored.check["fingerprint"]:
                 return Trouble(DAMAGED, "its fingerprint differs")
-            if not _is_number(seconds) or seconds < 0:
+            if not scores.is_number(seconds) or seconds < 0:
                 return Trouble(DAMAGED, f"seconds is {seconds!r}")
             if not isinstance(retries, int) or retries < 0:
                 return Trouble(DAMAGED, f"retries is {retries!r}")
@@ -426,44 +378,7 @@ class Checkpoints:
                     log.warning("checkpoint %s/%d is now %s", self._folder, step, name)
         self._manager = self._opened()
         for step in steps:
-            self._scores.pop(step, None)
-            self._good.pop(step, None)
-
-
-class _Kept:
-    """Keeps the newest checkpoints, the best, the last good, and those with a damaged score."""
-
-    def __init__(
-        self,
-        newest: int,
-        score_of: Callable[[int], float | None],
-        is_good: Callable[[int], bool],
-    ):
-        self._newest, self._score_of, self._is_good = newest, score_of, is_good
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns which checkpoints, given in order of their steps, to keep."""
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        scores = {step: self._score_of(step) for step in steps}
-        kept = {*steps[-self._newest :], *(s for s in steps if _is_damaged(scores[s]))}
-        scored = [
-            (score, step)
-            for step, score in scores.items()
-            if score is not None and not math.isnan(score)
-        ]
-        if scored:
-            kept.add(max(scored)[1])
-        kept.update([step for step in steps if self._is_good(step)][-1:])
-        return [step in kept for step in steps]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_damaged(score: float | None) -> bool:
-    return score is not None and math.isnan(score)
+            self._scored.pop(step, None)
 
 
 def _agreed(found: Saved | Trouble | None) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from bat_jax.training.checkpoints import COLLAPSED
 from bat_jax.training.experiment import Experiment
+from bat_jax.training.scores import COLLAPSED
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,12 @@ from bat_jax import parallel
 from bat_jax.runtime import distributed
 from bat_jax.runtime.interruption import Interruption
 from bat_jax.runtime.peak import together
-from bat_jax.training.checkpoints import COLLAPSED, Checkpoints, Saved
+from bat_jax.training.checkpoints import Checkpoints, Saved
 from bat_jax.training.collapse import Collapsed, Watch
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import step_flops
 from bat_jax.training.metrics import Log
+from bat_jax.training.scores import COLLAPSED
 from bat_jax.training.state import TrainState
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from bat_jax.runtime.files import reason
-from bat_jax.runtime.storage import AnyPath
+from bat_jax.runtime.storage import AnyPath, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,17 @@ def persistently(read: Callable[[], bytes], path: AnyPath) -> bytes:
                 raise unreadable(path, reason(error)) from error
             time.sleep(pause)
     raise AssertionError("unreachable")
+
+
+def irregular(checkpoint: AnyPath) -> AnyPath | None:
+    """Returns a part of a checkpoint that is not a file, such as a FIFO, which may block."""
+    if is_remote(checkpoint):
+        return None
+    parts = checkpoint.rglob("*")
+    try:
+        return next((p for p in parts if p.exists() and not (p.is_file() or p.is_dir())), None)
+    except OSError:  # For example, a concurrent run has removed the checkpoint.
+        return None
 
 
 def unreadable(path: AnyPath, why: str) -> CheckpointError:
