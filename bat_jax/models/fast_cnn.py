@@ -11,10 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.kernels import batch_last, convolution
+from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.layers import Outputs, batch_norm, head, normalize
-from bat_jax.models.layers import convolution as layer
+from bat_jax.models.layers import Outputs, batch_norm, head, normalize, plain_convolution
 
 
 class FastCNN(nn.Module):
@@ -50,11 +49,7 @@ class FastCNN(nn.Module):
         x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="stem")(_cells(x)))
         x = x.transpose(3, 1, 2, 0) if is_batch_last else x
         for multiple in (1, 2, 4):
-            channels = multiple * self.width
-            if is_batch_last:
-                convolve: nn.Module = batch_last.Conv(channels, 1, dtype=self.dtype)
-            else:
-                convolve = layer(channels, use_bias=True, conv=self.conv, dtype=self.dtype)
+            convolve = plain_convolution(multiple * self.width, conv=self.conv, dtype=self.dtype)
             x = convolve(x)
             x = x if multiple == 4 else _pooled(x)
             norm = batch_norm(train=train, axis=0 if is_batch_last else -1, dtype=self.dtype)

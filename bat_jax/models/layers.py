@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bat_jax.kernels import batch_last
+from bat_jax.kernels import convolution as forms
 from bat_jax.kernels.convolution import Convolution
 
 Logits = Float[Array, "batch classes"]
@@ -63,6 +65,25 @@ def convolution(
         conv_general_dilated=conv,
         dtype=dtype,
     )
+
+
+def plain_convolution(
+    channels: int, *, stride: int = 1, conv: Convolution, dtype: Any
+) -> nn.Conv | batch_last.Conv:
+    """Returns a 3x3 convolution with a bias per channel.
+
+    It maps `[batch, height, width, channels]`, or `[channels, height, width, batch]` if `conv` is
+    `kernels.convolution.batch_last`.
+
+    Args:
+      channels: the number of output channels.
+      stride: the stride in both directions.
+      conv: computes the convolution, with the arguments of `jax.lax.conv_general_dilated`.
+      dtype: the type of the computation; parameters are float32.
+    """
+    if conv is forms.batch_last:
+        return batch_last.Conv(channels, stride, dtype=dtype)
+    return convolution(channels, stride=stride, use_bias=True, conv=conv, dtype=dtype)
 
 
 def same_padding(sides: Sequence[int], *, kernel: int, stride: int) -> tuple[tuple[int, int], ...]:

@@ -6,10 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bat_jax.kernels import batch_last, convolution
+from bat_jax.kernels import convolution
 from bat_jax.kernels.convolution import Convolution
-from bat_jax.models.layers import Activation, Outputs, head, normalize
-from bat_jax.models.layers import convolution as layer
+from bat_jax.models.layers import Activation, Outputs, head, normalize, plain_convolution
 
 
 class SmallCNN(nn.Module):
@@ -50,17 +49,9 @@ class SmallCNN(nn.Module):
         is_batch_last = self.conv is convolution.batch_last
         x = x.transpose(3, 1, 2, 0) if is_batch_last else x
         for multiple, stride in ((1, 1), (2, 2), (4, 2)):
-            channels = multiple * self.width
-            if is_batch_last:
-                convolve: nn.Module = batch_last.Conv(channels, stride, dtype=self.dtype)
-            else:
-                convolve = layer(
-                    channels,
-                    stride=stride,
-                    use_bias=True,
-                    conv=self.conv,
-                    dtype=self.dtype,
-                )
+            convolve = plain_convolution(
+                multiple * self.width, stride=stride, conv=self.conv, dtype=self.dtype
+            )
             x = self.activation(convolve(x))
         if is_batch_last:
             # The dense layer reads its images as columns, which moves no data.
