@@ -5,14 +5,12 @@ For one run, writes `report.html` and `figures/` into its folder; for several, a
 written, 2 wrong input.
 """
 
-import errno
-import logging
 import sys
 
-from bat_jax.errors import UserError
 from bat_jax.report import compare, report
+from bat_jax.report.command import finish, output_folder
 from bat_jax.runtime.parser import Parser
-from bat_jax.runtime.quiet import quiet
+from bat_jax.runtime.storage import AnyPath
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,31 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", help="the page's folder (default: the run's, or comparison for several runs)"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    try:
-        if options.output == "":
-            raise UserError("--output is empty; expected a folder")
-        with quiet():
-            if len(options.runs) == 1:
-                path = report(options.runs[0], options.output)
-            else:
-                path = compare(options.runs, options.output or "comparison")
-    except UserError as error:
-        return parser.failed(str(error), 2)
-    except OSError as error:
-        what = f"{error.filename or options.output or options.runs[0]}: {error.strerror or error}"
-        return parser.failed(f"{what}{_advice(error)}", 1)
-    print(f"report: {path}")
-    return 0
 
+    def write() -> AnyPath:
+        output = None if options.output is None else output_folder(options.output)
+        if len(options.runs) == 1:
+            return report(options.runs[0], output)
+        return compare(options.runs, output or "comparison")
 
-def _advice(error: OSError) -> str:
-    """Returns advice if the page could not be written."""
-    written = (
-        *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT),
-        *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
-    )
-    return "; name another folder with --output" if error.errno in written else ""
+    return finish(parser, write, options.output or options.runs[0])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the commands that write a page have in common."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -9,6 +10,12 @@ from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.trouble import CheckpointError
+
+# Errors of writing a page.
+_OF_WRITING = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG),
+)
 
 
 def finish(
@@ -34,7 +41,9 @@ def finish(
     except CheckpointError as error:
         return parser.failed(str(error), 1)
     except OSError as error:
-        return parser.failed(f"{error.filename or output}: {error.strerror or error}", 1)
+        advice = "; name another folder with --output" if error.errno in _OF_WRITING else ""
+        what = f"{error.filename or output}: {error.strerror or error}"
+        return parser.failed(f"{what}{advice}", 1)
     print(f"{what}: {path}")
     return 0
 
