@@ -34,7 +34,7 @@ COMPILE_FAST := --xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=
 # every method, and a run with its checkpoints.
 SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.py tests/models \
   tests/training/test_step.py::test_every_objective_steps_to_finite_parameters \
-  tests/training/test_state.py tests/training/test_history.py tests/interop/test_weights.py \
+  tests/training/test_schedules.py tests/training/test_history.py tests/interop/test_weights.py \
   tests/test_public_api.py tests/test_pages.py tests/runtime/test_backend.py tests/test_environment.py \
   $(wildcard tests/test_cli.py)
 

@@ -22,7 +22,7 @@ from bat_jax.fields import LARGEST_INTEGER
 from bat_jax.kernels import programs as kernel_programs
 from bat_jax.memorization import estimates as estimate_files
 from bat_jax.parallel import AXIS
-from bat_jax.training import cautions, images, optimizers, recipe, state
+from bat_jax.training import cautions, images, optimizers, recipe, schedules, state
 from bat_jax.training.accepted import check_memory, check_model
 from bat_jax.training.experiment import Experiment
 
@@ -152,7 +152,7 @@ def _plan(config: ConfigDict, examples: int) -> tuple[int, int, optax.Schedule]:
             f"config.train.epochs is {config.train.epochs}, of {steps_per_epoch} steps each;"
             f" expected at most {LARGEST_INTEGER} steps in all"
         )
-    learning_rate = state.schedule(
+    learning_rate = schedules.learning_rate(
         config.train, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
     return steps_per_epoch, total_steps, learning_rate
@@ -181,7 +181,7 @@ def _method(config: ConfigDict, dataset: Dataset, epochs: float) -> methods.Meth
             num_steps=config.attack.num_steps,
             num_classes=dataset.num_classes,
             threshold=config.memorization.threshold,
-            first_decay=state.first_decay(config.train, epochs),
+            first_decay=schedules.first_decay(config.train, epochs),
             epsilon=config.attack.epsilon,
         ),
     )

@@ -19,7 +19,8 @@ from bat_jax.methods import Attack, Batch, Gradient, Memory, Method, Metrics, Vi
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation, averaging
 from bat_jax.training.accepted import check_before, check_loss
-from bat_jax.training.state import TrainState, Variables, warmth
+from bat_jax.training.schedules import warmth
+from bat_jax.training.state import TrainState, Variables
 
 Images = Float[Array, "batch height width channels"]
 Targets = Float[Array, "batch classes"]

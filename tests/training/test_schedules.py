@@ -1,20 +1,17 @@
-"""Learning rates by step, and the records of a run."""
-
-import json
+"""Learning rates by step follow their schedules."""
 
 import numpy as np
 import pytest
 
 from bat_jax.config import default
-from bat_jax.training import state
-from bat_jax.training.metrics import MetricsLog
+from bat_jax.training import schedules
 
 
 def rates(name, steps, **fields):
     config = default().train
     with config.unlocked():
         config.update_from_flattened_dict({"schedule.name": name, **fields})
-    schedule = state.schedule(config, steps_per_epoch=10, total_steps=100)
+    schedule = schedules.learning_rate(config, steps_per_epoch=10, total_steps=100)
     return np.asarray([schedule(step) for step in steps])
 
 
@@ -57,19 +54,4 @@ def test_the_first_decay_is_that_of_the_schedule_or_half_the_training(name, boun
     config = default().train
     config.schedule.name = name
     config.schedule.boundaries = boundaries
-    assert state.first_decay(config, 10.0) == epoch
-
-
-def test_a_resumed_log_drops_later_and_broken_records(tmp_path):
-    log = MetricsLog(tmp_path, resumed_step=0)
-    for step in (1, 2, 3):
-        log.write(step, step / 10, "train", {"loss": 1.0 / step, "bad": float("nan")})
-    log.close()
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(path.read_bytes() + b'{"step": 2, "epo')
-    log = MetricsLog(tmp_path, resumed_step=2)
-    log.write(3, 0.3, "train", {"loss": 9.0})
-    log.close()
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (2, 0.5), (3, 9.0)]
-    assert "bad" not in records[0]
+    assert schedules.first_decay(config, 10.0) == epoch
