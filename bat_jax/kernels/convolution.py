@@ -4,6 +4,9 @@ All compute the same sums in a different order. XLA's CPU back end runs convolut
 slower inside a loop than outside, and runs those of several models as one slow grouped convolution;
 matrix products keep their speed in both cases. On GPU and TPU, XLA's own convolutions are best.
 
+The faster forms have gradients of their own, and differentiate in reverse mode only. For `jax.jvp`,
+compute a model's convolutions by `bat_jax.models.with_conv(model, xla)`.
+
 Each function has the signature of `jax.lax.conv_general_dilated` for NHWC images and an HWIO
 kernel, neither dilated nor grouped; `flax.linen.Conv` accepts it as `conv_general_dilated`.
 """

@@ -43,3 +43,18 @@ def test_a_model_computes_the_same_with_either_convolution():
         found["cpu"],
         found["xla"],
     )
+
+
+def test_forward_mode_takes_xlas_convolution():
+    arrays = inputs((2, 4, 4, 1), (3, 3, 1, 2))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def slope(name):
+        def conv(images, kernel):
+            return CONVOLUTIONS[name](images, kernel, (1, 1), ((1, 1), (1, 1)), **options)
+
+        return jax.jit(lambda *primals: jax.jvp(conv, primals, primals)[1]).lower(*arrays)
+
+    assert slope("xla").out_info.shape == (2, 4, 4, 2)
+    with pytest.raises(TypeError, match="forward-mode"):
+        slope("patches")
