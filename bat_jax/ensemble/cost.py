@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from bat_jax import methods
+from bat_jax.ensemble.members import subset_size
 from bat_jax.runtime.plain import plain
 from bat_jax.training.building import build, planned
 from bat_jax.training.experiment import Experiment
@@ -60,20 +61,16 @@ class MemberCost(NamedTuple):
 def member_cost(experiment: Experiment) -> MemberCost:
     """Returns the cost of training and scoring one member of an ensemble."""
     config, forward = experiment.config, forward_flops(experiment)
-    size = round(config.memorization.ratio * len(experiment.train))
-    steps = planned(experiment, examples=size).total_steps
+    steps = planned(experiment, examples=subset_size(experiment)).total_steps
     passes = methods.step_passes(experiment.method, config)
     images = len(experiment.train) + len(experiment.dataset.test)
-    # Forward passes of an image, beside the one of its own or of its attacked form.
-    attack = {
-        "clean": 0,
-        "adversarial": 2 * config.evaluation.num_steps,
-        "both": 2 * config.evaluation.num_steps + 1,
-    }[config.memorization.inputs]
+    # A step of PGD passes forward and backward.
+    attacked = 1 + 2 * config.evaluation.num_steps
+    scored = {"clean": 1, "adversarial": attacked, "both": 1 + attacked}
     return MemberCost(
         steps=steps,
         passes=passes,
         training=forward * config.train.batch_size * passes * steps,
         images=images,
-        scoring=forward * images * (1 + attack),
+        scoring=forward * images * scored[config.memorization.inputs],
     )

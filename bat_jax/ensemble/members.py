@@ -56,6 +56,11 @@ def subset(
     return jax.random.permutation(key, examples)[:size].astype(jnp.int32)
 
 
+def subset_size(experiment: Experiment) -> int:
+    """Returns how many images a member trains on."""
+    return round(experiment.config.memorization.ratio * len(experiment.train))
+
+
 class Ensemble:
     """Trains members in rounds."""
 
@@ -73,7 +78,7 @@ class Ensemble:
         """
         settings = experiment.config.memorization
         examples = len(experiment.train)
-        self._subset_size = round(settings.ratio * examples)
+        self._subset_size = subset_size(experiment)
         if self._subset_size < experiment.config.train.batch_size:
             raise UserError(
                 f"config.train.batch_size is {experiment.config.train.batch_size}; expected at most"

@@ -9,6 +9,9 @@ from bat_jax.methods import has_attack
 
 Verdict = Literal["supported", "refuted", "undecided"]
 
+# With fewer seeds there is no verdict: two may agree by chance.
+FEWEST_SEEDS = 3
+
 
 class Claim(NamedTuple):
     """A finding and its verdict.
@@ -50,10 +53,6 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
             for state in STATES
         ),
     ]
-
-
-# With fewer seeds there is no verdict: two may agree by chance.
-FEWEST_SEEDS = 3
 
 
 def sign(value: Mapping[str, Any]) -> int:

@@ -49,8 +49,8 @@ def describe_findings(config: ConfigDict) -> str:
         # Estimates are made first; their values do not change the cost.
         base.evaluation.track.images = 0
     experiment = build(base)
-    nobody = np.zeros(0, np.int64)
-    runs = plans.plan(config, experiment.train, nobody, Path())
+    # Removals are ignored, so that no image need be known as atypical.
+    runs = plans.plan(config, experiment.train, np.zeros(0, np.int64), Path())
     forward, rate = forward_flops(experiment), _rate(experiment)
     total, attacked, members = 0.0, 0.0, 0.0
     arms: dict[str, float] = {}
@@ -85,7 +85,7 @@ def describe_findings(config: ConfigDict) -> str:
     for section, is_made in made.items():
         if is_made:
             ensemble = plans.ensemble(config, section=section)
-            cost = _members(ensemble)
+            cost = _ensemble_flops(ensemble)
             members += cost
             described = describe_ensemble(ensemble)
             lines.append(
@@ -148,8 +148,8 @@ def expected_robust(config: ConfigDict, pilot: Mapping[str, Any] | None) -> floa
     return float(np.mean(found)) if found else 1.0
 
 
-def _members(config: ConfigDict) -> float:
-    """Returns the FLOPs of the ensemble."""
+def _ensemble_flops(config: ConfigDict) -> float:
+    """Returns the FLOPs of training and scoring all members of an ensemble."""
     cost = member_cost(build(config))
     return float(config.memorization.members * (cost.training + cost.scoring))
 

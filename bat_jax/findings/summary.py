@@ -233,7 +233,7 @@ def _gains(runs: Sequence[Run], attack: str, method: str, looks: Sequence[int]) 
     The phase ends at the last record and begins where accuracy on atypical training images, as the
     method trains on them, is halfway between the first and the last record.
     """
-    trained_on = attack if has_attack(method) else "clean"
+    trained_on = attack if has_attack(method) else CLEAN.key
     series = [run.series("train_atypical", trained_on) for run in runs]
     if not series[0][0]:
         return {}
@@ -251,12 +251,12 @@ def _gains(runs: Sequence[Run], attack: str, method: str, looks: Sequence[int]) 
     }
     for group in GROUPS:
         changes = {}
-        for measure in ("clean", attack):
+        for measure in (CLEAN.key, attack):
             values = [run.series(f"test_{group}", measure)[1] for run in runs]
             if values[0]:
                 changes[measure] = [v[-1] - v[onset] for v in values]
         if changes:
-            beyond = [c - r for c, r in zip(changes["clean"], changes[attack], strict=True)]
+            beyond = [c - r for c, r in zip(changes[CLEAN.key], changes[attack], strict=True)]
             images = _sizes(runs[0], f"test_{group}", "n")
             found[group] = {
                 measure: over_looks(change, images=images, looks=looks)
@@ -297,7 +297,7 @@ def _removal(
     without, others = arms[ours], arms[theirs]
     found: dict[str, Any] = {"part": removal.part, "state": state, "removed": removed[ours]}
     for group in ("all", *GROUPS):
-        for measure in ("clean", attack):
+        for measure in (CLEAN.key, attack):
             values = _differences(without, others, state, group, measure)
             if values:
                 images = _tested(without[0], state, group, measure)
@@ -347,7 +347,7 @@ def _pairs(
         row: dict[str, Any] = {"against": other, "state": state}
         if name != "bat":
             row["ours"] = name
-        for measure in ("clean", attack):
+        for measure in (CLEAN.key, attack):
             row[measure] = {
                 **over_looks(
                     _differences(arms[name], arms[other], state, "all", measure),
@@ -360,7 +360,7 @@ def _pairs(
                 ],
             }
         rows.append(row)
-    tests = [row[measure] for row, measure in itertools.product(rows, ("clean", attack))]
+    tests = [row[measure] for row, measure in itertools.product(rows, (CLEAN.key, attack))]
     tests = [test for test in tests if "p_value" in test]
     for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["p_holm"] = adjusted

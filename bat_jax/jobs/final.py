@@ -36,7 +36,7 @@ from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment
 
 # By corruption, whether each image is classified correctly at each severity.
-_Shares = dict[str, Bool[np.ndarray, "images severities"]]
+_BySeverity = dict[str, Bool[np.ndarray, "images severities"]]
 
 
 def evaluate(
@@ -63,7 +63,8 @@ def evaluate(
     done: dict[int, dict[str, Any]] = {}
     attacked_at: dict[int, _Attacked] = {}
     attack_seconds: dict[str, dict[str, float]] = {}
-    corrupted, on_corrupted = experiment.corrupted, dict[int, _Shares]()
+    corrupted = experiment.corrupted
+    on_corrupted: dict[int, _BySeverity] = {}
     for name, saved in states.items():
         step = int(saved.state.step)
         # Best and last may be the same state.
@@ -124,7 +125,7 @@ def evaluate(
 
 def _corruptions(
     experiment: Experiment, saved: Saved, test: Split, corrupted: Corrupted
-) -> _Shares:
+) -> _BySeverity:
     """Returns, by corruption, whether each test image is classified correctly at each severity."""
     evaluator = experiment.evaluator(())
     bar = tqdm(
