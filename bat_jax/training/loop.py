@@ -98,6 +98,53 @@ class Meter:
             self._write(step, means)
 
 
+class _Progress:
+    """Records the averages of training steps.
+
+    Attributes:
+      latest: the values of the last record.
+    """
+
+    def __init__(self, experiment: Experiment, records: Log, peak: float | None) -> None:
+        """Starts to record.
+
+        Args:
+          experiment: the training run.
+          records: the log to write to.
+          peak: the peak rate of the devices in FLOP/s, if it is known.
+        """
+        self._experiment, self._records, self._peak = experiment, records, peak
+        self._image_flops = step_flops(experiment) / experiment.config.train.batch_size
+        self._has_warned = False
+        self.latest: dict[str, float] = {}
+
+    def write(self, step: int, means: dict[str, float]) -> None:
+        """Records averages that end with a step, with the learning rate and the images per second.
+
+        Warns once if the attack's gradient was not finite for some images.
+        """
+        experiment = self._experiment
+        rate = means.pop("steps_per_second") * experiment.config.train.batch_size
+        self.latest.update(
+            means,
+            images_per_second=rate,
+            learning_rate=float(experiment.learning_rate(step - 1)),
+        )
+        if self._peak is not None:
+            self.latest["utilisation"] = rate * self._image_flops / self._peak
+        self._records.write(step, step / experiment.steps_per_epoch, "train", self.latest)
+        lost = means.get("lost_gradient", 0.0)
+        if lost > 0 and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "step %d: the attack's gradient was not finite for %.2g %% of the images since the"
+                " last record, and their pixels stayed as they were (lost_gradient in the records):"
+                " look for a division or a root of 0 in the model",
+                step,
+                100 * lost,
+            )
+
+
 def fit(
     experiment: Experiment,
     checkpoints: Checkpoints,
@@ -130,9 +177,18 @@ def fit(
     tracker = experiment.tracker()
     # The peak of a CPU is measured, so it needs idle cores.
     peak = together(list(experiment.mesh.devices.flat), config.model.dtype)
-    image_flops = step_flops(experiment) / config.train.batch_size
     if peak is not None:
         _warn_of_length(step_flops(experiment) * (total_steps - step) / peak)
+    progress = _Progress(experiment, records, peak)
+    watch = None
+    if config.train.collapse.watch:
+        watch = Watch(
+            config.train.collapse,
+            score=experiment.score,
+            num_classes=experiment.dataset.num_classes,
+            highest=max(checkpoints.good.values(), default=0.0),
+        )
+    swa_start = config.train.swa_start_epoch
     order_of = jax.jit(
         experiment.order,
         out_shardings=jax.sharding.NamedSharding(experiment.mesh, parallel.REPLICATED),
@@ -145,46 +201,15 @@ def fit(
     def ends_epoch(step: int) -> bool:
         return step % steps_per_epoch == 0 or step == total_steps
 
-    watch = None
-    if config.train.collapse.watch:
-        watch = Watch(
-            config.train.collapse,
-            score=experiment.score,
-            num_classes=experiment.dataset.num_classes,
-            highest=max(checkpoints.good.values(), default=0.0),
-        )
-    swa_start = config.train.swa_start_epoch
-    latest: dict[str, float] = {}
-    warned: list[int] = []
-
-    def record(step: int, means: dict[str, float]) -> None:
-        rate = means.pop("steps_per_second") * config.train.batch_size
-        latest.update(
-            means,
-            images_per_second=rate,
-            learning_rate=float(experiment.learning_rate(step - 1)),
-        )
-        if peak is not None:
-            latest["utilisation"] = rate * image_flops / peak
-        records.write(step, step / steps_per_epoch, "train", latest)
-        lost = means.get("lost_gradient", 0.0)
-        if lost > 0 and not warned:
-            warned.append(step)
-            log.warning(
-                "step %d: the attack's gradient was not finite for %.2g %% of the images since the"
-                " last record, and their pixels stayed as they were (lost_gradient in the records):"
-                " look for a division or a root of 0 in the model",
-                step,
-                100 * lost,
-            )
-
     def save_and_end(step: int) -> NoReturn:
         records.flush()
         checkpoints.save(state, seconds=time.monotonic() - began, retries=start.retries)
         checkpoints.wait()
         interruption.end(f"step {step} of {total_steps} is saved")
 
-    meter = Meter(lambda step: step % config.train.log_every == 0 or ends_epoch(step), record)
+    meter = Meter(
+        lambda step: step % config.train.log_every == 0 or ends_epoch(step), progress.write
+    )
     with tqdm(
         total=total_steps,
         initial=step,
@@ -209,7 +234,7 @@ def fit(
             meter.flush()
             if swa_start is not None and epoch >= swa_start and step % steps_per_epoch == 0:
                 state = experiment.refreshed(state, data, order, root)
-            bar.set_postfix(loss=f"{latest['loss']:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{progress.latest['loss']:.3f}", refresh=False)
             if (epoch + 1) % config.checkpoint.every_epochs == 0 or step == total_steps:
                 scores = validate(state)
                 if watch is not None:
@@ -221,7 +246,7 @@ def fit(
                 records.flush()
                 seconds = time.monotonic() - began
                 checkpoints.save(state, seconds=seconds, metrics=scores, retries=start.retries)
-                _report(step, experiment, latest, scores)
+                _report(step, experiment, progress.latest, scores)
                 if scores.get(COLLAPSED) and start.retries < config.train.collapse.retries:
                     checkpoints.wait()
                     raise Collapsed(step, seconds)
