@@ -1,5 +1,7 @@
 """The final evaluation of a run's states on the test set: clean, PGD, AutoAttack."""
 
+import dataclasses
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,6 +17,9 @@ from bat_jax.attacks import checks
 from bat_jax.attacks.auto_attack import Result, autoattack
 from bat_jax.data import Split
 from bat_jax.data.corruptions import SEVERITIES, Corrupted
+from bat_jax.data.device import DeviceSplit
+from bat_jax.data.feeding import Streamed
+from bat_jax.evaluation.classify import Verdicts
 from bat_jax.evaluation.groups import rows_by
 from bat_jax.evaluation.records import (
     AUTOATTACK,
@@ -55,44 +60,25 @@ def evaluate(
       seconds: the seconds of training, for the record.
     """
     config, test = experiment.config, experiment.test_images()
-    groups = _groups(experiment, test)
-    evaluator = experiment.evaluator(tuple(config.evaluation.losses))
-    data = experiment.placed(test)
+    groups, data = _groups(experiment, test), experiment.placed(test)
     found: dict[str, Any] = {}
     examples: dict[str, np.ndarray] = {"ids": test.ids, "labels": test.labels}
-    done: dict[int, dict[str, Any]] = {}
-    attacked_at: dict[int, _Attacked] = {}
     attack_seconds: dict[str, dict[str, float]] = {}
-    corrupted = experiment.corrupted
-    on_corrupted: dict[int, _BySeverity] = {}
+    tested: dict[int, _Tests] = {}
     for name, saved in states.items():
         step = int(saved.state.step)
-        # Best and last may be the same state.
-        if step not in done:
-            with tqdm(
-                total=len(test),
-                unit="image",
-                desc=f"testing {name}",
-                disable=None if distributed.is_main() else True,
-            ) as bar:
-                done[step] = evaluator(saved.state.evaluated, data, bar.update)
-        verdicts: dict[str, Verdict] = dict(done[step])
+        if step not in tested:
+            tested[step] = _Tests(experiment, saved, test, data, workdir, name)
+        tests = tested[step]
+        verdicts: dict[str, Verdict] = dict(tests.verdicts)
         attacked = None
         if config.evaluation.attacks and name in (*config.evaluation.attacked, WEIGHTS):
-            if step not in attacked_at:
-                attacked_at[step] = _autoattack(experiment, saved, test, workdir)
-                robust = attacked_at[step].sampled.stands
-                plain = Measure.pgd(config.evaluation.num_steps).key
-                if plain in verdicts and distributed.is_main():
-                    checks.warn_if_pgd_misleads(done[step][plain], robust)
-            attacked = attacked_at[step]
+            attacked = tests.attacked
             verdicts[AUTOATTACK.key] = attacked.verdict
         found[name] = {"step": step, "test": summarize(verdicts, groups)}
-        if corrupted is not None:
-            if step not in on_corrupted:
-                on_corrupted[step] = _corruptions(experiment, saved, test, corrupted)
-            found[name]["corruptions"] = OnCorrupted.of(on_corrupted[step]).to_json()
-            for corruption, is_correct in on_corrupted[step].items():
+        if experiment.corrupted is not None:
+            found[name]["corruptions"] = OnCorrupted.of(tests.corrupted).to_json()
+            for corruption, is_correct in tests.corrupted.items():
                 examples[f"{name}_corruption_{corruption}"] = is_correct
         if config.evaluation.by:
             found[name]["by"] = {
@@ -121,6 +107,55 @@ def evaluate(
             # Written last: results.json marks a finished run.
             write_json(workdir / "results.json", found)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tests:
+    """The tests of one state, each made once: `best` and `last` may be the same state.
+
+    Attributes:
+      experiment: the run.
+      saved: the state.
+      test: the test images.
+      data: the test images, placed for an evaluation.
+      workdir: the folder of AutoAttack's verdicts.
+      name: what the progress bar calls the state.
+    """
+
+    experiment: Experiment
+    saved: Saved
+    test: Split
+    data: DeviceSplit | Streamed
+    workdir: AnyPath
+    name: str
+
+    @functools.cached_property
+    def verdicts(self) -> Verdicts:
+        """Whether each image is classified correctly, clean and under each PGD."""
+        evaluator = self.experiment.evaluator(tuple(self.experiment.config.evaluation.losses))
+        with tqdm(
+            total=len(self.test),
+            unit="image",
+            desc=f"testing {self.name}",
+            disable=None if distributed.is_main() else True,
+        ) as bar:
+            return evaluator(self.saved.state.evaluated, self.data, bar.update)
+
+    @functools.cached_property
+    def attacked(self) -> "_Attacked":
+        """The verdicts of AutoAttack."""
+        found = _autoattack(self.experiment, self.saved, self.test, self.workdir)
+        plain = Measure.pgd(self.experiment.config.evaluation.num_steps).key
+        if plain in self.verdicts and distributed.is_main():
+            checks.warn_if_pgd_misleads(self.verdicts[plain], found.sampled.stands)
+        return found
+
+    @functools.cached_property
+    def corrupted(self) -> _BySeverity:
+        """Whether each corrupted image is classified correctly."""
+        corrupted = self.experiment.corrupted
+        assert corrupted is not None
+        return _corruptions(self.experiment, self.saved, self.test, corrupted)
 
 
 def _corruptions(
