@@ -169,7 +169,7 @@ def _detectable(
         f"detectable differences{last}: paired t test over {seeds} seed(s), two-sided"
         f" {100 * level:g} %, power {100 * power.POWER:g} %"
     ]
-    for contrast in planned(config, experiment):
+    for contrast in _contrasts(config, experiment):
         spread = power.from_pilot(contrast, known, failed=failed)
         found = power.detectable(spread.deviation, seeds, level=level)
         lines.append(
@@ -180,7 +180,7 @@ def _detectable(
     return lines
 
 
-def planned(config: ConfigDict, experiment: Experiment) -> list[contrasts.Contrast]:
+def _contrasts(config: ConfigDict, experiment: Experiment) -> list[contrasts.Contrast]:
     """Returns the contrasts of the planned runs, without values.
 
     Without estimates, the test images count as typical, and as many are taken to be atypical as
