@@ -4,112 +4,32 @@ Source: Croce & Hein, Reliable Evaluation of Adversarial Robustness with an Ense
 Parameter-free Attacks, arXiv:2003.01690.
 """
 
-import dataclasses
 import os
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt64
-from tqdm import tqdm
 
 from bat_jax import keys
-from bat_jax.attacks import anytime, checks, geometry, sampling, single, versions
+from bat_jax.attacks import checks, sampling, single, versions
 from bat_jax.attacks import chosen as chosen_classes
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.chosen import Reaching
-from bat_jax.attacks.classifier import HostImages, LogitsFn, RandomLogitsFn
-from bat_jax.attacks.engine import Attack, Engine, Loop, Outcome
+from bat_jax.attacks.classifier import LogitsFn, RandomLogitsFn
+from bat_jax.attacks.engine import Engine, Loop
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.judge import Judge
 from bat_jax.attacks.memory import fitting_batch
-from bat_jax.attacks.sampling import Sample
-from bat_jax.attacks.verdicts import (
-    CLEAN_ERROR,
-    STANDING,
-    VerdictFile,
-    Verdicts,
-    batch_size_of,
-    digest,
-)
+from bat_jax.attacks.result import Result, result_of
+from bat_jax.attacks.schedule import Schedule
+from bat_jax.attacks.verdict_file import VerdictFile, batch_size_of, digest
+from bat_jax.attacks.verdicts import Verdicts
 from bat_jax.attacks.versions import STANDARD as STANDARD
-from bat_jax.attacks.versions import WHITE_BOX, Name, Version
-from bat_jax.errors import UserError
+from bat_jax.attacks.versions import Name, Version
 from bat_jax.keys import GivenKey
 from bat_jax.runtime.storage import as_path
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The verdict on every image.
-
-    Attributes:
-      robust: whether the image is classified correctly and no attack that ran on it broke it.
-      clean: whether it is classified correctly before any attack.
-      by_attack: per attack, in the order they ran, which images it broke; a broken image is not
-        attacked again.
-      is_nan: whether logits were NaN, clean or attacked; such images count as broken.
-      seconds: per attack, its wall time, including compilation and earlier calls with the same
-        path.
-      sample: of a tolerance, the images that its last attacks were run on; None if all attacks were
-        run on all images that withstood the previous ones.
-      draws: of a randomised model, how many draws voted on every image, clean and attacked; None
-        for a deterministic model.
-      eot: of a randomised model, in how many draws every iterate of an attack was evaluated.
-      target_classes: the classes that attacks had to reach; None if any wrong class would do.
-    """
-
-    robust: Bool[np.ndarray, " images"]
-    clean: Bool[np.ndarray, " images"]
-    by_attack: Mapping[str, Bool[np.ndarray, " images"]]
-    is_nan: Bool[np.ndarray, " images"]
-    seconds: Mapping[str, float]
-    sample: Sample | None
-    draws: int | None
-    eot: int | None
-    target_classes: tuple[int, ...] | None
-    _adversarial: HostImages | None = dataclasses.field(repr=False)
-
-    @property
-    def not_run(self) -> Bool[np.ndarray, " images"]:
-        """Whether an image stands, but not all attacks were run on it."""
-        rest = np.zeros(len(self.robust), bool)
-        if self.sample is not None:
-            rest[self.sample.order[self.sample.drawn :]] = True
-        return rest & self.robust
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The robust accuracy on these images if all attacks were run on all of them.
-
-        With a sample, it is inside of the interval with probability `sample.confidence`; otherwise,
-        both ends are the accuracy.
-        """
-        low = high = int(self.robust.sum())
-        if self.sample is not None:
-            population, limits = len(self.sample.order), self.sample.limits
-            # What stands now is certain to be no less.
-            low, high = min(population - limits.high, high), min(population - limits.low, high)
-        return low / len(self.robust), high / len(self.robust)
-
-    @property
-    def robust_accuracy(self) -> float:
-        """The robust accuracy; with a sample, its estimate for all images."""
-        low, high = self.interval
-        if self.sample is None:
-            return low
-        standing = len(self.sample.order) - self.sample.estimate
-        return float(np.clip(standing / len(self.robust), low, high))
-
-    @property
-    def adversarial(self) -> HostImages:
-        """The adversarial images for broken images, the clean images otherwise."""
-        if self._adversarial is None:
-            raise UserError("autoattack: adversarial images were not kept; pass keep_adversarial")
-        return self._adversarial
 
 
 def autoattack(
@@ -266,7 +186,7 @@ def autoattack(
     if classes is not None:
         attack_list = [Reaching(attack, classes) for attack in attack_list]
         strongest = chosen_classes.strongest(logits, host_labels, classes, versions.NUM_TARGETS)
-    evaluation = _Evaluation(
+    schedule = Schedule(
         search,
         engine,
         judge,
@@ -289,177 +209,10 @@ def autoattack(
         ranks = sampling.ranks(image_keys)
     num_whole = len(names) if ranks is None else sampling.num_whole(names)
     for number in range(verdicts.attack, num_whole):
-        evaluation.run_whole(number)
+        schedule.run_whole(number)
     sample = None
     if ranks is not None and verdicts.attack < len(names):
-        sample = evaluation.run_sampled(ranks, tolerance, confidence)
+        sample = schedule.run_sampled(ranks, tolerance, confidence)
     if file is not None:
         file.write(verdicts)
-    return _result(names, verdicts, sample, draws=judge.draws, eot=eot, classes=classes)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evaluation:
-    """The attacks on all images, and the verdicts so far.
-
-    The attacks run in `search`; images that it breaks and `judge` does not are attacked in `exact`.
-    """
-
-    search: Engine
-    exact: Engine
-    judge: Judge
-    attacks: Sequence[Attack]
-    names: Sequence[str]
-    images: HostImages
-    labels: Int[np.ndarray, " images"]
-    targets: Sequence[Int[np.ndarray, "images _"]]
-    keys: Key[Array, " images"]
-    scale: Float[np.ndarray, " images"] | None
-    verdicts: Verdicts
-    file: VerdictFile | None
-    progress: bool
-
-    def run_whole(self, number: int) -> None:
-        """Runs the rest of one attack on all images that withstood the previous ones."""
-        verdicts = self.verdicts
-        rows = verdicts.left_for(number)
-        parts = single.batches(rows, self.exact.batch_size)
-        with self._bar(self.names[number], len(rows)) as bar:
-            bar.update(sum(len(part) for part in parts[: verdicts.batches]))
-            for part in parts[verdicts.batches :]:
-                bar.set_postfix(standing=int((verdicts.broken_by == STANDING).sum()))
-                self._run(number, part)
-                verdicts.batches += 1
-                bar.update(len(part))
-                self._write()
-        verdicts.attack, verdicts.batches = number + 1, 0
-
-    def run_sampled(
-        self, ranks: UInt64[np.ndarray, " images"], tolerance: float | None, confidence: float
-    ) -> Sample | None:
-        """Runs the current and all following attacks on a growing sample.
-
-        Returns:
-          The sample, or None once every image is drawn.
-        """
-        verdicts, first = self.verdicts, self.verdicts.attack
-        rows = verdicts.left_for(first)
-        order = rows[np.argsort(ranks[rows])]
-        # The current attack may have begun without a tolerance, on these images.
-        is_attacked = np.zeros(len(self.labels), bool)
-        for part in single.batches(rows, self.exact.batch_size)[: verdicts.batches]:
-            is_attacked[part] = True
-        found = Sample.of(tuple(self.names[first:]), order, confidence)
-        found = found.extended(verdicts.broken_by[order[: verdicts.drawn]] != STANDING)
-        width = 0.0 if tolerance is None else tolerance * len(self.labels)
-        with self._bar(" and ".join(found.attacks), len(order)) as bar:
-            bar.update(found.drawn)
-            while found.drawn < len(order):
-                if tolerance is not None and found.is_within(width):
-                    return found
-                rest = order[found.drawn :][: found.needed(width)]
-                part = single.batches(rest, self.exact.batch_size)[0]
-                for number in range(first, len(self.names)):
-                    left = part[verdicts.broken_by[part] == STANDING]
-                    self._run(number, left[~is_attacked[left]] if number == first else left)
-                verdicts.drawn += len(part)
-                found = found.extended(verdicts.broken_by[part] != STANDING)
-                bar.set_postfix(broken="{} to {}".format(*found.limits))
-                bar.update(len(part))
-                self._write()
-        verdicts.attack, verdicts.batches, verdicts.drawn = len(self.names), 0, 0
-        return None
-
-    def _run(self, number: int, rows: Int[np.ndarray, " batch"]) -> None:
-        """Runs one attack on a batch, and verifies what it claims."""
-        if not len(rows):
-            return
-        began = time.perf_counter()
-        refuted = self._attacked(self.search, number, rows)
-        if self.search is not self.exact and len(refuted):
-            self._attacked(self.exact, number, refuted)
-        self.verdicts.seconds[number] += time.perf_counter() - began
-
-    def _attacked(
-        self, engine: Engine, number: int, rows: Int[np.ndarray, " batch"]
-    ) -> Int[np.ndarray, " refuted"]:
-        """Attacks in one engine, and returns the images whose break is not confirmed."""
-        x, y = self.images[rows], self.labels[rows]
-        attack = self.attacks[number]
-        scale = None if self.scale is None else self.scale[rows]
-        outcome = engine.run(attack, x, y, self.targets[number][rows], self.keys[rows], scale)
-        _verify(self.judge, attack, number, rows, x, scale, outcome, self.verdicts)
-        return rows[outcome.found & (self.verdicts.broken_by[rows] == STANDING)]
-
-    def _bar(self, title: str, total: int) -> tqdm:
-        return tqdm(total=total, desc=title, unit="image", disable=not self.progress)
-
-    def _write(self) -> None:
-        if self.file is not None:
-            self.file.write(self.verdicts)
-
-
-def _verify(
-    judge: Judge,
-    attack: Attack,
-    number: int,
-    rows: Int[np.ndarray, " batch"],
-    images: HostImages,
-    scale: Float[np.ndarray, " batch"] | None,
-    outcome: Outcome,
-    verdicts: Verdicts,
-) -> None:
-    """Verifies an attack's images: re-evaluates the model and checks the constraint."""
-    verdicts.flat[number, rows] = outcome.flat
-    claimed = np.flatnonzero(outcome.found)
-    if not len(claimed):
-        return
-    adversarial = outcome.adversarial[claimed]
-    logits, is_correct = judge(adversarial, rows[claimed], number + 1)
-    is_broken = ~is_correct
-    radius = attack.epsilon if scale is None else attack.epsilon * scale[claimed]
-    is_broken &= geometry.within(adversarial, images[claimed], radius, attack.norm)
-    broken = rows[claimed[is_broken]]
-    verdicts.broken_by[broken] = number
-    verdicts.is_nan[broken] |= np.isnan(logits[is_broken]).any(axis=1)
-    if verdicts.adversarial is not None:
-        verdicts.adversarial[broken] = adversarial[is_broken]
-
-
-def _result(
-    names: Sequence[str],
-    verdicts: Verdicts,
-    sample: Sample | None,
-    *,
-    draws: int | None,
-    eot: int | None,
-    classes: tuple[int, ...] | None,
-) -> Result:
-    by_attack = {name: verdicts.broken_by == number for number, name in enumerate(names)}
-    for number, name in enumerate(names):
-        checks.warn_of_flat(name, verdicts.flat[number])
-    checks.warn_of_nan(verdicts.is_nan)
-    if "square" in names and WHITE_BOX & set(names[: names.index("square")]):
-        found = _least(by_attack["square"], sample)
-        checks.warn_if_square_wins(found, len(verdicts.broken_by), in_sample=sample is not None)
-    return Result(
-        robust=verdicts.broken_by == STANDING,
-        clean=verdicts.broken_by != CLEAN_ERROR,
-        by_attack=by_attack,
-        is_nan=verdicts.is_nan,
-        seconds=dict(zip(names, verdicts.seconds.tolist(), strict=True)),
-        sample=sample,
-        draws=draws,
-        eot=eot,
-        target_classes=classes,
-        _adversarial=verdicts.adversarial,
-    )
-
-
-def _least(is_broken: Bool[np.ndarray, " images"], sample: Sample | None) -> int:
-    """Returns how many images an attack broke, or, by a sample, would break at least."""
-    if sample is None:
-        return int(is_broken.sum())
-    found = int(is_broken[sample.order[: sample.drawn]].sum())
-    population = len(sample.order)
-    return anytime.limits(population, sample.drawn, found, confidence=sample.confidence).low
+    return result_of(names, verdicts, sample, draws=judge.draws, eot=eot, classes=classes)

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
 from bat_jax import keys, models
-from bat_jax.attacks import checks
-from bat_jax.attacks.auto_attack import Result, autoattack
+from bat_jax.attacks import Result, autoattack, checks
 from bat_jax.data import Split
 from bat_jax.data.corruptions import SEVERITIES, Corrupted
 from bat_jax.data.device import DeviceSplit

@@ -12,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from bat_jax import keys, models, outside
-from bat_jax.attacks.auto_attack import Result, autoattack
+from bat_jax.attacks import Result, autoattack
 from bat_jax.attacks.classifier import LogitsFn
 from bat_jax.data import Dataset, Split
 from bat_jax.errors import UserError

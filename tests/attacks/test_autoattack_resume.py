@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.attacks import auto_attack, autoattack
-from bat_jax.attacks.verdicts import VerdictFile
+from bat_jax.attacks import autoattack, schedule
+from bat_jax.attacks.verdict_file import VerdictFile
 from bat_jax.errors import UserError
 from tests.attacks import linear
 
@@ -74,7 +74,7 @@ def test_it_resumes_after_a_batch_and_a_finished_file_is_not_computed_again(
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr(auto_attack, "_verify", refuse)
+    monkeypatch.setattr(schedule, "_verify", refuse)
     finished = autoattack(**arguments, path=path)
     assert_same(finished, whole)
     assert finished.seconds == resumed.seconds

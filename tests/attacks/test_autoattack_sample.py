@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bat_jax.attacks import anytime, auto_attack, autoattack, checks, sampling, versions
+from bat_jax.attacks import anytime, autoattack, checks, result, sampling, versions
 from bat_jax.attacks.auto_pgd import Apgd
 from bat_jax.attacks.checks import RobustnessWarning
 from bat_jax.attacks.engine import Engine, Outcome
 from bat_jax.attacks.fab import FabTargeted
-from bat_jax.attacks.verdicts import VerdictFile
+from bat_jax.attacks.verdict_file import VerdictFile
 from bat_jax.errors import UserError
 from tests.attacks import linear
 
@@ -287,7 +287,7 @@ def test_square_in_a_sample_gives_a_warning(problem, sampled):
     found = sampled.sample
     drawn = int((broken_by[found.order[: found.drawn]] == 2).sum())
     least = anytime.limits(len(found.order), found.drawn, drawn).low
-    assert auto_attack._least(sampled.by_attack["square"], found) == least <= (broken_by == 2).sum()
+    assert result._least(sampled.by_attack["square"], found) == least <= (broken_by == 2).sum()
     checks.warn_if_square_wins(2, 1000, in_sample=True)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from bat_jax.attacks import autoattack, memory, versions
 from bat_jax.attacks.engine import Problem
-from bat_jax.attacks.verdicts import batch_size_of
+from bat_jax.attacks.verdict_file import batch_size_of
 from bat_jax.errors import UserError
 
 SHAPE = (16, 16, 3)

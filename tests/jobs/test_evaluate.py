@@ -7,7 +7,7 @@ import pytest
 
 from bat_jax import config as configs
 from bat_jax.attacks.engine import Engine, Outcome
-from bat_jax.attacks.verdicts import VerdictFile
+from bat_jax.attacks.verdict_file import VerdictFile
 from bat_jax.data.corruptions.__main__ import make
 from bat_jax.errors import UserError
 from bat_jax.evaluation import records, runs
