@@ -5,8 +5,9 @@ Brackets the smallest perturbation that breaks each test image by bisection over
 much. --norm names another norm than the run's, --attacks other attacks of AutoAttack than fab-t,
 apgd-ce and apgd-t, --state the last checkpoint instead of the best, --images another number of test
 images than the run was tested on. Writes `report.html`, `figures/`, `curve.json`, and `curve.npz`
-with the bracket of every image, into the run's subfolder `curve-<norm>` or --output. Exit status: 0
-done, 1 a file cannot be read or written, 2 a wrong input.
+with the bracket of every image, into the run's subfolder `curve-<norm>` or --output. The same
+command continues a curve that was stopped. Exit status: 0 done, 1 a file cannot be read or written,
+2 a wrong input.
 """
 
 import argparse
@@ -82,7 +83,9 @@ def curve(
 ) -> AnyPath:
     """Writes a run's robust accuracy against epsilon; returns the page's path.
 
-    The draws belong to an image's id and the run's seed, as in the evaluation of the run.
+    The draws belong to an image's id and the run's seed, as in the evaluation of the run. The
+    brackets are saved to `minimal_norms_<step>.npz` after every batch, and the curve continues
+    from there.
 
     Args:
       run: the run's folder.
@@ -94,7 +97,8 @@ def curve(
       images: how many test images the run's seed draws; by default those it was tested on.
 
     Raises:
-      UserError: no such run, no intact checkpoint, or settings that are not as described.
+      UserError: no such run, no intact checkpoint, settings that are not as described, or a folder
+        that holds another curve.
       CheckpointError: a system error prevented reading a checkpoint.
     """
     if images is not None and images < 1:
@@ -111,7 +115,9 @@ def curve(
                 " norm too: give --epsilons"
             )
         epsilons = [multiple * config.attack.epsilon for multiple in _MULTIPLES]
-    variables = jax.device_get(read_states(experiment, place)[state].state.evaluated)
+    folder = place / f"curve-{norm}" if folder is None else folder
+    saved = read_states(experiment, place)[state].state
+    variables = jax.device_get(saved.evaluated)
     key = keys.derive(config.seed, keys.Purpose.EVALUATION)
     found = minimal_norms(
         models.logits_fn(experiment.evaluated("autoattack"), variables),
@@ -122,10 +128,11 @@ def curve(
         norm=norm,
         attacks=attacks,
         batch_size=min(config.evaluation.batch_size, len(test)),
+        path=folder / f"minimal_norms_{int(saved.step)}.npz",
+        keep_adversarial=False,
         progress=sys.stderr.isatty(),
         devices=experiment.mesh.local_devices,
     )
-    folder = place / f"curve-{norm}" if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     write_npz(folder / "curve.npz", _arrays(test, found))
     write_json(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bat_jax.attacks import MinimalNorms, autoattack, geometry, minimal_norms
+from bat_jax.attacks.engine import Engine, Outcome
 from bat_jax.errors import UserError
 from tests.attacks import linear
 
@@ -133,17 +134,15 @@ def tiny():
 
 def bracketed(tiny, norm, attacks=("fab-t", "apgd-ce", "apgd-t"), **options):
     images, labels, _ = tiny
-    return minimal_norms(
-        lambda x: Network.logits(jnp, x),
-        images,
-        labels,
-        KEY,
-        epsilons=(0.02, 0.05, 0.1, 0.2, 0.4),
-        norm=norm,
-        attacks=attacks,
-        batch_size=16,
-        **options,
-    )
+    arguments = {
+        "logits_fn": lambda x: Network.logits(jnp, x),
+        "images": images,
+        "labels": labels,
+        "key": KEY,
+        "epsilons": (0.02, 0.05, 0.1, 0.2, 0.4),
+        "batch_size": 16,
+    }
+    return minimal_norms(**{**arguments, **options}, norm=norm, attacks=attacks)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +237,131 @@ def test_bad_radii_are_reported(tiny, epsilons, words):
     images, labels, _ = tiny
     with pytest.raises(UserError, match=words):
         minimal_norms(lambda x: x, images, labels, KEY, epsilons=epsilons)
+
+
+class StoppedError(Exception):
+    """Stops a search from outside."""
+
+
+def assert_same(found, other):
+    assert found.epsilons == other.epsilons
+    for name in ("lower", "upper", "fab", "clean", "adversarial"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(other, name))
+
+
+def guess(engine, attack, images, labels, targets, keys, scale):
+    """Moves all pixels of an image equally: as FAB-T by 0.3, and otherwise by up to the radius."""
+    step = np.minimum(scale, 0.3)[:, None, None, None] * (1 - 0.2 * targets[:, :1, None, None])
+    moved = np.clip(images + np.where(labels % 2, 1, -1)[:, None, None, None] * step, 0, 1)
+    return Outcome(
+        moved.astype(np.float32), np.ones(len(images), bool), np.zeros(len(images), bool)
+    )
+
+
+# The model classifies 14 of the 16 images correctly: three batches.
+STOPPED = {"norm": "linf", "attacks": ("fab-t", "apgd-ce"), "batch_size": 5}
+
+
+def stopped_search(tiny, path, attack):
+    """Returns a whole search, one stopped twice within a batch, and the attacks they ran."""
+    calls, stops = [], []
+
+    def run(engine, *arguments):
+        if len(calls) in stops:
+            raise StoppedError
+        calls.append((type(arguments[0]).__name__, len(arguments[1])))
+        return attack(engine, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "run", run)
+        whole = bracketed(tiny, **STOPPED)
+        of_whole = calls[:]
+        # In the second batch of FAB-T; then in the second batch of the second round, from there on.
+        for stop in (4, 6 + 3 + 1):
+            calls.clear()
+            stops[:] = [stop]
+            with pytest.raises(StoppedError):
+                bracketed(tiny, **STOPPED, path=path)
+        calls.clear()
+        stops.clear()
+        resumed = bracketed(tiny, **STOPPED, path=path)
+    return whole, resumed, of_whole, calls
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("stopped") / "new" / "norms.npz"
+    return *stopped_search(tiny, path, guess), path
+
+
+def assert_resumed(whole, resumed, of_whole, of_resumed):
+    assert_same(resumed, whole)
+    assert len(set(whole.lower)) > 2
+    # Three targets for each of three batches.
+    assert of_whole[:9] == [("FabTargeted", 5)] * 6 + [("FabTargeted", 4)] * 3
+    # FAB-T was repeated from its fourth attack, and the bisection goes on with its fifth.
+    assert of_resumed == of_whole[9 + 4 :]
+
+
+def test_a_stopped_search_ends_like_a_whole_one_and_repeats_at_most_a_batch(stopped):
+    assert_resumed(*stopped[:4])
+
+
+@pytest.mark.slow
+def test_a_stopped_search_by_real_attacks_ends_like_a_whole_one(tiny, tmp_path):
+    assert_resumed(*stopped_search(tiny, tmp_path / "norms.npz", Engine.run))
+
+
+def test_a_finished_search_is_not_repeated(tiny, stopped, monkeypatch):
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(Engine, "run", refuse)
+    again = bracketed(tiny, **{**STOPPED, "batch_size": None}, path=stopped[-1])
+    assert_same(again, stopped[0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"epsilons": (0.02, 0.05)},
+            r"epsilons differ; epsilons was \[0.02, 0.05, 0.1, 0.2, 0.4\]",
+        ),
+        ({"key": jax.random.key(1)}, "key differ"),
+        ({"attacks": ("apgd-ce",)}, "attacks differ"),
+        ({"norm": "l2"}, "norm differ"),
+        ({"labels": np.ones(16, np.int32)}, "images differ"),
+        ({"keep_adversarial": False}, "keep_adversarial differ"),
+        ({"logits_fn": lambda x: -Network.logits(jnp, x)}, "of another model"),
+    ],
+)
+def test_the_file_of_another_search_is_refused_and_kept(tiny, stopped, changed, message):
+    path = stopped[-1]
+    content = path.read_bytes()
+    with pytest.raises(UserError, match=message) as error:
+        bracketed(tiny, **{**STOPPED, **changed}, path=path)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("distance", lambda a: a * np.nan, "distance holds nan"),
+        ("broken_at", lambda a: a + 9, "broken_at holds 9 to 14; expected 0 to 5"),
+        ("in_round", lambda a: a[:3], r"in_round is bool of shape \(3,\)"),
+        ("fab", lambda a: None, "fab is missing"),
+    ],
+)
+def test_damaged_brackets_are_refused_by_name(tiny, stopped, name, change, message, tmp_path):
+    with np.load(stopped[-1], allow_pickle=False) as archive:
+        arrays = {**archive, name: change(archive[name])}
+    path = tmp_path / "norms.npz"
+    np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+    with pytest.raises(UserError, match=message) as error:
+        bracketed(tiny, **STOPPED, path=path)
+    assert str(error.value).startswith(str(path))
 
 
 def test_nothing_is_said_of_a_larger_radius(found):

@@ -5,14 +5,18 @@ import json
 import numpy as np
 import pytest
 
+from bat_jax.attacks.engine import Engine
 from bat_jax.report.curve import main
+
+# Of the command in the fixture.
+ARGUMENTS = ["--attacks", "apgd-ce", "--images=24"]
+RADII = ["--epsilons", "1/20", "0.1", "0.2"]
 
 
 @pytest.fixture(scope="module")
 def curve(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("curve") / "page"
-    arguments = ["--epsilons", "1/20", "0.1", "0.2", "--attacks", "apgd-ce", "--images=24"]
-    assert main([str(runs[1]), f"--output={folder}", *arguments]) == 0
+    assert main([str(runs[1]), f"--output={folder}", *ARGUMENTS, *RADII]) == 0
     with np.load(folder / "curve.npz", allow_pickle=False) as arrays:
         return folder, dict(arrays)
 
@@ -54,6 +58,27 @@ def test_the_page_has_the_curve(curve):
     assert "Robust accuracy against epsilon" in page
     assert "apgd-ce" in page
     assert (folder / "figures" / "curve.svg").exists()
+
+
+def test_the_command_continues_its_curve_and_refuses_that_of_other_radii(
+    runs, curve, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise AssertionError
+
+    folder, arrays = curve
+    monkeypatch.setattr(Engine, "run", refuse)
+    command = [str(runs[1]), f"--output={folder}", *ARGUMENTS]
+    assert main([*command, *RADII]) == 0
+    with np.load(folder / "curve.npz", allow_pickle=False) as again:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(again[name], array)
+    capsys.readouterr()
+    (saved,) = folder.glob("minimal_norms_*.npz")
+    assert main([*command, "--epsilons", "0.1", "0.2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{saved}: holds another evaluation (epsilons differ; epsilons was [0.05, 0.1" in line
+    assert saved.exists()
 
 
 def test_wrong_input_ends_in_one_line(runs, tmp_path, capsys):
