@@ -12,6 +12,7 @@ from bat_jax.attacks.projected_gradient import PgdSettings, Trajectory, pgd, pgd
 from bat_jax.attacks.result import Result
 from bat_jax.attacks.sampling import Sample
 from bat_jax.attacks.square_attack import square
+from bat_jax.attacks.threats import Threat, UnionResult, union
 
 __all__ = [
     "LogitsFn",
@@ -23,7 +24,9 @@ __all__ = [
     "Result",
     "RobustnessWarning",
     "Sample",
+    "Threat",
     "Trajectory",
+    "UnionResult",
     "apgd",
     "apgd_targeted",
     "autoattack",
@@ -32,4 +35,5 @@ __all__ = [
     "pgd",
     "pgd_trajectory",
     "square",
+    "union",
 ]
