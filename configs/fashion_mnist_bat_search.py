@@ -11,8 +11,8 @@ same command resumes after an interruption. Hardware: two CPU cores. Expected: n
 
 `weight_only` and `discrimination_only` stand beside the design, because at `alpha` 0 or `beta_dl` 0
 other options have no effect. Left out are `gate` all, with which at most two test images changed,
-and the similarity `dot`: at these temperatures its gradient is up to 200 times that of `cosine`, and
-the loss became NaN at the fourth step (docs/method.md, section 5).
+and the similarity `dot`: at these temperatures its gradient is up to 200 times that of `cosine`,
+and the loss became NaN at the fourth step (docs/method.md, section 5).
 """
 
 from ml_collections import ConfigDict

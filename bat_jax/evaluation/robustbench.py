@@ -4,11 +4,55 @@ Source: RobustBench, arXiv:2010.09670, and the files of its repository. Accuraci
 as texts, with two decimals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bat_jax.attacks.versions import STANDARD
-from bat_jax.evaluation.records import AUTOATTACK, CLEAN, Evaluation
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, WEIGHTS, Evaluation, evaluations
+
+# The norms of RobustBench's threat models.
+_NORMS = ("linf", "l2")
+
+
+def files(
+    results: Mapping[str, Any],
+    *,
+    dataset: str,
+    architecture: str,
+    norm: str,
+    epsilon: float,
+    attacks: Sequence[str],
+    images: int,
+) -> dict[str, dict[str, Any]]:
+    """Returns the files of an evaluation in RobustBench's form, by name.
+
+    Weights of a file have `robustbench.json`. A run's state has `robustbench_best.json` or
+    `robustbench_last.json` if the standard attacks were run on all images, in Linf or L2.
+
+    Args:
+      results: the content of results.json.
+      dataset: see `model_info`.
+      architecture: see `model_info`.
+      norm: of the attacks.
+      epsilon: of the attacks.
+      attacks: of AutoAttack, in order.
+      images: the number of images of the whole test set.
+    """
+    found = {}
+    for state, evaluation in evaluations(results).items():
+        info = model_info(
+            evaluation,
+            dataset=dataset,
+            architecture=architecture,
+            epsilon=epsilon,
+            attacks=attacks,
+            images=images,
+        )
+        if state == WEIGHTS:
+            found["robustbench.json"] = info
+        elif norm in _NORMS and info["autoattack_acc"] is not None:
+            found[f"robustbench_{state}.json"] = info
+    return found
 
 
 def model_info(

@@ -18,6 +18,7 @@ from bat_jax.data import Split
 from bat_jax.data.corruptions import SEVERITIES, Corrupted
 from bat_jax.data.device import DeviceSplit
 from bat_jax.data.feeding import Streamed
+from bat_jax.evaluation import robustbench
 from bat_jax.evaluation.classify import Verdicts
 from bat_jax.evaluation.groups import rows_by
 from bat_jax.evaluation.records import (
@@ -47,6 +48,8 @@ def evaluate(
     experiment: Experiment, states: Mapping[str, Saved], workdir: AnyPath, *, seconds: float
 ) -> dict[str, Any]:
     """Evaluates every state, writes examples.npz and results.json, and returns the latter.
+
+    The results are also written in RobustBench's form (`robustbench.files`).
 
     AutoAttack saves its verdicts to `autoattack_<step>.npz` after every batch and resumes from
     there; with several processes, each attacks its share of the images and writes its own file. A
@@ -103,6 +106,8 @@ def evaluate(
     with distributed.agreed():
         if distributed.is_main():
             write_npz(workdir / "examples.npz", examples)
+            for name, info in _for_robustbench(experiment, found).items():
+                write_json(workdir / name, info)
             # Written last: results.json marks a finished run.
             write_json(workdir / "results.json", found)
     return found
@@ -155,6 +160,26 @@ class _Tests:
         corrupted = self.experiment.corrupted
         assert corrupted is not None
         return _corruptions(self.experiment, self.saved, self.test, corrupted)
+
+
+def _for_robustbench(
+    experiment: Experiment, results: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Returns the results in RobustBench's form, by the name of the file."""
+    config, module = experiment.config, models.module_of(experiment.model)
+    return robustbench.files(
+        results,
+        dataset=experiment.dataset.name,
+        architecture=robustbench.architecture_text(
+            config.model.name,
+            depth=getattr(module, "depth", None),
+            widening=getattr(module, "widening", None),
+        ),
+        norm=config.attack.norm,
+        epsilon=config.attack.epsilon,
+        attacks=tuple(config.evaluation.attacks),
+        images=len(experiment.dataset.test),
+    )
 
 
 def _corruptions(

@@ -10,12 +10,10 @@ from bat_jax import config as configs
 from bat_jax import interop, parallel
 from bat_jax.data import load
 from bat_jax.errors import UserError
-from bat_jax.evaluation import robustbench
-from bat_jax.evaluation.records import WEIGHTS, Evaluation
+from bat_jax.evaluation.records import WEIGHTS
 from bat_jax.jobs.final import evaluate
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
-from bat_jax.runtime.files import write_json
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.building import build
 from bat_jax.training.checkpoints import Saved
@@ -29,8 +27,6 @@ def evaluate_weights(
     config: ConfigDict, workdir: str | AnyPath | None = None
 ) -> tuple[dict[str, Any], AnyPath]:
     """Evaluates the weights of a file; returns the content of results.json and its folder.
-
-    The folder also gets `robustbench.json`, the results in RobustBench's form.
 
     Args:
       config: from `configs/evaluation.py`: the file, its architecture and the data set.
@@ -81,23 +77,8 @@ def evaluate_weights(
             defaults=configs.defaults_of(settings),
             free=("evaluation.tolerance",),
         )
-        found = evaluate(experiment, {WEIGHTS: Saved(state, 0.0)}, workdir, seconds=0.0)
-        info = robustbench.model_info(
-            Evaluation.from_json(found[WEIGHTS]),
-            dataset=dataset.name,
-            architecture=robustbench.architecture_text(
-                config.architecture,
-                depth=getattr(model, "depth", None),
-                widening=getattr(model, "widening", None),
-            ),
-            epsilon=settings.attack.epsilon,
-            attacks=tuple(settings.evaluation.attacks),
-            images=len(dataset.test),
-        )
-        with distributed.agreed():
-            if distributed.is_main():
-                write_json(workdir / "robustbench.json", info)
-    return found, workdir
+        results = evaluate(experiment, {WEIGHTS: Saved(state, 0.0)}, workdir, seconds=0.0)
+    return results, workdir
 
 
 def _settings(config: ConfigDict) -> ConfigDict:

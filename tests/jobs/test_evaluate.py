@@ -8,6 +8,7 @@ import pytest
 from bat_jax import config as configs
 from bat_jax.attacks.engine import Engine, Outcome
 from bat_jax.attacks.verdict_file import VerdictFile
+from bat_jax.attacks.versions import STANDARD
 from bat_jax.data.corruptions.__main__ import make
 from bat_jax.errors import UserError
 from bat_jax.evaluation import records, runs
@@ -188,6 +189,29 @@ def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run, monkeypa
     assert exact["last"]["test"]["clean"] == last["test"]["clean"]
     with np.load(workdir / "examples.npz") as examples:
         assert "last_not_run" not in examples
+
+
+def test_a_run_has_the_form_of_robustbench(run, monkeypatch):
+    def find_nothing(engine, attack, images, labels, targets, keys, scale=None):
+        return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
+
+    monkeypatch.setattr(Engine, "run", find_nothing)
+    folder, _ = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.evaluation.attacks = STANDARD
+    config.evaluation.losses = ()
+    config.evaluation.attacked = ("best",)
+    config.evaluation.subset = 24
+    config.evaluation.batch_size = 24
+    results, workdir = evaluate_run(config, folder / "standard")
+    (path,) = workdir.glob("robustbench*")
+    assert path.name == "robustbench_best.json"
+    info = json.loads(path.read_bytes())
+    test = results["best"]["test"]
+    assert info["autoattack_acc"] == f"{100 * test['autoattack']['accuracy']:.2f}"
+    assert info["architecture"] == "tests.networks:create"
+    assert info["footnote"] == "On 24 of 449 test images."
 
 
 def test_the_tolerance_of_a_run_is_not_that_of_an_evaluation(run, tmp_path):

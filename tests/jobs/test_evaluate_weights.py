@@ -145,6 +145,33 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     assert names == ["WideResNet-70-16", "ResNet-50", "PreActResNet-18"]
 
 
+def test_states_of_a_run_have_the_form_of_robustbench_where_it_is_defined():
+    accuracy = {"accuracy": 0.5, "n": 3, "interval": [0, 1]}
+    exact = {"test": {"clean": accuracy, "autoattack": accuracy}}
+    sample = {"attacks": ["square"], "images": 2, "drawn": 1, "broken": 0, "interval": [0, 1]}
+    results = {"best": exact, "last": {**exact, "sample": sample}, "seconds": 1.0}
+
+    def written(results, attacks=robustbench.STANDARD, norm="l2"):
+        return robustbench.files(
+            results,
+            dataset="digits",
+            architecture="ResNet-18",
+            norm=norm,
+            epsilon=0.5,
+            attacks=attacks,
+            images=3,
+        )
+
+    (found,) = written(results).items()
+    assert found[0] == "robustbench_best.json"
+    assert found[1]["autoattack_acc"] == "50.00"
+    assert found[1]["architecture"] == "ResNet-18"
+    assert not written(results, attacks=("apgd-ce",))
+    assert not written(results, norm="l1")
+    assert not written({"last": {"test": {"clean": accuracy}}})
+    assert set(written({"weights": exact}, norm="l1")) == {"robustbench.json"}
+
+
 def test_the_page_speaks_of_weights_and_not_of_training(evaluated):
     page = single._page(runs.read(evaluated[1]))
     assert page.summary.startswith("Weights of a file, test set: clean ")
