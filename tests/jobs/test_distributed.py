@@ -73,6 +73,20 @@ def test_two_processes_give_the_numbers_of_one(finished, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_two_processes_with_images_on_the_host_give_the_same_bits(finished, tmp_path):
+    workdir, _ = finished
+    run(tmp_path / "host", 2, "--config.data.placement=host")
+    assert_equal(tmp_path / "host", workdir)
+    with (
+        np.load(tmp_path / "host" / "examples.npz") as found,
+        np.load(workdir / "examples.npz") as expected,
+    ):
+        assert set(found) == set(expected)
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.slow
 def test_under_slurm_processes_find_one_another(finished, monkeypatch, tmp_path):
     whole, _ = finished
     # The variables that srun sets in each of two tasks on one node.
