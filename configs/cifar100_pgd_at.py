@@ -4,8 +4,10 @@
 
 PreActResNet-18, Linf 8/255, PGD-10, 110 epochs. Hardware: one GPU or TPU. Expected: not measured.
 
-Public anchor for PGD-AT (not measured here): best clean 56.0, PGD-20 29.3, AutoAttack 25.2;
-last 57.1 / 21.9 / 19.8 (PreActResNet-18, Linf 8/255).
+Public anchors for PGD-AT (not measured here), Linf 8/255: ResNet-18 at the epoch that is best on
+the test set, clean 56.76, PGD-20 28.91 (README of
+github.com/LetheSec/Adversarial_Training_Pytorch); PreActResNet-18, clean 53.83, AutoAttack 18.95
+(Rice et al., arXiv:2002.11569, in RobustBench's model_info).
 """
 
 from ml_collections import ConfigDict

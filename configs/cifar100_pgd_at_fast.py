@@ -5,8 +5,7 @@
 PreActResNet-18, Linf 8/255, PGD-10, 30 epochs of a one-cycle schedule, bfloat16, batch 512;
 cifar100_pgd_at is the long recipe. Hardware: one GPU or TPU. Expected: not measured.
 
-Public anchor for the long recipe (not measured here): best clean 56.0, PGD-20 29.3, AutoAttack
-25.2.
+configs/cifar100_pgd_at.py quotes public anchors for longer recipes.
 """
 
 from ml_collections import ConfigDict
