@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import bat_jax
 
 ROOT = Path(bat_jax.__file__).parent
@@ -80,3 +82,33 @@ def test_no_packages_import_each_other_in_a_circle():
 
 def test_memorization_does_not_import_training():
     assert not arrows()["memorization"] & {"training", "ensemble", "methods", "jobs"}
+
+
+def bound(tree, package):
+    """Yields the names that a package's `__init__` binds to anything but its own modules."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import) or (
+            isinstance(node, ast.ImportFrom) and node.module != package
+        ):
+            yield from (name.asname or name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+@pytest.mark.parametrize(
+    "init", sorted(ROOT.rglob("__init__.py")), ids=lambda init: init.parent.name
+)
+def test_no_name_of_a_package_hides_one_of_its_modules(init):
+    folder = init.parent
+    package = ".".join(folder.relative_to(ROOT.parent).parts)
+    modules = {path.stem for path in folder.glob("*.py")}
+    modules |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert not modules & set(bound(ast.parse(init.read_text()), package))
+
+
+def test_a_function_named_as_a_module_is_found():
+    text = "from p.a import b\nfrom p import c\nimport x.d\ndef e(): pass\nf: int = 1\n"
+    assert set(bound(ast.parse(text), "p")) == {"b", "x", "e", "f"}
