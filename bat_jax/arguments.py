@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
+import bat_jax
 from bat_jax import config as configs
 from bat_jax import environment, fields, overrides, pages
 from bat_jax.errors import UserError
@@ -64,6 +65,7 @@ _OPTIONS: dict[str, tuple[Text | Integer | Flag, str]] = {
         Integer(300, low=1),
         "The seconds that processes wait for one another at the start.",
     ),
+    "version": (Flag(None), "Print the version."),
     "help": (Flag(None), "Print this text."),
 }
 
@@ -111,8 +113,12 @@ def help_text(program: str) -> str:
     return _HELP.format(program=program, options="\n".join(options))
 
 
-def parse(arguments: Sequence[str]) -> Arguments | None:
-    """Parses a command line without the program's name; returns None if it asks for help.
+def parse(arguments: Sequence[str], *, program: str = "bat-jax") -> Arguments | str:
+    """Parses a command line; returns the help or the version, as text, if it asks for them.
+
+    Args:
+      arguments: those of the command line, without the program's name.
+      program: the name that the help shows.
 
     Raises:
       UserError: an argument, the page or a field of the config is wrong.
@@ -125,7 +131,9 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
         words = " ".join(str(error).removeprefix("ERROR:: ").split())
         raise UserError(repr(words)[1:-1][:_LONGEST_REASON]) from None
     if found.pop("help"):
-        return None
+        return help_text(program)
+    if found.pop("version"):
+        return f"bat_jax {bat_jax.__version__}"
     if page is None:
         raise UserError(
             "--config is not set; expected a page, such as --config=configs/digits_bat.py"

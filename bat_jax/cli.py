@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
 
 
 def _main(argv: Sequence[str], program: str) -> int:
-    from bat_jax.arguments import help_text, parse
+    from bat_jax.arguments import parse
     from bat_jax.errors import UserError
 
     with contextlib.ExitStack() as stack:
@@ -79,9 +79,9 @@ def _main(argv: Sequence[str], program: str) -> int:
         if any(argument.startswith(_TOPOLOGY) for argument in argv):
             stack.enter_context(_compiling_for_tpu())
         try:
-            arguments = parse(argv)
-            if arguments is None:
-                print(help_text(program))
+            arguments = parse(argv, program=program)
+            if isinstance(arguments, str):
+                print(arguments)
                 return 0
             _check_job(arguments)
         except UserError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+import bat_jax
 from bat_jax import arguments, cli, overrides
 from bat_jax import config as configs
 from bat_jax.errors import UserError
@@ -208,11 +209,16 @@ def test_help_names_every_flag_and_starts_nothing():
         assert word in ended.stdout
 
 
+def test_the_version_is_that_of_the_package():
+    ended = launch("--version")
+    assert (ended.returncode, ended.stdout) == (0, f"bat_jax {bat_jax.__version__}\n")
+
+
 def test_help_and_flag_errors_import_nothing_large():
     # In a new process, because everything is already imported in this one.
     program = (
         "import sys; from bat_jax import cli;"
-        " assert cli.main(['--help']) == 0;"
+        " assert cli.main(['--help']) == cli.main(['--version']) == 0;"
         " assert cli.main(['--config=digits_bat', '--config.attack.epsilon=-8']) == 2;"
         " assert cli.main(['--config=digits_bat', '--config.attack.epsilom=1']) == 2;"
         " print([m for m in ('jax', 'numpy', 'orbax', 'scipy', 'matplotlib') if m in sys.modules])"

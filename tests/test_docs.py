@@ -100,7 +100,7 @@ def test_command_lines_parse(text, command, monkeypatch):
     del text
     monkeypatch.chdir(_EXAMPLES if "=page.py" in command else ROOT)
     monkeypatch.syspath_prepend(str(_EXAMPLES))
-    assert arguments.parse(shlex.split(command)) is not None
+    assert isinstance(arguments.parse(shlex.split(command)), arguments.Arguments)
 
 
 def test_lines_end_at_100_characters():
