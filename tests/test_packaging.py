@@ -1,11 +1,13 @@
 """The built packages are complete: the wheel runs anywhere, the sdist is the repository."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from importlib import metadata
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+import bat_jax
 from bat_jax import pages
+from tests import api
 
 ROOT = Path(__file__).parents[1]
 BUILD = """
@@ -23,6 +27,15 @@ folder = sys.argv[1]  # setuptools changes the arguments.
 build_meta.build_sdist(folder)
 build_meta.build_wheel(folder)
 """
+# What each extra brings that the package itself does not need.
+EXTRAS = {
+    "cuda": "jax-cuda13-plugin",
+    "tpu": "libtpu",
+    "gcs": "gcsfs",
+    "docs": "mkdocs-material",
+    "notebook": "nbclient",
+    "dev": "pytest",
+}
 NOT_SOURCE = (
     ".*cache",
     ".git",
@@ -71,10 +84,66 @@ def installed(built, tmp_path_factory):
     return folder / "bin"
 
 
+@pytest.fixture(scope="module")
+def fresh(built, tmp_path_factory):
+    """A new environment with the wheel and what pip installs with it, and nothing else."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    # Older ones than this pip download packages in order to resolve them.
+    newest = [python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"]
+    answered = subprocess.run(newest, capture_output=True, text=True, check=False)
+    if answered.returncode:
+        pytest.skip(f"needs a package index: {answered.stderr.strip().splitlines()[-1]}")
+    run(python, "-m", "pip", "install", "--quiet", built[0], cwd=folder)
+    return folder / "bin"
+
+
 def run(*command, cwd):
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    # On the devices and with the flags of a new shell, not those of the tests.
+    variables = dict(os.environ)
+    for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        variables.pop(name, None)
+    result = subprocess.run(
+        command, cwd=cwd, env=variables, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def test_the_wheel_alone_brings_all_it_needs(fresh, tmp_path):
+    run(fresh / "python", "-m", "pip", "check", cwd=tmp_path)
+    assert run(fresh / "bat-jax", "--version", cwd=tmp_path) == f"bat_jax {bat_jax.__version__}\n"
+    workdir = f"--workdir={tmp_path / 'run'}"
+    dry = run(fresh / "bat-jax", "--config=digits_bat", "--dry_run", workdir, cwd=tmp_path)
+    assert "parameters: " in dry
+    names = [f"{module}:{name}" for module in api.MODULES for name in api.names(module)]
+    show = "import pkgutil, sys; found = [pkgutil.resolve_name(name) for name in sys.argv[1:]]"
+    show += "; import bat_jax; print(len(found), bat_jax.__file__)"
+    count, where = run(fresh / "python", "-c", show, *names, cwd=tmp_path).split()
+    assert int(count) == len(names) > 100
+    assert where.startswith(str(fresh.parent))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_every_extra_can_be_installed(built, fresh, extra, tmp_path):
+    pip = (fresh / "python", "-m", "pip", "install", "--dry-run", "--use-feature=fast-deps")
+    found = run(*pip, f"{built[0]}[{extra}]", cwd=tmp_path)
+    assert f" {EXTRAS[extra]}-" in found.splitlines()[-1].replace("_", "-")
+
+
+def test_every_extra_is_tried():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) == set(EXTRAS)
+
+
+def test_the_sdist_builds_the_wheel(built, fresh, tmp_path):
+    build = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, built[1])
+    run(fresh / "python", *build, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == built[0].name
+    assert zipfile.ZipFile(wheel).namelist() == zipfile.ZipFile(built[0]).namelist()
 
 
 def test_the_installed_command_runs_in_an_empty_folder(installed, tmp_path):
