@@ -1,6 +1,9 @@
 """ImageNet's layout, as a small stand-in of synthetic JPEGs of many sizes, starts at both sizes."""
 
 import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,8 +12,10 @@ from PIL import Image
 
 from bat_jax import overrides, pages
 from bat_jax.data import load
-from bat_jax.jobs import train_and_evaluate
-from bat_jax.jobs.dry_run import describe
+from bat_jax.data.feeding import Streamed
+from bat_jax.jobs.train import prepared, run
+from bat_jax.runtime.storage import as_path
+from bat_jax.training.experiment import Experiment
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 
@@ -26,10 +31,8 @@ def photograph(seed):
     return content.getvalue()
 
 
-@pytest.fixture(scope="module", params=["flat", "folders"])
-def imagenet(request, tmp_path_factory):
-    """A folder in the layout of the published archives."""
-    folder = tmp_path_factory.mktemp("imagenet")
+def write(folder, layout):
+    """Writes a set in the layout of the published archives; val is `flat` or in `folders`."""
     seed, lines = 0, []
     for label, wnid in enumerate(WNIDS):
         (folder / "train" / wnid).mkdir(parents=True)
@@ -38,32 +41,18 @@ def imagenet(request, tmp_path_factory):
             file.write_bytes(photograph(seed := seed + 1))
         for _ in range(2):
             name = f"ILSVRC2012_val_{len(lines) + 1:08}.JPEG"
-            place = folder / "val" if request.param == "flat" else folder / "val" / wnid
+            place = folder / "val" if layout == "flat" else folder / "val" / wnid
             place.mkdir(parents=True, exist_ok=True)
             (place / name).write_bytes(photograph(seed := seed + 1))
             lines.append(f"{name} {label}")
-    if request.param == "flat":
+    if layout == "flat":
         (folder / "val.txt").write_text("\n".join(lines) + "\n")
     return folder
 
 
-def short(imagenet, method="pgd_at", side=64):
-    """The page's config, narrow and for two steps."""
-    config = overrides.load(pages.find(f"imagenet_{method}"))
-    config.data.name, config.data.side = f"folder:{imagenet}", side
-    config.data.validation, config.data.placement = 2, "host"
-    config.model.width = 4
-    config.model.stem = "imagenet" if side == 224 else "tiny_imagenet"
-    config.attack.num_steps = config.evaluation.num_steps = 1
-    config.train.steps, config.train.batch_size = 2, 4
-    config.evaluation.batch_size, config.evaluation.attacks = 4, ()
-    config.evaluation.losses = ("cross_entropy",)
-    config.parallel.devices = 1
-    return config
-
-
-def test_both_layouts_are_the_same_set(imagenet):
-    dataset = load(f"folder:{imagenet}", side=16)
+@pytest.mark.parametrize("layout", ["flat", "folders"])
+def test_both_layouts_are_the_same_set(tmp_path, layout):
+    dataset = load(f"folder:{write(tmp_path, layout)}", side=16)
     assert dataset.class_names == WNIDS
     assert dataset.image_shape == (16, 16, 3)
     assert dataset.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
@@ -71,14 +60,71 @@ def test_both_layouts_are_the_same_set(imagenet):
     assert dataset.train.images.std() > 10
 
 
-@pytest.mark.slow  # A ResNet-50 compiles for a minute.
-@pytest.mark.parametrize("side", [64, 224])
-@pytest.mark.parametrize("imagenet", ["flat"], indirect=True)
-def test_training_starts(imagenet, side, tmp_path):
-    config = short(imagenet, "bat", side)
+class Started(NamedTuple):
+    """A run of two steps."""
+
+    side: int
+    folder: Path
+    workdir: Path
+    experiment: Experiment
+    results: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=[("bat", 64), ("pgd_at", 224)], ids=["64", "224"])
+def started(request, tmp_path_factory):
+    """Two steps of a page's ResNet-50, narrow, with images on the host, and its evaluation."""
+    method, side = request.param
+    folder = write(tmp_path_factory.mktemp("imagenet"), "flat")
+    workdir = tmp_path_factory.mktemp("started") / "run"
+    config = overrides.load(pages.find(f"imagenet_{method}"))
+    config.data.name, config.data.side = f"folder:{folder}", side
+    # As many validation as test images, so that one program evaluates both.
+    config.data.validation, config.data.placement = 6, "host"
+    config.model.width = 4
     if side == 64:
-        assert "parameters: " in describe(config)
-    with jax.numpy_rank_promotion("allow"):
-        results = train_and_evaluate(config, tmp_path / "run")
-    assert results["last"]["step"] == 2
-    assert results["last"]["test"]["clean"]["n"] == 6
+        config.model.stem = "tiny_imagenet"
+    config.attack.num_steps = config.evaluation.num_steps = 1
+    config.train.steps, config.train.batch_size = 2, 4
+    config.evaluation.batch_size, config.evaluation.attacks = 4, ()
+    config.evaluation.losses = ("cross_entropy",)
+    config.parallel.devices = 1
+    # The programs run for a moment, and take minutes to optimize.
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with jax.numpy_rank_promotion("allow"):
+            experiment = prepared(config, as_path(workdir))
+            results = run(experiment, as_path(workdir))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    return Started(side, folder, workdir, experiment, results)
+
+
+@pytest.mark.slow
+def test_a_page_trains_and_evaluates_its_network(started):
+    assert started.experiment.config.model.name == "resnet50"
+    assert started.experiment.dataset.image_shape == (started.side, started.side, 3)
+    assert json.loads((started.workdir / "results.json").read_bytes()) == started.results
+    for state in ("best", "last"):
+        assert started.results[state]["step"] == 2
+        test = started.results[state]["test"]
+        assert {name: value["n"] for name, value in test.items()} == {"clean": 6, "pgd1": 6}
+    with np.load(started.workdir / "examples.npz") as examples:
+        assert examples["labels"].tolist() == [0, 0, 1, 1, 2, 2]
+    lines = (started.workdir / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["split"] for record in records] == ["train", "validation"]
+
+
+@pytest.mark.slow
+def test_a_page_streams_images_from_the_host(started):
+    assert isinstance(started.experiment.feed(), Streamed)
+    assert isinstance(started.experiment.placed(started.experiment.dataset.test), Streamed)
+
+
+@pytest.mark.slow
+def test_a_page_decodes_images_once(started, monkeypatch):
+    (file,) = started.folder.glob("decoded-*/images.npy")
+    assert np.load(file, mmap_mode="r").shape == (24, started.side, started.side, 3)
+    monkeypatch.setattr("bat_jax.data.images.decode", None)
+    again = load(f"folder:{started.folder}", side=started.side)
+    assert again.train.digest() == started.experiment.dataset.train.digest()
