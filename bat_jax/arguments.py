@@ -30,7 +30,7 @@ pods, Slurm and Kubernetes are recognised; elsewhere, set --coordinator, --num_p
       The experiment: a page by its name, or a Python file whose get_config() returns a config.
   --config.SECTION.FIELD=VALUE
       Sets a field of the config: numbers (0.1 or 8/255), words, true or false, tuples such as
-      "(1.0, 2.0)". --dry_run prints all fields.
+      "(1.0, 2.0)"; None unsets a number or tuple that is optional. --dry_run prints all fields.
 {options}
 
 Exit status: 0 done, 1 the run or another process failed, 2 wrong input, 128 + n stopped by signal

@@ -78,7 +78,7 @@ def load(path: Path) -> ConfigDict:
 def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
     """Sets fields of a config, in the order of the command line.
 
-    If a tuple is set several times, the values add up.
+    If a tuple is set several times, the values add up. `None` unsets a number or a tuple.
 
     Raises:
       UserError: the field does not exist, or the text is not a value of its type.
@@ -90,7 +90,7 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
         if text is None and kind is not bool:
             raise UserError(f"--config.{field} has no value; expected --config.{field}=VALUE")
         value = _parsed(field, "true" if text is None else text, kind)
-        if kind is tuple and field in seen:
+        if kind is tuple and field in seen and section[name] and value:
             value = (*section[name], *value)
         seen.add(field)
         try:
@@ -135,6 +135,8 @@ def _check_name(section: ConfigDict, where: str, name: str, field: str) -> None:
 
 
 def _parsed(field: str, text: str, kind: type) -> Any:
+    if text == "None" and kind in (int, float, tuple):
+        return None  # The check of the config knows which fields may be unset.
     if kind is bool:
         return _flag(field, text)
     if kind is int:

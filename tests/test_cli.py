@@ -169,6 +169,15 @@ def test_a_page_is_found_by_name_and_fields_are_set_in_every_form(tmp_path):
     assert config.is_locked
 
 
+def test_none_unsets_an_optional_number_or_tuple_and_no_other_field():
+    given = ["--config=imagenet_bat", "--config.data.side=None", "--config.model.mean=None"]
+    config = arguments.parse([*given, "--config.model.mean=0.5", "--config.model.std=None"]).config
+    assert (config.data.side, config.model.mean, config.model.std) == (None, (0.5,), None)
+    for field in ("train.batch_size", "attack.epsilon", "evaluation.losses"):
+        said = refused("--config=digits_bat", f"--config.{field}=None")
+        assert f"config.{field} is None; expected" in said
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_text_for_any_field_is_legal_or_refused_by_that_field(kind):
     config = KINDS[kind]()
