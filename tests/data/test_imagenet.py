@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from bat_jax import overrides, pages
@@ -16,6 +17,7 @@ from bat_jax.data.feeding import Streamed
 from bat_jax.jobs.train import prepared, run
 from bat_jax.runtime.storage import as_path
 from bat_jax.training.experiment import Experiment
+from tests.data import archives
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 
@@ -58,6 +60,27 @@ def test_both_layouts_are_the_same_set(tmp_path, layout):
     assert dataset.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
     assert dataset.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert dataset.train.images.std() > 10
+
+
+def test_the_reduction_of_tfds_is_read(tmp_path, monkeypatch):
+    pixels, labels = archives.random_split(5, 1000, (64, 64, 3), seed=0)
+    rows = {"train": (0, 1, 2), "validation": (3, 4)}
+
+    def examples(rows):
+        for row in rows:
+            yield row, {"image": archives.encoded(pixels[row]), "label": int(labels[row])}
+
+    # TFDS's own description of the set, with other images.
+    name = "imagenet_resized/64x64"
+    builder = tfds.builder(name, data_dir=tmp_path, file_format="array_record")
+    splits = {part: examples(rows[part]) for part in rows}
+    monkeypatch.setattr(builder, "_split_generators", lambda manager: splits)
+    builder.download_and_prepare()
+    dataset = load(f"tfds:{name}", path=tmp_path)
+    assert (dataset.image_shape, dataset.num_classes) == ((64, 64, 3), 1000)
+    assert WNIDS[0] in dataset.class_names
+    assert sorted(dataset.train.labels) == sorted(labels[:3])
+    assert sorted(dataset.test.labels) == sorted(labels[3:])
 
 
 class Started(NamedTuple):
