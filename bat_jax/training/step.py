@@ -9,47 +9,17 @@ import optax
 from jaxtyping import Array, Float, Int, Int32, Key
 from ml_collections import ConfigDict
 
-from bat_jax import keys, losses, models
+from bat_jax import keys, models
 from bat_jax.attacks import PgdSettings, Trajectory, pgd_trajectory
 from bat_jax.attacks.classifier import LogitsFn, correct
-from bat_jax.data import mixing
-from bat_jax.data.device import TrainData, augment, to_unit
+from bat_jax.data.device import TrainData
 from bat_jax.kernels.programs import Programs
 from bat_jax.methods import Attack, Batch, Gradient, Memory, Method, Metrics, Visit, awp, mean
 from bat_jax.parallel import AXIS
 from bat_jax.training import accumulation, averaging
 from bat_jax.training.accepted import check_before, check_loss
-from bat_jax.training.schedules import warmth
+from bat_jax.training.share import Images, Share, Targets, share_of
 from bat_jax.training.state import TrainState, Variables
-
-Images = Float[Array, "batch height width channels"]
-Targets = Float[Array, "batch classes"]
-
-
-class Share(NamedTuple):
-    """One device's share of the batch that a step trains on.
-
-    Attributes:
-      places: positions of its images in the global batch.
-      batch_rows: rows of the whole batch in the training split.
-      rows: rows of this share in the training split.
-      images: augmented, in [0, 1].
-      labels: class indices.
-      targets: soft targets that replace the labels, if the method has them.
-      epoch: epochs completed before this step, including the fraction.
-      scale: the factor of epsilon, if it warms up.
-      before: what the method's `before` returned.
-    """
-
-    places: Int[Array, " batch"]
-    batch_rows: Int32[Array, " global_batch"]
-    rows: Int32[Array, " batch"]
-    images: Images
-    labels: Int[Array, " batch"]
-    targets: Targets | None
-    epoch: Float[Array, ""]
-    scale: Float[Array, ""] | None = None
-    before: Any = None
 
 
 class Outputs(NamedTuple):
@@ -141,7 +111,7 @@ class TrainStep:
           method's own and, with an attack, `lost_gradient`, the share of images with a non-finite
           gradient.
         """
-        share = self._share(state, data, order, root)
+        share = share_of(state.step, data, order, root, self._config, self._method)
         if self._method.looks_before:
             share = share._replace(before=self._before(state, share, root))
         attacked = self._attack(state, share, root)
@@ -180,7 +150,7 @@ class TrainStep:
         steps, first = len(order), state.step - len(order)
 
         def of_step(number: Int[Array, ""]) -> Any:
-            share = self._share(state.replace(step=first + number), data, order, root)
+            share = share_of(first + number, data, order, root, self._config, self._method)
             dropout_keys = _dropout_keys(root, first + number, share.places)
 
             def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
@@ -196,61 +166,6 @@ class TrainStep:
         )
         means = jax.lax.pmean(jax.tree.map(lambda total: total / steps, sums), AXIS)
         return state.replace(ema={**average, "batch_stats": means})
-
-    def _share(
-        self,
-        state: TrainState,
-        data: TrainData,
-        order: Int32[Array, "steps batch_size"],
-        root: Key[Array, ""],
-    ) -> Share:
-        """Returns this device's augmented images."""
-        steps_per_epoch, batch_size = order.shape
-        size = batch_size // jax.lax.axis_size(AXIS)
-        places = jax.lax.axis_index(AXIS) * size + jnp.arange(size)
-        batch_rows = order[state.step % steps_per_epoch]
-        rows = batch_rows[places]
-        labels = data.labels[rows]
-        key = keys.derive(root, keys.Purpose.AUGMENTATION, state.step)
-
-        def augmented(places: Int[Array, " batch"], *, own: bool) -> Images:
-            take = data.own if own else data.others
-            return augment(
-                to_unit(take(batch_rows, places)),
-                keys.per_image(key, places),
-                crop_padding=self._config.data.crop_padding,
-                flip=self._config.data.flip,
-                resized_crop=self._config.data.resized_crop,
-            )
-
-        images, targets = augmented(places, own=True), self._targets(labels)
-        if self._config.data.cutmix:
-            mix_key = keys.derive(root, keys.Purpose.MIXING, state.step)
-            mix = mixing.draw(mix_key, batch_size, *images.shape[1:3])
-            others = mix.permutation[places]
-            images, targets = mixing.mixed(
-                images,
-                augmented(others, own=False),
-                self._soft(labels),
-                self._soft(data.labels[batch_rows[others]]),
-                center=mix.center,
-                size=mix.size,
-            )
-        epoch = state.step / steps_per_epoch
-        warmup_steps = self._config.attack.warmup_epochs * steps_per_epoch
-        scale = warmth(state.step, warmup_steps) if warmup_steps else None
-        return Share(places, batch_rows, rows, images, labels, targets, epoch, scale=scale)
-
-    def _targets(self, labels: Int[Array, " batch"]) -> Targets | None:
-        """Returns the class probabilities that replace the labels, or None."""
-        if self._config.train.label_smoothing:
-            return self._soft(labels)
-        return self._method.targets(labels)
-
-    def _soft(self, labels: Int[Array, " batch"]) -> Targets:
-        """Returns the class probabilities of labels, smoothed by `config.train.label_smoothing`."""
-        classes = self._method.setup.num_classes
-        return losses.label_smoothing(labels, classes, amount=self._config.train.label_smoothing)
 
     def _before(self, state: TrainState, share: Share, root: Key[Array, ""]) -> Any:
         """Returns the result of the method's `before` for the share."""
