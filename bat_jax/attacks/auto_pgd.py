@@ -16,9 +16,10 @@ from bat_jax.attacks import geometry, single
 from bat_jax.attacks.auto_pgd_l1 import ApgdL1
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn
-from bat_jax.attacks.engine import Loop, Problem
+from bat_jax.attacks.engine import Loop
 from bat_jax.attacks.geometry import Norm, over_pixels, project
 from bat_jax.attacks.iterate import Ascent, Evaluation, Loss
+from bat_jax.attacks.protocol import Problem
 from bat_jax.errors import UserError
 from bat_jax.keys import GivenKey
 

@@ -14,10 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks import geometry
 from bat_jax.attacks.classifier import Images
-from bat_jax.attacks.engine import Problem
 from bat_jax.attacks.geometry import Radius, over_pixels
 from bat_jax.attacks.iterate import Ascent, Evaluation, Loss
 from bat_jax.attacks.l1_ball import nearest_step
+from bat_jax.attacks.protocol import Problem
 
 # Radii, as multiples of epsilon, and shares of the iterations; the last stage has the rest.
 _STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from bat_jax.attacks import geometry, single, versions
 from bat_jax.attacks.brackets import Brackets
 from bat_jax.attacks.classifier import HostImages
-from bat_jax.attacks.engine import Attack, Engine
+from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.fab import FabTargeted
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.judge import Judge
+from bat_jax.attacks.protocol import Attack
 from bat_jax.attacks.verdict_file import VerdictFile
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks.classifier import Labels, Logits
-from bat_jax.attacks.engine import Attack, Problem
+from bat_jax.attacks.protocol import Attack, Problem
 from bat_jax.attacks.wrapped import Wrapped
 from bat_jax.errors import UserError
 

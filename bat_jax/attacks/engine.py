@@ -1,71 +1,33 @@
 """Runs iterative attacks on batches of static shape, on one or more devices.
 
-An attack consists of two functions of a batch: `begin` returns a state without evaluating the
-model, `step` evaluates the model and updates the state. All state is per image, so the engine may
-drop images that are done, continue with a smaller batch, or share the batch among devices, without
-changing the draws and iterates of the other images.
+All state of an attack is per image (`bat_jax.attacks.protocol`), so the engine may drop images that
+are done, continue with a smaller batch, or share the batch among devices, without changing the
+draws and iterates of the other images.
 """
 
-import enum
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from bat_jax.attacks.classifier import HostImages, Images, LogitsFn, RandomLogitsFn
-from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.draws import folded
+from bat_jax.attacks.protocol import Attack, Outcome, Problem
 from bat_jax.attacks.traced_model import TracedModel
 from bat_jax.kernels import programs
 
 Loop = Literal["host", "device"]
-
-
-class Purpose(enum.IntEnum):
-    """The purpose of a key. Never reuse or change a number: verdicts depend on it."""
-
-    APGD_CROSS_ENTROPY = 0
-    APGD_DLR = 1
-    APGD_TARGETED = 2
-    FAB_TARGETED = 3
-    SQUARE = 4
-    ORDER = 5
-    EXPECTATION = 6
-    JUDGEMENT = 7
-    FAB = 8
-
 
 # The first batch of an attack is padded to a multiple of 1 / _FINE of the batch size. Each distinct
 # shape costs a compilation, so that one that was compiled before is used again if it is larger by
 # at most 1 / _COARSE of the batch size, and others are padded to a multiple of 1 / _COARSE.
 _FINE = 32
 _COARSE = 8
-
-
-class Problem(NamedTuple):
-    """The constant inputs of an attack.
-
-    Attributes:
-      images: x in [0, 1].
-      labels: y.
-      targets: the target class, for targeted attacks; else ignored.
-      keys: one key per image, for this attack and this target.
-      scale: the radius of every image's ball, in units of the attack's epsilon; None for 1.
-    """
-
-    images: Images
-    labels: Int[Array, " batch"]
-    targets: Int[Array, " batch"]
-    keys: Key[Array, " batch"]
-    scale: Float[Array, " batch"] | None = None
-
-    def radius(self, epsilon: float | Float[Array, ""]) -> float | Float[Array, "..."]:
-        """Returns the radius of the balls: epsilon, or one per image."""
-        return epsilon if self.scale is None else epsilon * self.scale
 
 
 class HostProblem(NamedTuple):
@@ -77,79 +39,6 @@ class HostProblem(NamedTuple):
     key_data: UInt32[np.ndarray, "batch words"]
     key_impl: Any
     scale: Float[np.ndarray, " batch"] | None
-
-
-@runtime_checkable
-class State(Protocol):
-    """The engine's view of an attack's state, a NamedTuple of arrays with leading image axis."""
-
-    @property
-    def adversarial(self) -> Images:
-        """A misclassified image, else the best so far; always within the constraint."""
-
-    @property
-    def found(self) -> Bool[Array, " batch"]:
-        """Whether `adversarial` is misclassified."""
-
-    @property
-    def done(self) -> Bool[Array, " batch"]:
-        """Whether the attack has ended for the image: `found`, or another reason."""
-
-    @property
-    def flat(self) -> Bool[Array, " batch"]:
-        """Whether the first gradient was zero in every pixel."""
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """An iterative attack; hashable, because its fields are compile-time constants."""
-
-    @property
-    def epsilon(self) -> float:
-        """Radius of the ball."""
-
-    @property
-    def norm(self) -> Norm:
-        """The norm of the ball."""
-
-    @property
-    def purpose(self) -> Purpose:
-        """The purpose of the random draws."""
-
-    @property
-    def min_classes(self) -> int:
-        """How many classes the loss needs."""
-
-    @property
-    def num_steps(self) -> int:
-        """How often `step` is called."""
-
-    @property
-    def segment(self) -> int:
-        """The number of steps between checks for images that are done."""
-
-    def begin(self, problem: Problem) -> Any:
-        """Returns the initial state, without evaluating the model."""
-
-    def step(self, logits_fn: Any, problem: Problem, number: Int[Array, ""], state: Any) -> Any:
-        """Returns the next state; `number` counts from 0.
-
-        `logits_fn` takes images and, in an engine with a `key_impl`, one key per image.
-        """
-
-
-class Outcome(NamedTuple):
-    """The per-image results of an attack.
-
-    Attributes:
-      adversarial: x', misclassified where `found`, else the attack's best.
-      found: whether the attack found a misclassified image within the constraint.
-      flat: whether an initial gradient was zero in every pixel.
-    """
-
-    adversarial: HostImages
-    found: Bool[np.ndarray, " batch"]
-    flat: Bool[np.ndarray, " batch"]
 
 
 class Engine:
@@ -407,9 +296,3 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
 
 def _multiple(count: float, factor: int) -> int:
     return math.ceil(count / factor) * factor
-
-
-@jax.jit
-def folded(keys: Key[Array, " batch"], number: Int[Array, ""] | int) -> Key[Array, " batch"]:
-    """Returns the key of (key, number) for every image."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

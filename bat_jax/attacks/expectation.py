@@ -14,9 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 from bat_jax.attacks.auto_pgd import Apgd
 from bat_jax.attacks.auto_pgd_l1 import ApgdL1
 from bat_jax.attacks.classifier import Images, RandomLogitsFn
-from bat_jax.attacks.engine import Problem, Purpose, folded
+from bat_jax.attacks.draws import Purpose, folded
 from bat_jax.attacks.geometry import over_pixels
 from bat_jax.attacks.iterate import Evaluation, evaluate
+from bat_jax.attacks.protocol import Problem
 from bat_jax.attacks.wrapped import Wrapped
 
 

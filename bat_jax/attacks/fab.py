@@ -15,8 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 from bat_jax.attacks import geometry, inner_losses, single
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
-from bat_jax.attacks.engine import Loop, Problem, Purpose
+from bat_jax.attacks.draws import Purpose
+from bat_jax.attacks.engine import Loop
 from bat_jax.attacks.geometry import Norm, over_pixels
+from bat_jax.attacks.protocol import Problem
 from bat_jax.keys import GivenKey
 
 _PIXELS = (1, 2, 3)

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bat_jax.attacks import inner_losses
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
-from bat_jax.attacks.engine import Problem, Purpose
+from bat_jax.attacks.draws import Purpose
+from bat_jax.attacks.protocol import Problem
 
 Loss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 

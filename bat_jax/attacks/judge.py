@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from bat_jax.attacks import checks, chosen
 from bat_jax.attacks.classifier import HostImages
-from bat_jax.attacks.engine import Engine, Purpose, folded
+from bat_jax.attacks.draws import Purpose, folded
+from bat_jax.attacks.engine import Engine
 
 
 @dataclasses.dataclass(frozen=True)

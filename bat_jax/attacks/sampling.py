@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, Key, UInt64
 
 from bat_jax.attacks import anytime
 from bat_jax.attacks.anytime import Limits
-from bat_jax.attacks.engine import Purpose
+from bat_jax.attacks.draws import Purpose
 from bat_jax.errors import UserError
 
 # The attacks that take most of the time and find the least.

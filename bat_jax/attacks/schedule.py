@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from bat_jax.attacks import geometry, single
 from bat_jax.attacks.classifier import HostImages
-from bat_jax.attacks.engine import Attack, Engine, Outcome
+from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.judge import Judge
+from bat_jax.attacks.protocol import Attack, Outcome
 from bat_jax.attacks.sampling import Sample
 from bat_jax.attacks.verdict_file import VerdictFile
 from bat_jax.attacks.verdicts import STANDING, Verdicts

@@ -11,8 +11,9 @@ from bat_jax import keys
 from bat_jax.attacks import checks, chosen
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn
-from bat_jax.attacks.engine import Attack, Engine, Loop
+from bat_jax.attacks.engine import Engine, Loop
 from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.protocol import Attack
 from bat_jax.keys import GivenKey
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Int
 
 from bat_jax.attacks import auto_pgd, checks
-from bat_jax.attacks.engine import Attack
 from bat_jax.attacks.expectation import Expectation
 from bat_jax.attacks.fab import Fab, FabTargeted
 from bat_jax.attacks.geometry import Norm
 from bat_jax.attacks.iterate import Loss
+from bat_jax.attacks.protocol import Attack
 from bat_jax.attacks.square_attack import Square
 from bat_jax.errors import UserError
 

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Generic, TypeVar
 
-from bat_jax.attacks.engine import Attack, Purpose
+from bat_jax.attacks.draws import Purpose
 from bat_jax.attacks.geometry import Norm
+from bat_jax.attacks.protocol import Attack
 
 Inner = TypeVar("Inner", bound=Attack)
 

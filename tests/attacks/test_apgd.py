@@ -9,7 +9,7 @@ import pytest
 
 from bat_jax.attacks import apgd, apgd_targeted, geometry, inner_losses
 from bat_jax.attacks.auto_pgd import Apgd, _intervals
-from bat_jax.attacks.engine import Problem
+from bat_jax.attacks.protocol import Problem
 from bat_jax.errors import UserError
 from tests.attacks import apgd_reference, linear
 

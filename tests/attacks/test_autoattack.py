@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bat_jax.attacks import autoattack, geometry
-from bat_jax.attacks.engine import Engine, Purpose
+from bat_jax.attacks.draws import Purpose
+from bat_jax.attacks.engine import Engine
 from bat_jax.errors import UserError
 from tests.attacks import linear
 

@@ -16,8 +16,9 @@ from scipy import stats
 from bat_jax.attacks import anytime, autoattack, checks, result, sampling, versions
 from bat_jax.attacks.auto_pgd import Apgd
 from bat_jax.attacks.checks import RobustnessWarning
-from bat_jax.attacks.engine import Engine, Outcome
+from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.fab import FabTargeted
+from bat_jax.attacks.protocol import Outcome
 from bat_jax.attacks.verdict_file import VerdictFile
 from bat_jax.errors import UserError
 from tests.attacks import linear

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bat_jax.attacks import MinimalNorms, autoattack, geometry, minimal_norms
-from bat_jax.attacks.engine import Engine, Outcome
+from bat_jax.attacks.engine import Engine
+from bat_jax.attacks.protocol import Outcome
 from bat_jax.errors import UserError
 from tests.attacks import linear
 

@@ -10,9 +10,9 @@ from scipy import optimize
 
 from bat_jax.attacks import PgdSettings, autoattack, geometry
 from bat_jax.attacks.auto_pgd_l1 import ApgdL1, _largest_signs
-from bat_jax.attacks.engine import Problem
 from bat_jax.attacks.fab import shortest_steps
 from bat_jax.attacks.l1_ball import nearest_step
+from bat_jax.attacks.protocol import Problem
 from bat_jax.attacks.square_attack import Square
 from bat_jax.attacks.square_l1 import _pattern, query, start
 from bat_jax.errors import UserError

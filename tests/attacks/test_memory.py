@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bat_jax.attacks import autoattack, memory, versions
-from bat_jax.attacks.engine import Problem
+from bat_jax.attacks.protocol import Problem
 from bat_jax.attacks.verdict_file import batch_size_of
 from bat_jax.errors import UserError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bat_jax.attacks import autoattack, geometry, versions
-from bat_jax.attacks.engine import Problem
 from bat_jax.attacks.fab import Fab
+from bat_jax.attacks.protocol import Problem
 from bat_jax.errors import UserError
 from tests.attacks import linear
 

@@ -7,8 +7,9 @@ import pytest
 
 from bat_jax.attacks import autoattack, geometry, versions
 from bat_jax.attacks.auto_pgd import Apgd
-from bat_jax.attacks.engine import Problem, Purpose
+from bat_jax.attacks.draws import Purpose
 from bat_jax.attacks.expectation import Expectation
+from bat_jax.attacks.protocol import Problem
 from bat_jax.errors import UserError
 from tests.attacks import linear
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bat_jax.attacks import geometry, inner_losses
-from bat_jax.attacks.engine import Problem
+from bat_jax.attacks.protocol import Problem
 from bat_jax.attacks.square_attack import (
     Square,
     _l2_query,

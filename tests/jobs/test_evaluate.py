@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bat_jax import config as configs
-from bat_jax.attacks.engine import Engine, Outcome
+from bat_jax.attacks.engine import Engine
+from bat_jax.attacks.protocol import Outcome
 from bat_jax.attacks.verdict_file import VerdictFile
 from bat_jax.attacks.versions import STANDARD
 from bat_jax.data.corruptions.__main__ import make

@@ -10,7 +10,8 @@ from safetensors.numpy import load, save
 
 from bat_jax import config as configs
 from bat_jax import data, models
-from bat_jax.attacks.engine import Engine, Outcome
+from bat_jax.attacks.engine import Engine
+from bat_jax.attacks.protocol import Outcome
 from bat_jax.data.corruptions.__main__ import make
 from bat_jax.errors import UserError
 from bat_jax.evaluation import robustbench, runs
