@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,10 @@ from bat_jax.attacks import MinimalNorms, Norm, minimal_norms
 from bat_jax.attacks.versions import Name
 from bat_jax.data import Split
 from bat_jax.errors import UserError
-from bat_jax.evaluation.records import STATES, Accuracy, percent
+from bat_jax.evaluation.records import STATES
 from bat_jax.report.command import finish, output_folder
-from bat_jax.report.drawing import Figure
-from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.report.style import Chart, legend, line
+from bat_jax.report.curves import Curve, section
+from bat_jax.report.page import Page, write
 from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -135,10 +134,8 @@ def curve(
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_npz(folder / "curve.npz", _arrays(test, found))
-    write_json(
-        folder / "curve.json",
-        {"state": state, "norm": norm, "attacks": [*attacks], **_content(found)},
-    )
+    points = Curve.of(found, state=state, norm=norm, attacks=tuple(attacks))
+    write_json(folder / "curve.json", points.to_json())
     facts = {
         "Run": str(place),
         "Checkpoint": state,
@@ -146,7 +143,7 @@ def curve(
         "Norm": norm.capitalize(),
         "Attacks": ", ".join(attacks),
     }
-    return write(_page(place.resolve().name, facts, found), folder)
+    return write(_page(place.resolve().name, facts, found, points), folder)
 
 
 def _epsilon(text: str) -> float:
@@ -171,99 +168,26 @@ def _arrays(test: Split, found: MinimalNorms) -> dict[str, np.ndarray]:
     return arrays if found.fab is None else {**arrays, "fab": found.fab}
 
 
-def _curve(found: MinimalNorms) -> dict[float, Accuracy]:
-    """Returns robust accuracy by epsilon, from 0, where it is clean accuracy."""
-    return {epsilon: Accuracy.of(found.robust(epsilon)) for epsilon in (0.0, *found.epsilons)}
-
-
-def _fab_curve(found: MinimalNorms) -> dict[float, Accuracy]:
-    """Returns robust accuracy under FAB-T alone, or nothing if it was not run."""
-    if found.fab is None:
-        return {}
-    return {e: Accuracy.of(found.clean & (found.fab > e)) for e in (0.0, *found.epsilons)}
-
-
 def _median(found: MinimalNorms) -> float:
     """Returns the median distance of the nearest adversarial image, infinite if half have none."""
     return float(np.quantile(found.upper, 0.5, method="higher"))
 
 
-def _content(found: MinimalNorms) -> dict[str, Any]:
-    def points(accuracies: dict[float, Accuracy]) -> list[dict[str, Any]]:
-        return [{"epsilon": e, **accuracy.to_json()} for e, accuracy in accuracies.items()]
-
-    content: dict[str, Any] = {"robust": points(_curve(found))}
-    if found.fab is not None:
-        content["fab"] = points(_fab_curve(found))
-    return content
-
-
-def _page(name: str, facts: dict[str, str], found: MinimalNorms) -> Page:
-    points, fab = _curve(found), _fab_curve(found)
-    header = ("epsilon", "robust accuracy", *(("under FAB-T alone",) if fab else ()))
-    rows = [
-        (f"{epsilon:.4g}", str(value), *((str(fab[epsilon]),) if fab else ()))
-        for epsilon, value in points.items()
-    ]
+def _page(name: str, facts: dict[str, str], found: MinimalNorms, curve: Curve) -> Page:
     median = _median(found)
     half = (
         f"Half of the images have an adversarial image within {median:.4g}."
         if np.isfinite(median)
         else "Fewer than half of the images have an adversarial image that was found."
     )
+    title = "Robust accuracy against epsilon"
     return Page(
-        title=f"Robust accuracy against epsilon: {name}",
+        title=f"{title}: {name}",
         summary=f"{half} If attacks find what breaks a model, its accuracy falls to 0 as epsilon"
         " grows.",
         facts=facts,
-        sections=(
-            Section(
-                "Robust accuracy against epsilon",
-                (
-                    "Each image is attacked at the radii that are neither known to break it nor"
-                    " known to be withstood, and an image that is broken at one radius is broken at"
-                    " every larger one. Accuracy at a radius is therefore an upper bound, as under"
-                    " any attack.",
-                ),
-                (
-                    Table(
-                        "Accuracy in percent with 95 % Wilson intervals,"
-                        f" n = {len(found.clean):,}; at 0, of clean images.",
-                        header,
-                        tuple(rows),
-                    ),
-                ),
-                (_chart(points, fab),),
-            ),
-        ),
+        sections=(section(curve, title, chart="curve"),),
         details={},
-    )
-
-
-def _chart(whole: dict[float, Accuracy], fab: dict[float, Accuracy]) -> Chart:
-    series = {"all attacks": whole, **({"FAB-T alone": fab} if fab else {})}
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        entries = []
-        for number, (name, points) in enumerate(series.items()):
-            epsilons = list(points)
-            (drawn,) = axes.plot(
-                epsilons, [100 * one.accuracy for one in points.values()], **line(number)
-            )
-            low, high = ([100 * one.interval[end] for one in points.values()] for end in (0, 1))
-            axes.fill_between(epsilons, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
-            entries.append((drawn, name))
-        axes.set(xlabel="epsilon", ylabel="robust accuracy (%)", ylim=(0, 101), xlim=(0, None))
-        legend(figure, entries)
-
-    numbers = "; ".join(f"{e:.4g}: {percent(one.accuracy)} %" for e, one in whole.items())
-    return Chart(
-        "curve",
-        "Robust accuracy against epsilon",
-        f"Line chart of robust accuracy in percent against epsilon. {numbers}.",
-        "Bands are 95 % Wilson intervals over the test images.",
-        draw,
     )
 
 

@@ -7,7 +7,7 @@ from bat_jax import methods
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import CLEAN, WEIGHTS
 from bat_jax.evaluation.runs import Run
-from bat_jax.report import audit, charts, corruptions, groups, pictures, proxies
+from bat_jax.report import audit, charts, corruptions, curves, groups, pictures, proxies
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.recipe import recipe
 from bat_jax.runtime.storage import AnyPath
@@ -130,7 +130,7 @@ def _page(run: Run) -> Page:
         for name, one in run.evaluations.items()
         if one.sample
     ]
-    curves = [charts.accuracy_curves(run), charts.loss_curves(run), charts.weights(run)]
+    training = [charts.accuracy_curves(run), charts.loss_curves(run), charts.weights(run)]
     comparisons = [charts.trade_off([run], [run.name]), charts.typicality([run], [run.name])]
     taken = pictures.of_run(run.folder) if run.records else []
     sections = [
@@ -142,7 +142,8 @@ def _page(run: Run) -> Page:
         ),
         *groups.sections(run),
         *corruptions.sections(run),
-        Section("Training", charts=tuple(chart for chart in curves if chart)),
+        *curves.sections(run),
+        Section("Training", charts=tuple(chart for chart in training if chart)),
         proxies.section(run) or Section("Proxies"),
         audit.section(run) or Section("Audit"),
         Section("Pictures", charts=tuple(taken)),

@@ -1,11 +1,15 @@
 """Robust accuracy against epsilon: the page and the files hold what was found of every image."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from bat_jax.attacks.engine import Engine
+from bat_jax.errors import UserError
+from bat_jax.evaluation import read
+from bat_jax.report import curves
 from bat_jax.report.curve import main
 
 # Of the command in the fixture.
@@ -58,6 +62,29 @@ def test_the_page_has_the_curve(curve):
     assert "Robust accuracy against epsilon" in page
     assert "apgd-ce" in page
     assert (folder / "figures" / "curve.svg").exists()
+
+
+def test_the_page_of_the_run_has_its_curves(runs, curve, tmp_path):
+    folder, _ = curve
+    run = dataclasses.replace(read(runs[1]), folder=tmp_path)
+    assert not curves.sections(run)
+    for norm in ("l2", "linf"):
+        (tmp_path / f"curve-{norm}").mkdir()
+        content = json.loads((folder / "curve.json").read_bytes())
+        content |= {"norm": norm, "fab": content["robust"]}
+        (tmp_path / f"curve-{norm}" / "curve.json").write_text(json.dumps(content))
+    found = curves.sections(run)
+    assert [one.title for one in found] == [
+        "Robust accuracy against epsilon in L2",
+        "Robust accuracy against epsilon in Linf",
+    ]
+    assert found[0].tables[0].header == ("epsilon", "robust accuracy", "under FAB-T alone")
+    assert [row[0] for row in found[0].tables[0].rows] == ["0", "0.05", "0.1", "0.2"]
+    assert "n = 24; at 0, of clean images. Checkpoint: best." in found[0].tables[0].caption
+    assert len({one.charts[0].name for one in found}) == 2
+    (tmp_path / "curve-l2" / "curve.json").write_text('{"state": "best"}')
+    with pytest.raises(UserError, match=r"curve-l2/curve\.json: has no norm; expected one"):
+        curves.sections(run)
 
 
 def test_the_command_continues_its_curve_and_refuses_that_of_other_radii(
