@@ -1,10 +1,14 @@
 """The texts are right: snippets run, links, pages and names resolve, the version is current."""
 
+import ast
 import contextlib
 import importlib
+import inspect
+import pkgutil
 import re
 import shlex
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -16,15 +20,11 @@ from bat_jax import arguments, pages
 
 ROOT = Path(__file__).parents[1]
 TEXTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-EXTENDING = ROOT / "docs" / "extending.md"
-RUN = (
-    ROOT / "README.md",
-    EXTENDING,
-    ROOT / "docs" / "corruptions.md",
-    ROOT / "docs" / "evaluating.md",
-)
+# Those with fenced programs.
+RUN = tuple(text for text in TEXTS if "```python" in text.read_text())
 
 _SNIPPET = re.compile(r"(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)```", re.DOTALL)
+_INDENTED = re.compile(r"(?:^    .*\n|^\n(?=    ))+", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 _PAGE = re.compile(r"--config=([\w./-]+)(?![\w./<-])")
 _NAME = re.compile(r"`(bat_jax(?:\.\w+)+)")
@@ -55,6 +55,20 @@ def _resolves(name):
     return False
 
 
+def _calls(text):
+    """Yields the functions of the package that indented programs call, with the arguments."""
+    imported = {}
+    for block in _INDENTED.findall(text):
+        # Blocks of commands, formulas and layouts are not Python.
+        with contextlib.suppress(SyntaxError):
+            for node in ast.walk(ast.parse(textwrap.dedent(block))):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("bat_jax"):
+                    for name in node.names:
+                        imported[name.asname or name.name] = f"{node.module}:{name.name}"
+                elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in imported:
+                    yield pkgutil.resolve_name(imported[node.func.id]), node
+
+
 def _commands(text):
     """Returns the arguments of each command line, with its continued lines."""
     return {found.split("  #")[0].strip() for found in _COMMAND.findall(text.replace("\\\n", " "))}
@@ -73,6 +87,16 @@ def test_snippets_run(text, tmp_path, monkeypatch):
             code = compile(source, f"{text.name}, snippet {number}", "exec")
             if not skipped:
                 exec(code, module.__dict__)
+
+
+def test_indented_programs_call_functions_as_they_are():
+    found = [call for text in TEXTS for call in _calls(text.read_text())]
+    assert len(found) > 8
+    for function, call in found:
+        # Three dots stand for what an earlier call has.
+        given = [value for value in call.args if getattr(value, "value", None) is not ...]
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        inspect.signature(function).bind_partial(*given, **named)
 
 
 @pytest.mark.parametrize(("text", "link"), _by_text(lambda text: set(_LINK.findall(text))))
