@@ -177,6 +177,15 @@ def validate(config: ConfigDict) -> None:
             f"config.evaluation.losses is {config.evaluation.losses}; expected cross_entropy"
             " among them"
         )
+    for field in ("removed", "harmful"):
+        parts = settings[field]
+        if any(round(100 * part) < 1 for part in parts) or len(parts) > len(
+            {round(100 * part) for part in parts}
+        ):
+            raise UserError(
+                f"config.findings.{field} is {shown(parts)}; expected parts of 0.01 or more that"
+                " differ by 0.01 or more: the names of runs have whole percents"
+            )
     if settings.harmful and not config.evaluation.subset:
         raise UserError(
             f"config.evaluation.subset is {config.evaluation.subset}; expected above 0 with"

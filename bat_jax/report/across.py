@@ -24,7 +24,7 @@ from bat_jax.findings.claims import Claim, claims, points
 from bat_jax.findings.contrasts import Contrast, measured
 from bat_jax.findings.results import read_results, seeds_of
 from bat_jax.report import findings as tables
-from bat_jax.report.command import finish
+from bat_jax.report.command import finish, output_folder
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Table
 from bat_jax.report.style import Chart, fitted, legend, point, render
@@ -331,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     return finish(
         parser,
-        lambda: write([_finished(text) for text in options.results], as_path(options.output)),
+        lambda: write([_finished(text) for text in options.results], output_folder(options.output)),
         options.output,
         what="page",
     )

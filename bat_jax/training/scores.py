@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,8 +100,10 @@ class Kept:
 
 
 def is_number(value: object) -> bool:
-    """Returns whether a value of a JSON file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Returns whether a value of a JSON file is a finite number, within the range of floats."""
+    # Not math.isfinite, which raises OverflowError for integers beyond that range.
+    is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_numeric and abs(value) <= sys.float_info.max
 
 
 def _number(value: Any) -> float | None:

@@ -119,6 +119,8 @@ def test_the_ensemble_learns_from_training_and_held_out_images(findings_config):
         ({"findings.methods": ("bat",)}, "expected pgd_at among them"),
         ({"findings.tracked": ("standard",)}, r"config\.findings\.tracked"),
         ({"findings.removed": (1.5,)}, "above 0 and at most 1"),
+        ({"findings.removed": (0.501, 0.504)}, r"findings\.removed .* differ by 0\.01 or more"),
+        ({"findings.harmful": (0.001,)}, r"findings\.harmful .* parts of 0\.01 or more"),
         ({"findings.seeds": (0, 0)}, "each value once"),
         ({"findings.autoattack": ("all",)}, "methods, removal, variants"),
         ({"findings.autoattack": ("removal",)}, "expected methods among them"),

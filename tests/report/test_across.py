@@ -76,7 +76,15 @@ def test_names_that_share_a_file_are_refused(tmp_path):
         write([Finished("Set 1", results), Finished("set-1", results)], tmp_path)
 
 
-@pytest.mark.parametrize("argument", ["results.json", "=results.json", "Gray=missing.json"])
-def test_wrong_arguments_end_in_one_line(argument, capsys):
-    assert main([argument]) == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["results.json"],
+        ["=results.json"],
+        ["Gray=missing.json"],
+        [f"Gray={PILOT}", "--output="],
+    ],
+)
+def test_wrong_arguments_end_in_one_line(arguments, capsys):
+    assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -192,7 +192,7 @@ DAMAGES = {
 CHECKS = ["", "[]", "3", '{"seconds": 1.0}', '{"fingerprint": 1, "seconds": 1.0}']
 SECONDS = [None, "1", [], True, float("nan"), float("inf"), -1.0, "absent"]
 METRICS = ["", '{"cl', "3", '"text"', "[]", "null", "\udcff", "[" * 10_000]
-WRONG_SCORES = ["0.5", [0.5], {}, True, float("nan"), float("inf")]
+WRONG_SCORES = ["0.5", [0.5], {}, True, float("nan"), float("inf"), 10**400]
 
 
 def write_check(step, seconds):
