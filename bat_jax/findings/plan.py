@@ -139,8 +139,18 @@ def variant_arm(name: str) -> str:
 
 def validate(config: ConfigDict) -> None:
     """Raises a UserError if a field of `config.findings` is invalid."""
-    settings = config.findings
     configs.check(config)
+    _check_methods(config)
+    _check_tracking(config)
+    _check_removals(config)
+    _check_looks(config)
+    _check_factors(config)
+    _check_variants(config)
+
+
+def _check_methods(config: ConfigDict) -> None:
+    """Checks the methods, the arms, and which AutoAttack attacks."""
+    settings = config.findings
     for field, values in (("methods", settings.methods), ("tracked", settings.tracked)):
         for method in values:
             if method not in settings.arms:
@@ -161,6 +171,11 @@ def validate(config: ConfigDict) -> None:
             raise UserError(
                 f"config.findings.methods is {settings.methods}; expected {method} among them"
             )
+
+
+def _check_tracking(config: ConfigDict) -> None:
+    """Checks which methods are tracked, and by what."""
+    settings = config.findings
     if "pgd_at" not in settings.tracked or not set(settings.tracked) <= set(settings.methods):
         raise UserError(
             f"config.findings.tracked is {settings.tracked}; expected pgd_at and other methods of"
@@ -177,14 +192,17 @@ def validate(config: ConfigDict) -> None:
             f"config.evaluation.losses is {config.evaluation.losses}; expected cross_entropy"
             " among them"
         )
+
+
+def _check_removals(config: ConfigDict) -> None:
+    """Checks the parts of images to remove, and what harmful ones need."""
+    settings = config.findings
     for field in ("removed", "harmful"):
-        parts = settings[field]
-        if any(round(100 * part) < 1 for part in parts) or len(parts) > len(
-            {round(100 * part) for part in parts}
-        ):
+        percents = [round(100 * part) for part in settings[field]]
+        if 0 in percents or len(set(percents)) < len(percents):
             raise UserError(
-                f"config.findings.{field} is {shown(parts)}; expected parts of 0.01 or more that"
-                " differ by 0.01 or more: the names of runs have whole percents"
+                f"config.findings.{field} is {shown(settings[field])}; expected parts of 0.01 or"
+                " more that differ by 0.01 or more: the names of runs have whole percents"
             )
     if settings.harmful and not config.evaluation.subset:
         raise UserError(
@@ -201,6 +219,11 @@ def validate(config: ConfigDict) -> None:
                 f" {members.memorization.inputs} images; expected an adversarial method, scored on"
                 " adversarial images"
             )
+
+
+def _check_looks(config: ConfigDict) -> None:
+    """Checks that looks ascend and no seed comes after the last."""
+    settings = config.findings
     looks = tuple(settings.looks)
     if looks != tuple(sorted(looks)):
         raise UserError(f"config.findings.looks is {looks}; expected ascending numbers of seeds")
@@ -209,7 +232,11 @@ def validate(config: ConfigDict) -> None:
             f"config.findings.seeds has {len(settings.seeds)} seeds and config.findings.looks ends"
             f" at {looks[-1]}; expected no more seeds than the last look has"
         )
-    _check_factors(config)
+
+
+def _check_variants(config: ConfigDict) -> None:
+    """Checks the variants of BAT, each by itself."""
+    settings = config.findings
     for name, fields in settings.variants.items():
         if not isinstance(fields, ConfigDict):
             raise UserError(

@@ -101,9 +101,10 @@ class Kept:
 
 def is_number(value: object) -> bool:
     """Returns whether a value of a JSON file is a finite number, within the range of floats."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
     # Not math.isfinite, which raises OverflowError for integers beyond that range.
-    is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_numeric and abs(value) <= sys.float_info.max
+    return abs(value) <= sys.float_info.max
 
 
 def _number(value: Any) -> float | None:
