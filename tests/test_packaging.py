@@ -96,7 +96,8 @@ def fresh(built, tmp_path_factory):
     if answered.returncode:
         pytest.skip(f"needs a package index: {answered.stderr.strip().splitlines()[-1]}")
     run(python, "-m", "pip", "install", "--quiet", built[0], cwd=folder)
-    return folder / "bin"
+    yield folder / "bin"
+    shutil.rmtree(folder)  # More than a gigabyte.
 
 
 def run(*command, cwd):
