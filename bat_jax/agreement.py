@@ -12,12 +12,21 @@ from bat_jax.errors import UserError
 _LEAST_ON_A_SIDE = 8
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, *, trains: bool = True) -> None:
     """Checks a config of any job, each of whose fields is legal by itself.
+
+    Args:
+      config: of any job.
+      trains: whether a training config is to train.
 
     Raises:
       UserError: fields contradict each other; the message names them.
     """
+    if trains and config.job != "evaluation" and config.attack.norm == "l1":
+        raise UserError(
+            "config.attack.norm is l1; expected linf or l2: PGD has no step in L1, in which only"
+            " configs/evaluation.py attacks, by AutoAttack"
+        )
     _check_attacked(config)
     if config.job == "evaluation":
         _check_evaluated(config)
@@ -78,6 +87,11 @@ def _check_attacked(config: ConfigDict) -> None:
                     f"config.{name} is {fields.shown(value)}; expected at most 1, the largest"
                     f" change of a pixel in [0, 1]; {_of_255(value)}"
                 )
+    if attack.norm == "l1" and settings.losses != ():
+        raise UserError(
+            f"config.attack.norm is l1 and config.evaluation.losses is {settings.losses}; expected"
+            " config.evaluation.losses=() for AutoAttack alone: PGD has no step in L1"
+        )
     corruptions = settings.corruptions
     if corruptions.names is not None and corruptions.path is None:
         raise UserError(

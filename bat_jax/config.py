@@ -130,7 +130,8 @@ _MODEL: dict[str, fields.Field] = {
 
 _ATTACK: dict[str, fields.Field] = {
     # The attack in training; evaluation uses its norm and epsilon. The objective chooses the loss.
-    "norm": Choice("linf", ("linf", "l2")),
+    # l1 is for evaluations by AutoAttack alone.
+    "norm": Choice("linf", ("linf", "l2", "l1")),
     # On the scale of images in [0, 1]; the command line also takes fractions such as 8/255.
     "epsilon": Real(8 / 255, low=0),
     "step_size": Real(2 / 255, low=0),
@@ -496,18 +497,22 @@ def findings() -> ConfigDict:
     return fields.section(_with_methods(_FINDINGS)).lock()
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, *, trains: bool = True) -> None:
     """Checks every field of a config of any job, then fields that must agree with one another.
 
     Names of data sets and models, and sizes that depend on the data or the devices, are checked
     elsewhere.
+
+    Args:
+      config: of any job.
+      trains: whether a training config is to train, rather than to describe what is evaluated.
 
     Raises:
       UserError: a field is wrong; the message names the first one.
     """
     schema = schema_of(config)
     fields.check(config, schema)
-    agreement.check(config)
+    agreement.check(config, trains=trains)
 
 
 def defaults_of(config: ConfigDict) -> ConfigDict:

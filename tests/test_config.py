@@ -180,6 +180,7 @@ def test_the_defaults_are_legal_and_can_be_written_as_json(kind):
         ({"data.path": "x" * 300}, r"data\.path is .*; expected at most 255 bytes between slashes"),
         ({"job": "evaluation"}, r"job is 'evaluation'; expected one of train, memorization: the"),
         ({"data.validation": 0}, r"data\.validation is 0; expected 1 or more"),
+        ({"attack.norm": "l1"}, r"attack\.norm is l1; expected linf or l2: PGD has no step in L1"),
         ({"evaluation.tolerance": 0.0}, r"tolerance is 0\.0; expected above 0 and below 1"),
         ({"evaluation.tolerance": -0.1}, r"tolerance is -0\.1; expected above 0 and below 1"),
         ({"evaluation.tolerance": 1.0}, r"tolerance is 1\.0; expected above 0 and below 1"),

@@ -27,7 +27,8 @@ def files(
     """Returns the files of an evaluation in RobustBench's form, by name.
 
     Weights of a file have `robustbench.json`. A run's state has `robustbench_best.json` or
-    `robustbench_last.json` if the standard attacks were run on all images, in Linf or L2.
+    `robustbench_last.json` if the standard attacks were run on all images. In L1, RobustBench has
+    no threat model.
 
     Args:
       results: the content of results.json.
@@ -38,7 +39,9 @@ def files(
       attacks: of AutoAttack, in order.
       images: the number of images of the whole test set.
     """
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
+    if norm not in _NORMS:
+        return found
     for state, evaluation in evaluations(results).items():
         info = model_info(
             evaluation,
@@ -50,7 +53,7 @@ def files(
         )
         if state == WEIGHTS:
             found["robustbench.json"] = info
-        elif norm in _NORMS and info["autoattack_acc"] is not None:
+        elif info["autoattack_acc"] is not None:
             found[f"robustbench_{state}.json"] = info
     return found
 

@@ -57,7 +57,7 @@ def evaluate_weights(
         for name in ("width", "depth", "widening", "mean", "std", "stem", "shortcut", "final_norm"):
             if hasattr(model, name) and name in settings.model:
                 settings.model[name] = getattr(model, name)
-        experiment = build(settings, model=model, dataset=dataset)
+        experiment = build(settings, model=model, dataset=dataset, trains=False)
     if workdir is None:
         of_attack = f"{settings.attack.norm}-{settings.attack.epsilon:.4g}"
         workdir = as_path("runs") / f"{path.stem}-{of_attack}"

@@ -33,6 +33,7 @@ def build(
     model: models.Classifier | None = None,
     dataset: Dataset | None = None,
     mesh: Mesh | None = None,
+    trains: bool = True,
 ) -> Experiment:
     """Returns the experiment of a config.
 
@@ -42,12 +43,13 @@ def build(
       model: in place of the one that the config names: any that `bat_jax.models.adapted` takes.
       dataset: in place of the one that the config names.
       mesh: in place of the devices of this machine.
+      trains: whether it is to train, rather than to be evaluated.
 
     Raises:
       UserError: a field, the data or the estimates are wrong.
     """
     methods.complete(config)
-    configs.check(config)
+    configs.check(config, trains=trains)
     mesh = mesh or parallel.make_mesh(config.parallel.devices)
     if config.job != "memorization":  # A member scores images on one device.
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)

@@ -39,7 +39,7 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
         config.evaluation.corruptions.path = None
     if changes is not None:
         apply(config, changes)
-    experiment = dataclasses.replace(build(config), score=score)
+    experiment = dataclasses.replace(build(config, trains=False), score=score)
     found = experiment.digests()
     # The model's normalisation may depend on the training images, without the excluded ones.
     for part, what, field in (

@@ -192,6 +192,32 @@ def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run, monkeypa
         assert "last_not_run" not in examples
 
 
+def test_a_run_is_evaluated_in_l1(run, monkeypatch):
+    def shrink(engine, attack, images, labels, targets, keys, scale=None):
+        assert (attack.norm, attack.epsilon) == ("l1", 12.0)
+        return Outcome(0 * images, np.ones(len(images), bool), np.zeros(len(images), bool))
+
+    monkeypatch.setattr(Engine, "run", shrink)
+    folder, _ = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.attack.norm, config.attack.epsilon = "l1", 12.0
+    config.evaluation.attacks = STANDARD
+    config.evaluation.attacked = config.checkpoints = ("last",)
+    config.evaluation.subset = config.evaluation.batch_size = 24
+    with pytest.raises(
+        UserError, match=r"losses is None; expected config\.evaluation\.losses=\(\)"
+    ):
+        evaluate_run(config)
+    config.evaluation.losses = ()
+    results, workdir = evaluate_run(config)
+    assert workdir == folder / "evaluation-l1-12"
+    assert set(results["last"]["test"]) >= {"clean", "autoattack"}
+    assert not list(workdir.glob("robustbench*"))
+    page = single._page(runs.read(workdir))
+    assert page.facts["Attack"].startswith("L1, epsilon 12")
+
+
 def test_a_run_has_the_form_of_robustbench(run, monkeypatch):
     def find_nothing(engine, attack, images, labels, targets, keys, scale=None):
         return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
