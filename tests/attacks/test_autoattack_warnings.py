@@ -76,19 +76,42 @@ def test_a_saturated_head_gives_a_warning_and_does_not_fool_the_verdict(problem)
     assert plain.robust.mean() == pytest.approx(0.5)
 
 
-def test_gradients_masked_from_all_but_square_give_a_warning(problem):
-    logits_fn, images, labels, epsilon = problem
+def quantised(problem):
+    """Returns a model without gradients, and the labels it gives."""
+    logits_fn, images, _, epsilon = problem
     steps = 2 * epsilon
 
-    def quantised(x):
+    def rounded(x):
         return logits_fn(jnp.round(x / steps) * steps)
 
+    return rounded, np.asarray(jnp.argmax(rounded(images), axis=-1)).astype(np.int32)
+
+
+def test_gradients_masked_from_all_but_square_give_a_warning(problem):
+    logits_fn, labels = quantised(problem)
+    _, images, _, epsilon = problem
     options = {"epsilon": 2 * epsilon, "attacks": ("apgd-ce", "square")}
-    labels = np.asarray(jnp.argmax(quantised(images), axis=-1)).astype(np.int32)
-    result, messages = attack(quantised, images, labels, **options)
+    result, messages = attack(logits_fn, images, labels, **options)
     assert result.by_attack["square"].any()
     assert any("apgd-ce: the gradient is zero for 16 of 16" in message for message in messages)
     assert any("square lowered robust accuracy by" in message for message in messages)
+
+
+@pytest.mark.slow
+def test_square_in_a_sample_judges_a_model_without_gradients(problem):
+    logits_fn, labels = quantised(problem)
+    _, images, _, epsilon = problem
+    options = {"epsilon": 1.1 * epsilon, "attacks": ("apgd-ce", "square"), "batch_size": 4}
+    exact, _ = attack(logits_fn, images, labels, **options)
+    result, messages = attack(logits_fn, images, labels, tolerance=0.7, **options)
+    sample = result.sample
+    drawn = sample.order[: sample.drawn]
+    assert 0 < sample.broken < sample.drawn < len(sample.order) == 16
+    np.testing.assert_array_equal(result.robust[drawn], exact.robust[drawn])
+    low, high = result.interval
+    assert low <= exact.robust.mean() <= high < 1
+    assert any("apgd-ce: the gradient is zero for 16 of 16" in message for message in messages)
+    assert any("square would lower robust accuracy by at least" in one for one in messages)
 
 
 def test_three_classes_get_the_untargeted_loss(problem):
