@@ -73,7 +73,8 @@ def places(scores: Float[np.ndarray, "24 seeds"]) -> Float[np.ndarray, "24 seeds
 
     Equal scores share the mean of their places.
     """
-    return stats.rankdata(scores, axis=0)
+    # Rounding makes equal sums of accuracies equal.
+    return stats.rankdata(np.round(scores, 9), axis=0)
 
 
 def effects(values: Float[np.ndarray, "24 seeds"], factors: Factors) -> list[Effect]:

@@ -95,7 +95,7 @@ def ensemble(config: ConfigDict, *, section: str = "ensemble") -> ConfigDict:
 
 
 def comparisons(config: ConfigDict) -> list[tuple[str, str]]:
-    """Returns the pairs of (c): a run of bat, and another method.
+    """Returns the pairs of (c): a run of bat, and another method or an earlier run of bat.
 
     Both perturb their weights (AWP), or neither does. `bat` comes first, against all of its others.
     """
@@ -107,9 +107,10 @@ def comparisons(config: ConfigDict) -> list[tuple[str, str]]:
     of_bat.sort(key=lambda name: name != "bat")
     return [
         (ours, other)
-        for ours in of_bat
+        for number, ours in enumerate(of_bat)
         for other, objective in objectives.items()
-        if other not in of_bat and (objective.awp.gamma > 0) == (objectives[ours].awp.gamma > 0)
+        if other not in of_bat[number:]
+        and (objective.awp.gamma > 0) == (objectives[ours].awp.gamma > 0)
     ]
 
 

@@ -49,14 +49,21 @@ def test_bat_is_compared_with_methods_that_perturb_their_weights_as_it_does(find
     config.findings.arms = ConfigDict(
         {f"{name}_awp": {"objective": {"name": name, "awp": awp}} for name in ("trades", "bat")}
     )
-    config.findings.methods = ("standard", "pgd_at", "bat_awp", "trades_awp", "bat")
+    config.findings.arms.bat_cold = {"objective": {"name": "bat", "bat": {"temperature": 0.05}}}
+    config.findings.methods = ("standard", "pgd_at", "bat_awp", "trades_awp", "bat_cold", "bat")
     validate(config)
     made = {run.arm: run.config for run in of(config, train)}
     assert made["trades_awp"].objective.name == "trades"
     assert made["trades_awp"].objective.awp.gamma == 0.01
     assert made["pgd_at"].objective.awp.gamma == 0
-    expected = [("bat", "standard"), ("bat", "pgd_at"), ("bat_awp", "trades_awp")]
-    assert comparisons(config) == expected
+    assert comparisons(config) == [
+        ("bat", "standard"),
+        ("bat", "pgd_at"),
+        ("bat_awp", "trades_awp"),
+        ("bat_cold", "standard"),
+        ("bat_cold", "pgd_at"),
+        ("bat_cold", "bat"),
+    ]
 
 
 @pytest.mark.parametrize(
