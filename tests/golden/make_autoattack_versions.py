@@ -1,10 +1,12 @@
-"""Writes autoattack_versions.npz: the PyTorch implementation's verdicts of `plus` and `rand`.
+"""Writes autoattack_versions.npz: verdicts of the PyTorch implementation in L1, `plus` and `rand`.
 
     /tmp/reference/bin/python tests/golden/make_autoattack_versions.py
 
 make_autoattack.py says how to make the environment. On the first 100 test images of Fashion-MNIST
 and the adversarially trained network of train_small_cnn.py, the file holds
 
+- `standard/l1/<attack>`: which images each attack of the standard version in L1 leaves, alone, for
+  several seeds of `apgd-ce` and `apgd-t`;
 - `plus/<norm>/<attack>`: which images each attack of `plus` leaves, alone, with the restarts of
   that version;
 - `rand/robust`: which images `rand` leaves if Gaussian noise is added to the input, for several
@@ -25,7 +27,10 @@ from pyautoattack import AutoAttack
 
 FILE = HERE / "autoattack_versions.npz"
 IMAGES = HERE / "fashion_mnist_100.npz"
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 PLUS = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
+L1 = 4.0
+SEEDS_IN_L1 = 3
 NOISE = 0.2
 SEEDS = 5
 DRAWS = 200
@@ -51,18 +56,27 @@ def main() -> None:
     images, labels = images_and_labels(IMAGES)
     network = SmallCNN(HERE / "small_cnn_adversarial.npz").eval()
     found = dict(np.load(FILE, allow_pickle=False)) if FILE.exists() else {}
-    for norm, epsilon in EPSILONS.items():
-        for name in PLUS:
-            key = f"plus/{norm.lower()}/{name}"
-            if key in found:
-                continue
-            attack = AutoAttack(network, norm=norm, eps=epsilon, seed=0, version="plus")
+    runs = [
+        ("standard", "L1", L1, name, range(SEEDS_IN_L1 if "apgd" in name else 1))
+        for name in STANDARD
+    ]
+    runs += [
+        ("plus", norm, epsilon, name, [0]) for norm, epsilon in EPSILONS.items() for name in PLUS
+    ]
+    for version, norm, epsilon, name, seeds in runs:
+        key = f"{version}/{norm.lower()}/{name}"
+        if key in found:
+            continue
+        left = []
+        for seed in seeds:
+            attack = AutoAttack(network, norm=norm, eps=epsilon, seed=seed, version=version)
             attack.attacks_to_run = [name]
             start = time.perf_counter()
             adversarial = attack.run_standard_evaluation(images, labels)[0]
-            found[key] = is_right(network, adversarial, labels).numpy()
-            print(key, found[key].mean(), f"{time.perf_counter() - start:.0f} s", flush=True)
-            np.savez_compressed(FILE, allow_pickle=False, **found)
+            left.append(is_right(network, adversarial, labels).numpy())
+            print(key, left[-1].mean(), f"{time.perf_counter() - start:.0f} s", flush=True)
+        found[key] = np.stack(left) if version == "standard" else left[0]
+        np.savez_compressed(FILE, allow_pickle=False, **found)
 
     class Noisy(torch.nn.Module):
         """The network behind noise."""
