@@ -1,11 +1,14 @@
 """The public API as text, a line for each signature, field and alias.
 
-`python -m tests.api` writes it to tests/api.txt; tests/test_api.py compares the two. Declarations
-are read from the sources of the names in `__all__`, because type checks at run time wrap objects.
+`python -m tests.api` writes it to tests/api.txt; tests/test_api.py compares the two. The changelog
+holds the file's digest, which is written by hand, so that a change of the API touches it.
+Declarations are read from the sources of the names in `__all__`, because type checks at run time
+wrap objects.
 """
 
 import ast
 import functools
+import hashlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import bat_jax
 from bat_jax import config
 
 FILE = Path(__file__).parent / "api.txt"
+CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 MODULES = (
     "bat_jax",
     "bat_jax.attacks",
@@ -104,6 +108,11 @@ def change(recorded: Collection[str], current: Collection[str]) -> str | None:
         f"the public API changed: {'; '.join(found[:_SHOWN])}{more}. Run `python -m tests.api` to"
         f" update tests/{FILE.name}, and describe the change in CHANGELOG.md"
     )
+
+
+def mark(recorded: str) -> str:
+    """Returns the comment in the changelog that belongs to a record of the API."""
+    return f"<!-- tests/api.txt: {hashlib.sha256(recorded.encode()).hexdigest()[:12]} -->"
 
 
 @functools.cache

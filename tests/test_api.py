@@ -13,6 +13,16 @@ def test_the_public_api_is_as_recorded():
         pytest.fail(changed, pytrace=False)
 
 
+def test_the_changelog_is_of_the_recorded_api():
+    mark = api.mark(api.FILE.read_text())
+    if mark not in api.CHANGELOG.read_text():
+        pytest.fail(
+            f"tests/{api.FILE.name} changed: describe the change in CHANGELOG.md, and replace the"
+            f" comment at its top by {mark}",
+            pytrace=False,
+        )
+
+
 @pytest.mark.parametrize("module", api.MODULES)
 def test_public_names_exist_and_are_documented(module):
     for name in api.names(module):

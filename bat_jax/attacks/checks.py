@@ -105,13 +105,6 @@ def logits_of(logits_fn: LogitsFn, images: Images) -> Logits:
     return logits
 
 
-def correct(
-    logits: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"]
-) -> Bool[np.ndarray, " images"]:
-    """Returns whether each image is classified correctly; logits with a NaN never are."""
-    return (logits.argmax(axis=1) == labels) & ~np.isnan(logits).any(axis=1)
-
-
 def enough_classes(attack: str, needed: int, found: int) -> None:
     """Rejects an attack whose loss needs more classes than there are."""
     if found < needed:

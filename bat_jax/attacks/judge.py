@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bat_jax.attacks import checks, chosen
+from bat_jax.attacks import chosen
 from bat_jax.attacks.classifier import HostImages
 from bat_jax.attacks.draws import Purpose, folded
 from bat_jax.attacks.engine import Engine
@@ -62,9 +62,10 @@ class Judge:
         sitting: int,
     ) -> Bool[np.ndarray, " batch"]:
         if self.classes is None or sitting == 0:
-            return checks.correct(logits, labels)
-        is_reached = chosen.reached(logits, labels, self.classes)
-        return ~is_reached & ~np.isnan(logits).any(axis=1)
+            is_right = logits.argmax(axis=1) == labels
+        else:
+            is_right = ~chosen.reached(logits, labels, self.classes)
+        return is_right & ~np.isnan(logits).any(axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=2)
