@@ -184,17 +184,17 @@ def test_any_text_for_any_field_is_legal_or_refused_by_that_field(kind):
     texts = ["", "abc", "()", "[[[", "{1: 2}", "{'a': {}}", "True", "-", "9" * 5000, "(" * 3000]
     texts += [str(value) for value in WRONG if not isinstance(value, int) or value < 10**400]
     for path, _ in all_fields(configs.schema_of(config)):
+        changed = config.copy_and_resolve_references()
         for text in texts:
-            changed = config.copy_and_resolve_references()
             try:
                 overrides.apply(changed, [Override(path, text)])
                 configs.check(changed)
             except UserError as error:
                 said = str(error)
                 assert f"config.{path}" in said or path.startswith("findings."), (path, text, said)
-            for name in (f"{path}.x", f"{path}[0]", f"x.{path}"):
-                with pytest.raises(UserError, match="config"):
-                    overrides.apply(changed, [Override(name, text)])
+        for name in (f"{path}.x", f"{path}[0]", f"x.{path}"):
+            with pytest.raises(UserError, match="config"):
+                overrides.apply(changed, [Override(name, "abc")])
 
 
 def test_variants_of_the_findings_are_set_as_a_section():
