@@ -232,7 +232,12 @@ def test_a_resuming_run_renames_a_damaged_checkpoint(run, damage, caplog):
     assert aside(run) == ["damaged-3"]
     assert content(run / "damaged-3") == before
     assert "3 is now" in caplog.text
-    # Training writes its own in that place.
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "no state", "score nan"])
+def test_training_writes_in_the_place_of_a_damaged_checkpoint(run, damage):
+    (DAMAGES | METRIC_DAMAGES)[damage](run / "checkpoints" / "3")
+    assert last_and_best(run) == (2, 1)
     checkpoints = opened(run)
     checkpoints.save(state(3), seconds=1.0, metrics={"pgd2": 0.9})
     checkpoints.close()
