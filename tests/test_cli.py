@@ -303,7 +303,7 @@ def test_sigterm_where_no_loop_records_it_gives_one_line(monkeypatch):
 
 
 def test_control_c_before_the_job_gives_one_line(monkeypatch):
-    def interrupted(argv):
+    def interrupted(argv, *, program):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(arguments, "parse", interrupted)

@@ -26,7 +26,7 @@ from bat_jax.training.building import build
         ("objective.bat.temperature", 0.0, ["temperature"]),
         ("parallel.devices", 99, ["parallel.devices", "99", "8 cpu"]),
         ("attack.epsilon", -1.0, ["attack.epsilon", "-1.0"]),
-        ("attack.norm", "l1", ["attack.norm", "linf, l2"]),
+        ("attack.norm", "l1", ["attack.norm", "linf or l2"]),
         ("train.batch_size", 5000, ["batch_size", "5000", "256 training images"]),
         ("data.validation", 5000, ["data.validation", "5000"]),
         ("train.schedule.name", "step", ["schedule.name", "one_cycle"]),
