@@ -30,23 +30,23 @@ def reference():
         return dict(archive)
 
 
+def withstood(name, norm, epsilon, version="standard"):
+    """Returns which images of the problem withstand one attack."""
+    return autoattack(
+        *problem("adversarial", 100),
+        jax.random.key(0),
+        epsilon=epsilon,
+        norm=norm,
+        version=version,
+        attacks=(name,),
+        batch_size=104,
+        keep_adversarial=False,
+    ).robust
+
+
 @pytest.mark.slow
 def test_l1_leaves_the_images_that_the_reference_leaves():
-    logits_fn, images, labels = problem("adversarial", 100)
-    found = {
-        name: autoattack(
-            logits_fn,
-            images,
-            labels,
-            jax.random.key(0),
-            epsilon=L1,
-            norm="l1",
-            attacks=(name,),
-            batch_size=104,
-            keep_adversarial=False,
-        ).robust
-        for name in STANDARD
-    }
+    found = {name: withstood(name, "l1", L1) for name in STANDARD}
     theirs = {name: reference()[f"standard/l1/{name}"] for name in STANDARD}
     found["all"] = np.all([*found.values()], axis=0)
     theirs["all"] = np.all([one[:1] for one in theirs.values()], axis=0)
@@ -62,21 +62,9 @@ def test_l1_leaves_the_images_that_the_reference_leaves():
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_plus_leaves_the_images_that_the_reference_leaves(norm):
-    logits_fn, images, labels = problem("adversarial", 100)
     left = []
     for name in PLUS:
-        robust = autoattack(
-            logits_fn,
-            images,
-            labels,
-            jax.random.key(0),
-            epsilon=EPSILON[norm],
-            norm=norm,
-            version="plus",
-            attacks=(name,),
-            batch_size=104,
-            keep_adversarial=False,
-        ).robust
+        robust = withstood(name, norm, EPSILON[norm], "plus")
         expected = reference()[f"plus/{norm}/{name}"]
         print(f"{norm} {name}: {robust.sum()} {expected.sum()} equal {(robust == expected).sum()}")
         assert (robust == expected).mean() >= 0.96

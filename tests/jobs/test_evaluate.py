@@ -148,11 +148,18 @@ def test_autoattack_resumes_where_it_stopped(run, monkeypatch):
     assert resumed["last"] == whole["last"]
 
 
-def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run, monkeypatch):
+@pytest.fixture
+def nothing_found(monkeypatch):
+    """Makes every attack of AutoAttack find nothing."""
+
     def find_nothing(engine, attack, images, labels, targets, keys, scale=None):
         return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
 
     monkeypatch.setattr(Engine, "run", find_nothing)
+
+
+@pytest.mark.usefixtures("nothing_found")
+def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run):
     folder, _ = run
     config = configs.evaluation()
     config.run = str(folder)
@@ -218,11 +225,8 @@ def test_a_run_is_evaluated_in_l1(run, monkeypatch):
     assert page.facts["Attack"].startswith("L1, epsilon 12")
 
 
-def test_a_run_has_the_form_of_robustbench(run, monkeypatch):
-    def find_nothing(engine, attack, images, labels, targets, keys, scale=None):
-        return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
-
-    monkeypatch.setattr(Engine, "run", find_nothing)
+@pytest.mark.usefixtures("nothing_found")
+def test_a_run_has_the_form_of_robustbench(run):
     folder, _ = run
     config = configs.evaluation()
     config.run = str(folder)
