@@ -24,8 +24,8 @@ def check(config: ConfigDict, *, trains: bool = True) -> None:
     """
     if trains and config.job != "evaluation" and config.attack.norm == "l1":
         raise UserError(
-            "config.attack.norm is l1; expected linf or l2: PGD has no step in L1, in which only"
-            " configs/evaluation.py attacks, by AutoAttack"
+            "config.attack.norm is l1; expected linf or l2: PGD has no step in L1; only"
+            " configs/evaluation.py takes l1, for AutoAttack"
         )
     _check_attacked(config)
     if config.job == "evaluation":

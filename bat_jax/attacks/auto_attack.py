@@ -133,10 +133,11 @@ def autoattack(
     image_keys = keys.per_image(key, jnp.arange(len(host_labels)))
     ranks = None if tolerance is None else sampling.ranks(image_keys)
     key_impl = None if eot is None else jax.random.key_impl(image_keys)
-    if batch_size is None and path is not None:
-        batch_size = batch_size_of(as_path(path))
-    if batch_size is None:
-        batch_size = fitting_batch(logits_fn, host_images.shape[1:], devices, key_impl)
+    batch_size = (
+        batch_size
+        or batch_size_of(path)
+        or fitting_batch(logits_fn, host_images.shape[1:], devices, key_impl)
+    )
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices, key_impl=key_impl)
     classes = None if target_classes is None else tuple(target_classes)
     judge = Judge(engine, host_labels, image_keys, None if eot is None else draws, classes)

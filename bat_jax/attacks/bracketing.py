@@ -128,10 +128,7 @@ def minimal_norms(
     chosen = versions.names("standard", attacks)
     checks.takes_key(logits_fn, is_random=False)
     image_keys = keys.per_image(key, jnp.arange(len(y)))
-    if batch_size is None and path is not None:
-        batch_size = batch_size_of(as_path(path))
-    if batch_size is None:
-        batch_size = fitting_batch(logits_fn, x.shape[1:], devices)
+    batch_size = batch_size or batch_size_of(path) or fitting_batch(logits_fn, x.shape[1:], devices)
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices)
     judge = Judge(engine, y, image_keys, None)
     logits, is_correct = judge(x, np.arange(len(y)), 0)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ from bat_jax.attacks.classifier import HostImages
 from bat_jax.errors import UserError
 from bat_jax.runtime import arrays
 from bat_jax.runtime.files import write_npz, written_whole
-from bat_jax.runtime.storage import AnyPath, is_remote
+from bat_jax.runtime.storage import AnyPath, as_path, is_remote
 
 
 class Layout(NamedTuple):
@@ -35,7 +36,7 @@ class Savable(Protocol):
     """The state of an evaluation between two batches.
 
     Attributes:
-      clean_logits: of all images, by which a file recognises the model.
+      clean_logits: the logits of all clean images; a file with others belongs to another model.
       adversarial: the adversarial images, kept beside the file; None if not kept.
     """
 
@@ -174,15 +175,16 @@ class VerdictFile:
         return kept
 
 
-def batch_size_of(path: AnyPath) -> int | None:
+def batch_size_of(path: str | os.PathLike[str] | None) -> int | None:
     """Returns the batch size of the evaluation that a file holds, None if there is no file.
 
     Raises:
       UserError: the file is not a verdict file.
     """
-    if not path.exists():
+    if path is None or not as_path(path).exists():
         return None
-    found = _settings(path, _arrays(path)).get("batch_size")
+    file = as_path(path)
+    found = _settings(file, _arrays(file)).get("batch_size")
     return found if isinstance(found, int) and found > 0 else None
 
 

@@ -42,8 +42,8 @@ def finish(
         return parser.failed(str(error), 1)
     except OSError as error:
         advice = "; name another folder with --output" if error.errno in _OF_WRITING else ""
-        what = f"{error.filename or output}: {error.strerror or error}"
-        return parser.failed(f"{what}{advice}", 1)
+        reason = f"{error.filename or output}: {error.strerror or error}"
+        return parser.failed(f"{reason}{advice}", 1)
     print(f"{what}: {path}")
     return 0
 
