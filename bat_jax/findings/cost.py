@@ -101,13 +101,13 @@ def describe_findings(config: ConfigDict) -> str:
 
 
 def _rate(experiment: Experiment) -> float | None:
-    """Returns the FLOP/s of a training step here, the best of a few; None for a large step.
+    """Returns the FLOP/s of a training step here, the best of a few; None if large or not counted.
 
     On a CPU it is FLOPs per second of processor time, times the cores: other processes slow a step
     down, and hardly change its processor time.
     """
     flops = step_flops(experiment)
-    if flops > _LARGEST_TIMED:
+    if not flops <= _LARGEST_TIMED:  # NaN is no count.
         return None
     is_cpu = jax.default_backend() == "cpu"
     clock = time.process_time if is_cpu else time.monotonic

@@ -13,17 +13,24 @@ from bat_jax.training.experiment import Experiment
 def forward_flops(experiment: Experiment) -> float:
     """Returns the FLOPs of one image's forward pass, from XLA's count for eight images.
 
-    Counts plain convolutions, regardless of the form that the back end computes.
+    Counts plain convolutions without the products with padding, regardless of the form that the
+    back end computes. Only CPU's back end counts programs that are not compiled, so the pass is
+    lowered for CPU; NaN if JAX may not use CPU (JAX_PLATFORMS).
     """
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return float("nan")
     images = jax.ShapeDtypeStruct((8, *experiment.dataset.image_shape), jnp.float32)
     variables = jax.eval_shape(experiment.initial_state).variables
     model = models.with_conv(experiment.model, convolution.xla)
     forward = jax.jit(lambda variables, images: model.apply(variables, images))
-    return flops(forward.lower(variables, images)) / 8
+    with jax.default_device(cpu):
+        return flops(forward.lower(variables, images)) / 8
 
 
 def step_flops(experiment: Experiment) -> float:
-    """Returns the minimum FLOPs of a step of the method, over all devices."""
+    """Returns the minimum FLOPs of a step of the method, over all devices; NaN as above."""
     config = experiment.config
     passes = methods.step_passes(experiment.method, config)
     return forward_flops(experiment) * config.train.batch_size * passes

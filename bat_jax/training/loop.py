@@ -130,7 +130,7 @@ class _Progress:
             images_per_second=rate,
             learning_rate=float(experiment.learning_rate(step - 1)),
         )
-        if self._peak is not None:
+        if self._peak is not None and math.isfinite(self._image_flops):
             self.latest["utilisation"] = rate * self._image_flops / self._peak
         self._records.write(step, step / experiment.steps_per_epoch, "train", self.latest)
         lost = means.get("lost_gradient", 0.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 
 import jax
@@ -61,6 +62,20 @@ def test_a_step_computes_no_more_than_its_objective_must(objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_cost_of_a_step_is_unchanged(objective):
     assert flops(compile_step(objective)[1]) == pytest.approx(1e6 * PINNED[objective], rel=0.05)
+
+
+def test_a_step_is_counted_wherever_jax_has_cpu(monkeypatch):
+    experiment = built(tiny("pgd_at"))
+    counted, asked = step_flops(experiment), jax.local_devices
+    assert counted > 0
+
+    def only_an_accelerator(*, backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return asked(backend=backend)
+
+    monkeypatch.setattr(jax, "local_devices", only_an_accelerator)
+    assert math.isnan(step_flops(experiment))
 
 
 def test_loops_are_counted_as_often_as_they_run():
