@@ -24,7 +24,7 @@ from stages.peer import missing, peer
 from stages.stage import Stage, Values, with_smaller_batches
 
 # Seconds: to train the network, to attack it here and there.
-NEEDS = {"network": 30.0, "here": 40.0, "torch": 30.0}
+NEEDS = {"network": 45.0, "here": 40.0, "torch": 30.0}
 EQUAL_VERDICTS = 0.995
 # In what AutoAttack searches; float32 at the highest precision confirms what it finds.
 _SEARCHES = {"here, search in bfloat16": BFLOAT16, "here, search in TF32": TF32}

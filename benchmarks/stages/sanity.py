@@ -48,7 +48,7 @@ def run(stage: Stage) -> None:
     measured(stage, "pgd", lambda: invariants(16 if smoke else 256), 2)
     # On CPU the loop of an attack is slow, for which runs there have another form.
     shown = ("adversarial/linf/apgd-ce", ("apgd-ce",), 8) if smoke else _WHOLE
-    measured(stage, "autoattack", lambda: verdicts(*shown), 2 if smoke else 15)
+    measured(stage, "autoattack", lambda: verdicts(*shown), 2 if smoke else 30)
     measured(stage, "members", lambda: members(smoke), 2 if smoke else 10)
     for method in others:
         trained(method)
@@ -211,7 +211,11 @@ def _scores(smoke: bool, at_once: int) -> Scores:
     found.programs.update(execution="vmap", members_at_once=at_once)
     ensemble = Ensemble(_experiment(found, smoke), members=2)
     rounds = [ensemble.train(np.arange(m, m + at_once)) for m in range(0, 2, at_once)]
-    return Scores(*(np.concatenate(parts) for parts in zip(*rounds, strict=True)))
+    members, masks, train, test = (
+        np.concatenate([getattr(scores, name) for scores in rounds])
+        for name in ("members", "masks", "train", "test")
+    )
+    return Scores(members, masks, train, test)
 
 
 def _experiment(found: ConfigDict, smoke: bool) -> Experiment:

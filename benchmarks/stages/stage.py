@@ -26,6 +26,7 @@ class Run:
       released: the folder that may hold C-scores and high-influence pairs.
       work: the folder of runs and weights, which a later run goes on with.
       seeds: of the trainings.
+      methods: of the trainings.
     """
 
     records: Records
@@ -35,6 +36,7 @@ class Run:
     released: Path | None
     work: Path
     seeds: tuple[int, ...]
+    methods: tuple[str, ...]
 
 
 class Stage:

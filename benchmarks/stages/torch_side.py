@@ -74,9 +74,13 @@ def autoattack(question: dict[str, Any]) -> dict[str, Any]:
     model.load_state_dict(weights)
     model = model.eval().to(DEVICE, memory_format=torch.channels_last)
     model.requires_grad_(False)
-    images = images.contiguous(memory_format=torch.channels_last)
     attack = AutoAttack(
-        model, norm="Linf", eps=question["epsilon"], seed=0, version="standard", device=DEVICE
+        lambda x: model(_ChannelsLast.apply(x)),
+        norm="Linf",
+        eps=question["epsilon"],
+        seed=0,
+        version="standard",
+        device=DEVICE,
     )
     attack.attacks_to_run = question["attacks"]
     synchronize()
@@ -93,6 +97,23 @@ def autoattack(question: dict[str, Any]) -> dict[str, Any]:
         "robust": robust.int().tolist(),
         "logits": logits.tolist(),
     }
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """Images in the network's memory format, and their gradient in that of the attacks.
+
+    The attacks take views of images and gradients that channels_last does not allow.
+    """
+
+    @staticmethod
+    def forward(context: Any, images: torch.Tensor) -> torch.Tensor:
+        del context
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        del context
+        return gradient.contiguous()
 
 
 def synchronize() -> None:

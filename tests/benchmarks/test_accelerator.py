@@ -35,7 +35,7 @@ def records(path, *, card="H100", smoke=False):
 
 
 def stage(path, *, seconds=100.0):
-    run = Run(records(path), Clock(seconds), False, None, None, path, (0,))
+    run = Run(records(path), Clock(seconds), False, None, None, path, (0,), ("pgd_at",))
     return Stage("step", run, box=50.0)
 
 
@@ -226,7 +226,14 @@ def test_what_a_step_hides_of_a_batch():
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--budget=0"], ["--budget=9", "--stages=stp"], ["--smoke", "--seeds=a"]]
+    "arguments",
+    [
+        [],
+        ["--budget=0"],
+        ["--budget=9", "--stages=stp"],
+        ["--smoke", "--seeds=a"],
+        ["--smoke", "--methods=mart"],
+    ],
 )
 def test_wrong_arguments_are_refused(program, arguments):
     with pytest.raises(SystemExit) as ended:
