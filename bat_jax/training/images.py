@@ -145,11 +145,13 @@ def _check_shape(config: ConfigDict, dataset: Dataset) -> None:
             f"config.data.crop_padding is {config.data.crop_padding}; expected less than {side},"
             f" the side of the images of {dataset.name}: a crop could miss the image"
         )
-    diameter = math.sqrt(math.prod(dataset.image_shape))
-    if config.attack.norm == "l2" and config.attack.epsilon > diameter:
+    norm, values = config.attack.norm, math.prod(dataset.image_shape)
+    # Of two images in [0, 1].
+    largest = {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}[norm]
+    if config.attack.epsilon > largest:
         raise UserError(
-            f"config.attack.epsilon is {config.attack.epsilon}; expected at most {diameter:.4g} for"
-            f" l2, the largest distance of two images of {dataset.name} in [0, 1]"
+            f"config.attack.epsilon is {config.attack.epsilon}; expected at most {largest:.4g} for"
+            f" {norm}, the largest distance of two images of {dataset.name} in [0, 1]"
         )
 
 

@@ -280,6 +280,15 @@ def test_wrong_evaluations_are_refused(run):
     assert not (folder / "first").exists()
 
 
+def test_an_l1_attack_that_reaches_any_image_is_refused(run):
+    folder, _ = run
+    config = configs.evaluation()
+    config.run = str(folder)
+    config.attack.norm, config.attack.epsilon, config.evaluation.losses = "l1", 65.0, ()
+    with pytest.raises(UserError, match=r"attack\.epsilon is 65\.0; expected at most 64 for l1"):
+        evaluate_run(config, folder / "l1")
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     config = configs.evaluation()
     with pytest.raises(UserError, match=r"config\.run is not set"):
