@@ -27,7 +27,7 @@ BOXES = {
     "memorization": None,
 }
 # Trained on CIFAR-100, in this order.
-METHODS = ("pgd_at", "bat", "trades")
+METHODS = ("pgd_at", "bat", "trades", "standard")
 SMOKE_SECONDS = 3600.0
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-100 by the fast recipes: trained, then tested clean, under PGD-20 and by AutoAttack."""
+"""CIFAR-100 by the fast recipes: trained, tested, attacked, compared with released memorization."""
 
 import itertools
 import logging
@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,9 +15,10 @@ from bat_jax import config as configs
 from bat_jax import jobs
 from bat_jax.attacks.auto_attack import STANDARD
 from bat_jax.evaluation import runs
-from stages import recipes
+from stages import recipes, typicality
 from stages.machine import HIGHEST, precision
 from stages.stage import Stage, Values, is_out_of_memory
+from stages.typicality import CSCORES, PAIRS
 
 # Public figures of long recipes, Linf 8/255, beside which these stand. The configs of the methods
 # name the sources.
@@ -38,6 +40,7 @@ def run(stage: Stage) -> None:
     trainings = list(itertools.product(stage.run.seeds, stage.run.methods))
     for seed, method in trainings:
         _trained(stage, method, seed)
+        _compared(stage, method, seed)
         _attacked(stage, method, seed, first)
     for size, (seed, method) in itertools.product(others, trainings):
         _attacked(stage, method, seed, size)
@@ -106,11 +109,22 @@ def train(stage: Stage, config: ConfigDict, name: str) -> tuple[Any, Any, int]:
         )
 
 
+def _compared(stage: Stage, method: str, seed: int) -> None:
+    """Compares a trained method with released memorization, where that is there."""
+    run, released = _run(stage, method, seed), stage.run.released
+    key, about = f"{method}/seed {seed}/memorization", {"precision": "-", "seeds": (seed,)}
+    if not stage.has(key, by_card=False) and not (run / "results.json").exists():
+        stage.skip(key, f"{run} holds no finished run", **about)
+    elif released is None or not any((released / name).exists() for name in (CSCORES, PAIRS)):
+        stage.skip(key, f"--data holds neither {CSCORES} nor {PAIRS}", **about)
+    else:
+        stage.measure(key, lambda: typicality.of_run(run, released), by_card=False, **about)
+
+
 def _attacked(stage: Stage, method: str, seed: int, size: int) -> None:
     """Runs AutoAttack on the best state of a trained method."""
     key, about = f"{method}/seed {seed}/autoattack {size}", {"seeds": (seed,), "by_card": False}
-    trained = stage.find(f"{method}/seed {seed}", by_card=False)
-    run = stage.run.work / "cifar100" / (trained or {}).get("folder", _folder(method, seed))
+    run = _run(stage, method, seed)
     if not stage.has(key, by_card=False) and not (run / "results.json").exists():
         why = f"{run} holds no finished run"
         stage.skip(key, why, precision=HIGHEST, seeds=(seed,))
@@ -143,6 +157,12 @@ def _attacked(stage: Stage, method: str, seed: int, size: int) -> None:
 
     needs = NEEDS["autoattack" if size <= 1_000 else "all"]
     stage.measure(key, attack, precision=HIGHEST, needs=2 if stage.run.smoke else needs, **about)
+
+
+def _run(stage: Stage, method: str, seed: int) -> Path:
+    """Returns the folder of a training, whose name tells in how many parts the batch was."""
+    trained = stage.find(f"{method}/seed {seed}", by_card=False)
+    return stage.run.work / "cifar100" / (trained or {}).get("folder", _folder(method, seed))
 
 
 def _folder(method: str, seed: int) -> str:

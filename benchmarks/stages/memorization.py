@@ -18,11 +18,10 @@ from stages import ensemble as forms
 from stages import recipes
 from stages.machine import HIGHEST, precision
 from stages.stage import Stage, Values, with_smaller_batches
+from stages.typicality import CSCORES, PAIRS
 
 EPOCHS = 15
 NEEDS = 60.0
-CSCORES = "cifar100-cscores-orig-order.npz"
-PAIRS = "cifar100_high_infl_pairs_infl0.15_mem0.25.npz"
 # Members at once where the stage `ensemble` has not measured what is fastest.
 _AT_ONCE = 4
 _MOST = 4_000

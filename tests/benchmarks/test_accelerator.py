@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import feeding
 import numpy as np
 import parts
 import pytest
-from stages import cifar100
+from stages import cifar100, typicality
 from stages.clock import Clock, OutOfTime
 from stages.memorization import influence_of
 from stages.records import MEASURED, NOTE, Records
@@ -223,6 +224,43 @@ def test_what_a_step_hides_of_a_batch():
     assert feeding.ratio(seconds) == pytest.approx(1.1)
     assert feeding.hidden(seconds) == pytest.approx(1 - 0.2 / 0.4)
     assert feeding.hidden({**seconds, feeding.ALONE: [0.001] * 3}) is None
+
+
+def test_a_run_is_compared_with_released_memorization(tmp_path, monkeypatch):
+    ids = np.array([5, 0, 3, 2])
+    np.savez(
+        tmp_path / "train_examples.npz",
+        ids=ids,
+        labels=np.zeros(4, np.int32),
+        presented=np.array([1, 2, 4, 2]),
+        loss_sum=np.float32([0.5, 2.0, 8.0, 3.0]),  # Mean losses: 0.5, 1, 2, 1.5.
+        forgotten=np.zeros(4, np.int32),
+        ever_correct=np.ones(4, bool),
+    )
+    examples = {
+        "ids": np.arange(4),
+        "labels": np.zeros(4, np.int32),
+        "best_clean": np.array([True, True, True, False]),
+        "last_clean": np.zeros(4, bool),
+    }
+    monkeypatch.setattr(
+        typicality.runs, "read", lambda run: types.SimpleNamespace(examples=examples)
+    )
+    released = tmp_path / "released"
+    released.mkdir()
+    assert typicality.of_run(tmp_path, released) == {}
+    # 1 - score of ids 5, 0, 3, 2: 0.25, 0.5, 1, 0.75, which is half of the mean loss.
+    scores = np.array([0.5, 0.0, 0.25, 0.0, 0.0, 0.75])
+    np.savez(released / typicality.CSCORES, labels=np.zeros(6, np.int32), scores=scores)
+    pairs = {"tr_idx": [0, 1, 0], "tt_idx": [3, 3, 1], "infl": [0.2] * 3, "mem": [0.5] * 3}
+    np.savez(released / typicality.PAIRS, **pairs)
+    found = typicality.of_run(tmp_path, released)
+    for name in ("rank_correlation", "pearson", "cosine"):
+        assert found[f"loss_{name}"] == pytest.approx(1)
+    assert found["loss_n"] == 4
+    assert (found["atypical_n"], found["other_n"]) == (2, 2)
+    assert (found["atypical_best_clean"], found["other_best_clean"]) == (0.5, 1.0)
+    assert "atypical_last_clean" not in found
 
 
 @pytest.mark.parametrize(
