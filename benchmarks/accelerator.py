@@ -27,7 +27,7 @@ BOXES = {
     "memorization": None,
 }
 # Trained on CIFAR-100, in this order.
-METHODS = ("pgd_at", "bat", "trades", "standard")
+METHODS = ("pgd_at", "bat", "trades", "standard", "pgd_at_awp", "bat_awp", "trades_awp")
 SMOKE_SECONDS = 3600.0
 
 

@@ -12,8 +12,11 @@ _TOY = 320
 
 
 def training(run: Run, method: str, *, seed: int) -> ConfigDict:
-    """Returns the fast recipe of a method on CIFAR-100."""
-    config = _page(f"cifar100_{method}_fast")
+    """Returns the fast recipe of a method on CIFAR-100; `<method>_awp` adds weight perturbation."""
+    plain = method.removesuffix("_awp")
+    config = _page(f"cifar100_{plain}_fast")
+    if method != plain:
+        config.objective.awp = _page(f"cifar100_{method}").objective.awp
     config.seed = seed
     config.data.path = None if run.data is None else str(run.data)
     config.evaluation.losses = ("cross_entropy",)

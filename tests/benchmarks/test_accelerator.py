@@ -15,7 +15,7 @@ import feeding
 import numpy as np
 import parts
 import pytest
-from stages import cifar100, typicality
+from stages import cifar100, recipes, typicality
 from stages.clock import Clock, OutOfTime
 from stages.memorization import influence_of
 from stages.records import MEASURED, NOTE, Records
@@ -224,6 +224,14 @@ def test_what_a_step_hides_of_a_batch():
     assert feeding.ratio(seconds) == pytest.approx(1.1)
     assert feeding.hidden(seconds) == pytest.approx(1 - 0.2 / 0.4)
     assert feeding.hidden({**seconds, feeding.ALONE: [0.001] * 3}) is None
+
+
+@pytest.mark.parametrize("method", accelerator.METHODS)
+def test_a_method_has_a_fast_recipe(tmp_path, method):
+    config = recipes.training(stage(tmp_path).run, method, seed=3)
+    assert (config.seed, config.train.epochs) == (3, 30)
+    assert config.objective.name == method.removesuffix("_awp")
+    assert (config.objective.awp.gamma > 0) == method.endswith("_awp")
 
 
 def test_a_run_is_compared_with_released_memorization(tmp_path, monkeypatch):
