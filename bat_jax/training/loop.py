@@ -105,16 +105,19 @@ class _Progress:
       latest: the values of the last record.
     """
 
-    def __init__(self, experiment: Experiment, records: Log, peak: float | None) -> None:
+    def __init__(
+        self, experiment: Experiment, records: Log, flops: float, peak: float | None
+    ) -> None:
         """Starts to record.
 
         Args:
           experiment: the training run.
           records: the log to write to.
+          flops: the FLOPs of a step; NaN if they are not known.
           peak: the peak rate of the devices in FLOP/s, if it is known.
         """
         self._experiment, self._records, self._peak = experiment, records, peak
-        self._image_flops = step_flops(experiment) / experiment.config.train.batch_size
+        self._image_flops = flops / experiment.config.train.batch_size
         self._has_warned = False
         self.latest: dict[str, float] = {}
 
@@ -177,9 +180,10 @@ def fit(
     tracker = experiment.tracker()
     # The peak of a CPU is measured, so it needs idle cores.
     peak = together(list(experiment.mesh.devices.flat), config.model.dtype)
+    flops = step_flops(experiment)
     if peak is not None:
-        _warn_of_length(step_flops(experiment) * (total_steps - step) / peak)
-    progress = _Progress(experiment, records, peak)
+        _warn_of_length(flops * (total_steps - step) / peak)
+    progress = _Progress(experiment, records, flops, peak)
     watch = None
     if config.train.collapse.watch:
         watch = Watch(
