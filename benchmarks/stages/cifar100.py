@@ -160,7 +160,7 @@ def _attacked(stage: Stage, method: str, seed: int, size: int) -> None:
 
 
 def _run(stage: Stage, method: str, seed: int) -> Path:
-    """Returns the folder of a training, whose name tells in how many parts the batch was."""
+    """Returns the folder of a training run; one with its batch in parts has a folder of its own."""
     trained = stage.find(f"{method}/seed {seed}", by_card=False)
     return stage.run.work / "cifar100" / (trained or {}).get("folder", _folder(method, seed))
 
