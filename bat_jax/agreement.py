@@ -158,11 +158,6 @@ def _check_tolerance(config: ConfigDict) -> None:
             " config.evaluation.tolerance, which runs them on a sample of the images that withstand"
             " the other attacks"
         )
-    if "findings" in config:
-        raise UserError(
-            f"config.evaluation.tolerance is {config.evaluation.tolerance}; expected None for the"
-            " job findings, which compares runs image by image: remove it"
-        )
 
 
 def _of_255(value: float) -> str:

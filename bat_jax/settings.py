@@ -230,9 +230,10 @@ def fashion_mnist_findings() -> ConfigDict:
 def small_findings(config: ConfigDict) -> ConfigDict:
     """Returns findings that spend two cores where the questions are, with five seeds.
 
-    BAT, and BAT as searched on Fashion-MNIST (docs/results/bat_search.md), against three baselines;
+    BAT, and BAT as searched on Fashion-MNIST (docs/results/bat_search.md), against two baselines;
     with AWP against TRADES with it; the removal of all atypical images, against random ones of the
-    same classes. Three more seeds can be added.
+    same classes. Three more seeds can be added. FAB-T and Square, most of the cost, attack a
+    sample of what APGD leaves.
     """
     config.findings.seeds = (0, 1, 2, 3, 4)
     config.findings.looks = (5, 8)
@@ -245,19 +246,16 @@ def small_findings(config: ConfigDict) -> ConfigDict:
     config.findings.methods = (
         "pgd_at",
         "trades",
-        "te",
         "bat",
         "bat_searched",
         "trades_awp",
         "bat_searched_awp",
     )
-    # As in its paper, in proportion: between the two decays of the learning rate.
-    config.objective.te.start_epoch = 36.0
-    config.objective.te.ramp_epochs = 16.0
     config.findings.tracked = ("pgd_at",)
     config.findings.removed = (1.0,)
     config.findings.balanced = True
     config.findings.variants = ConfigDict()
+    config.evaluation.tolerance = 0.01
     return config
 
 

@@ -8,8 +8,8 @@ the best state; all 1,000 test images, with AutoAttack on the best state of ever
 was chosen on held-out training images from pgd_at alone (one seed, eps 8/255): a small_cnn of width
 12 ends at 98.7 % on the training images under PGD-7, and at 27.5 % on 400 held-out images under
 PGD-20 (clean 53.8 %); width 16 at 99.8 and 28.8 % (clean 56.3 %), in 1.7 times the FLOPs. The rest
-is as in configs/fashion_mnist_findings_cpu.py, with temporal ensembling and with the options of BAT
-that configs/fashion_mnist_bat_search.py chose (`bat_searched`), but without harmful images: no test
+is as in configs/fashion_mnist_findings_cpu.py, with the options of BAT that
+configs/fashion_mnist_bat_search.py chose (`bat_searched`), but without harmful images: no test
 images are left to choose them. The same command resumes after an interruption. Hardware: two CPU
 cores. Expected: 220 minutes, 10 for the run of a method, of which AutoAttack takes 7; accuracies
 not measured.

@@ -11,6 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bat_jax import methods
+from bat_jax.attacks import sampling
+from bat_jax.attacks.sampling import Sample
 from bat_jax.ensemble.cost import describe_ensemble, member_cost
 from bat_jax.evaluation.records import CLEAN, STATES, Measure
 from bat_jax.findings import contrasts, looks, power
@@ -35,8 +37,8 @@ def describe_findings(config: ConfigDict) -> str:
     """Returns the runs of the findings, their cost, and the differences that they can detect.
 
     FLOPs count forward passes; the time follows from that of a training step of `pgd_at` here. The
-    removal of images is ignored. AutoAttack is given at its most, where it breaks no image, and for
-    the expected robust accuracy.
+    removal of images is ignored. AutoAttack is given at its most, where it breaks no image and
+    draws no sample, and for the expected robust accuracy.
 
     Raises:
       UserError: the config, the data, the estimates or the pilot are wrong.
@@ -52,7 +54,8 @@ def describe_findings(config: ConfigDict) -> str:
     # Removals are ignored, so that no image need be known as atypical.
     runs = plans.plan(config, experiment.train, np.zeros(0, np.int64), Path())
     forward, rate = forward_flops(experiment), _rate(experiment)
-    total, attacked, members = 0.0, 0.0, 0.0
+    standing = expected_robust(config, pilot)
+    total, attacked, expected, members = 0.0, 0.0, 0.0, 0.0
     arms: dict[str, float] = {}
     for run in runs:
         passes = _training_passes(run.config, experiment) + _evaluation_passes(
@@ -61,6 +64,7 @@ def describe_findings(config: ConfigDict) -> str:
         arms[run.arm] = passes * forward
         total += passes * forward
         attacked += _autoattack_passes(run.config, experiment) * forward
+        expected += _autoattack_passes(run.config, experiment, standing) * forward
     lines += [
         f"parameters: {number_of_parameters(jax.eval_shape(experiment.initial_state).variables):,}",
         f"forward pass: {forward / 1e9:.4g} GFLOP per image",
@@ -68,13 +72,12 @@ def describe_findings(config: ConfigDict) -> str:
         *(f"  {arm}: {flops / 1e12:,.4g} TFLOP per seed" for arm, flops in arms.items()),
         f"training, validation, PGD: {total / 1e12:,.4g} TFLOP{_minutes(total, rate)}",
     ]
-    standing = expected_robust(config, pilot)
     if attacked:
         lines.append(f"AutoAttack: at most {attacked / 1e12:,.4g} TFLOP{_minutes(attacked, rate)}")
-        if standing < 1:
+        if expected < attacked:
             lines.append(
                 f"  at the expected robust accuracy of {100 * standing:.0f} %:"
-                f" {attacked * standing / 1e12:,.4g} TFLOP{_minutes(attacked * standing, rate)}"
+                f" {expected / 1e12:,.4g} TFLOP{_minutes(expected, rate)}"
             )
     made = {
         "ensemble": config.memorization.estimates is None,
@@ -92,7 +95,7 @@ def describe_findings(config: ConfigDict) -> str:
                 f"findings.{section}, in addition{_minutes(cost, rate)}:\n"
                 + described[described.index("parameters of") :]
             )
-    whole = total + attacked * standing + members
+    whole = total + expected + members
     lines.append(
         f"in all: {whole / 1e15:,.4g} PFLOP{_minutes(whole, rate)},"
         f" {whole / 1e14 / 3600:,.3g} device-hours at 100 TFLOP/s"
@@ -235,8 +238,17 @@ def _evaluation_passes(config: ConfigDict, experiment: Experiment) -> int:
     return 2 * _tested(config, experiment) * each
 
 
-def _autoattack_passes(config: ConfigDict, experiment: Experiment) -> int:
-    """Returns the forward passes of AutoAttack if every image withstands it."""
+def _autoattack_passes(
+    config: ConfigDict, experiment: Experiment, standing: float | None = None
+) -> float:
+    """Returns the forward passes of AutoAttack.
+
+    Args:
+      config: of a run.
+      experiment: a run of the same data and model.
+      standing: the fraction of images that withstand every attack, none of which the attacks on a
+        sample break; None for the most there can be: all withstand, and all are drawn.
+    """
     targets = min(9, experiment.dataset.num_classes - 1)
     each = {
         "apgd-ce": 200,
@@ -245,8 +257,18 @@ def _autoattack_passes(config: ConfigDict, experiment: Experiment) -> int:
         "fab-t": 300 * targets,
         "square": 5000,
     }
-    passes = sum(each[attack] for attack in config.evaluation.attacks)
-    return len(config.evaluation.attacked) * _tested(config, experiment) * passes
+    attacks, tested = config.evaluation.attacks, _tested(config, experiment)
+    images = drawn = float(tested)
+    num_whole = len(attacks)
+    if standing is not None:
+        images = drawn = standing * tested
+        if config.evaluation.tolerance is not None:
+            num_whole = sampling.num_whole(attacks)
+            population = Sample.of(attacks[num_whole:], np.arange(round(images)), 0.95)
+            drawn = min(population.needed(config.evaluation.tolerance * tested), images)
+    counts = [images] * num_whole + [drawn] * (len(attacks) - num_whole)
+    passes = sum(each[attack] * count for attack, count in zip(attacks, counts, strict=True))
+    return float(len(config.evaluation.attacked) * passes)
 
 
 def _tested(config: ConfigDict, experiment: Experiment) -> int:

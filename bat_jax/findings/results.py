@@ -123,6 +123,13 @@ _RESULTS = Object(
         "seconds": Number(low=0),
     },
     {
+        "sampled": Object(
+            {
+                "attacks": ListOf(Text(), shortest=1),
+                **dict.fromkeys(("images", "drawn", "broken"), _COUNT),
+                "widest": Number(low=0, high=1),
+            }
+        ),
         "harmful": ListOf(Object({**_REMOVAL, "against": Text(CONTROLS)}, _GROUPED)),
         "design": Object(
             {

@@ -62,6 +62,7 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dic
         "curves": curves,
         "gains": {name: _gains(arms[name], tracked, name, looks) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
+        **_sampled(arms),
         **_removals(arms, removed, removals(settings), strongest["removal"], looks),
         "methods": [
             row
@@ -145,6 +146,28 @@ def _of_group(tests: Sequence[Accuracies]) -> dict[str, Any]:
             "images": value.n,
         }
         for measure, value in tests[0].items()
+    }
+
+
+def _sampled(arms: Arms) -> dict[str, Any]:
+    """Returns what AutoAttack's last attacks were run on, over all runs, if it was on samples."""
+    samples = [
+        test.sample
+        for runs in arms.values()
+        for run in runs
+        for test in run.evaluations.values()
+        if test.sample is not None
+    ]
+    if not samples:
+        return {}
+    return {
+        "sampled": {
+            "attacks": list(samples[0].attacks),
+            "images": sum(sample.images for sample in samples),
+            "drawn": sum(sample.drawn for sample in samples),
+            "broken": sum(sample.broken for sample in samples),
+            "widest": max(high - low for low, high in (sample.interval for sample in samples)),
+        }
     }
 
 
@@ -341,6 +364,7 @@ def _pairs(
     """Returns the tests of one arm against others: over seeds, and image by image within a seed.
 
     `p_holm` is the p value over seeds adjusted by Holm's method for all others and both measures.
+    There is no test image by image where some images were not attacked by every attack.
     """
     rows: list[dict[str, Any]] = []
     for other in others:
@@ -354,10 +378,7 @@ def _pairs(
                     images=_tested(arms[name][0], state, "all", measure),
                     looks=looks,
                 ),
-                "mcnemar": [
-                    _image_by_image(one, two, f"{state}_{measure}")
-                    for one, two in zip(arms[name], arms[other], strict=True)
-                ],
+                **_within_seeds(arms[name], arms[other], state, measure),
             }
         rows.append(row)
     tests = [row[measure] for row, measure in itertools.product(rows, (CLEAN.key, attack))]
@@ -365,6 +386,17 @@ def _pairs(
     for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["p_holm"] = adjusted
     return rows
+
+
+def _within_seeds(
+    ours: Sequence[Run], theirs: Sequence[Run], state: str, measure: str
+) -> dict[str, Any]:
+    """Returns the tests image by image, one per seed; nothing if verdicts are sampled."""
+    if any(run.evaluations[state].note(Measure.parse(measure)) for run in (*ours, *theirs)):
+        return {}
+    key = f"{state}_{measure}"
+    tests = [_image_by_image(one, two, key) for one, two in zip(ours, theirs, strict=True)]
+    return {"mcnemar": tests}
 
 
 def _image_by_image(one: Run, other: Run, key: str) -> dict[str, Any]:

@@ -123,6 +123,8 @@ def _page(finished: Sequence[Finished], charts: Mapping[str, Chart | None]) -> l
             ]
             if lines:
                 blocks.append(f"{one.name}:\n\n" + "\n".join(lines))
+            if claim == "c":
+                blocks += tables.sampled(one.summary)
     blocks += ["## What did not reproduce", "\n".join(_failures(finished)), "## Long tables"]
     blocks.append("\n".join(f"- [{one.name}](findings_{one.stem}.md)" for one in finished))
     return blocks

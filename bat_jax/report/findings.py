@@ -226,6 +226,7 @@ def _methods(summary: Summary) -> Section:
         " test over seeds: would the methods differ in another training run too? The verdict rests"
         " on the second; its p values are adjusted by Holm's method for all rows of a checkpoint"
         " and both measures.",
+        *sampled(summary),
     )
     return Section(
         "(c) BAT and the others",
@@ -242,6 +243,20 @@ def _methods(summary: Summary) -> Section:
             ),
         ),
     )
+
+
+def sampled(summary: Summary) -> list[str]:
+    """Returns a sentence on the samples that AutoAttack's last attacks were run on, if any."""
+    if "sampled" not in summary:
+        return []
+    found = summary["sampled"]
+    return [
+        f"AutoAttack is sampled: {' and '.join(found['attacks'])} were run on {found['drawn']:,} of"
+        f" the {found['images']:,} images, of all runs together, that withstood the attacks before,"
+        f" and broke {found['broken']:,}. Its accuracies are estimates; the 95 % interval of a run"
+        f" on its test images is at most {100 * found['widest']:.1f} points wide. McNemar's test"
+        " needs verdicts on all images, and is left out."
+    ]
 
 
 def compared_arms(summary: Summary) -> list[str]:
@@ -327,12 +342,12 @@ def pair_table(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) ->
             test = row[measure]
             within = "; ".join(
                 f"{one['only_first']}:{one['only_second']}, p = {one['p_value']:.2g}"
-                for one in test["mcnemar"]
+                for one in test.get("mcnemar", ())
             )
             adjusted = f"{test['p_holm']:.2g}" if "p_holm" in test else "one seed"
             ours = f"{row['ours']} minus " if "ours" in row else ""
             name = f"{ours}{row['against']}, {row['state']}, {_title(measure)}"
-            cells.append((name, points(test), adjusted, within))
+            cells.append((name, points(test), adjusted, within or "not tested"))
     return Table(
         "BAT minus each other arm, in points, with tests. McNemar, for each seed: images correct"
         " under BAT alone : images correct under the other alone.",

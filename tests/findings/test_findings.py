@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bat_jax.attacks.sampling import Sample
 from bat_jax.errors import UserError
 from bat_jax.evaluation.runs import read
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.cost import describe_findings
+from bat_jax.findings.summary import summarize
 from bat_jax.jobs import findings
+from bat_jax.report import findings as findings_page
 from bat_jax.report import report
+from bat_jax.runtime.files import write_json, write_npz
 from tests.report.browser import CHROMIUM, browsing
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +60,73 @@ def test_differences_are_those_of_the_runs(finished):
     ours, theirs = (run.examples["last_pgd2"] for run in (bat, pgd_at))
     assert row["pgd2"]["mean"] == pytest.approx(ours.mean() - theirs.mean())
     assert row["pgd2"]["mcnemar"][0]["only_first"] == (ours & ~theirs).sum()
+
+
+@pytest.fixture
+def sampled(finished, findings_config, tmp_path):
+    """Returns a summary of the same runs, as if AutoAttack had drawn 10 of 40 images in each."""
+    folder, summary, _ = finished
+    sample = {"attacks": ["square"], "images": 40, "drawn": 10, "broken": 1}
+    arms = {}
+    for name in summary["accuracies"]:
+        run = tmp_path / name
+        shutil.copytree(folder / "runs" / f"{name}-seed0", run)
+        results = json.loads((run / "results.json").read_bytes())
+        best = results["best"]
+        for group in (best["test"], best["test"]["typical"], best["test"]["atypical"]):
+            group["autoattack"] = group["pgd2"]
+        best["sample"] = {**sample, "interval": [0.5, 0.52]}
+        write_json(run / "results.json", results)
+        with np.load(run / "examples.npz") as file:
+            examples = {**file, "best_autoattack": file["best_pgd2"]}
+        write_npz(run / "examples.npz", examples)
+        arms[name] = [read(run)]
+    config = findings_config(
+        **{
+            "evaluation.attacks": ("apgd-ce", "square"),
+            "evaluation.attacked": ("best",),
+            "evaluation.tolerance": 0.02,
+        }
+    )
+    return summarize(config, arms, {name: 1 for name in arms if "without" in name})
+
+
+def test_sampled_verdicts_are_not_tested_image_by_image(sampled):
+    rows = {row["state"]: row for row in sampled["methods"]}
+    assert "mcnemar" not in rows["best"]["autoattack"]
+    assert len(rows["best"]["clean"]["mcnemar"]) == len(rows["last"]["pgd2"]["mcnemar"]) == 1
+    expected = {"attacks": ["square"], "images": 160, "drawn": 40, "broken": 4}
+    assert sampled["sampled"] == {**expected, "widest": pytest.approx(0.02)}
+
+
+def test_the_page_says_that_verdicts_are_sampled(sampled):
+    (text,) = findings_page.sampled(sampled)
+    assert "square were run on 40 of the 160 images" in text
+    assert "and broke 4." in text
+    assert "at most 2.0 points wide" in text
+    rows = findings_page.pair_table(sampled["methods"], sampled["attacks"]["methods"]).rows
+    assert [row[3] for row in rows if row[0] == "pgd_at, best, AutoAttack"] == ["not tested"]
+
+
+def test_a_tolerance_lowers_the_predicted_cost(findings_config, monkeypatch):
+    monkeypatch.setattr("bat_jax.findings.cost._rate", lambda experiment: 1e9)
+    fields = {
+        "evaluation.attacks": ("apgd-ce", "square"),
+        "evaluation.attacked": ("best",),
+        "findings.expected_robust": 0.5,
+    }
+
+    def expected(tolerance):
+        config = findings_config(**fields, **{"evaluation.tolerance": tolerance})
+        found = re.search(r"robust accuracy of 50 %: ([\d.]+) TFLOP", describe_findings(config))
+        return float(found[1])
+
+    # Half of 449 images withstand it: a forward and a backward pass in 100 steps, and 5,000 queries
+    # on all of them, or on as many as an interval of 10 points takes.
+    population = Sample.of(("square",), np.arange(224), 0.95)
+    drawn = population.needed(0.1 * 449)
+    ratio = (224.5 * 200 + drawn * 5000) / (224.5 * 5200)
+    assert expected(0.1) / expected(None) == pytest.approx(ratio, rel=2e-3)
 
 
 def test_a_dry_run_states_the_cost_and_what_the_seeds_detect(findings_config, monkeypatch):
