@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from bat_jax import data, memorization
 from bat_jax.errors import UserError
 from bat_jax.memorization import export
-from bat_jax.memorization.estimates import find
 
 EPOCHS = 24
 BATCH_SIZE = 32
@@ -128,7 +127,7 @@ def main(arguments: Sequence[str], *, models: int = 5, epochs: int = EPOCHS) -> 
 
 def tensors(split: data.Split, ids: np.ndarray) -> TensorDataset:
     """Returns the images of these ids as PyTorch takes them, and their labels."""
-    chosen = split.take(find(split, ids))
+    chosen = split.take(split.rows(ids))
     images = chosen.images.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(127.5) - 1
     return TensorDataset(torch.tensor(images), torch.tensor(chosen.labels.astype(np.int64)))
 

@@ -40,6 +40,10 @@ class Split:
         images = self.images.take(rows) if is_mapped else self.images[rows]
         return Split(images, self.labels[rows], self.ids[rows])
 
+    def rows(self, ids: Int64[np.ndarray, " ids"]) -> Int64[np.ndarray, " ids"]:
+        """Returns the rows of these ids, -1 for ids that are not there."""
+        return positions(self.ids, ids)
+
     def digest(self) -> str:
         """Returns a content hash of the ids, labels and images."""
         digest = hashlib.sha256()
@@ -48,6 +52,18 @@ class Split:
             for start in range(0, len(array), AT_ONCE):
                 digest.update(np.ascontiguousarray(array[start : start + AT_ONCE]).data)
         return digest.hexdigest()[:16]
+
+
+def positions(
+    among: Int64[np.ndarray, " examples"], ids: Int64[np.ndarray, " ids"]
+) -> Int64[np.ndarray, " ids"]:
+    """Returns the positions of these ids among others, -1 for ids that are not there."""
+    if not len(among):
+        return np.full(len(ids), -1, np.int64)
+    order = np.argsort(among)
+    place = np.searchsorted(among, ids, sorter=order)
+    rows = order[np.minimum(place, len(order) - 1)]
+    return np.where(among[rows] == ids, rows, -1)
 
 
 class Superclasses(NamedTuple):

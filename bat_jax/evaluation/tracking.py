@@ -18,7 +18,6 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import Evaluator
 from bat_jax.kernels.programs import Programs
 from bat_jax.memorization import Typicality
-from bat_jax.memorization import estimates as estimate_files
 from bat_jax.models import Classifier
 
 SETS = ("train_typical", "train_atypical", "test_typical", "test_atypical")
@@ -59,7 +58,7 @@ class Tracker:
         self._sizes: dict[str, int] = {}
         for name, images, ids in zip(SETS, (train, train, test, test), groups, strict=True):
             # Without influence estimates, the groups of the test images are unknown.
-            rows = estimate_files.find(images, np.zeros(0, np.int64) if ids is None else ids)
+            rows = images.rows(np.zeros(0, np.int64) if ids is None else ids)
             rows = np.asarray(jax.random.permutation(key, rows[rows >= 0]), np.int64)
             self._sizes[name] = len(rows)
             rows = rows[: config.evaluation.track.images]

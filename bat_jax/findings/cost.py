@@ -19,7 +19,6 @@ from bat_jax.findings import contrasts, looks, power
 from bat_jax.findings import plan as plans
 from bat_jax.findings.removal import removals
 from bat_jax.findings.results import read_results
-from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import backend
 from bat_jax.runtime.plain import plain
 from bat_jax.runtime.storage import as_path
@@ -199,7 +198,7 @@ def _contrasts(config: ConfigDict, experiment: Experiment) -> list[contrasts.Con
     groups = experiment.typicality()
     if groups is not None and groups.test_typical is not None and groups.test_atypical is not None:
         atypical = min(len(groups.test_atypical), config.evaluation.track.images)
-        rows = estimate_files.find(experiment.test_images(), groups.test_typical)
+        rows = experiment.test_images().rows(groups.test_typical)
         typical = int(np.sum(rows >= 0))
     tracked = Measure.parse(attacks["tracked"]).title
     found = [

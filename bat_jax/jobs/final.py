@@ -33,7 +33,6 @@ from bat_jax.evaluation.records import (
     summarize_groups,
 )
 from bat_jax.evaluation.sampled import Sampled, SampleRecord
-from bat_jax.memorization import estimates as estimate_files
 from bat_jax.runtime import distributed
 from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.storage import AnyPath
@@ -294,6 +293,6 @@ def _groups(experiment: Experiment, test: Split) -> dict[str, Int64[np.ndarray, 
     groups = {}
     for name, ids in zip(GROUPS, (sets.test_typical, sets.test_atypical), strict=True):
         if ids is not None:
-            rows = estimate_files.find(test, ids)
+            rows = test.rows(ids)
             groups[name] = rows[rows >= 0]
     return groups

@@ -19,7 +19,7 @@ from bat_jax.findings.summary import summarize
 from bat_jax.jobs.finished import finished_results
 from bat_jax.jobs.memorization import memorize
 from bat_jax.jobs.train import train_and_evaluate
-from bat_jax.memorization import estimates as estimate_files
+from bat_jax.memorization.matching import matched
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json, written_whole
@@ -174,9 +174,7 @@ def _harm(
 
     So the images that choose what to remove are not those that measure the effect.
     """
-    estimates = estimate_files.matched(
-        memorization.load(config.findings.robust_estimates), experiment.dataset
-    )
+    estimates = matched(memorization.load(config.findings.robust_estimates), experiment.dataset)
     # `prepare` requires atypical test images, so that the others are known.
     assert groups.test_typical is not None
     choosing = np.setdiff1d(groups.test_typical, experiment.test_images().ids)

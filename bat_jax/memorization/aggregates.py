@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from bat_jax.data.dataset import positions
 from bat_jax.memorization.agreement import of_halves
-from bat_jax.memorization.estimates import Estimates, Typicality, find_ids, helped_by_chance, split
+from bat_jax.memorization.estimates import Estimates
 from bat_jax.memorization.ranking import rank_correlation
+from bat_jax.memorization.typicality import Typicality, helped_by_chance, split
 
 # Memorization estimated from the even members, and from the odd ones.
 Halves = tuple[Float[np.ndarray, " train"], Float[np.ndarray, " train"]]
@@ -139,7 +141,7 @@ def _counts(
         assert sets.test_typical is not None
         labels, ids = estimates.test_labels, estimates.test_ids
         atypical, typical = sets.test_atypical, sets.test_typical
-    places = find_ids(ids, atypical)
+    places = positions(ids, atypical)
     by_class = np.bincount(labels[places], minlength=len(class_names))
     sizes = np.bincount(labels, minlength=len(class_names))
     return {

@@ -1,4 +1,4 @@
-"""Memorization and influence estimates: the file, and the typical and atypical sets it implies.
+"""Memorization and influence estimates, and the file that holds them.
 
 Source: Feldman & Zhang, What Neural Networks Memorize and Why, arXiv:2008.03703. Files have the
 layout of the `cifar100_infl_matrix.npz` that they released, with optional keys of our own.
@@ -6,15 +6,13 @@ layout of the `cifar100_infl_matrix.npz` that they released, with optional keys 
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Float, Int, Int64
 
-from bat_jax.data.dataset import Dataset, Split
 from bat_jax.errors import UserError
-from bat_jax.fields import shown
 from bat_jax.memorization.estimator import Influence
 from bat_jax.runtime.arrays import Archive, Expected, opened
 from bat_jax.runtime.files import write_npz
@@ -103,22 +101,6 @@ class Estimates:
         return digest.hexdigest()[:16]
 
 
-class Typicality(NamedTuple):
-    """Ids of the typical and atypical examples; an example with NaN memorization is neither.
-
-    Attributes:
-      train_typical: mem(i) <= t.
-      train_atypical: mem(i) > t.
-      test_typical: the other test examples; None without influence.
-      test_atypical: those j for which some atypical i has infl(i, j) > t; None without influence.
-    """
-
-    train_typical: Int64[np.ndarray, " train_typical"]
-    train_atypical: Int64[np.ndarray, " train_atypical"]
-    test_typical: Int64[np.ndarray, " test_typical"] | None
-    test_atypical: Int64[np.ndarray, " test_atypical"] | None
-
-
 def load(path: str | AnyPath) -> Estimates:
     """Reads estimates, ours or in the released layout. Pickled arrays are refused.
 
@@ -181,195 +163,6 @@ def save(path: AnyPath, estimates: Estimates) -> None:
             arrays[f"infl_matrix_class{label}"] = block.values[part]
             arrays[f"infl_se_class{label}"] = _errors(block)[part]
     write_npz(path, arrays)
-
-
-def split(
-    estimates: Estimates,
-    threshold: float = 0.15,
-    *,
-    among: Int64[np.ndarray, " ids"] | None = None,
-) -> Typicality:
-    """Returns the ids of typical and atypical examples for a threshold t on both estimates.
-
-    Args:
-      estimates: memorization, and influence if the test examples are to be split too.
-      threshold: t.
-      among: ids of the training examples that can make a test example atypical, by default all
-        with an estimate. Examples that are not trained on have no influence.
-    """
-    memorized = estimates.memorization > threshold
-    is_known = ~np.isnan(estimates.memorization)
-    test_typical = test_atypical = None
-    if estimates.influence:
-        sources = memorized
-        if among is not None:
-            sources = memorized & np.isin(estimates.train_ids, among)
-        influenced = _influenced(estimates, sources, threshold)
-        test_typical = estimates.test_ids[~influenced]
-        test_atypical = estimates.test_ids[influenced]
-    return Typicality(
-        train_typical=estimates.train_ids[~memorized & is_known],
-        train_atypical=estimates.train_ids[memorized],
-        test_typical=test_typical,
-        test_atypical=test_atypical,
-    )
-
-
-def helped_by_chance(estimates: Estimates, threshold: float = 0.15) -> int:
-    """Returns how many test examples have infl(i, j) < -t for an atypical i.
-
-    If no training example truly harms a test example, noise alone puts the same number above t.
-    The number of atypical test examples means little unless it is much larger.
-    """
-    memorized = estimates.memorization > threshold
-    return int(_influenced(estimates, memorized, threshold, sign=-1).sum())
-
-
-def _influenced(
-    estimates: Estimates, sources: Bool[np.ndarray, " train"], threshold: float, *, sign: int = 1
-) -> Bool[np.ndarray, " test"]:
-    """Returns which test examples have sign * infl(i, j) > t for a source i."""
-    found = np.zeros(len(estimates.test_ids), bool)
-    for block in estimates.influence:
-        found[block.test] |= np.any(
-            (sign * block.values > threshold) & sources[block.train, None], axis=0
-        )
-    return found
-
-
-def select(estimates: Estimates, classes: Sequence[int]) -> Estimates:
-    """Returns the estimates of some classes, with labels renumbered in the order given.
-
-    The values stay those of models of the set's every class. Estimates of models that knew exactly
-    these classes are returned unchanged.
-
-    Raises:
-      UserError: the models knew other classes alone.
-    """
-    if estimates.classes is not None:
-        if estimates.classes == tuple(classes):
-            return estimates
-        raise UserError(
-            f"{estimates.source}: estimates of models of the classes {shown(estimates.classes)};"
-            f" expected those of all classes, or of {shown(tuple(classes))}: point"
-            " config.memorization.estimates at them, or set config.data.classes"
-        )
-    labels = np.asarray(classes, np.int64)
-    train = find_ids(labels, estimates.train_labels.astype(np.int64))
-    test = find_ids(labels, estimates.test_labels.astype(np.int64))
-    rows, columns = np.flatnonzero(train >= 0), np.flatnonzero(test >= 0)
-    by_row = {
-        name: value[rows]
-        for name in ("memorization", "train_ids", "memorization_se", "in_count", "out_count")
-        if (value := getattr(estimates, name)) is not None
-    }
-    return dataclasses.replace(
-        estimates,
-        **by_row,
-        train_labels=train[rows],
-        test_labels=test[columns],
-        test_ids=estimates.test_ids[columns],
-        influence=tuple(_of_rows(block, rows, columns) for block in estimates.influence),
-        classes=tuple(classes),
-    )
-
-
-def _of_rows(
-    block: Influence, rows: Int64[np.ndarray, " rows"], columns: Int64[np.ndarray, " columns"]
-) -> Influence:
-    """Returns a block of influence among some rows and columns, which it numbers anew."""
-    train, test = find_ids(rows, block.train), find_ids(columns, block.test)
-    part = np.ix_(train >= 0, test >= 0)
-    errors = block.standard_error
-    return Influence(
-        train[train >= 0],
-        test[test >= 0],
-        block.values[part],
-        None if errors is None else errors[part],
-    )
-
-
-def matched(estimates: Estimates, dataset: Dataset) -> Estimates:
-    """Returns the estimates of a data set's classes, checked against it.
-
-    Raises:
-      UserError: they are those of another set, of other examples, or of other classes.
-    """
-    if dataset.classes is None:
-        if estimates.classes is not None:
-            raise UserError(
-                f"{estimates.source}: estimates of models of the classes"
-                f" {shown(estimates.classes)}; expected those of all classes of {dataset.name}, or"
-                " config.data.classes set to these"
-            )
-        check(estimates, dataset)
-        return estimates
-    chosen = select(estimates, dataset.classes)
-    check(chosen, dataset)
-    for part, before, after, images in (
-        ("train", estimates.train_ids, chosen.train_ids, dataset.train),
-        ("test", estimates.test_ids, chosen.test_ids, dataset.test),
-    ):
-        lost = np.setdiff1d(before[np.isin(before, images.ids)], after)
-        if len(lost):
-            raise UserError(
-                f"{estimates.source}: {part} example {lost[0]} is in none of the classes"
-                f" {shown(dataset.classes)}, and in {dataset.name} it is ({len(lost)} disagree);"
-                " expected estimates in the order of this data set"
-            )
-    return chosen
-
-
-def check(estimates: Estimates, dataset: Dataset) -> None:
-    """Raises a UserError unless name, ids and labels of the estimates match the data set."""
-    if estimates.dataset is not None and estimates.dataset != dataset.name:
-        found = " ".join(estimates.dataset.split())  # One line, whatever the file holds.
-        raise UserError(
-            f"{estimates.source}: estimates of {found}; expected those of"
-            f" {dataset.name}: point config.memorization.estimates at them"
-        )
-    for part, ids, labels, images in (
-        ("train", estimates.train_ids, estimates.train_labels, dataset.train),
-        ("test", estimates.test_ids, estimates.test_labels, dataset.test),
-    ):
-        rows = find(images, ids)
-        if np.any(rows < 0):
-            missing = ids[rows < 0][0]
-            raise UserError(
-                f"{estimates.source}: {part} example {missing} is not in {dataset.name}; expected"
-                " estimates of this data set: point config.memorization.estimates at them"
-            )
-        disagree = np.flatnonzero(images.labels[rows] != labels)
-        if len(disagree):
-            row = disagree[0]
-            raise UserError(
-                f"{estimates.source}: {part} example {ids[row]} has label {labels[row]}, in"
-                f" {dataset.name} {images.labels[rows[row]]} ({len(disagree)} disagree); expected"
-                " estimates in the order of this data set"
-            )
-
-
-def of_examples(estimates: Estimates, images: Split) -> Float[np.ndarray, " examples"]:
-    """Returns mem(i) of every image of a split, joined by id; NaN where there is no estimate."""
-    rows = find_ids(estimates.train_ids, images.ids)
-    return np.where(rows >= 0, estimates.memorization[rows], np.nan).astype(np.float32)
-
-
-def find(images: Split, ids: Int64[np.ndarray, " ids"]) -> Int64[np.ndarray, " ids"]:
-    """Returns the rows of these ids in a split, -1 for ids that it lacks."""
-    return find_ids(images.ids, ids)
-
-
-def find_ids(
-    among: Int64[np.ndarray, " examples"], ids: Int64[np.ndarray, " ids"]
-) -> Int64[np.ndarray, " ids"]:
-    """Returns the positions of these ids among others, -1 for ids that are not there."""
-    if not len(among):
-        return np.full(len(ids), -1, np.int64)
-    order = np.argsort(among)
-    place = np.searchsorted(among, ids, sorter=order)
-    rows = order[np.minimum(place, len(order) - 1)]
-    return np.where(among[rows] == ids, rows, -1)
 
 
 def _blocks(archive: Archive, *, train: int, test: int) -> Iterator[Influence]:

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from bat_jax.data.dataset import Split
+from bat_jax.data.dataset import Split, positions
 from bat_jax.errors import UserError
-from bat_jax.memorization.estimates import Estimates, find_ids
+from bat_jax.memorization.estimates import Estimates
 from bat_jax.memorization.history import History
 from bat_jax.memorization.landscape import cumulative_loss, curvature, loss_sensitivity
 from bat_jax.memorization.ranking import Measured, auroc, cosine, pearson, rank_correlation
@@ -148,7 +148,7 @@ def compare(
     Raises:
       UserError: the labels of an example disagree.
     """
-    rows = find_ids(estimates.train_ids, proxies.ids)
+    rows = positions(estimates.train_ids, proxies.ids)
     disagree = np.flatnonzero((rows >= 0) & (estimates.train_labels[rows] != proxies.labels))
     if len(disagree):
         row = disagree[0]

@@ -14,7 +14,7 @@ from bat_jax.attacks import pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data import Split
 from bat_jax.errors import UserError
-from bat_jax.memorization import estimates as estimate_files
+from bat_jax.memorization.matching import of_examples
 from bat_jax.methods import Attack, Batch
 from bat_jax.parallel import AXIS
 from bat_jax.report.drawing import Axes, Figure
@@ -80,7 +80,7 @@ def most_memorized(experiment: Experiment) -> list[Chart]:
     if estimates is None:
         return []
     images = experiment.train
-    values = estimate_files.of_examples(estimates, images)
+    values = of_examples(estimates, images)
     known = np.flatnonzero(~np.isnan(values))
     rows = known[np.argsort(-values[known], kind="stable")][:_SHOWN]
     if not len(rows):
@@ -205,7 +205,7 @@ def _weighted_down(experiment: Experiment, attacked: _Attacked) -> list[Chart]:
     names, split, method = experiment.dataset.class_names, attacked.split, experiment.method
     known = np.full(len(split), np.nan, np.float32)
     if experiment.estimates is not None:
-        known = estimate_files.of_examples(experiment.estimates, split)
+        known = of_examples(experiment.estimates, split)
     batch = Batch(
         labels=jnp.asarray(split.labels),
         logits=jnp.asarray(attacked.logits),

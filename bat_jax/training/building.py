@@ -20,7 +20,7 @@ from bat_jax.evaluation import groups as class_groups
 from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.fields import LARGEST_INTEGER
 from bat_jax.kernels import programs as kernel_programs
-from bat_jax.memorization import estimates as estimate_files
+from bat_jax.memorization.matching import matched
 from bat_jax.parallel import AXIS
 from bat_jax.training import cautions, images, optimizers, recipe, schedules, state
 from bat_jax.training.accepted import check_memory, check_model
@@ -172,7 +172,7 @@ def _estimates(config: ConfigDict, dataset: Dataset) -> memorization.Estimates |
     if config.memorization.estimates is None:
         return None
     estimates = memorization.load(config.memorization.estimates)
-    return estimate_files.matched(estimates, dataset)
+    return matched(estimates, dataset)
 
 
 def _method(config: ConfigDict, dataset: Dataset, epochs: float) -> methods.Method:

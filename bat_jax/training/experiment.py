@@ -30,8 +30,8 @@ from bat_jax.data.feeding import Feed, Resident, Streamed
 from bat_jax.evaluation.classify import Evaluator
 from bat_jax.evaluation.tracking import Tracker
 from bat_jax.kernels import programs as kernel_programs
-from bat_jax.memorization import Typicality, history
-from bat_jax.memorization import estimates as estimate_files
+from bat_jax.memorization import Typicality, history, split
+from bat_jax.memorization.matching import of_examples
 from bat_jax.models.adapters import with_fields
 from bat_jax.runtime import distributed
 from bat_jax.training import averaging, recipe, state
@@ -211,7 +211,7 @@ class Experiment:
         """Returns the memorization of the training images, NaN where unknown."""
         known = None
         if self.estimates is not None:
-            known = estimate_files.of_examples(self.estimates, self.train)
+            known = of_examples(self.estimates, self.train)
             missing = len(self.presented) - len(known)
             known = np.concatenate([known, np.full(missing, np.nan, known.dtype)])
         return known
@@ -280,4 +280,4 @@ class Experiment:
         if self.estimates is None:
             return None
         ids = self.train.ids if self.excluded is None else np.union1d(self.train.ids, self.excluded)
-        return estimate_files.split(self.estimates, self.config.memorization.threshold, among=ids)
+        return split(self.estimates, self.config.memorization.threshold, among=ids)

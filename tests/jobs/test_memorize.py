@@ -15,7 +15,7 @@ import pytest
 
 from bat_jax import data, memorization
 from bat_jax.jobs.memorization import memorize
-from bat_jax.memorization import estimates
+from bat_jax.memorization.matching import check
 from bat_jax.memorization.store import Store
 from configs import digits_memorization
 from tests import command as commands
@@ -85,7 +85,7 @@ def finished(tmp_path_factory):
 def test_it_writes_estimates_that_name_their_data_set_and_kind(finished):
     workdir, result = finished
     found = memorization.load(workdir / "memorization.npz")
-    estimates.check(found, data.load("digits"))
+    check(found, data.load("digits"))
     assert (found.dataset, found.statistic, found.training) == ("digits", "correct", "standard")
     assert len(found.memorization) == 160
     np.testing.assert_array_equal(found.in_count + found.out_count, 8)
@@ -218,4 +218,4 @@ def test_estimates_of_another_data_set_are_refused_by_name(finished, tmp_path):
     arrays["dataset"] = np.asarray("cifar100")
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(Exception, match="estimates of cifar100; expected those of digits"):
-        estimates.check(memorization.load(tmp_path / "other.npz"), data.load("digits"))
+        check(memorization.load(tmp_path / "other.npz"), data.load("digits"))

@@ -8,7 +8,7 @@ import pytest
 from bat_jax import memorization
 from bat_jax.errors import UserError
 from bat_jax.memorization import Estimates, Influence
-from bat_jax.memorization.estimates import helped_by_chance
+from bat_jax.memorization.typicality import helped_by_chance
 
 REAL_PAIRS = Path(__file__).parents[3] / "shared/data/cifar100_high_infl_pairs_infl0.15_mem0.25.npz"
 

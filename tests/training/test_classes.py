@@ -10,9 +10,9 @@ from bat_jax import data, memorization
 from bat_jax.config import default
 from bat_jax.errors import UserError
 from bat_jax.evaluation.runs import Run
-from bat_jax.memorization import estimates as estimate_files
 from bat_jax.memorization import proxies
 from bat_jax.memorization.history import History
+from bat_jax.memorization.matching import matched
 from bat_jax.report.proxies import section
 from bat_jax.runtime.workdir import claim
 from bat_jax.training.building import build
@@ -49,7 +49,7 @@ def test_a_wrong_class_of_a_config_is_refused(tiny_config):
 
 
 def test_estimates_of_the_whole_set_follow_the_classes(digits, whole):
-    chosen = estimate_files.matched(whole, digits)
+    chosen = matched(whole, digits)
     np.testing.assert_array_equal(chosen.train_ids, digits.train.ids)
     np.testing.assert_array_equal(chosen.test_labels, digits.test.labels)
     groups, all_groups = memorization.split(chosen), memorization.split(whole)
@@ -67,11 +67,11 @@ def test_estimates_of_some_classes_serve_these_alone(digits, whole, tmp_path):
     memorization.save(tmp_path / "some.npz", chosen)
     read = memorization.load(tmp_path / "some.npz")
     assert read.classes == CLASSES
-    assert estimate_files.matched(read, digits) is read
+    assert matched(read, digits) is read
     with pytest.raises(UserError, match=r"the classes \(7, 2, 4\); expected those of all classes"):
-        estimate_files.matched(read, data.load("digits"))
+        matched(read, data.load("digits"))
     with pytest.raises(UserError, match=r"the classes \(7, 2, 4\); expected .* or of \(2, 7\)"):
-        estimate_files.matched(read, data.select(data.load("digits"), (2, 7)))
+        matched(read, data.select(data.load("digits"), (2, 7)))
 
 
 def test_estimates_that_place_an_example_in_another_class_are_refused(digits, whole):
@@ -80,7 +80,7 @@ def test_estimates_that_place_an_example_in_another_class_are_refused(digits, wh
     for label, words in ((4, "has label 2, in digits 1"), (3, "is in none of the classes")):
         labels[row] = label
         with pytest.raises(UserError, match=words):
-            estimate_files.matched(dataclasses.replace(whole, train_labels=labels), digits)
+            matched(dataclasses.replace(whole, train_labels=labels), digits)
 
 
 def test_excluded_ids_of_another_class_are_refused(tiny_config, tmp_path):
