@@ -38,7 +38,8 @@ NUM_TARGETS = 9
 # Draws of a randomised model per iterate.
 _EOT = 20
 
-_TARGETED = {"apgd-t", "fab-t"}
+TARGETED = {"apgd-t", "fab-t"}
+"""The attacks that aim at one class after the other."""
 _APGD_LOSSES: Mapping[str, Loss] = MappingProxyType(
     {"apgd-ce": "cross_entropy", "apgd-dlr": "dlr", "apgd-t": "targeted_dlr"}
 )
@@ -128,7 +129,7 @@ def rounds(
     """
     if name == "fab":
         return np.tile(np.arange(count, dtype=np.int32), (len(labels), 1))
-    if name not in _TARGETED:
+    if name not in TARGETED:
         return np.tile(labels[:, None], count)
     is_short = (name, version, norm) == ("apgd-t", "standard", "l1")
     return np.tile(strongest[:, : 5 if is_short else 9], count)

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bat_jax import methods
-from bat_jax.attacks import sampling
+from bat_jax.attacks import sampling, versions
 from bat_jax.attacks.sampling import Sample
 from bat_jax.ensemble.cost import describe_ensemble, member_cost
 from bat_jax.evaluation.records import CLEAN, STATES, Measure
@@ -248,14 +248,6 @@ def _autoattack_passes(
       standing: the fraction of images that withstand every attack, none of which the attacks on a
         sample break; None for the most there can be: all withstand, and all are drawn.
     """
-    targets = min(9, experiment.dataset.num_classes - 1)
-    each = {
-        "apgd-ce": 200,
-        "apgd-dlr": 200,
-        "apgd-t": 200 * targets,
-        "fab-t": 300 * targets,
-        "square": 5000,
-    }
     attacks, tested = config.evaluation.attacks, _tested(config, experiment)
     images = drawn = float(tested)
     num_whole = len(attacks)
@@ -266,8 +258,22 @@ def _autoattack_passes(
             population = Sample.of(attacks[num_whole:], np.arange(round(images)), 0.95)
             drawn = min(population.needed(config.evaluation.tolerance * tested), images)
     counts = [images] * num_whole + [drawn] * (len(attacks) - num_whole)
-    passes = sum(each[attack] * count for attack, count in zip(attacks, counts, strict=True))
+    classes = experiment.dataset.num_classes
+    passes = sum(
+        count * _attack_passes(attack, classes)
+        for attack, count in zip(attacks, counts, strict=True)
+    )
     return float(len(config.evaluation.attacked) * passes)
+
+
+def _attack_passes(name: str, classes: int) -> int:
+    """Returns the forward passes of an attack on an image that withstands it."""
+    targets = min(versions.NUM_TARGETS, classes - 1) if name in versions.TARGETED else 1
+    passes = 1
+    if name in versions.WHITE_BOX:
+        # An iterate and its gradient; FAB evaluates the next one too.
+        passes += 2 if name == "fab-t" else 1
+    return versions.create(name, 1.0, "linf").num_steps * targets * passes
 
 
 def _tested(config: ConfigDict, experiment: Experiment) -> int:
