@@ -107,6 +107,7 @@ def _page(finished: Sequence[Finished], charts: Mapping[str, Chart | None]) -> l
         " were fixed before the runs ([docs/findings.md](../findings.md)). Undecided means that"
         " the numbers show neither; beside it stand the true differences, in points, that the"
         " seeds and their spread detect with a probability of 80 %.",
+        *_of_looks(finished),
         "\n".join(f"- {line}" for line in _in_short(finished)),
         markdown(_verdicts(finished)),
     ]
@@ -128,6 +129,18 @@ def _page(finished: Sequence[Finished], charts: Mapping[str, Chart | None]) -> l
     blocks += ["## What did not reproduce", "\n".join(_failures(finished)), "## Long tables"]
     blocks.append("\n".join(f"- [{one.name}](findings_{one.stem}.md)" for one in finished))
     return blocks
+
+
+def _of_looks(finished: Sequence[Finished]) -> list[str]:
+    """Returns a paragraph on verdicts at declared looks, if there are any."""
+    names = [one.name for one in finished if any(claim.settled for claim in one.claims.values())]
+    if not names:
+        return []
+    return [
+        f"On {' and '.join(names)}, seeds may be added at looks that were declared beforehand. A"
+        " verdict there needs intervals at the level of 5 % over the number of looks; those below"
+        " are the 95 % intervals of a single look, which are narrower."
+    ]
 
 
 def _in_short(finished: Sequence[Finished]) -> list[str]:
@@ -187,9 +200,10 @@ def _failures(finished: Sequence[Finished]) -> list[str]:
     for one in finished:
         if not one.summary["regime"]["holds"]:
             lines.append(
-                f"- {one.name}, the regime: adversarial training did not fit its training images,"
-                " or left no gap. Atypical images were hardly memorized, which may explain any"
-                " verdict there."
+                f"- {one.name}, the regime, which asks for"
+                f" {100 * one.summary['regime']['bound']:.0f} % on training images and a gap:"
+                f" {one.claims['regime'].numbers} Atypical images may be memorized too little,"
+                " which may explain any verdict there."
             )
         if one.summary["at_chance"]:
             lines.append(

@@ -114,8 +114,8 @@ def _verdicts(summary: Summary) -> Section:
     if not summary["regime"]["holds"]:
         text.append(
             "The regime check failed: adversarial training did not fit its training set as well as"
-            " the rule requires, or left no gap. Atypical samples were hardly memorized, so the"
-            " verdicts below are weak evidence on the paper's findings, whichever way they fall."
+            " the rule requires, or left no gap. Atypical samples may be memorized too little, so"
+            " the verdicts below are weak evidence on the paper's findings, however they fall."
         )
     if summary["at_chance"]:
         text.append(
