@@ -12,7 +12,7 @@ subsets (`bat_jax.memorization.lds`). This takes a minute on a CPU core, and two
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ WIDTH = 8
 
 Attributions = Float[np.ndarray, "train test"]
 Example = tuple[torch.Tensor, torch.Tensor]
-Output = Callable[[dict[str, torch.Tensor], Example], torch.Tensor]
 
 
 def network() -> nn.Module:

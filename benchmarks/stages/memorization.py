@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from bat_jax.data.dataset import positions
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.memorization import Statistics, released
 from bat_jax.memorization.estimator import EstimatorOutput
@@ -128,10 +129,9 @@ def _agreement(experiment: Experiment, store: Store, folder: Path | None) -> dic
         values |= _compared("cscores", found.memorization, 1 - scores.scores[train.ids])
     if folder is not None and (folder / PAIRS).exists():
         pairs = released.load_pairs(folder / PAIRS)
-        is_here = np.isin(pairs.train, train.ids) & np.isin(pairs.test, test.ids)
-        # Ids are in the source's order.
-        rows = np.searchsorted(train.ids, pairs.train[is_here])
-        columns = np.searchsorted(test.ids, pairs.test[is_here])
+        rows, columns = train.rows(pairs.train), test.rows(pairs.test)
+        is_here = (rows >= 0) & (columns >= 0)
+        rows, columns = rows[is_here], columns[is_here]
         values |= _compared(
             "pairs_memorization", found.memorization[rows], pairs.memorization[is_here]
         )
@@ -145,9 +145,8 @@ def influence_of(found: EstimatorOutput, train: np.ndarray, test: np.ndarray) ->
     """Returns the influence of pairs of rows; NaN for pairs of two classes."""
     values = np.full(len(train), np.nan)
     for block in found.influence:
-        rows = np.searchsorted(block.train, train).clip(max=len(block.train) - 1)
-        columns = np.searchsorted(block.test, test).clip(max=len(block.test) - 1)
-        inside = (block.train[rows] == train) & (block.test[columns] == test)
+        rows, columns = positions(block.train, train), positions(block.test, test)
+        inside = (rows >= 0) & (columns >= 0)
         values[inside] = block.values[rows[inside], columns[inside]]
     return values
 
