@@ -98,14 +98,17 @@ def trak(models: Sequence[nn.Module], train: TensorDataset, test: TensorDataset)
 def main(arguments: Sequence[str], *, models: int = 5, epochs: int = EPOCHS) -> int:
     """Prints the linear datamodeling score of each kind of attribution."""
     if len(arguments) != 1:
-        print("usage: attribution.py RUN, a finished run of digits_memorization with margins")
+        print(
+            "usage: attribution.py RUN, a finished run of digits_memorization with margins",
+            file=sys.stderr,
+        )
         return 2
     (run,) = arguments
     try:
         ensemble = export.subsets(run)
         known = memorization.load(f"{run}/memorization.npz")
     except UserError as error:
-        print(f"attribution.py: {error}")
+        print(f"attribution.py: {error}", file=sys.stderr)
         return 2
     digits = data.load("digits")
     train, test = (

@@ -71,4 +71,4 @@ def test_training_on_an_image_raises_its_own_margin_most(attribution):
 
 def test_a_run_that_does_not_exist_is_one_line(attribution, tmp_path, capsys):
     assert attribution.main([str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().out.startswith("attribution.py: ")
+    assert capsys.readouterr().err.startswith("attribution.py: ")

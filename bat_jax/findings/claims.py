@@ -69,9 +69,9 @@ def sign(value: Mapping[str, Any]) -> int:
     return int(low > 0) - int(high < 0)
 
 
-def points(value: Mapping[str, Any]) -> str:
-    """Returns a difference of accuracies in points: `+1.2 (0.3 to 2.1; 3 seeds)`."""
-    return _in_percent(value, "+.1f")
+def points(value: Mapping[str, Any], *, seeds: bool = True) -> str:
+    """Returns a difference of accuracies in points: `+1.2 (+0.3 to +2.1; 3 seeds)`."""
+    return _in_percent(value, "+.1f", seeds=seeds)
 
 
 def detectable(values: Mapping[str, Mapping[str, Any]]) -> str:
@@ -86,13 +86,13 @@ def over(value: Mapping[str, Any]) -> str:
     return _in_percent(value, ".1f")
 
 
-def _in_percent(value: Mapping[str, Any], form: str) -> str:
-    seeds = f"{value['n']} seed" + ("s" if value["n"] > 1 else "")
+def _in_percent(value: Mapping[str, Any], form: str, *, seeds: bool = True) -> str:
     mean = format(100 * value["mean"], form)
-    if "interval" not in value:
-        return f"{mean} (no interval; {seeds})"
-    low, high = (format(100 * end, form) for end in value["interval"])
-    return f"{mean} ({low} to {high}; {seeds})"
+    ends = [format(100 * end, form) for end in value.get("interval", ())]
+    parts = [" to ".join(ends) or "no interval"]
+    if seeds:
+        parts.append(f"{value['n']} seed" + ("s" if value["n"] > 1 else ""))
+    return f"{mean} ({'; '.join(parts)})"
 
 
 def _regime(regime: Mapping[str, Any]) -> Claim:

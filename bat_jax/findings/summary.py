@@ -1,35 +1,24 @@
-"""Summarizes finished runs: means and intervals over seeds, and paired tests."""
+"""Summarizes finished runs: the numbers of the findings, over seeds."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from bat_jax.evaluation.records import (
-    ALL,
-    CLEAN,
-    GROUPS,
-    STATES,
-    Accuracies,
-    Accuracy,
-    Measure,
-)
+from bat_jax.evaluation.records import CLEAN, GROUPS, STATES, Accuracies, Measure, SampleRecord
 from bat_jax.evaluation.runs import Run
-from bat_jax.evaluation.statistics import holm, mcnemar, over_seeds
+from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings import design
+from bat_jax.findings.differences import Arms, compared, removed
 from bat_jax.findings.looks import over_looks
 from bat_jax.findings.plan import attacks, comparisons, variant_arm
-from bat_jax.findings.removal import Removal, removals
+from bat_jax.findings.removal import removals
 from bat_jax.methods import has_attack
 
-# The runs of each arm, in order of seeds.
-Arms = Mapping[str, Sequence[Run]]
 
-
-def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dict[str, Any]:
+def summarize(config: ConfigDict, arms: Arms, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Returns the numbers of findings (a), (b) and (c), of the ablation and of the regime.
 
     An accuracy, in [0, 1], has its `mean`, `interval` and `values` over `n` seeds, and the number
@@ -39,16 +28,16 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dic
     Args:
       config: of the findings.
       arms: the finished runs.
-      removed: by arm of (b), how many training images it leaves out.
+      sizes: by arm of (b), how many training images it leaves out.
     """
     settings = config.findings
     looks = tuple(settings.looks)
     strongest = attacks(config)
     variants = [variant_arm(name) for name in settings.variants]
     tracked = strongest["tracked"]
-    compared: dict[str, list[str]] = {}
+    against: dict[str, list[str]] = {}
     for ours, other in comparisons(config):
-        compared.setdefault(ours, []).append(other)
+        against.setdefault(ours, []).append(other)
     searched = {}
     if settings.factors:
         searched["design"] = _designed(
@@ -63,17 +52,17 @@ def summarize(config: ConfigDict, arms: Arms, removed: Mapping[str, int]) -> dic
         "gains": {name: _gains(arms[name], tracked, name, looks) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
         **_sampled(arms),
-        **_removals(arms, removed, removals(settings), strongest["removal"], looks),
+        **removed(arms, sizes, removals(settings), strongest["removal"], looks),
         "methods": [
             row
             for state in STATES
-            for ours, others in compared.items()
-            for row in _pairs(arms, ours, others, state, strongest["methods"][state], looks)
+            for ours, others in against.items()
+            for row in compared(arms, ours, others, state, strongest["methods"][state], looks)
         ],
         "variants": [
             row
             for state in STATES
-            for row in _pairs(arms, "bat", variants, state, strongest["variants"][state], looks)
+            for row in compared(arms, "bat", variants, state, strongest["variants"][state], looks)
         ],
         **searched,
     }
@@ -151,13 +140,16 @@ def _of_group(tests: Sequence[Accuracies]) -> dict[str, Any]:
 
 def _sampled(arms: Arms) -> dict[str, Any]:
     """Returns what AutoAttack's last attacks were run on, over all runs, if it was on samples."""
-    samples = [
-        test.sample
-        for runs in arms.values()
-        for run in runs
-        for test in run.evaluations.values()
-        if test.sample is not None
-    ]
+    samples: list[SampleRecord] = []
+    for runs in arms.values():
+        for run in runs:
+            # `best` and `last` may be the same state, which is attacked once.
+            by_step = {
+                run.results[name]["step"]: test.sample
+                for name, test in run.evaluations.items()
+                if test.sample is not None
+            }
+            samples += by_step.values()
     if not samples:
         return {}
     return {
@@ -286,123 +278,3 @@ def _gains(runs: Sequence[Run], attack: str, method: str, looks: Sequence[int]) 
                 for measure, change in {**changes, "clean_minus_robust": beyond}.items()
             }
     return found
-
-
-def _removals(
-    arms: Arms,
-    removed: Mapping[str, int],
-    planned: Sequence[Removal],
-    strongest: Mapping[str, str],
-    looks: Sequence[int],
-) -> dict[str, Any]:
-    """Returns the rows of `removal`, and of `harmful` if harmful images were removed."""
-    found: dict[str, Any] = {"removal": []}
-    for removal in planned:
-        for state in STATES:
-            row = _removal(arms, removed, removal, state, strongest[state], looks)
-            if removal.kind == "harmful":
-                found.setdefault("harmful", []).append({**row, "against": removal.control})
-            else:
-                found["removal"].append(row)
-    return found
-
-
-def _removal(
-    arms: Arms,
-    removed: Mapping[str, int],
-    removal: Removal,
-    state: str,
-    attack: str,
-    looks: Sequence[int],
-) -> dict[str, Any]:
-    """Returns accuracy without images of one kind minus accuracy without equally many others."""
-    ours, theirs = removal.arms
-    without, others = arms[ours], arms[theirs]
-    found: dict[str, Any] = {"part": removal.part, "state": state, "removed": removed[ours]}
-    for group in ("all", *GROUPS):
-        for measure in (CLEAN.key, attack):
-            values = _differences(without, others, state, group, measure)
-            if values:
-                images = _tested(without[0], state, group, measure)
-                value = over_looks(values, images=images, looks=looks)
-                found.setdefault(group, {})[measure] = value
-    return found
-
-
-def _differences(
-    ours: Sequence[Run], theirs: Sequence[Run], state: str, group: str, measure: str
-) -> list[float]:
-    """Returns one difference of accuracies per seed; none if the group is unknown."""
-    values = []
-    for one, other in zip(ours, theirs, strict=True):
-        first, second = (_measured(run, state, group, measure) for run in (one, other))
-        if first is None or second is None:
-            return []
-        values.append(first.accuracy - second.accuracy)
-    return values
-
-
-def _tested(run: Run, state: str, group: str, measure: str) -> int:
-    found = _measured(run, state, group, measure)
-    return found.n if found else 0
-
-
-def _measured(run: Run, state: str, group: str, measure: str) -> Accuracy | None:
-    """Returns the accuracy of a group, or of `all` images; None if the group is unknown."""
-    accuracies = run.evaluations[state].groups.get(ALL if group == "all" else group)
-    return None if accuracies is None else accuracies[Measure.parse(measure)]
-
-
-def _pairs(
-    arms: Arms,
-    name: str,
-    others: Sequence[str],
-    state: str,
-    attack: str,
-    looks: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Returns the tests of one arm against others: over seeds, and image by image within a seed.
-
-    `p_holm` is the p value over seeds adjusted by Holm's method for all others and both measures.
-    There is no test image by image where some images were not attacked by every attack.
-    """
-    rows: list[dict[str, Any]] = []
-    for other in others:
-        row: dict[str, Any] = {"against": other, "state": state}
-        if name != "bat":
-            row["ours"] = name
-        for measure in (CLEAN.key, attack):
-            row[measure] = {
-                **over_looks(
-                    _differences(arms[name], arms[other], state, "all", measure),
-                    images=_tested(arms[name][0], state, "all", measure),
-                    looks=looks,
-                ),
-                **_within_seeds(arms[name], arms[other], state, measure),
-            }
-        rows.append(row)
-    tests = [row[measure] for row, measure in itertools.product(rows, (CLEAN.key, attack))]
-    tests = [test for test in tests if "p_value" in test]
-    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
-        test["p_holm"] = adjusted
-    return rows
-
-
-def _within_seeds(
-    ours: Sequence[Run], theirs: Sequence[Run], state: str, measure: str
-) -> dict[str, Any]:
-    """Returns the tests image by image, one per seed; nothing if verdicts are sampled."""
-    if any(run.evaluations[state].note(Measure.parse(measure)) for run in (*ours, *theirs)):
-        return {}
-    key = f"{state}_{measure}"
-    tests = [_image_by_image(one, two, key) for one, two in zip(ours, theirs, strict=True)]
-    return {"mcnemar": tests}
-
-
-def _image_by_image(one: Run, other: Run, key: str) -> dict[str, Any]:
-    """Returns McNemar's test of two runs on their common test images."""
-    _, ours, theirs = np.intersect1d(
-        one.examples["ids"], other.examples["ids"], return_indices=True
-    )
-    test = mcnemar(one.examples[key][ours], other.examples[key][theirs])
-    return {**test._asdict(), "images": len(ours)}

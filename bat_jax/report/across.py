@@ -3,31 +3,30 @@
     python -m bat_jax.report.across NAME=RESULTS [NAME=RESULTS ...] --output=docs/results
 
 RESULTS is the results.json of finished findings, and NAME what the page calls their data set.
-Writes `findings.md`: a table of verdicts, a figure and the numbers of each finding, and what did
-not reproduce; `findings_NAME.md` with the long tables of each data set; and `figures/`. Exit
-status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
+Writes `findings.md`: a table of verdicts, a figure and the numbers of each finding, the trade-off
+of each data set, and what did not reproduce; `findings_NAME.md` with the long tables of each data
+set; and `figures/`. Exit status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
 """
 
 import dataclasses
-import functools
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from bat_jax.errors import UserError
+from bat_jax.evaluation.records import CLEAN, STATES, Measure
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings import power
-from bat_jax.findings.claims import Claim, claims, points
+from bat_jax.findings.claims import points, sign
 from bat_jax.findings.contrasts import Contrast, measured
-from bat_jax.findings.results import read_results, seeds_of
+from bat_jax.findings.results import read_results
 from bat_jax.report import findings as tables
+from bat_jax.report import findings_charts
 from bat_jax.report.command import finish, output_folder
-from bat_jax.report.drawing import Figure
+from bat_jax.report.finished import Finished
 from bat_jax.report.page import Table
-from bat_jax.report.style import Chart, fitted, legend, point, render
+from bat_jax.report.style import Chart, render
 from bat_jax.runtime.files import written_whole
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -37,35 +36,8 @@ _HEADINGS = {
     "b": "(b) Fitting atypical and harmful images",
     "c": "(c) BAT and the others",
 }
+_BOLD = "bold where the interval excludes 0, at the level of the looks if there are any"
 _NUMBER = re.compile(r"\d+\.\d")
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """The finished findings of a data set.
-
-    Attributes:
-      name: of the data set, for readers.
-      summary: the content of results.json.
-    """
-
-    name: str
-    summary: Mapping[str, Any]
-
-    @property
-    def stem(self) -> str:
-        """The name in names of files."""
-        return re.sub(r"\W+", "_", self.name.lower()).strip("_")
-
-    @property
-    def tested(self) -> int:
-        """The number of test images of each run."""
-        return int(self.summary["accuracies"]["bat"]["best"]["all"]["clean"]["images"])
-
-    @functools.cached_property
-    def claims(self) -> dict[str, Claim]:
-        """The claims by name, by today's rules, whatever version wrote the numbers."""
-        return {claim.name: claim for claim in claims(self.summary)}
 
 
 def write(finished: Sequence[Finished], folder: AnyPath) -> AnyPath:
@@ -85,28 +57,30 @@ def write(finished: Sequence[Finished], folder: AnyPath) -> AnyPath:
             " with different letters and digits: they become names of files"
         )
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    charts = {claim: _forest(claim, finished) for claim in _HEADINGS}
-    for chart in charts.values():
+    charts = {claim: _differences(claim, finished) for claim in _HEADINGS}
+    fronts = [_front(one) for one in finished]
+    for chart in (*charts.values(), *fronts):
         if chart is not None:
-            drawn = render(chart)
-            for kind, content in (("svg", drawn.light), ("png", drawn.png)):
-                with written_whole(folder / "figures" / f"{chart.name}.{kind}") as file:
-                    file.write(content)
+            with written_whole(folder / "figures" / f"{chart.name}.svg") as file:
+                file.write(render(chart).light)
     for one in finished:
         _save(folder / f"findings_{one.stem}.md", _long(one))
     path = folder / "findings.md"
-    _save(path, _page(finished, charts))
+    _save(path, _page(finished, charts, fronts))
     return path
 
 
-def _page(finished: Sequence[Finished], charts: Mapping[str, Chart | None]) -> list[str]:
+def _page(
+    finished: Sequence[Finished], charts: Mapping[str, Chart | None], fronts: Sequence[Chart]
+) -> list[str]:
     """Returns the blocks of the page."""
     blocks = [
         "# The findings across data sets",
         "Written from the numbers by `python -m bat_jax.report.across`. The rules of the verdicts"
-        " were fixed before the runs ([docs/findings.md](../findings.md)). Undecided means that"
-        " the numbers show neither; beside it stand the true differences, in points, that the"
-        " seeds and their spread detect with a probability of 80 %.",
+        " were fixed before the runs; [docs/findings.md](../findings.md) has them, with the"
+        " commands, the hardware and the dates. Undecided means that the numbers show neither;"
+        " beside it stand the true differences, in points, that the seeds and their spread detect"
+        " with a probability of 80 %. Intervals are 95 % t intervals over seeds.",
         *_of_looks(finished),
         "\n".join(f"- {line}" for line in _in_short(finished)),
         markdown(_verdicts(finished)),
@@ -115,17 +89,10 @@ def _page(finished: Sequence[Finished], charts: Mapping[str, Chart | None]) -> l
         blocks.append(f"## {heading}")
         chart = charts[claim]
         if chart is not None:
-            blocks.append(f"![{chart.alt}](figures/{chart.name}.svg)\n\n{chart.caption}")
-        for one in finished:
-            lines = [
-                f"- **{found.verdict}**, {name.partition(', ')[2] or 'pgd_at'}: {found.numbers}"
-                for name, found in one.claims.items()
-                if name.partition(",")[0] == claim
-            ]
-            if lines:
-                blocks.append(f"{one.name}:\n\n" + "\n".join(lines))
-            if claim == "c":
-                blocks += tables.sampled(one.summary)
+            blocks.append(_shown(chart))
+        blocks += [block for one in finished for block in _NUMBERS[claim](one)]
+    blocks += ["## Clean against robust accuracy"]
+    blocks += [_shown(chart) for chart in fronts]
     blocks += ["## What did not reproduce", "\n".join(_failures(finished)), "## Long tables"]
     blocks.append("\n".join(f"- [{one.name}](findings_{one.stem}.md)" for one in finished))
     return blocks
@@ -150,11 +117,7 @@ def _in_short(finished: Sequence[Finished]) -> list[str]:
         regime = one.summary["regime"]
         counted = []
         for claim in _HEADINGS:
-            verdicts = [
-                found.verdict
-                for name, found in one.claims.items()
-                if name.partition(",")[0] == claim
-            ]
+            verdicts = [found.verdict for found in one.claims_of(claim).values()]
             kinds = [
                 f"{verdicts.count(kind)} {kind}" if len(verdicts) > 1 else kind
                 for kind in ("supported", "refuted", "undecided")
@@ -163,7 +126,7 @@ def _in_short(finished: Sequence[Finished]) -> list[str]:
             counted.append(f"({claim}) {', '.join(kinds) or 'not tested'}")
         holds = "holds" if regime["holds"] else "does not hold, so the verdicts are weak evidence"
         lines.append(
-            f"**{one.name}** ({seeds_of(one.summary)} seeds, {one.tested:,} test images): the"
+            f"**{one.name}** ({one.seeds}, {one.tested:,} test images): the"
             f" regime {holds}; {'; '.join(counted)}."
         )
     return lines
@@ -211,79 +174,103 @@ def _failures(finished: Sequence[Finished]) -> list[str]:
                 " these methods reflect that."
             )
     names = dict.fromkeys(name for one in finished for name in one.claims if name != "regime")
-    undecided = False
+    undecided = 0
     for name in names:
         found = [one for one in finished if name in one.claims]
-        failed = [
-            f"{_cell(one, name)} on {one.name}"
-            for one in found
-            if one.claims[name].verdict != "supported"
-        ]
-        if failed:
-            undecided |= any(one.claims[name].verdict == "undecided" for one in found)
-            verdicts = ", ".join(failed)
+        undecided += sum(one.claims[name].verdict == "undecided" for one in found)
+        refuted = [one.name for one in found if one.claims[name].verdict == "refuted"]
+        if refuted:
             statement = found[0].claims[name].statement
-            lines.append(f"- {statement} {verdicts[0].upper()}{verdicts[1:]}.")
+            lines.append(f"- {statement} Refuted on {' and '.join(refuted)}.")
     if undecided:
         lines.append(
-            "\nWhere a claim is undecided, smaller differences than those its seeds detect remain"
-            " possible. A refuted claim has a difference of the opposite sign."
+            f"- Undecided: {undecided} verdicts. Differences smaller than those that the table"
+            " states remain possible there."
         )
     return lines or ["Nothing: every claim was supported on every data set."]
 
 
-def _forest(claim: str, finished: Sequence[Finished]) -> Chart | None:
+def _shown(chart: Chart) -> str:
+    """Returns a chart's picture and its caption."""
+    return f"![{chart.alt}](figures/{chart.name}.svg)\n\n{chart.caption}"
+
+
+def _differences(claim: str, finished: Sequence[Finished]) -> Chart | None:
     """Returns a chart of a finding's differences with their intervals, or None without any."""
-    by_set = {
-        one.name: {
-            contrast.title.partition(") ")[2]: contrast
-            for contrast in measured(one.summary)
-            if contrast.claim == claim and not power.failed_arms(one.summary) & set(contrast.arms)
-        }
-        for one in finished
-    }
-    names = list(dict.fromkeys(name for found in by_set.values() for name in found))
-    if not names:
+    found = {one.name: one.differences(claim) for one in finished}
+    if not any(found.values()):
         return None
+    chart = findings_charts.differences(f"findings_{claim}", _HEADINGS[claim], found)
+    if claim == "c":
+        return dataclasses.replace(chart, caption=f"Best checkpoint. {chart.caption}")
+    return chart
 
-    def draw(figure: Figure) -> None:
-        axes, entries = figure.subplots(), []
-        for number, (data, found) in enumerate(by_set.items()):
-            rows = [row for row, name in enumerate(names) if name in found]
-            values = [_over(found[names[row]]) for row in rows]
-            if not values:
-                continue
-            means = 100 * np.array([value["mean"] for value in values])
-            ends = 100 * np.array([value.get("interval", [value["mean"]] * 2) for value in values])
-            drawn = axes.errorbar(
-                means,
-                np.array(rows) + 0.25 * (number - (len(by_set) - 1) / 2),
-                xerr=[means - ends[:, 0], ends[:, 1] - means],
-                **point(number),
-                capsize=2,
-                linestyle="none",
+
+def _front(one: Finished) -> Chart:
+    """Returns the trade-off of the methods of a data set, of their best checkpoints."""
+    attack = one.summary["attacks"]["methods"]["best"]
+    arms = tables.compared_arms(one.summary)
+    chart = findings_charts.trade_off(one.summary, arms, attack, "best", f"findings_{one.stem}")
+    return dataclasses.replace(
+        chart, alt=f"{one.name}: {chart.title}", caption=f"{one.name}. {chart.caption}"
+    )
+
+
+def _of_memorizing(one: Finished) -> list[str]:
+    """Returns the numbers of (a)."""
+    claim = one.claims["a"]
+    return [f"{one.name}: **{claim.verdict}**. {claim.numbers}"]
+
+
+def _of_removal(one: Finished) -> list[str]:
+    """Returns the table of (b): differences on typical test images."""
+    attacks = one.summary["attacks"]["removal"]
+    rows = []
+    for row in (*one.summary["removal"], *one.summary.get("harmful", ())):
+        kinds = ("harmful", row["against"]) if "against" in row else ("atypical", "random")
+        measures = (CLEAN.key, attacks[row["state"]])
+        rows.append(
+            (
+                f"{100 * row['part']:g} % {kinds[0]} minus {kinds[1]}",
+                f"{row['removed']}",
+                f"{row['state']}",
+                *(_cell_of(row.get("typical", {}).get(measure)) for measure in measures),
             )
-            entries.append((drawn, data))
-        axes.axvline(0, color="C6", linewidth=0.8)
-        ticks = [fitted(name, inches=1.9, size=7.0, lines=3) for name in names]
-        axes.set_yticks(range(len(names)), ticks, fontsize=7)
-        axes.set(xlabel="difference (points)", ylim=(len(names) - 0.5, -0.5))
-        legend(figure, entries)
+        )
+    caption = (
+        f"{one.name}: typical test images without some training images minus without equally many"
+        f" others, in points, over {one.seeds}; {_BOLD}."
+    )
+    names = " or ".join(dict.fromkeys(Measure.parse(attack).title for attack in attacks.values()))
+    header = ("removed", "images", "checkpoint", "clean", names)
+    return [markdown(Table(caption, header, tuple(rows)))] if rows else []
 
-    alt = "; ".join(
-        f"{data}, {name}: {points(_over(contrast))}"
-        for data, found in by_set.items()
-        for name, contrast in found.items()
+
+def _of_methods(one: Finished) -> list[str]:
+    """Returns the table of (c), differences on all test images, and what was sampled."""
+    attacks = one.summary["attacks"]["methods"]
+    measures = [(state, key) for state in STATES for key in (CLEAN.key, attacks[state])]
+    rows = tuple(
+        (f"{ours} minus {other}", *(_cell_of(by_state[state][key]) for state, key in measures))
+        for (ours, other), by_state in one.pairs().items()
     )
-    return Chart(
-        f"findings_{claim}",
-        _HEADINGS[claim],
-        f"Differences in points. {alt}",
-        "Mean over seeds and 95 % interval. Above 0 the finding's direction. Methods with a run at"
-        " chance are not shown.",
-        draw,
-        height=1.2 + 0.4 * len(names),
+    caption = (
+        f"{one.name}: differences on {one.tested:,} test images in points, over {one.seeds};"
+        f" {_BOLD}."
     )
+    header = tuple(f"{state}, {Measure.parse(key).title}" for state, key in measures)
+    return [markdown(Table(caption, ("runs", *header), rows)), *tables.sampled(one.summary)]
+
+
+_NUMBERS = {"a": _of_memorizing, "b": _of_removal, "c": _of_methods}
+
+
+def _cell_of(value: Mapping[str, Any] | None) -> str:
+    """Returns a difference in points, bold where it has a sign."""
+    if value is None:
+        return "not tested"
+    text = points(value, seeds=False)
+    return f"**{text}**" if sign(value) else text
 
 
 def _over(contrast: Contrast) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Charts of the findings: accuracy by epoch, accuracy by typicality, and the trade-off."""
+"""Charts of the findings: accuracies by epoch and typicality, trade-offs, and differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -141,6 +141,53 @@ def trade_off(
         + (f" Not shown, as a run failed to train: {', '.join(left_out)}." if left_out else ""),
         draw,
         height=3.5,
+    )
+
+
+def differences(
+    name: str, title: str, found: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> Chart:
+    """Returns a chart of differences of accuracies, one row per difference.
+
+    Args:
+      name: of the chart's file.
+      title: of the chart.
+      found: by data set and name, at least one difference over seeds.
+    """
+    rows = list(dict.fromkeys(row for values in found.values() for row in values))
+
+    def draw(figure: Figure) -> None:
+        axes, entries = figure.subplots(), []
+        for number, (data, by_name) in enumerate(found.items()):
+            values = [by_name[row] for row in rows if row in by_name]
+            if not values:
+                continue
+            means = 100 * np.array([value["mean"] for value in values])
+            ends = 100 * np.array([value.get("interval", [value["mean"]] * 2) for value in values])
+            drawn = axes.errorbar(
+                means,
+                np.array([index for index, row in enumerate(rows) if row in by_name])
+                + 0.25 * (number - (len(found) - 1) / 2),
+                xerr=[means - ends[:, 0], ends[:, 1] - means],
+                **point(number),
+                capsize=2,
+                linestyle="none",
+            )
+            entries.append((drawn, data))
+        axes.axvline(0, color="C6", linewidth=0.8)
+        ticks = [fitted(row, inches=1.9, size=7.0, lines=3) for row in rows]
+        axes.set_yticks(range(len(rows)), ticks, fontsize=7)
+        axes.set(xlabel="difference (points)", ylim=(len(rows) - 0.5, -0.5))
+        legend(figure, entries)
+
+    return Chart(
+        name,
+        title,
+        f"Dot plot of {len(rows)} differences in points; the numbers are below.",
+        "Mean over seeds and 95 % interval. Above 0 the finding's direction. Methods with a run at"
+        " chance are not shown.",
+        draw,
+        height=1.2 + 0.4 * len(rows),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings.claims import claims, points, sign
-from bat_jax.findings.summary import _is_at_chance
+from bat_jax.findings.summary import _is_at_chance, _sampled
 
 UP, DOWN, FLAT = [0.02, 0.021, 0.019], [-0.02, -0.021, -0.019], [0.02, -0.02, 0.001]
 
@@ -153,3 +153,13 @@ def test_a_run_is_at_chance_below_twice_what_guessing_gets_right(accuracy, expec
     results = {"best": {"test": {"clean": found}}}
     run = Run(Path("run"), {}, {}, results, (), {"labels": np.arange(100) % 10})
     assert _is_at_chance(run) is expected
+
+
+@pytest.mark.parametrize(("last", "expected"), [(60, 40), (30, 80)])
+def test_a_state_that_is_best_and_last_was_attacked_once(last, expected):
+    found = {"accuracy": 0.5, "n": 100, "interval": [0.4, 0.6]}
+    sample = {"attacks": ["square"], "images": 40, "drawn": 10, "broken": 1}
+    state = {"test": {"clean": found}, "sample": {**sample, "interval": [0.5, 0.52]}}
+    results = {"best": {**state, "step": 60}, "last": {**state, "step": last}}
+    run = Run(Path("run"), {}, {}, results, (), {})
+    assert _sampled({"bat": [run]})["sampled"]["images"] == expected

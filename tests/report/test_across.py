@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bat_jax.errors import UserError
-from bat_jax.report.across import Finished, main, markdown, write
+from bat_jax.report.across import main, markdown, write
+from bat_jax.report.finished import Finished
 from bat_jax.report.page import Table
 
 PILOT = Path(__file__).parents[2] / "docs" / "results" / "fashion_mnist.json"
@@ -50,7 +51,17 @@ def test_the_page_says_what_did_not_reproduce(page):
     assert "- Gray: mart-seed1 ended at chance" in text
     assert "Colour 100, the regime, which asks for 95 % on training images" in text
     assert "robust accuracy. Refuted on Colour 100." in text
-    assert "Undecided (detects 3.7) on Gray, refuted on Colour 100." in text
+    assert "(best checkpoint). Refuted on Gray and Colour 100." in text
+    assert "- Undecided: 4 verdicts." in text
+
+
+def test_the_tables_of_differences_mark_those_with_a_sign(page):
+    text = page.read_text()
+    row = (
+        "| 100 % atypical minus random | 213 | best | +1.2 (-2.0 to +4.3) | **+2.8 (+1.0 to +4.7)**"
+    )
+    assert row in text
+    assert "| bat minus trades | -1.6 (-3.8 to +0.6) | **-4.0 (-7.3 to -0.8)** | -0.9" in text
 
 
 def test_each_finding_has_a_figure_and_each_data_set_its_long_tables(page):
@@ -58,6 +69,7 @@ def test_each_finding_has_a_figure_and_each_data_set_its_long_tables(page):
     for claim in "abc":
         assert f"(figures/findings_{claim}.svg)" in text
         assert (page.parent / "figures" / f"findings_{claim}.svg").stat().st_size > 1000
+    assert "(figures/findings_colour_100_best.svg)" in text
     for stem in ("gray", "colour_100"):
         assert f"(findings_{stem}.md)" in text
         long = (page.parent / f"findings_{stem}.md").read_text()
