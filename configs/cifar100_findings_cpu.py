@@ -3,17 +3,18 @@
     python launch.py --config=configs/cifar100_findings_cpu.py --dry_run
     python launch.py --config=configs/cifar100_findings_cpu.py
 
-Every tenth class in alphabetical order, 100 training images each, and 500 held out, which choose
-the best state; all 1,000 test images, with AutoAttack on the best state of every method. The regime
-was chosen on held-out training images from pgd_at alone (one seed, eps 8/255): a small_cnn of width
-12 ends at 98.7 % on the training images under PGD-7, and at 27.5 % on 400 held-out images under
-PGD-20 (clean 53.8 %); width 16 at 99.8 and 28.8 % (clean 56.3 %), in 1.7 times the FLOPs. The rest
-is as in configs/fashion_mnist_findings_cpu.py, with the options of BAT that
-configs/fashion_mnist_bat_search.py chose (`bat_searched`), but without harmful images: no test
-images are left to choose them. FAB-T and Square attack a sample of what APGD leaves. The same
-command resumes after an interruption. Hardware: two CPU cores. Expected: 140 minutes, 5 for the run
-of a method and 1 for a removal; best state of pgd_at clean 54.7 %, AutoAttack 31.3 %, of bat 53.2
-and 32.6 %, of trades 56.9 and 34.8 %, means of three seeds (docs/results/findings.md).
+Every tenth class in alphabetical order, 1,000 training images drawn at random, about 100 of each
+class, and 500 held out, which choose the best state; all 1,000 test images, with AutoAttack on the
+best state of every method. The regime was chosen on held-out training images from pgd_at alone (one
+seed, eps 8/255): a small_cnn of width 12 ends at 98.7 % on the training images under PGD-7, and at
+27.5 % on 400 held-out images under PGD-20 (clean 53.8 %); width 16 at 99.8 and 28.8 % (clean 56.3
+%), in 1.7 times the FLOPs. The rest is as in configs/fashion_mnist_findings_cpu.py, with the
+options of BAT that configs/fashion_mnist_bat_search.py chose (`bat_searched`), but without harmful
+images: no test images are left to choose them. FAB-T and Square attack a sample of what APGD
+leaves. The same command resumes after an interruption. Hardware: two CPU cores. Expected: 140
+minutes, 5 for the run of a method and 1 for a removal; best state of pgd_at clean 54.7 %,
+AutoAttack 31.3 %, of bat 53.2 and 32.6 %, of trades 56.9 and 34.8 %, means of three seeds
+(docs/results/findings.md).
 """
 
 from ml_collections import ConfigDict

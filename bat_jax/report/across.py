@@ -79,8 +79,9 @@ def _page(
         "Written from the numbers by `python -m bat_jax.report.across`. The rules of the verdicts"
         " were fixed before the runs; [docs/findings.md](../findings.md) has them, with the"
         " commands, the hardware and the dates. Undecided means that the numbers show neither;"
-        " beside it stand the true differences, in points, that the seeds and their spread detect"
-        " with a probability of 80 %. Intervals are 95 % t intervals over seeds.",
+        " beside it stand the true differences, in points, that this spread lets the seeds that"
+        " were run, or those of the last declared look, detect with a probability of 80 %."
+        " Intervals are 95 % t intervals over seeds.",
         *_of_looks(finished),
         "\n".join(f"- {line}" for line in _in_short(finished)),
         markdown(_verdicts(finished)),
@@ -294,7 +295,7 @@ def _long(one: Finished) -> list[str]:
         )
     differences = Table(
         "Differences behind the verdicts, in points, with their 95 % intervals over seeds, and the"
-        " true difference that as many seeds detect with a probability of 80 %.",
+        " true difference that as many seeds detect with a probability of 80 %, at a single look.",
         ("difference", "n", "mean", "detectable"),
         tuple(rows),
     )
