@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _STOPPED = 128 + signal.SIGINT
 _TOPOLOGY = ("--aot_topology", "-aot_topology")
-_LONGEST_REASON = 300
 # Remedies for system errors that a rerun alone does not solve.
 _REMEDIES = {
     errno.ENOSPC: "free some space, then run the same command to resume",
@@ -327,7 +326,7 @@ def _show(table: str, workdir: "AnyPath") -> None:
 
 def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None:
     """Returns the message and exit status of a known error, or None."""
-    from bat_jax.errors import UserError
+    from bat_jax.errors import UserError, in_short, is_out_of_memory
     from bat_jax.runtime import distributed
     from bat_jax.runtime.interruption import Interrupted, Terminated
     from bat_jax.training import CheckpointError, NonFiniteError
@@ -342,22 +341,17 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
         return "stopped by SIGTERM; run the same command to resume", 128 + signal.SIGTERM
     if isinstance(error, KeyboardInterrupt):
         return "stopped; run the same command to resume", _STOPPED
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    if is_out_of_memory(error):
         return (
-            f"out of memory ({_in_short(error)}); lower config.train.batch_size or"
+            f"out of memory ({in_short(error)}); lower config.train.batch_size or"
             " config.evaluation.batch_size, or raise config.train.accumulation",
             1,
         )
     if isinstance(error, OSError):
         remedy = _REMEDIES.get(error.errno or 0, "fix that, then run the same command to resume")
-        return f"{error.filename or workdir}: {error.strerror or _in_short(error)}; {remedy}", 1
+        return f"{error.filename or workdir}: {error.strerror or in_short(error)}; {remedy}", 1
     lost = distributed.peer_lost(error)
     return None if lost is None else (str(lost), 1)
-
-
-def _in_short(error: BaseException) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]}..."
 
 
 def _fail(message: str, status: int, program: str) -> int:

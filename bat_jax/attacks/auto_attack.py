@@ -79,8 +79,9 @@ def autoattack(
 
     A randomised model, `logits_fn(images, key)`, is attacked by the version `rand`, or by an `eot`:
     each iterate is evaluated in that many draws, and the attack follows the means of loss and
-    gradient. The iterate that most draws misclassify is then judged by draws of its own: an image
-    is broken if at most half of them classify x, or x', correctly. Every image has its own draws.
+    gradient. The iterate of all starts that most draws misclassify is then judged by draws of its
+    own: an image is broken if at most half of them classify x, or x', correctly. Every image has
+    its own draws.
 
     With target classes, an image that the model classifies correctly is broken only by an x' that
     it classifies as one of them: all attacks then search for those (`bat_jax.attacks.chosen`).
@@ -182,7 +183,10 @@ def autoattack(
         file = VerdictFile(as_path(path), settings)
         file.resume(verdicts, host_images)
 
-    attack_list = [versions.create(name, radius, norm, version, eot) for name in names]
+    attack_list = [
+        versions.create(name, radius, norm, version, eot, starts[name]) for name in names
+    ]
+    num_rounds = starts if eot is None else dict.fromkeys(names, 1)
     strongest = single.strongest(logits, versions.NUM_TARGETS)
     if classes is not None:
         attack_list = [Reaching(attack, classes) for attack in attack_list]
@@ -196,7 +200,7 @@ def autoattack(
         host_images,
         host_labels,
         [
-            versions.rounds(name, version, norm, starts[name], host_labels, strongest)
+            versions.rounds(name, version, norm, num_rounds[name], host_labels, strongest)
             for name in names
         ],
         image_keys,

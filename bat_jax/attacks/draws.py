@@ -18,6 +18,7 @@ class Purpose(enum.IntEnum):
     EXPECTATION = 6
     JUDGEMENT = 7
     FAB = 8
+    START = 9
 
 
 @jax.jit

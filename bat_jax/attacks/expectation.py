@@ -25,9 +25,9 @@ class ExpectationState(NamedTuple):
     """The state of an attack on a randomised model.
 
     Attributes:
-      inner: the state of the attack on the mean loss.
-      adversarial: the iterate misclassified in the most draws; of several, that with the largest
-        mean loss.
+      inner: the state of the attack on the mean loss, since its last start.
+      adversarial: the iterate of all starts misclassified in the most draws; of several, that with
+        the largest mean loss.
       found: whether it is misclassified in half of the draws or more.
       flat: whether the first mean gradient was zero in every pixel.
       done: always false: an iterate that a few draws misclassify is no reason to stop.
@@ -48,15 +48,23 @@ class ExpectationState(NamedTuple):
 class Expectation(Wrapped[Apgd | ApgdL1]):
     """An attack whose iterates are evaluated in several draws of the model.
 
-    With the key k of an image and of the attack, draw j at iterate i uses the key of
-    (k, EXPECTATION, i, j); images share no draws.
+    With the key k of an image and of the attack, draw j at iterate i, counted over all starts, uses
+    the key of (k, EXPECTATION, i, j); images share no draws. The first start uses k, start s the
+    key of (k, START, s). All starts run, because a few draws may misclassify an iterate by chance.
 
     Attributes:
       attack: the attack on the mean loss.
       draws: evaluations per iterate.
+      starts: how often the attack starts.
     """
 
     draws: int
+    starts: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        """How often `step` is called."""
+        return self.starts * self.attack.num_steps
 
     def begin(self, problem: Problem) -> ExpectationState:
         """Returns the state of the attack before any evaluation."""
@@ -74,7 +82,13 @@ class Expectation(Wrapped[Apgd | ApgdL1]):
         state: ExpectationState,
     ) -> ExpectationState:
         """Evaluates the iterate x_number in all draws, then moves to the next."""
-        x = state.inner.x
+        start, of_start = jnp.divmod(number, self.attack.num_steps)
+        inner = jax.lax.cond(
+            (start > 0) & (of_start == 0),
+            lambda: self._restarted(problem, start),
+            lambda: state.inner,
+        )
+        x = inner.x
         keys = folded(folded(problem.keys, int(Purpose.EXPECTATION)), number)
 
         def draw(sums: Any, index: Int[Array, ""]) -> tuple[Any, None]:
@@ -90,7 +104,7 @@ class Expectation(Wrapped[Apgd | ApgdL1]):
         is_worst = (wrong > state.wrong) | ((wrong == state.wrong) & (loss > state.loss))
         most_wrong = jnp.where(is_worst, wrong, state.wrong)
         mean = Evaluation(gradient / self.draws, loss, 2 * wrong < self.draws)
-        inner = self.attack.move(mean, problem, number, state.inner)
+        inner = self.attack.move(mean, problem, of_start, inner)
         return ExpectationState(
             inner=inner,
             adversarial=jnp.where(over_pixels(is_worst), x, state.adversarial),
@@ -100,3 +114,8 @@ class Expectation(Wrapped[Apgd | ApgdL1]):
             wrong=most_wrong,
             loss=jnp.where(is_worst, loss, state.loss),
         )
+
+    def _restarted(self, problem: Problem, start: Int[Array, ""]) -> Any:
+        """Returns the state of the inner attack at the beginning of a start after the first."""
+        keys = folded(folded(problem.keys, int(Purpose.START)), start)
+        return self.attack.begin(problem._replace(keys=keys))

@@ -122,6 +122,10 @@ def pgd(
     left unchanged. With several restarts, each image keeps its best result: misclassified results
     first, then the largest loss.
 
+    Every call outside `jax.jit` compiles the attack anew. For many batches, compile it once:
+
+        attack = jax.jit(lambda x, y, key: pgd(logits_fn, x, y, key, **settings))
+
     Args:
       logits_fn: [0, 1] images, NHWC, to logits `[batch, classes]`; any JAX function. The gradient
         is taken with respect to the images only.

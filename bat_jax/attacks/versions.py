@@ -136,9 +136,17 @@ def rounds(
 
 
 def create(
-    name: str, epsilon: float, norm: Norm, version: str = "standard", eot: int | None = None
+    name: str,
+    epsilon: float,
+    norm: Norm,
+    version: str = "standard",
+    eot: int | None = None,
+    count: int = 1,
 ) -> Attack:
-    """Returns an attack with the settings of a version; in L1, only the standard has stages."""
+    """Returns an attack with the settings of a version; in L1, only the standard has stages.
+
+    With an `eot`, the attack itself starts `count` times; else `rounds` restarts it.
+    """
     if name == "fab-t":
         return FabTargeted(epsilon, norm)
     if name == "fab":
@@ -147,7 +155,7 @@ def create(
         return Square(epsilon, norm)
     loss = _APGD_LOSSES[name]
     attack = auto_pgd.create(epsilon, norm, loss, in_stages=version == "standard")
-    return attack if eot is None else Expectation(attack, eot)
+    return attack if eot is None else Expectation(attack, eot, count)
 
 
 def possible(attacks: Sequence[str], num_classes: int) -> list[str]:

@@ -84,7 +84,9 @@ def model_info(
     corruptions = {}
     if evaluation.corrupted is not None:
         corruptions = {"corruptions_acc": _percent(evaluation.corrupted.mean.accuracy)}
-    is_standard = tuple(attacks) == STANDARD and evaluation.sample is None
+    # A data set of few classes excludes attacks that were named.
+    ran = tuple(evaluation.broken_by or attacks)
+    is_standard = ran == STANDARD and evaluation.sample is None
     return {
         "link": None,
         "name": None,
@@ -113,10 +115,12 @@ def architecture_text(name: str, *, depth: int | None, widening: int | None) -> 
     """Returns the name of an architecture as RobustBench writes it.
 
     Args:
-      name: of `bat_jax.models.create`.
+      name: of `bat_jax.models.create`; `package.module:Name` stays as it is.
       depth: in layers, if the model has a choice of it.
       widening: of a WRN.
     """
+    if ":" in name:
+        return name
     if "wide_resnet" in name:
         return f"WideResNet-{depth}-{widening}"
     if "resnet" in name:

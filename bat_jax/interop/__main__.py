@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from bat_jax import models
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import STATES
-from bat_jax.interop.weights import export_weights
+from bat_jax.interop.weights import check_architecture, export_weights
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -55,13 +55,21 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
       out: the safetensors file.
 
     Raises:
-      UserError: the folder holds no run, or its data are not found or have changed.
+      UserError: the folder holds no run, its data are not found or have changed, or its model is
+        from outside the package or resizes images.
     """
     # The weights do not depend on the devices that trained them.
     experiment = read_run(run, ConfigDict({"parallel": {"devices": 1}}))
+    model_config = experiment.config.model
+    check_architecture(model_config.name)
+    if model_config.resize is not None:
+        raise UserError(
+            f"{run}: config.model.resize is {model_config.resize}, which a file of weights does not"
+            " hold; expected a run without it: save its variables by"
+            " bat_jax.interop.save_variables, and resize the images where they are used"
+        )
     variables = read_states(experiment, run)[checkpoint].state.evaluated
     model: Any = models.module_of(experiment.model)
-    model_config = experiment.config.model
     export_weights(
         out,
         model_config.name,

@@ -67,7 +67,8 @@ class Fitted(NamedTuple):
         Args:
           split: the images.
           state: `best` or `last`.
-          **options: options of `bat_jax.attacks.autoattack` that replace the config's.
+          **options: options of `bat_jax.attacks.autoattack` that replace the config's; a `version`
+            replaces the config's attacks with its own.
         """
         config = self.experiment.config
         settings = {
@@ -80,7 +81,7 @@ class Fitted(NamedTuple):
         searched = self.experiment.searched()
         if searched is not None:
             settings["search_fn"] = models.logits_fn(searched, self._variables(state))
-        if config.evaluation.attacks:
+        if config.evaluation.attacks and "version" not in options:
             settings["attacks"] = tuple(config.evaluation.attacks)
         key = keys.derive(config.seed, keys.Purpose.EVALUATION)
         return autoattack(

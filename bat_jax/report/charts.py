@@ -73,13 +73,19 @@ def loss_curves(run: Run) -> Chart | None:
     )
 
 
-def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
-    """Returns a chart of clean against robust accuracy for the runs' states, with intervals."""
+def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
+    """Returns a chart of clean against robust accuracy, if the runs have an attack in common.
+
+    It shows the states that were evaluated with the attack, with intervals.
+    """
     attack = common_attack(runs)
+    if not attack.is_attack:
+        return None
     points = [
         (number, name, state, test.all[CLEAN], test.all[attack])
         for number, (run, name) in enumerate(zip(runs, names, strict=True))
         for state, test in run.evaluations.items()
+        if attack in test.all
     ]
 
     def draw(figure: Figure) -> None:
@@ -112,7 +118,7 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
         "Clean against robust accuracy",
         f"Scatter plot of clean against robust accuracy in percent. {numbers}.",
         "Bars are 95 % Wilson intervals over the test images. Filled markers: the best checkpoint;"
-        " open markers: the last.",
+        f" open markers: the last. Shown are checkpoints evaluated with {attack.title}.",
         draw,
         height=3.3,
     )
@@ -121,13 +127,16 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart:
 def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
     """Returns a chart of accuracy on typical and atypical test images, if these are known."""
     attack = common_attack(runs)
+    states = {run.states[0] for run in runs}
     rows = []
     for run, name in zip(runs, names, strict=True):
-        groups = run.evaluations[run.states[0]].groups
+        state = run.states[0]
+        title = name if len(states) == 1 else f"{name}, {state}"
+        groups = run.evaluations[state].groups
         for measure in dict.fromkeys((CLEAN, attack)):
             if all(measure in groups.get(group, {}) for group in GROUPS):
                 accuracies = [groups[group][measure] for group in GROUPS]
-                rows.append((f"{name}, {measure.title}", accuracies))
+                rows.append((f"{title}, {measure.title}", accuracies))
     if not rows:
         return None
 
@@ -144,7 +153,7 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
                 capsize=2,
                 linestyle="none",
             )
-            entries.append((drawn, f"{group} (n = {values[0].n})"))
+            entries.append((drawn, f"{group} ({_count(values)})"))
         ticks = [fitted(name, inches=1.5, size=9.0, lines=2) for name, _ in rows]
         axes.set_yticks(range(len(rows)), ticks)
         axes.set(xlabel="accuracy (%)", xlim=(-1, 101), ylim=(len(rows) - 0.5, -0.5))
@@ -153,14 +162,21 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
     numbers = "; ".join(
         f"{name}: typical {typical}, atypical {atypical}" for name, (typical, atypical) in rows
     )
+    checkpoint = f"Checkpoint: {runs[0].states[0]}. " if len(states) == 1 else ""
     return Chart(
         "typicality",
         "Accuracy by typicality",
         f"Dot plot of accuracy in percent on typical and atypical test images. {numbers}.",
-        f"Checkpoint: {runs[0].states[0]}. Bars are 95 % Wilson intervals.",
+        f"{checkpoint}Bars are 95 % Wilson intervals.",
         draw,
         height=1.4 + 0.4 * len(rows),
     )
+
+
+def _count(values: Sequence[Accuracy]) -> str:
+    """Returns how many images accuracies are of: `n = 449`, or `n = 440 to 449`."""
+    least, most = min(value.n for value in values), max(value.n for value in values)
+    return f"n = {least}" if least == most else f"n = {least} to {most}"
 
 
 def weights(run: Run) -> Chart | None:
@@ -206,8 +222,8 @@ def weights(run: Run) -> Chart | None:
 
 
 def common_attack(runs: Sequence[Run]) -> Measure:
-    """Returns the strongest attack that every state of every run was evaluated with."""
-    tests = [test.all for run in runs for test in run.evaluations.values()]
+    """Returns the strongest attack that the first state of every run was evaluated with."""
+    tests = [run.evaluations[run.states[0]].all for run in runs]
     for run in runs:
         if all(run.attack in test for test in tests):
             return run.attack

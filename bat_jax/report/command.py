@@ -2,10 +2,11 @@
 
 import errno
 import logging
+import signal
 import sys
 from collections.abc import Callable
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short, is_out_of_memory
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -30,7 +31,8 @@ def finish(
       what: the name of the page in front of its path.
 
     Returns:
-      The exit status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
+      The exit status: 0 done, 1 a file cannot be read or written or memory runs out, 2 a wrong
+      input, 130 stopped by Ctrl-C.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     try:
@@ -44,6 +46,13 @@ def finish(
         advice = "; name another folder with --output" if error.errno in _OF_WRITING else ""
         reason = f"{error.filename or output}: {error.strerror or error}"
         return parser.failed(f"{reason}{advice}", 1)
+    except KeyboardInterrupt:
+        return parser.failed("stopped; run the same command to continue", 128 + signal.SIGINT)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = "end other programs on the device, or use one with more memory"
+        return parser.failed(f"out of memory ({in_short(error)}); {advice}", 1)
     print(f"{what}: {path}")
     return 0
 

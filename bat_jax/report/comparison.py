@@ -8,7 +8,7 @@ import numpy as np
 from bat_jax import methods
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.records import ALL, AUTOATTACK, CLEAN, GROUPS, Measure
+from bat_jax.evaluation.records import ALL, AUTOATTACK, CLEAN, GROUPS, Evaluation, Measure
 from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import mcnemar
 from bat_jax.report import charts
@@ -62,7 +62,9 @@ def _page(found: Sequence[Run], names: Sequence[str]) -> Page:
     epsilons = {(run.config["attack"]["norm"], run.config["attack"]["epsilon"]) for run in found}
     if len(epsilons) > 1:
         text.append("These runs were attacked with different norms or epsilons.")
-    if attack != AUTOATTACK:
+    if not attack.is_attack:
+        text.append("The runs have no attack in common: robust accuracy is not compared.")
+    elif attack != AUTOATTACK:
         text.append(
             "Not every run was evaluated with AutoAttack: robust accuracy here means"
             f" {attack.title}, which does not establish robustness."
@@ -98,8 +100,10 @@ def _results(found: Sequence[Run], names: Sequence[str], attack: Measure) -> Tab
         for run, name in zip(found, names, strict=True)
         for state, test in run.evaluations.items()
     ]
-    columns = [(ALL, measure) for measure in dict.fromkeys((CLEAN, Measure.pgd(20), attack))]
-    columns += [(group, measure) for group in GROUPS for measure in dict.fromkeys((CLEAN, attack))]
+    of_all = dict.fromkeys((CLEAN, Measure.pgd(20), attack, AUTOATTACK))
+    of_groups = dict.fromkeys((CLEAN, attack, AUTOATTACK))
+    columns = [(ALL, measure) for measure in of_all]
+    columns += [(group, measure) for group in GROUPS for measure in of_groups]
     columns = [
         (group, measure)
         for group, measure in columns
@@ -123,6 +127,7 @@ def _results(found: Sequence[Run], names: Sequence[str], attack: Measure) -> Tab
 def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[Section]:
     """Returns McNemar's tests of the first run against each other one, on their common images."""
     rows = []
+    apart = []
     first = found[0]
     for run, name in zip(found[1:], names[1:], strict=True):
         if run.about["data"]["test"] != first.about["data"]["test"]:
@@ -133,9 +138,11 @@ def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[
         _, ours, theirs = np.intersect1d(
             first.examples["ids"], run.examples["ids"], return_indices=True
         )
+        if not len(ours):
+            apart.append(f"{name} and {names[0]} have no common test images.")
+            continue
         for measure in dict.fromkeys((CLEAN, attack)):
-            # Images that were not attacked by every attack have no verdict.
-            if any(one.evaluations[state].note(measure) for one in (first, run)):
+            if not all(_is_known(one.evaluations[state], measure) for one in (first, run)):
                 continue
             key = f"{state}_{measure.key}"
             test = mcnemar(first.examples[key][ours], run.examples[key][theirs])
@@ -150,7 +157,7 @@ def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[
                 )
             )
     if not rows:
-        return []
+        return [Section("Image by image", tuple(apart))] if apart else []
     table = Table(
         f"{names[0]} against each other run, image by image (exact McNemar test, two-sided).",
         (
@@ -166,8 +173,14 @@ def _pairs(found: Sequence[Run], names: Sequence[str], attack: Measure) -> list[
     text = (
         "The test asks whether these two trained models differ on these images, not whether the"
         " methods would differ under another seed.",
+        *apart,
     )
     return [Section("Image by image", text, (table,))]
+
+
+def _is_known(test: Evaluation, measure: Measure) -> bool:
+    """Returns whether every image has a verdict under a measure, none of them an estimate."""
+    return measure in test.all and not test.note(measure)
 
 
 def _settings(found: Sequence[Run], names: Sequence[str]) -> list[Section]:

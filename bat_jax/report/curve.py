@@ -5,9 +5,10 @@ Brackets the smallest perturbation that breaks each test image by bisection over
 much. --norm names another norm than the run's, --attacks other attacks of AutoAttack than fab-t,
 apgd-ce and apgd-t, --state the last checkpoint instead of the best, --images another number of test
 images than the run was tested on. Writes `report.html`, `figures/`, `curve.json`, and `curve.npz`
-with the bracket of every image, into the run's subfolder `curve-<norm>` or --output. The same
-command continues a curve that was stopped. Exit status: 0 done, 1 a file cannot be read or written,
-2 a wrong input.
+with the bracket of every image, into the run's subfolder `curve-<norm>`, `curve-<norm>-last` for
+the last checkpoint, or --output. The same command continues a curve that was stopped. Exit status:
+0 done, 1 a file cannot be read or written or memory runs out, 2 a wrong input, 130 stopped by
+Ctrl-C.
 """
 
 import argparse
@@ -53,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--state", default="best", choices=STATES, help="the checkpoint")
     parser.add_argument("--images", type=int, help="the number of test images")
-    parser.add_argument("--output", help="the page's folder (default: curve-<norm> in the run's)")
+    parser.add_argument(
+        "--output",
+        help="the page's folder (default: curve-<norm> in the run's, curve-<norm>-last for last)",
+    )
     options = parser.parse_args(arguments)
     return finish(
         parser,
@@ -88,7 +92,8 @@ def curve(
 
     Args:
       run: the run's folder.
-      output: the folder to write to, `curve-<norm>` in the run's folder by default.
+      output: the folder to write to; by default, in the run's folder, `curve-<norm>`, or
+        `curve-<norm>-last` for the last checkpoint.
       epsilons: the radii, ascending; by default multiples of the run's epsilon.
       norm: `linf`, `l2` or `l1`; the run's by default.
       attacks: of AutoAttack, in order (`bat_jax.attacks.minimal_norms`).
@@ -114,7 +119,9 @@ def curve(
                 " norm too: give --epsilons"
             )
         epsilons = [multiple * config.attack.epsilon for multiple in _MULTIPLES]
-    folder = place / f"curve-{norm}" if folder is None else folder
+    if folder is None:
+        folder = place / (f"curve-{norm}" if state == "best" else f"curve-{norm}-{state}")
+    _check_state(folder / "curve.json", state)
     saved = read_states(experiment, place)[state].state
     variables = jax.device_get(saved.evaluated)
     key = keys.derive(config.seed, keys.Purpose.EVALUATION)
@@ -144,6 +151,15 @@ def curve(
         "Attacks": ", ".join(attacks),
     }
     return write(_page(place.resolve().name, facts, found, points), folder)
+
+
+def _check_state(path: AnyPath, state: str) -> None:
+    """Raises UserError if a file holds the curve of another checkpoint."""
+    if path.exists() and (other := Curve.read(path).state) != state:
+        raise UserError(
+            f"{path}: holds the curve of the {other} checkpoint; expected that of the {state}:"
+            " name another folder with --output"
+        )
 
 
 def _epsilon(text: str) -> float:

@@ -91,7 +91,7 @@ class Curve(NamedTuple):
 
 
 def sections(run: Run) -> list[Section]:
-    """Returns a section for every curve in a run's subfolders `curve-<norm>`.
+    """Returns a section for every curve in a run's subfolders, `curve-<norm>` and others.
 
     Raises:
       UserError: a file is damaged.
@@ -100,7 +100,8 @@ def sections(run: Run) -> list[Section]:
     return [
         section(
             one,
-            f"Robust accuracy against epsilon in {one.norm.capitalize()}",
+            f"Robust accuracy against epsilon in {one.norm.capitalize()}"
+            + ("" if one.state == "best" else f", {one.state} checkpoint"),
             chart=f"curve_{number}_{one.norm}",
         )
         for number, one in enumerate(found)

@@ -5,7 +5,8 @@
 Attacks the best state of every run by PGD and classifies the images by all runs. Writes
 `report.html`, `figures/`, `transfer.json`, and `transfer.npz` with a verdict per image, into
 `transfer`. --output names another folder; --images sets the number of test images, by default that
-of the first run's own test. Exit status: 0 done, 1 a file cannot be read or written, 2 wrong input.
+of the first run's own test. Exit status: 0 done, 1 a file cannot be read or written or memory runs
+out, 2 wrong input, 130 stopped by Ctrl-C.
 """
 
 import sys

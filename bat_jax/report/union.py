@@ -2,9 +2,9 @@
 
 Takes evaluations of one run under different norms or epsilons, such as `runs/NAME` itself and
 `runs/NAME/evaluation-l2-0.5`, and counts a test image as robust only if it withstands the strongest
-attack of each. Writes `report.html`, `figures/`, `union.json`, and `union.npz` with a verdict per
-image, into `union` or --output. Exit status: 0 done, 1 a file cannot be read or written, 2 a wrong
-input.
+attack of each. Leaves out a checkpoint that not all of them attacked. Writes `report.html`,
+`figures/`, `union.json`, and `union.npz` with a verdict per image, into `union` or --output. Exit
+status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
 """
 
 import sys
@@ -16,7 +16,14 @@ from jaxtyping import Bool
 
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.records import AUTOATTACK, CLEAN, EVALUATED, Accuracy
+from bat_jax.evaluation.records import (
+    AUTOATTACK,
+    CLEAN,
+    EVALUATED,
+    Accuracy,
+    Measure,
+    strongest,
+)
 from bat_jax.evaluation.runs import Run
 from bat_jax.report.charts import bars
 from bat_jax.report.command import finish, output_folder
@@ -36,10 +43,12 @@ class _Union(NamedTuple):
     """The verdicts on one state.
 
     Attributes:
+      titles: the threats in words, in the order of the evaluations: `Linf 0.03137, AutoAttack`.
       clean: whether each image is classified correctly.
       robust: whether it withstands each threat, in the order of the evaluations.
     """
 
+    titles: tuple[str, ...]
     clean: Bool[np.ndarray, " images"]
     robust: Bool[np.ndarray, "threats images"]
 
@@ -74,7 +83,7 @@ def union(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
 
     Raises:
       UserError: fewer than two evaluations, one twice, or evaluations of other weights or images,
-        of a sample, or without an attack.
+        of a sample, or without a checkpoint that all of them attacked.
     """
     folder = output_folder(output)
     if len(folders) < 2:
@@ -82,7 +91,7 @@ def union(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
     places = [as_path(folder) for folder in folders]
     different(places)
     found = [runs.read(place) for place in places]
-    states = [state for state in EVALUATED if all(state in one.states for one in found)]
+    states = _common(found)
     if not states:
         raise UserError(
             f"{places[0]} and {places[1]}: have no evaluated checkpoint in common; expected"
@@ -90,14 +99,16 @@ def union(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
         )
     for one in found[1:]:
         _check_same(found[0], one, states)
-    titles = [_threat(one, states[0]) for one in found]
-    for number, title in enumerate(titles):
-        if title in titles[:number]:
-            raise UserError(
-                f"{places[number]}: its attack is {title}, as in"
-                f" {places[titles.index(title)]}; expected another norm or epsilon"
-            )
-    unions = {state: _of(found, state) for state in states}
+    unions = {
+        state: _of(found, state)
+        for state in states
+        if all(_attack(one, state).is_attack for one in found)
+    }
+    if not unions:
+        raise UserError(
+            f"{' and '.join(map(str, places))}: have no attacked checkpoint in common; expected"
+            " one: name attacks in config.evaluation.attacks and repeat the evaluations without"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: found[0].examples[name] for name in ("ids", "labels")}
     for state, united in unions.items():
@@ -107,10 +118,18 @@ def union(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
             f"{state}_union": united.union,
         }
     write_npz(folder / "union.npz", arrays)
-    write_json(
-        folder / "union.json", {state: _content(titles, each) for state, each in unions.items()}
-    )
-    return write(_page(found, titles, unions), folder)
+    write_json(folder / "union.json", {state: _content(each) for state, each in unions.items()})
+    return write(_page(found, unions), folder)
+
+
+def _common(found: Sequence[Run]) -> list[str]:
+    """Returns the states that all runs evaluated."""
+    return [state for state in EVALUATED if all(state in one.states for one in found)]
+
+
+def _attack(run: Run, state: str) -> Measure:
+    """Returns the strongest attack on a state, `CLEAN` for none."""
+    return strongest(tuple(run.evaluations[state].all))
 
 
 def _check_same(first: Run, other: Run, states: Sequence[str]) -> None:
@@ -144,32 +163,38 @@ def _check_same(first: Run, other: Run, states: Sequence[str]) -> None:
 
 
 def _threat(run: Run, state: str) -> str:
-    """Returns the threat in words: `Linf 0.03137, AutoAttack`."""
-    if not run.attack.is_attack:
-        raise UserError(f"{run.folder}: was evaluated without an attack; expected one")
-    if run.evaluations[state].sample is not None and run.attack == AUTOATTACK:
+    """Returns the threat to a state in words: `Linf 0.03137, AutoAttack`."""
+    measure = _attack(run, state)
+    if run.evaluations[state].sample is not None and measure == AUTOATTACK:
         raise UserError(
             f"{run.folder}: its last attacks were run on a sample; expected all images: repeat its"
             " evaluation without a tolerance, which continues it"
         )
     attack = run.config["attack"]
-    return f"{attack['norm'].capitalize()} {attack['epsilon']:.4g}, {run.attack.title}"
+    return f"{attack['norm'].capitalize()} {attack['epsilon']:.4g}, {measure.title}"
 
 
 def _of(found: Sequence[Run], state: str) -> _Union:
+    titles = [_threat(one, state) for one in found]
+    for number, title in enumerate(titles):
+        if title in titles[:number]:
+            raise UserError(
+                f"{found[number].folder}: its attack is {title}, as in"
+                f" {found[titles.index(title)].folder}; expected another norm or epsilon"
+            )
     clean = found[0].examples[f"{state}_{CLEAN.key}"]
-    robust = [one.examples[f"{state}_{one.attack.key}"] for one in found]
-    return _Union(clean, np.stack(robust) & clean)
+    robust = [one.examples[f"{state}_{_attack(one, state).key}"] for one in found]
+    return _Union(tuple(titles), clean, np.stack(robust) & clean)
 
 
-def _accuracies(titles: Sequence[str], found: _Union) -> dict[str, Accuracy]:
-    rows = {"clean": found.clean, **dict(zip(titles, found.robust, strict=True))}
+def _accuracies(found: _Union) -> dict[str, Accuracy]:
+    rows = {"clean": found.clean, **dict(zip(found.titles, found.robust, strict=True))}
     return {name: Accuracy.of(row) for name, row in {**rows, "union": found.union}.items()}
 
 
-def _content(titles: Sequence[str], found: _Union) -> Mapping[str, object]:
-    accuracies = {name: one.to_json() for name, one in _accuracies(titles, found).items()}
-    only = {title: found.only(number) for number, title in enumerate(titles)}
+def _content(found: _Union) -> Mapping[str, object]:
+    accuracies = {name: one.to_json() for name, one in _accuracies(found).items()}
+    only = {title: found.only(number) for number, title in enumerate(found.titles)}
     return {
         "clean": accuracies.pop("clean"),
         "union": accuracies.pop("union"),
@@ -178,16 +203,22 @@ def _content(titles: Sequence[str], found: _Union) -> Mapping[str, object]:
     }
 
 
-def _page(found: Sequence[Run], titles: Sequence[str], unions: Mapping[str, _Union]) -> Page:
-    accuracies = {state: _accuracies(titles, one) for state, one in unions.items()}
+def _page(found: Sequence[Run], unions: Mapping[str, _Union]) -> Page:
+    accuracies = {state: _accuracies(one) for state, one in unions.items()}
     rows = []
     for state, by in accuracies.items():
+        titles = unions[state].titles
         for name, one in by.items():
             only = str(unions[state].only(titles.index(name))) if name in titles else ""
             rows.append((f"{state}, {name}", one.percent, one.interval_in_percent, only))
     state = next(iter(unions))
-    text = []
-    if any(one.attack != AUTOATTACK for one in found):
+    titles = unions[state].titles
+    text = [
+        f"Without the {other} checkpoint, which not every evaluation attacked."
+        for other in _common(found)
+        if other not in unions
+    ]
+    if any(_attack(one, state) != AUTOATTACK for one in found for state in unions):
         text.append(
             "Not every threat is AutoAttack: robust accuracy under other attacks does not establish"
             " robustness."

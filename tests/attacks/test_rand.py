@@ -8,8 +8,9 @@ import pytest
 from bat_jax.attacks import autoattack, geometry, versions
 from bat_jax.attacks.auto_pgd import Apgd
 from bat_jax.attacks.draws import Purpose
+from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.expectation import Expectation
-from bat_jax.attacks.protocol import Problem
+from bat_jax.attacks.protocol import Outcome, Problem
 from bat_jax.errors import UserError
 from tests.attacks import linear
 
@@ -136,6 +137,66 @@ def test_the_gradient_and_the_loss_are_means_over_the_draws():
         loss = np.mean(-np.log(p[:, labels[row]]))
         assert float(state.inner.best_loss[row]) == pytest.approx(loss, rel=1e-3)
         assert int(state.wrong[row]) == (logits.argmax(axis=1) != labels[row]).sum()
+
+
+def test_all_starts_run_and_the_iterate_that_most_draws_misclassify_is_kept(two_classes):
+    logits_fn, _, images, labels, epsilon = two_classes
+    one, three = (
+        Expectation(
+            Apgd(epsilon=epsilon, norm="linf", loss="cross_entropy", num_iterations=2),
+            draws=4,
+            starts=starts,
+        )
+        for starts in (1, 3)
+    )
+    assert (one.num_steps, three.num_steps) == (3, 9)
+    keys = jax.random.split(jax.random.key(0), len(images))
+    problem = Problem(*(jnp.asarray(v) for v in (images, labels, labels)), keys)
+    model = jax.vmap(lambda x, key: logits_fn(x[None], key)[0])
+    step = jax.jit(lambda number, state: three.step(model, problem, number, state))
+    states = [jax.jit(three.begin)(problem)]
+    for number in range(three.num_steps):
+        states.append(step(jnp.int32(number), states[-1]))
+    begun, first, last = states[0], states[one.num_steps], states[-1]
+    alone = begun
+    step_alone = jax.jit(lambda number, state: one.step(model, problem, number, state))
+    for number in range(one.num_steps):
+        alone = step_alone(jnp.int32(number), alone)
+    np.testing.assert_array_equal(alone.adversarial, first.adversarial)
+    np.testing.assert_array_equal(alone.wrong, first.wrong)
+    # Each start is at another point of the ball.
+    restarted = states[one.num_steps + 1].inner.best
+    assert not np.array_equal(restarted, begun.inner.x)
+    wrong = np.array([state.wrong for state in states])
+    assert (np.diff(wrong, axis=0) >= 0).all()
+    # More draws misclassify some images that the first start has claimed to break.
+    assert (np.asarray(last.wrong) > np.asarray(first.wrong))[np.asarray(first.found)].any()
+
+
+@pytest.mark.parametrize(("eot", "steps", "rounds"), [(2, 303, 1), (None, 101, 3)])
+def test_starts_are_in_the_attack_on_a_randomised_model(
+    two_classes, monkeypatch, eot, steps, rounds
+):
+    seen = []
+
+    def find_nothing(engine, attack, images, labels, targets, keys, scale=None):
+        seen.append((attack.num_steps, targets.shape[1]))
+        return Outcome(images.copy(), np.zeros(len(images), bool), np.zeros(len(images), bool))
+
+    monkeypatch.setattr(Engine, "run", find_nothing)
+    logits_fn, _, images, labels, epsilon = two_classes
+    plain = linear.problem(count=1, classes=2)[0]
+    autoattack(
+        plain if eot is None else logits_fn,
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=epsilon,
+        eot=eot,
+        attacks=ATTACKS[:1],
+        restarts={"apgd-ce": 3},
+    )
+    assert seen == [(steps, rounds)]
 
 
 @pytest.mark.parametrize(

@@ -374,6 +374,32 @@ def test_a_run_on_other_data_is_not_exported(run, tmp_path, capsys):
     assert "was made with training data other than digits" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"resize": 16}, "config.model.resize is 16, which a file of weights does not hold"),
+        (
+            {"name": "tests.networks:create", "width": None},
+            "'tests.networks:create' is unknown; expected one of",
+        ),
+    ],
+)
+def test_a_run_that_a_file_of_weights_does_not_describe_is_not_exported(
+    run, model, words, tmp_path, capsys
+):
+    out = tmp_path / "weights.safetensors"
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    content = json.loads((folder / "config.json").read_text())
+    content["config"]["model"] |= model
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", f"--run={folder}", f"--out={out}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not out.exists()
+
+
 def test_a_folder_without_a_run_ends_with_status_2(tmp_path, capsys):
     out = tmp_path / "weights.safetensors"
     with pytest.raises(SystemExit, match="2"):

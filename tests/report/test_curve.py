@@ -82,6 +82,12 @@ def test_the_page_of_the_run_has_its_curves(runs, curve, tmp_path):
     assert [row[0] for row in found[0].tables[0].rows] == ["0", "0.05", "0.1", "0.2"]
     assert "n = 24; at 0, of clean images. Checkpoint: best." in found[0].tables[0].caption
     assert len({one.charts[0].name for one in found}) == 2
+    (tmp_path / "curve-linf-last").mkdir()
+    (tmp_path / "curve-linf-last" / "curve.json").write_text(
+        json.dumps(content | {"state": "last"})
+    )
+    titles = [one.title for one in curves.sections(run)]
+    assert titles[2] == "Robust accuracy against epsilon in Linf, last checkpoint"
     (tmp_path / "curve-l2" / "curve.json").write_text('{"state": "best"}')
     with pytest.raises(UserError, match=r"curve-l2/curve\.json: has no norm; expected one"):
         curves.sections(run)
@@ -106,6 +112,27 @@ def test_the_command_continues_its_curve_and_refuses_that_of_other_radii(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{saved}: holds another evaluation (epsilons differ; epsilons was [0.05, 0.1" in line
     assert saved.exists()
+
+
+def test_each_checkpoint_has_a_folder_of_its_own(runs, monkeypatch, capsys):
+    def refuse(*_, path, **__):
+        raise UserError(str(path.parent))
+
+    monkeypatch.setattr("bat_jax.report.curve.minimal_norms", refuse)
+    for state, name in (("best", "curve-linf"), ("last", "curve-linf-last")):
+        assert main([str(runs[1]), f"--state={state}", "--images=24"]) == 2
+        assert capsys.readouterr().err == f"bat_jax.report.curve: {runs[1] / name}\n"
+
+
+def test_the_curve_of_another_checkpoint_is_kept(runs, curve, capsys):
+    folder, _ = curve
+    before = (folder / "curve.json").read_bytes()
+    command = [str(runs[1]), f"--output={folder}", *ARGUMENTS, *RADII]
+    assert main([*command, "--state=last"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    words = "holds the curve of the best checkpoint; expected that of the last: name another folder"
+    assert f"{folder / 'curve.json'}: {words}" in line
+    assert (folder / "curve.json").read_bytes() == before
 
 
 def test_wrong_input_ends_in_one_line(runs, tmp_path, capsys):

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from bat_jax.errors import UserError
-from bat_jax.evaluation.records import AUTOATTACK, percent
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, Measure, percent
 from bat_jax.evaluation.runs import read
 from bat_jax.methods import WEIGHT_BINS
-from bat_jax.report import compare, comparison, report
+from bat_jax.report import charts, compare, comparison, report
 from bat_jax.report.__main__ import main
+from bat_jax.report.command import finish
+from bat_jax.report.drawing import Figure
 from bat_jax.report.style import DARK, LIGHT, Chart, render
+from bat_jax.runtime.parser import Parser
 from tests.report.browser import CHROMIUM, browsing
 
 BAT_FIGURES = {
@@ -116,7 +119,9 @@ def test_the_report_of_a_run_without_attacks_says_so(runs, tmp_path):
         clean = {group: {"clean": test[group]["clean"]} for group in ("typical", "atypical")}
         results[state]["test"] = {"clean": test["clean"], **clean}
     (folder / "results.json").write_text(json.dumps(results))
-    assert "No attack was run" in report(folder).read_text()
+    text = report(folder).read_text()
+    assert "No attack was run" in text
+    assert 'id="trade_off"' not in text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -153,6 +158,104 @@ def test_a_sampled_accuracy_is_named_and_not_compared_image_by_image(runs):
     table = comparison._results([exact, sampled], ["one", "two"], AUTOATTACK)
     named = [row[0] for row in table.rows if any("(sampled)" in cell for cell in row)]
     assert named == ["two, best"]
+
+
+def _changed(run, attacked=(), *, without=(), **examples):
+    """Returns a run with AutoAttack on some checkpoints, without others, and other verdicts."""
+    results = json.loads(json.dumps(run.results))
+    found = {**run.examples, **examples}
+    for state in attacked:
+        found[f"{state}_autoattack"] = found[f"{state}_pgd2"]
+        test = results[state]["test"]
+        for part in (test, test["typical"], test["atypical"]):
+            part["autoattack"] = part["pgd2"]
+    kept = {name: value for name, value in results.items() if name not in without}
+    return dataclasses.replace(run, results=kept, examples=found)
+
+
+def test_autoattack_on_the_first_checkpoint_alone_is_what_runs_are_compared_under(runs):
+    one, two = (_changed(read(folder), ("best",)) for folder in runs)
+    assert charts.common_attack([one, two]) == AUTOATTACK
+    page = comparison._page([one, two], ["one", "two"])
+    results, pairs = page.sections[:2]
+    assert not results.text
+    assert "AutoAttack, typical" in results.tables[0].header
+    column = results.tables[0].header.index("AutoAttack")
+    cells = {row[0]: row[column] for row in results.tables[0].rows}
+    assert cells["two, last"] == "not measured" != cells["two, best"]
+    assert [row[0] for row in pairs.tables[0].rows] == ["two, best, clean", "two, best, AutoAttack"]
+    trade_off, typicality = results.charts
+    assert "one, best: clean" in trade_off.alt
+    assert "one, last" not in trade_off.alt
+    assert "two, AutoAttack: typical" in typicality.alt
+
+
+def test_the_autoattack_of_one_run_is_shown_beside_the_common_attack(runs):
+    one, two = _changed(read(runs[0]), ("last",)), read(runs[1])
+    assert charts.common_attack([one, two]) == Measure.pgd(2)
+    results = comparison._page([one, two], ["one", "two"]).sections[0]
+    assert "Not every run was evaluated with AutoAttack" in results.text[0]
+    assert {"PGD-2", "AutoAttack"} <= set(results.tables[0].header)
+
+
+def test_runs_without_common_images_or_attacks_are_not_compared_image_by_image(runs):
+    one, two = map(read, runs)
+    apart = _changed(two, ids=two.examples["ids"] + 10_000)
+    sections = comparison._pairs([one, apart], ["one", "two"], Measure.pgd(2))
+    assert [section.text for section in sections] == [("two and one have no common test images.",)]
+    assert not sections[0].tables
+    (both,) = comparison._pairs([one, apart, two], ["one", "two", "three"], Measure.pgd(2))
+    assert both.text[-1] == "two and one have no common test images."
+    assert {row[0].split(",")[0] for row in both.tables[0].rows} == {"three"}
+    later = _changed(two, ("last",), without=("best",))
+    (both,) = comparison._pairs([_changed(one, ("best",)), later], ["one", "two"], AUTOATTACK)
+    assert [row[0] for row in both.tables[0].rows] == ["two, last, clean"]
+
+
+def test_typicality_names_numbers_of_images_and_checkpoints_that_differ(runs):
+    one, two = map(read, runs)
+
+    def drawn(*found):
+        chart = charts.typicality(found, ["one", "two"])
+        figure = Figure(layout="constrained")
+        chart.draw(figure)
+        return chart, [text.get_text() for text in figure.legends[0].get_texts()]
+
+    chart, same = drawn(one, two)
+    typical, atypical = (one.evaluations["best"].groups[group][CLEAN].n for group in GROUPS)
+    assert same == [f"typical (n = {typical})", f"atypical (n = {atypical})"]
+    assert chart.caption.startswith("Checkpoint: best. ")
+    fewer = _changed(two, without=("best",))
+    for value in fewer.results["last"]["test"]["typical"].values():
+        value["n"] = 9
+    chart, differ = drawn(one, fewer)
+    assert differ == [f"typical (n = 9 to {typical})", f"atypical (n = {atypical})"]
+    assert "one, best, clean: typical" in chart.alt
+    assert "two, last, clean: typical" in chart.alt
+    assert "Checkpoint" not in chart.caption
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "x: stopped; run the same command to continue"),
+        (MemoryError(), 1, "x: out of memory (MemoryError); end other programs"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "(RESOURCE_EXHAUSTED: Out of mem"),
+    ],
+)
+def test_a_page_that_is_stopped_or_lacks_memory_ends_in_one_line(error, status, words, capsys):
+    def fail():
+        raise error
+
+    assert finish(Parser("python -m x"), fail, "page") == status
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert words in line
+
+
+def test_an_error_of_the_program_itself_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        finish(Parser("python -m x"), lambda: 1 // 0, "page")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -12,6 +12,8 @@ from bat_jax.jobs import evaluate_run
 from bat_jax.report.union import main
 from bat_jax.runtime.files import write_json, write_npz
 
+SAMPLE = {"attacks": ["square"], "images": 9, "drawn": 5, "broken": 0, "interval": [0, 1]}
+
 
 @pytest.fixture(scope="module")
 def evaluations(runs, tmp_path_factory):
@@ -102,10 +104,7 @@ def test_evaluations_that_do_not_belong_together_are_refused(runs, evaluations, 
     results = json.loads((sampled / "results.json").read_bytes())
     for state in ("best", "last"):
         results[state]["test"]["autoattack"] = results[state]["test"]["pgd2"]
-        results[state]["sample"] = {
-            **{"attacks": ["square"], "images": 9, "drawn": 5},
-            **{"broken": 0, "interval": [0, 1]},
-        }
+        results[state]["sample"] = SAMPLE
     write_json(sampled / "results.json", results)
     with np.load(sampled / "examples.npz") as file:
         examples = dict(file)
@@ -128,6 +127,68 @@ def test_evaluations_that_do_not_belong_together_are_refused(runs, evaluations, 
         assert main(given) == 2, words
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("bat_jax.report.union: ")
+        assert words in line
+
+
+@pytest.fixture
+def attacked(evaluations, tmp_path):
+    """Returns a function that copies two evaluations, with AutoAttack on one checkpoint alone."""
+
+    def copied(number, autoattack, bare, sampled):
+        folder = tmp_path / f"{autoattack}-{bare}-{sampled}-{number}"
+        ignore = shutil.ignore_patterns("checkpoints", "figures")
+        shutil.copytree(evaluations[number], folder, ignore=ignore)
+        results = json.loads((folder / "results.json").read_bytes())
+        with np.load(folder / "examples.npz") as file:
+            examples = dict(file)
+        verdicts = examples[f"{autoattack}_clean"] & (np.arange(449) % (3 + number) > 0)
+        examples[f"{autoattack}_autoattack"] = verdicts
+        results[autoattack]["test"]["autoattack"] = Accuracy.of(verdicts).to_json()
+        if bare is not None:
+            results[bare]["test"] = {"clean": results[bare]["test"]["clean"]}
+        if sampled is not None:
+            results[sampled]["sample"] = SAMPLE
+        write_json(folder / "results.json", results)
+        write_npz(folder / "examples.npz", examples)
+        return str(folder)
+
+    def both(autoattack, *, bare=None, sampled=None):
+        return [copied(number, autoattack, bare, sampled) for number in (0, 1)]
+
+    return both
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("first", "other"), [("best", "last"), ("last", "best")])
+def test_each_checkpoint_is_united_under_its_own_strongest_attack(attacked, tmp_path, first, other):
+    assert main([*attacked(first), f"--output={tmp_path / 'page'}"]) == 0
+    content = json.loads((tmp_path / "page" / "union.json").read_bytes())
+    assert list(content[first]["by"]) == ["Linf 0.1, AutoAttack", "L2 0.5, AutoAttack"]
+    assert list(content[other]["by"]) == ["Linf 0.1, PGD-2", "L2 0.5, PGD-2"]
+    with np.load(tmp_path / "page" / "union.npz") as arrays:
+        survivors = arrays[f"{first}_clean"] & (np.arange(449) % 3 > 0) & (np.arange(449) % 4 > 0)
+        np.testing.assert_array_equal(arrays[f"{first}_union"], survivors)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_checkpoint_that_not_every_evaluation_attacked_is_left_out(attacked, tmp_path):
+    assert main([*attacked("best", bare="last"), f"--output={tmp_path / 'page'}"]) == 0
+    assert list(json.loads((tmp_path / "page" / "union.json").read_bytes())) == ["best"]
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "Without the last checkpoint, which not every evaluation attacked." in page
+    assert "Not every threat is AutoAttack" not in page
+
+
+def test_a_sample_on_the_last_checkpoint_and_no_common_attack_are_refused(
+    attacked, tmp_path, capsys
+):
+    best, last = attacked("best", bare="last"), attacked("last", bare="best")
+    for folders, words in (
+        (attacked("last", sampled="last"), "its last attacks were run on a sample; expected all"),
+        ([best[0], last[1]], "have no attacked checkpoint in common; expected one: name attacks"),
+    ):
+        assert main([*folders, f"--output={tmp_path / 'page'}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
         assert words in line
 
 
