@@ -43,7 +43,7 @@ def run(tmp_path):
         estimator="margin",
     )
     save(tmp_path / "memorization.npz", estimates)
-    store = Store(tmp_path / "members", train=TRAIN, test=TEST, statistic="margin")
+    store = Store(tmp_path / "members", train=TRAIN, test=TEST, statistic="margin", writes=True)
     margins = draws.normal(1, 2, (MODELS, TEST))
     store.append(Scores(np.arange(MODELS), masks, np.where(masks, 1.0, -1.0), margins))
     return tmp_path

@@ -16,8 +16,13 @@ from bat_jax.training.experiment import Experiment
 _BOTH = ("clean", "adversarial")
 
 
-def opened(experiment: Experiment, workdir: AnyPath) -> Store:
+def opened(experiment: Experiment, workdir: AnyPath, *, writes: bool = False) -> Store:
     """Opens the scores of the members in the folder of a run.
+
+    Args:
+      experiment: the experiment of the members.
+      workdir: the folder of the run.
+      writes: as for `Store`.
 
     Raises:
       UserError: a file there cannot be part of them.
@@ -29,6 +34,7 @@ def opened(experiment: Experiment, workdir: AnyPath) -> Store:
         test=len(experiment.dataset.test),
         statistic=recorded(settings),
         attacked=settings.inputs == "both",
+        writes=writes,
     )
 
 

@@ -34,8 +34,10 @@ from bat_jax.data.device import (
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
 from bat_jax.keys import Purpose
+from bat_jax.memorization.matching import of_examples
 from bat_jax.memorization.store import Scores, recorded
 from bat_jax.parallel import AXIS
+from bat_jax.runtime import distributed
 from bat_jax.training import state
 from bat_jax.training.building import planned
 from bat_jax.training.experiment import Experiment
@@ -96,9 +98,13 @@ class Ensemble:
         self._mesh = Mesh(
             devices[:, None], (_MEMBER, AXIS), axis_types=(AxisType.Auto, AxisType.Auto)
         )
-        fitting = self._programs.members_at_once or self.fitting(
-            USABLE / sharing * self._free_bytes()
-        )
+        fitting = self._programs.members_at_once
+        if not fitting:
+            free = self._free_bytes()
+            with distributed.agreed():
+                fitting = self.fitting(USABLE / sharing * free)
+            # All processes run the same programs: as many members as the fullest one allows.
+            fitting = -distributed.anywhere(-fitting)
         self.round_size = even_rounds(members, fitting=fitting, devices=len(devices))
 
     @property
@@ -138,7 +144,9 @@ class Ensemble:
 
     @functools.cached_property
     def _train(self) -> DeviceSplit:
-        return to_devices(self._experiment.train, self._mesh)
+        estimates, train = self._experiment.estimates, self._experiment.train
+        known = None if estimates is None else of_examples(estimates, train)
+        return to_devices(train, self._mesh, known)
 
     @functools.cached_property
     def _test(self) -> DeviceSplit:

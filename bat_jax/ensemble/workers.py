@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 from ml_collections import ConfigDict
 
 from bat_jax import parallel
@@ -41,7 +41,8 @@ class _Task(NamedTuple):
 
     Attributes:
       config: the experiment's config.
-      dataset: the experiment's data set.
+      dataset: the experiment's data set, after `data.tested` took its test images.
+      train_ids: the ids of its training images.
       members: how many members the worker trains.
       workers: how many workers share the machine.
       cores: the cores that the worker runs on.
@@ -50,6 +51,7 @@ class _Task(NamedTuple):
 
     config: ConfigDict
     dataset: Dataset
+    train_ids: Int64[np.ndarray, " train"]
     members: int
     workers: int
     cores: Sequence[int]
@@ -81,13 +83,16 @@ class Workers:
         cores = backend.cores()
         # A default device would belong to this process.
         options = {**jax.config.values, "jax_num_cpu_devices": 1, "jax_default_device": None}
+        config = experiment.config.copy_and_resolve_references()
+        config.data.tested = 0  # Else the workers would hold out images again.
         with contextlib.ExitStack() as stack:
             self._workers = [stack.enter_context(_Worker()) for _ in range(count)]
             for index, worker in enumerate(self._workers):
                 worker.send(
                     _Task(
-                        experiment.config,
+                        config,
                         experiment.dataset,
+                        experiment.train.ids,
                         members=math.ceil(members / count),
                         workers=count,
                         cores=cores[index::count] or cores,
@@ -223,12 +228,14 @@ def _work(connection: Connection) -> None:
                 jax.config.update(name, value)
         mesh = parallel.mesh_of(jax.devices())
         experiment = build(task.config, dataset=task.dataset, mesh=mesh)
+        if not np.array_equal(experiment.train.ids, task.train_ids):
+            raise PeerError("a process that trains members selected other training images")
         ensemble = Ensemble(experiment, members=task.members, sharing=task.workers)
         connection.send(ensemble.round_size)
         ensemble.round_size = connection.recv()
         while True:
             connection.send(ensemble.train(connection.recv(), connection.send))
-    except (UserError, NonFiniteError) as error:
+    except (UserError, NonFiniteError, PeerError) as error:
         connection.send(error)
     except (EOFError, ConnectionError):
         pass

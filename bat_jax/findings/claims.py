@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.findings import looks, power
-from bat_jax.methods import has_attack
+from bat_jax.findings.contrasts import is_adversarial
 
 Verdict = Literal["supported", "refuted", "undecided"]
 
@@ -201,7 +201,7 @@ def _c(summary: Mapping[str, Any], state: str, ours: str) -> Claim:
         for row in summary["methods"]
         if row["state"] == state and row.get("ours", "bat") == ours
     ]
-    rows = [row for row in rows if has_attack(row["against"])]
+    rows = [row for row in rows if is_adversarial(row)]
     signs = {row["against"]: (sign(row["clean"]), sign(row[attack])) for row in rows}
     better = [name for name, found in signs.items() if max(found) > 0 and min(found) >= 0]
     worse = [name for name, found in signs.items() if min(found) < 0 and max(found) <= 0]

@@ -69,6 +69,14 @@ def comparison(
     return Contrast("c", f"{ours} minus {other}, {state}", measure, **fields)
 
 
+def is_adversarial(row: Mapping[str, Any]) -> bool:
+    """Returns whether a row of `methods` compares with a run that trained on adversarial images.
+
+    Results of older versions do not say so; there, the name of the arm is that of its method.
+    """
+    return bool(row.get("adversarial", has_attack(row["against"])))
+
+
 def beyond(attack: str) -> str:
     """Returns the measure of a clean gain minus a robust one."""
     return f"clean minus {attack}"
@@ -108,7 +116,7 @@ def _comparisons(summary: Mapping[str, Any]) -> list[Contrast]:
     found = []
     for row in summary["methods"]:
         state, other, ours = row["state"], row["against"], row.get("ours", "bat")
-        if not has_attack(other):
+        if not is_adversarial(row):
             continue
         for key in (CLEAN.key, summary["attacks"]["methods"][state]):
             tests = row[key].get("mcnemar", ())

@@ -212,7 +212,7 @@ def _contrasts(config: ConfigDict, experiment: Experiment) -> list[contrasts.Con
     for state in STATES:
         title = Measure.parse(attacks["methods"][state]).title
         for ours, other in plans.comparisons(config):
-            if methods.has_attack(other):
+            if methods.has_attack(plans.objective(config, other).name):
                 found += [
                     contrasts.comparison(other, state, measure, ours=ours, images=tested)
                     for measure in (CLEAN.title, title)

@@ -11,6 +11,7 @@ from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import holm, mcnemar
 from bat_jax.findings.looks import over_looks
 from bat_jax.findings.removal import Removal
+from bat_jax.methods import has_attack
 
 # The runs of each arm, in order of seeds.
 Arms = Mapping[str, Sequence[Run]]
@@ -112,7 +113,11 @@ def compared(
     """
     rows: list[dict[str, Any]] = []
     for other in others:
-        row: dict[str, Any] = {"against": other, "state": state}
+        row: dict[str, Any] = {
+            "against": other,
+            "state": state,
+            "adversarial": has_attack(arms[other][0].config["objective"]["name"]),
+        }
         if name != "bat":
             row["ours"] = name
         for measure in (CLEAN.key, attack):

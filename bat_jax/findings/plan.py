@@ -28,6 +28,7 @@ class Planned:
       seed: the run's seed.
       config: the run's config.
       removed: ids of the training images that the run leaves out, if any.
+      excluded: these and the ids that every run leaves out, for the file that its config names.
     """
 
     part: str
@@ -35,6 +36,7 @@ class Planned:
     seed: int
     config: ConfigDict
     removed: Int64[np.ndarray, " ids"] | None = None
+    excluded: Int64[np.ndarray, " excluded"] | None = None
 
     @property
     def name(self) -> str:
@@ -48,6 +50,7 @@ def plan(
     atypical: Int64[np.ndarray, " ids"],
     folder: AnyPath,
     harm: removal.Harm = removal.NONE,
+    excluded: Int64[np.ndarray, " excluded"] | None = None,
 ) -> list[Planned]:
     """Returns all runs in order of execution, grouped by seed.
 
@@ -57,8 +60,10 @@ def plan(
       atypical: ids of the atypical training images.
       folder: the folder of the files with removed ids.
       harm: of the training images, for `findings.harmful`.
+      excluded: ids that every run leaves out (`data.exclude`), if there are any.
     """
     settings = config.findings
+    everywhere = np.zeros(0, np.int64) if excluded is None else excluded
     runs = []
     for seed in settings.seeds:
         for method in settings.methods:
@@ -66,7 +71,7 @@ def plan(
         for arm, ids in removal.removed(settings, train, atypical, harm, seed=seed):
             base = trained(config, "removal", "pgd_at", seed)
             base.data.exclude = str(folder / f"{arm}-seed{seed}.txt")
-            runs.append(Planned("removal", arm, seed, base, ids))
+            runs.append(Planned("removal", arm, seed, base, ids, np.union1d(ids, everywhere)))
         for name, fields in variants(config).items():
             base = trained(config, "variants", "bat", seed)
             _change(base, name, fields)
@@ -99,10 +104,7 @@ def comparisons(config: ConfigDict) -> list[tuple[str, str]]:
 
     Both perturb their weights (AWP), or neither does. `bat` comes first, against all of its others.
     """
-    seed = config.findings.seeds[0]
-    objectives = {
-        name: trained(config, "methods", name, seed).objective for name in config.findings.methods
-    }
+    objectives = {name: objective(config, name) for name in config.findings.methods}
     of_bat = [name for name, objective in objectives.items() if objective.name == "bat"]
     of_bat.sort(key=lambda name: name != "bat")
     return [
@@ -112,6 +114,11 @@ def comparisons(config: ConfigDict) -> list[tuple[str, str]]:
         if other not in of_bat[number:]
         and (objective.awp.gamma > 0) == (objectives[ours].awp.gamma > 0)
     ]
+
+
+def objective(config: ConfigDict, arm: str) -> ConfigDict:
+    """Returns the objective of one of `findings.methods`."""
+    return trained(config, "methods", arm, config.findings.seeds[0]).objective
 
 
 def attacks(config: ConfigDict) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _measured(*required: str, **others: schema.Shape) -> Object:
 _GROUPED = dict.fromkeys(("all", *GROUPS), _measured(CLEAN.key))
 _ROW = Object(
     {"against": Text(), "state": Text(STATES), CLEAN.key: _OVER_SEEDS},
-    {"ours": Text()},
+    {"ours": Text(), "adversarial": Flag()},
     _OVER_SEEDS,
     Measure.is_key,
     "a measure",

@@ -49,7 +49,7 @@ def summarize(config: ConfigDict, arms: Arms, sizes: Mapping[str, int]) -> dict[
         "at_chance": [run.name for runs in arms.values() for run in runs if _is_at_chance(run)],
         "regime": _regime(arms["pgd_at"], tracked, settings.regime),
         "curves": curves,
-        "gains": {name: _gains(arms[name], tracked, name, looks) for name in settings.tracked},
+        "gains": {name: _gains(arms[name], tracked, looks) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
         **_sampled(arms),
         **removed(arms, sizes, removals(settings), strongest["removal"], looks),
@@ -242,13 +242,13 @@ def _followed(run: Run, part: str) -> int:
     return sum(_sizes(run, f"{part}_{group}", "n") for group in GROUPS)
 
 
-def _gains(runs: Sequence[Run], attack: str, method: str, looks: Sequence[int]) -> dict[str, Any]:
+def _gains(runs: Sequence[Run], attack: str, looks: Sequence[int]) -> dict[str, Any]:
     """Returns the gains on test images while a method memorizes its atypical training images.
 
     The phase ends at the last record and begins where accuracy on atypical training images, as the
     method trains on them, is halfway between the first and the last record.
     """
-    trained_on = attack if has_attack(method) else CLEAN.key
+    trained_on = attack if has_attack(runs[0].config["objective"]["name"]) else CLEAN.key
     series = [run.series("train_atypical", trained_on) for run in runs]
     if not series[0][0]:
         return {}

@@ -58,7 +58,7 @@ def memorize(
     with workdirs.opened(workdir):
         workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))
         with distributed.agreed():
-            store = opened(experiment, workdir)
+            store = opened(experiment, workdir, writes=True)
         path = workdir / "results.json"
         missing = store.missing(settings.members)
         results = finished_results(path, read_results)
@@ -87,9 +87,10 @@ class _Written(NamedTuple):
 
 
 def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
-    """Writes the estimates, then results.json, after removing results of fewer members."""
+    """Writes the estimates, then results.json, after removing results and page of fewer members."""
     settings, path = experiment.config.memorization, workdir / "results.json"
     path.unlink(missing_ok=True)
+    (workdir / "report.html").unlink(missing_ok=True)
     first = _written(experiment, store, workdir / "memorization.npz", attacked=False)
     results = first.summary
     if settings.inputs == "both":
@@ -109,7 +110,6 @@ def _conclude(experiment: Experiment, store: Store, workdir: AnyPath) -> None:
         )
         results = {**results, "robust": robust.summary, "clean_and_robust": compared}
     write_json(path, results)
-    (workdir / "report.html").unlink(missing_ok=True)
 
 
 def _written(experiment: Experiment, store: Store, path: AnyPath, *, attacked: bool) -> _Written:

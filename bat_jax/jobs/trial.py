@@ -84,10 +84,10 @@ def findings(
         summary["seconds"] = sum(run.results["seconds"] for runs in arms.values() for run in runs)
         with distributed.agreed():
             if distributed.is_main():
+                (workdir / "report.html").unlink(missing_ok=True)  # It is drawn anew.
                 if results is not None:
-                    # The results of the last look stay beside the new ones; the page is drawn anew.
+                    # The results of the last look stay beside the new ones.
                     path.rename(path.with_name(f"results-{seeds_of(results)}-seeds.json"))
-                    (workdir / "report.html").unlink(missing_ok=True)
                 write_json(path, summary)
         return summary
 
@@ -142,10 +142,6 @@ def _claim(workdir: AnyPath, config: ConfigDict, digests: dict[str, str]) -> Non
         )
     free = ("findings.seeds",) if is_longer else ()
     workdirs.claim(workdir, config, digests, defaults=configs.defaults_of(config), free=free)
-    if is_longer:
-        with distributed.agreed():
-            if distributed.is_main():
-                workdirs.record(path, "findings", "seeds", seeds)
 
 
 def prepare(config: ConfigDict, workdir: AnyPath) -> list[Planned]:
@@ -164,7 +160,16 @@ def prepare(config: ConfigDict, workdir: AnyPath) -> list[Planned]:
             " config.memorization.threshold, or estimate with influence"
         )
     harm = _harm(config, experiment, groups) if config.findings.harmful else removal.NONE
-    return plan(config, experiment.train, atypical, absolute(workdir) / "excluded", harm)
+    folder = absolute(workdir) / "excluded"
+    planned = plan(config, experiment.train, atypical, folder, harm, experiment.excluded)
+    empty = [run.arm for run in planned if run.removed is not None and not len(run.removed)]
+    if empty:
+        raise UserError(
+            f"{empty[0]}: leaves out no image, as {len(atypical)} of the training images are"
+            " atypical; expected some: raise the part in config.findings.removed or"
+            " config.findings.harmful, or name none"
+        )
+    return planned
 
 
 def _harm(
@@ -209,9 +214,9 @@ def _folder(workdir: AnyPath, run: Planned) -> AnyPath:
 
 def _write_ids(run: Planned) -> None:
     """Writes the ids that a run leaves out, one per line."""
-    if run.removed is None:
+    if run.excluded is None:
         return
     path = as_path(run.config.data.exclude)
     path.parent.mkdir(exist_ok=True)
     with written_whole(path) as file:
-        file.write("".join(f"{number}\n" for number in run.removed).encode())
+        file.write("".join(f"{number}\n" for number in run.excluded).encode())

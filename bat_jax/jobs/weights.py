@@ -43,6 +43,7 @@ def evaluate_weights(
     with distributed.agreed():
         data = settings.data
         dataset = load(data.name, path=data.path, side=data.side, cache=data.cache)
+        _fit_training_images(settings, len(dataset.train))
         chosen = {name: config.model[name] for name in _OF_THE_MODEL}
         imported = interop.import_weights(
             path, config.architecture, dataset.num_classes, dataset=dataset.name, **chosen
@@ -79,6 +80,13 @@ def evaluate_weights(
         )
         results = evaluate(experiment, {WEIGHTS: Saved(state, 0.0)}, workdir, seconds=0.0)
     return results, workdir
+
+
+def _fit_training_images(settings: ConfigDict, examples: int) -> None:
+    """Lowers the fields of training, which does not take place, to what a small data set allows."""
+    if settings.data.validation + settings.train.batch_size > examples:
+        settings.data.validation = 0
+        settings.train.batch_size = min(settings.train.batch_size, examples)
 
 
 def _settings(config: ConfigDict) -> ConfigDict:

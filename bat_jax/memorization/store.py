@@ -83,8 +83,9 @@ class Store:
         test: int,
         statistic: Statistic,
         attacked: bool = False,
+        writes: bool = False,
     ):
-        """Opens the folder, or creates it.
+        """Opens the folder.
 
         Args:
           folder: the folder of the files.
@@ -92,6 +93,8 @@ class Store:
           test: number of test examples.
           statistic: the score of the members.
           attacked: whether they are scored on attacked images beside clean ones.
+          writes: whether this process, which holds the run's lock, adds rounds: then the folder is
+            created, and what an interrupted writer left is removed.
 
         Raises:
           UserError: a file cannot be read, does not hold such scores, or holds members that another
@@ -102,9 +105,10 @@ class Store:
         self._sizes = {"train": train, "test": test}
         if attacked:
             self._sizes |= {"attacked_train": train, "attacked_test": test}
-        folder.mkdir(exist_ok=True)
-        if distributed.is_main():
-            files.remove_partial(folder)
+        if writes:
+            folder.mkdir(exist_ok=True)
+            if distributed.is_main():
+                files.remove_partial(folder)
         self._file_of: dict[int, AnyPath] = {}
         for path in sorted(folder.glob("*.npz")):
             members = self._read(path).members.tolist()

@@ -10,9 +10,8 @@ from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings import power
 from bat_jax.findings.claims import Claim, claims
-from bat_jax.findings.contrasts import measured
+from bat_jax.findings.contrasts import is_adversarial, measured
 from bat_jax.findings.results import seeds_of
-from bat_jax.methods import has_attack
 
 # A row of results.json: the differences of two arms in one state, by measure.
 Row = Mapping[str, Any]
@@ -61,7 +60,7 @@ class Finished:
         """Returns the rows of (c) by its two arms, then by state."""
         found: dict[tuple[str, str], dict[str, Row]] = {}
         for row in self.summary["methods"]:
-            if has_attack(row["against"]):
+            if is_adversarial(row):
                 found.setdefault((row.get("ours", "bat"), row["against"]), {})[row["state"]] = row
         return found
 

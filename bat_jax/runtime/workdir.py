@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def claim(
       config: the resolved config.
       defaults: default values of its fields, for fields missing from an older version's config.
       data: digests of the data's parts.
-      free: fields that may differ.
+      free: fields such as `evaluation.tolerance` that may differ; the file gets those of `config`.
 
     Raises:
       UserError: the folder contains a run with another config or other data; or the processes
@@ -178,16 +178,16 @@ def _claim(
     theirs, digests = read(path)
     check_known(path, theirs, plain(defaults))
     theirs = _filled(theirs, plain(defaults))
+    if config.job == "memorization":
+        # Members can be added to an ensemble, but not to finished findings, which used fewer.
+        free = (*free, "memorization.members")
     # Without synchronised batch norm, results depend on each device's share of the batch.
-    free = (
+    ignored = (
         *_FREE,
         *(f"{field}: " for field in free),
         *(("parallel.",) if config.model.sync_batch_norm else ()),
     )
-    if config.job == "memorization":
-        # Members can be added to an ensemble, but not to finished findings, which used fewer.
-        free = (*free, "memorization.members: ")
-    found = [row for row in differences(theirs, ours) if not row.startswith(free)]
+    found = [row for row in differences(theirs, ours) if not row.startswith(ignored)]
     changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
     if found:
         raise UserError(
@@ -201,20 +201,20 @@ def _claim(
             f"{workdir}: holds a run on other data ({', '.join(changed)} differ); name another"
             " folder, or give it the same data"
         )
+    _update(path, [field.split(".") for field in free], ours)
 
 
-def record(path: AnyPath, section: str, field: str, value: Any) -> None:
-    """Changes a field of a run's config.json.
-
-    Args:
-      path: of config.json, which `claim` has checked.
-      section: the field's section.
-      field: its name.
-      value: its plain value.
-    """
+def _update(path: AnyPath, fields: Sequence[Sequence[str]], ours: Mapping[str, Any]) -> None:
+    """Gives fields of a run's config.json the values of another plain config."""
     content = _read(path)
-    content["config"][section][field] = value
-    write_json(path, content)
+    changed = False
+    for section, field in fields:
+        theirs = content["config"].setdefault(section, {})
+        if field not in theirs or theirs[field] != ours[section][field]:
+            theirs[field] = ours[section][field]
+            changed = True
+    if changed:
+        write_json(path, content)
 
 
 def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, str]]:

@@ -64,8 +64,8 @@ def build(
     extra = None if config.data.extra is None else extra_images.load(config.data.extra, dataset)
     validation, train = images.hold_out(config, dataset)
     excluded = images.excluded(config, dataset)
-    if excluded is not None:
-        train = train.take(np.flatnonzero(~np.isin(train.ids, excluded)))
+    is_left_out = np.isin(train.ids, () if excluded is None else excluded)
+    left_out, train = train.ids[is_left_out], train.take(np.flatnonzero(~is_left_out))
     estimates = _estimates(config, dataset)
 
     steps_per_epoch, total_steps, learning_rate = _plan(config, len(train))
@@ -81,6 +81,7 @@ def build(
         extra=extra,
         validation=validation,
         excluded=excluded,
+        left_out=left_out,
         estimates=estimates,
         corrupted=corrupted,
         mesh=mesh,
@@ -101,11 +102,12 @@ def build(
 
 
 def planned(experiment: Experiment, *, examples: int) -> Experiment:
-    """Returns the experiment with steps and learning rate for epochs of `examples` examples."""
+    """Returns the experiment planned for epochs of `examples` examples."""
     config = experiment.config
     steps_per_epoch, total_steps, learning_rate = _plan(config, examples)
     return dataclasses.replace(
         experiment,
+        method=_method(config, experiment.dataset, total_steps / steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         learning_rate=learning_rate,

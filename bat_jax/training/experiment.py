@@ -50,7 +50,8 @@ class Experiment:
       train: the training images.
       extra: extra training images, if the config names any.
       validation: the held-out images, which choose the best checkpoint.
-      excluded: ids of the training images left out, if the config names any.
+      excluded: the ids that the config leaves out of training, if it names any.
+      left_out: those of them that would be training images otherwise.
       estimates: memorization estimates of the data set, if the config names any.
       corrupted: corrupted versions of the test images, if the config names any.
       mesh: the devices.
@@ -70,6 +71,7 @@ class Experiment:
     extra: Split | None
     validation: Split
     excluded: Int64[np.ndarray, " ids"] | None
+    left_out: Int64[np.ndarray, " ids"]
     estimates: memorization.Estimates | None
     corrupted: corruptions.Corrupted | None
     mesh: Mesh
@@ -274,10 +276,10 @@ class Experiment:
     def typicality(self) -> Typicality | None:
         """Returns the typical and atypical images, or None without estimates.
 
-        Whether a test image is atypical depends on the training images, including the excluded
-        ones: a run without them is compared on the same test images.
+        Whether a test image is atypical depends on the training images, including those left out:
+        a run without them is compared on the same test images.
         """
         if self.estimates is None:
             return None
-        ids = self.train.ids if self.excluded is None else np.union1d(self.train.ids, self.excluded)
+        ids = np.union1d(self.train.ids, self.left_out)
         return split(self.estimates, self.config.memorization.threshold, among=ids)

@@ -1,6 +1,7 @@
 """The optimizer that a config describes: the trainer's own, or any of optax."""
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,12 @@ def _of_optax(
             f"config.train.optimizer.options has {', '.join(unknown)}; expected arguments of"
             f" {config.name} other than learning_rate: {', '.join(taken)}"
         )
+    for name, value in options.items():
+        if not _is_plain(value):
+            raise UserError(
+                f"config.train.optimizer.options has {name} {value!r}; expected numbers, texts and"
+                " lists of them, which a run can record, such as 'bfloat16' for a type"
+            )
     has_decay = "weight_decay" in taken
     masks = [name for name in _MASKS if name in taken]
     if has_decay:
@@ -119,6 +126,15 @@ def _of_optax(
     if has_decay:
         return optimizer
     return optax.chain(optax.add_decayed_weights(config.weight_decay, decayed), optimizer)
+
+
+def _is_plain(value: Any) -> bool:
+    """Returns whether a run's config.json can record a value."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _found(name: str) -> Callable[..., Any] | None:

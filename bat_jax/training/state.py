@@ -75,7 +75,9 @@ def fingerprint(state: TrainState) -> UInt32[Array, ""]:
 
     def of_leaf(leaf: Array) -> UInt32[Array, ""]:
         words = leaf.astype(jnp.uint32) if leaf.dtype == jnp.bool_ else leaf
-        bits = jax.lax.bitcast_convert_type(words, jnp.uint32).reshape(-1)
+        width = min(words.dtype.itemsize, 4)  # 64 bits are two words.
+        words = jax.lax.bitcast_convert_type(words, jnp.dtype(f"uint{8 * width}"))
+        bits = words.astype(jnp.uint32).reshape(-1)
         places = jnp.arange(bits.size, dtype=jnp.uint32)
         # Odd factors detect every single-bit change; the positions detect exchanged values.
         return jnp.sum((bits + places) * (places * 2 + 1), dtype=jnp.uint32)

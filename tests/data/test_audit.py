@@ -175,6 +175,18 @@ def test_a_run_whose_data_have_changed_is_not_audited(tmp_path, capsys):
     assert "was made with other train data than digits holds now" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("job", "field"), [("train", "data.tested"), ("memorization", "memorization.test_images")]
+)
+def test_a_run_on_other_test_images_is_not_audited(job, field, tmp_path, capsys):
+    config = default()
+    config.job, config.data.name = job, "digits"
+    config.update_from_flattened_dict({field: 50})
+    claim(tmp_path, config, {"train": "0", "test": "0"}, defaults=default())
+    assert main([f"--run={tmp_path}"]) == 2
+    assert f"has other test images than digits, by config.{field}" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not CIFAR100.exists(), reason="needs the CIFAR-100 archive")
 @pytest.mark.slow
 def test_the_duplicates_of_cifar100_are_found():

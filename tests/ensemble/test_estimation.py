@@ -14,7 +14,7 @@ def test_margins_in_a_store_give_the_margin_estimates(tmp_path):
     draws = np.random.default_rng(0)
     masks = draws.random((60, train)) < 0.7
     margins = draws.integers(-500, 900, (60, train + test)) / 256
-    store = Store(tmp_path / "members", train=train, test=test, statistic="margin")
+    store = Store(tmp_path / "members", train=train, test=test, statistic="margin", writes=True)
     for rows in np.array_split(np.arange(60), 4):
         parts = np.split(margins[rows], [train], axis=1)
         store.append(Scores(rows, masks[rows], *parts))

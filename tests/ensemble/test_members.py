@@ -6,8 +6,10 @@ import pytest
 from bat_jax.ensemble import members
 from bat_jax.ensemble.members import Ensemble, even_rounds
 from bat_jax.errors import UserError
+from bat_jax.training.building import planned
 from bat_jax.training.loop import NonFiniteError
 from tests.ensemble.members import experiment
+from tests.estimates import write_digits_estimates
 
 
 def trained(members, **fields):
@@ -115,6 +117,25 @@ def test_wrong_fields_are_reported(fields, words):
         Ensemble(experiment(**fields), members=4)
 
 
+def test_members_of_bat_know_the_memorization_of_their_images(tmp_path):
+    estimates = write_digits_estimates(tmp_path / "memorization.npz")
+    fields = {"objective.name": "bat", "memorization.estimates": str(estimates)}
+    fields["programs.members_at_once"] = 1
+    found = experiment(**fields)
+    known = np.asarray(Ensemble(found, members=2)._train.memorization)
+    first = np.array(
+        [np.flatnonzero(found.dataset.train.labels == label)[0] for label in range(10)]
+    )
+    is_first = np.isin(found.train.ids, found.dataset.train.ids[first])
+    np.testing.assert_allclose(known, np.where(is_first, 0.9, 0.0), rtol=1e-6)
+
+
+def test_weights_apply_from_the_middle_of_a_members_own_training():
+    fields = {"objective.name": "bat", "train.schedule.name": "one_cycle", "train.steps": 40}
+    found = planned(experiment(**fields), examples=140)  # Four steps an epoch.
+    assert found.method.begins == pytest.approx(5.0)
+
+
 def test_rounds_leave_the_fewest_slots_empty():
     assert even_rounds(1000, fitting=16, devices=2) == 20
     assert even_rounds(3, fitting=16, devices=2) == 4
@@ -130,7 +151,7 @@ def test_as_many_members_run_as_fit_in_memory(monkeypatch):
     half = Ensemble(found, members=10**9).round_size
     assert 0.4 < half / taken < 0.6
     monkeypatch.setattr(members, "free_bytes", lambda device: 10)
-    monkeypatch.setattr(members, "to_devices", lambda split, mesh: _placed(split))
+    monkeypatch.setattr(members, "to_devices", lambda split, *_: _placed(split))
     with pytest.raises(UserError, match="one member takes"):
         Ensemble(found, members=10)
 

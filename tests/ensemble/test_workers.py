@@ -13,7 +13,9 @@ from tests.ensemble.members import experiment
 
 
 def test_workers_train_the_same_members_and_a_killed_process_is_reported():
-    fields = {"memorization.statistic": "probability", "programs.members_at_once": 2}
+    # Workers must not hold out images for the test again.
+    fields = {"memorization.statistic": "probability", "data.tested": 300}
+    fields["programs.members_at_once"] = 2
     alone = Ensemble(experiment(**fields), members=3).train(np.array([7, 0, 4]))
     progress = []
     with Workers(experiment(**fields), members=3) as workers:

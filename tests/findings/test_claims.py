@@ -147,6 +147,16 @@ def test_every_claim_states_its_numbers_with_seeds():
         assert claim.rule
 
 
+def test_an_arm_that_trains_on_clean_images_is_no_adversarial_method():
+    found = summary(clean=UP)
+    arm = {"against": "long", "clean": over_seeds(DOWN), "autoattack": over_seeds(DOWN)}
+    found["methods"].append({**arm, "state": "best", "adversarial": False})
+    verdicts = {claim.name: claim.verdict for claim in claims(found)}
+    assert verdicts["c, best"] == "supported"
+    found["methods"][-1]["adversarial"] = True
+    assert {claim.name: claim.verdict for claim in claims(found)}["c, best"] == "refuted"
+
+
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.11, True), (0.19, True), (0.21, False)])
 def test_a_run_is_at_chance_below_twice_what_guessing_gets_right(accuracy, expected):
     found = {"accuracy": accuracy, "n": 100, "interval": [0, 1]}

@@ -43,6 +43,15 @@ def test_every_arm_runs_once_per_seed_and_differs_only_in_its_subject(findings_c
     assert {run.config.data.seed for run in runs} == {config.seed}
 
 
+def test_images_that_every_run_leaves_out_are_left_out_of_removals_too(findings_config, train):
+    config, everywhere = findings_config(), train.ids[-3:]
+    atypical = train.ids[:10]
+    runs = plan(config, train, atypical, Path("excluded"), excluded=everywhere)
+    (run,) = (run for run in runs if run.arm == "pgd_at-without-100%-atypical")
+    np.testing.assert_array_equal(run.removed, atypical)
+    np.testing.assert_array_equal(run.excluded, [*atypical, *everywhere])
+
+
 def test_bat_is_compared_with_methods_that_perturb_their_weights_as_it_does(findings_config, train):
     config = findings_config()
     awp = {"gamma": 0.01, "start_epoch": 1.0}

@@ -191,7 +191,11 @@ def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run):
     assert sentence in page.sections[0].text[-1]
 
     config.evaluation.tolerance = None
+    (workdir / "report.html").write_text("a page of the sampled verdicts")
     exact, _ = evaluate_run(config, folder / "sampled")
+    assert not (workdir / "report.html").exists()
+    stored = json.loads((workdir / "config.json").read_bytes())
+    assert stored["config"]["evaluation"]["tolerance"] is None
     assert "sample" not in exact["last"]
     assert exact["last"]["test"]["autoattack"] == last["test"]["clean"]
     assert exact["last"]["test"]["clean"] == last["test"]["clean"]

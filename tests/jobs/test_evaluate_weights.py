@@ -18,6 +18,7 @@ from bat_jax.evaluation import robustbench, runs
 from bat_jax.evaluation.records import Evaluation, table
 from bat_jax.interop import export_weights, import_weights
 from bat_jax.jobs import evaluate_weights
+from bat_jax.jobs.weights import _fit_training_images
 from bat_jax.report import single
 
 NORMALIZATION = {"mean": (0.25,), "std": (0.5,)}
@@ -82,6 +83,15 @@ def test_accuracies_are_those_of_the_model(weights, evaluated):
     assert results["weights"]["test"]["autoattack"]["n"] == 48
 
 
+@pytest.mark.parametrize(
+    ("examples", "expected"), [(1128, (1000, 128)), (1127, (0, 128)), (50, (0, 50))]
+)
+def test_a_small_data_set_is_not_too_small_to_be_evaluated_on(examples, expected):
+    settings = configs.default()
+    _fit_training_images(settings, examples)
+    assert (settings.data.validation, settings.train.batch_size) == expected
+
+
 def test_results_are_also_in_the_form_of_robustbench(evaluated):
     results, workdir = evaluated
     accuracy = f"{100 * results['weights']['test']['clean']['accuracy']:.2f}"
@@ -141,9 +151,30 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
             ("dm_wide_resnet", 70, 16),
             ("resnet50", 50, None),
             ("dm_preact_resnet18", 18, None),
+            ("mypkg.resnet:create", None, None),
         )
     ]
-    assert names == ["WideResNet-70-16", "ResNet-50", "PreActResNet-18"]
+    assert names == ["WideResNet-70-16", "ResNet-50", "PreActResNet-18", "mypkg.resnet:create"]
+
+
+def test_attacks_that_few_classes_exclude_are_missing_for_robustbench():
+    accuracy = {"accuracy": 0.5, "n": 3, "interval": [0, 1]}
+
+    def robust(*ran):
+        content = {"test": {"clean": accuracy, "autoattack": accuracy}}
+        info = robustbench.model_info(
+            Evaluation.from_json({**content, "broken_by": dict.fromkeys(ran, 0)}),
+            dataset="",
+            architecture="",
+            epsilon=0.031,
+            attacks=robustbench.STANDARD,
+            images=3,
+        )
+        return info["autoattack_acc"]
+
+    assert robust(*robustbench.STANDARD) == "50.00"
+    assert robust("apgd-ce", "fab-t", "square") is None
+    assert robust("apgd-ce", "apgd-dlr", "fab-t", "square") is None
 
 
 def test_states_of_a_run_have_the_form_of_robustbench_where_it_is_defined():

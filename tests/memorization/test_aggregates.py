@@ -31,7 +31,8 @@ def scores():
 @pytest.fixture(scope="module")
 def summarized(scores, tmp_path_factory):
     """Returns the halves and the results of a store with members in shuffled rounds."""
-    store = Store(tmp_path_factory.mktemp("members"), train=TRAIN, test=TEST, statistic="correct")
+    folder = tmp_path_factory.mktemp("members")
+    store = Store(folder, train=TRAIN, test=TEST, statistic="correct", writes=True)
     order = np.random.default_rng(1).permutation(MEMBERS)
     for start in range(0, MEMBERS, 30):
         store.append(scores.of(order[start : start + 30]))

@@ -35,7 +35,7 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     save(folder / "memorization.npz", ESTIMATES)
-    store = Store(folder / "members", train=TRAIN, test=TEST, statistic="margin")
+    store = Store(folder / "members", train=TRAIN, test=TEST, statistic="margin", writes=True)
     for rows in (np.arange(7, MODELS), np.arange(7)):
         train = np.where(MASKS[rows], 1.0, -1.0)
         store.append(Scores(rows, MASKS[rows], train, MARGINS[rows]))

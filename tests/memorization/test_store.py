@@ -21,7 +21,7 @@ def scores(members, statistic="correct"):
 
 
 def opened(folder, statistic="correct"):
-    return Store(folder, train=TRAIN, test=TEST, statistic=statistic)
+    return Store(folder, train=TRAIN, test=TEST, statistic=statistic, writes=True)
 
 
 def edited(folder, name="000004-000006.npz", **changes):
@@ -75,7 +75,7 @@ def test_scores_on_attacked_images_are_stored_beside_those_on_clean_ones(tmp_pat
     clean, robust = scores([3, 4], statistic), scores([3, 4], statistic)
     robust.test[:, :5] = robust.test[:, 5:10]
     given = clean._replace(attacked_train=robust.train, attacked_test=robust.test)
-    store = Store(tmp_path, train=TRAIN, test=TEST, statistic=statistic, attacked=True)
+    store = Store(tmp_path, train=TRAIN, test=TEST, statistic=statistic, writes=True, attacked=True)
     store.append(given)
     (found,) = store.read(5)
     for ours, theirs in zip(found, given, strict=True):
@@ -90,7 +90,18 @@ def test_scores_on_attacked_images_are_stored_beside_those_on_clean_ones(tmp_pat
     with pytest.raises(
         UserError, match=r"000005-000005\.npz: has no attacked_train, attacked_test"
     ):
-        Store(tmp_path, train=TRAIN, test=TEST, statistic=statistic, attacked=True)
+        Store(tmp_path, train=TRAIN, test=TEST, statistic=statistic, writes=True, attacked=True)
+
+
+def test_a_reader_leaves_the_file_that_another_process_is_writing(tmp_path):
+    opened(tmp_path).append(scores([0, 1]))
+    partial = tmp_path / ".000002-000003.npz.7.part"
+    partial.touch()
+    reader = Store(tmp_path, train=TRAIN, test=TEST, statistic="correct")
+    assert list(reader.missing(3)) == [2]
+    assert partial.exists()
+    opened(tmp_path)
+    assert not partial.exists()
 
 
 def test_scores_of_the_other_statistic_are_refused(tmp_path):

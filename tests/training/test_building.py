@@ -9,6 +9,7 @@ from bat_jax.errors import UserError
 from bat_jax.jobs import train_and_evaluate
 from bat_jax.runtime.files import write_npz
 from bat_jax.training.building import build
+from tests.estimates import write_digits_estimates
 
 
 @pytest.mark.parametrize(
@@ -210,6 +211,18 @@ def test_excluded_images_are_left_out_and_named_in_the_digests(tiny_config, tmp_
     assert "exclude" in fewer.digests()
     path.write_text(f"{out[0]}")
     assert build(tiny_config(**{"data.exclude": str(path)})).digests() != fewer.digests()
+
+
+def test_ids_that_are_no_training_images_change_no_test_image_to_atypical(tiny_config, tmp_path):
+    estimates, path = write_digits_estimates(tmp_path / "memorization.npz"), tmp_path / "ids.txt"
+    fields = {"memorization.estimates": str(estimates)}
+    whole = build(tiny_config(**fields))
+    # Of each class, only the first image influences test images.
+    path.write_text("\n".join(map(str, whole.dataset.train.ids[:200])))
+    fewer = build(tiny_config(**fields, **{"data.exclude": str(path)}))
+    assert len(fewer.train) < len(whole.train)
+    found, expected = (each.typicality().test_atypical for each in (fewer, whole))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("content", ["3\nthree\n", "99999\n", None])

@@ -112,6 +112,10 @@ def test_layers_near_the_input_learn_more_slowly():
         ({"name": "optax:lyon"}, r"name is 'optax:lyon'; expected an optimizer of optax \d"),
         ({"name": "optax:lion", "options": {"b3": 1.0}}, "options has b3; expected arguments of"),
         ({"name": "optax:lion", "options": {"b1": "a"}}, "with options {'b1': 'a'.*; it fails"),
+        (
+            {"name": "optax:adam", "options": {"mu_dtype": np.float32}},
+            "options has mu_dtype <class",
+        ),
         ({"name": "optax:polyak_sgd"}, "expected an optimizer of optax"),
         ({"name": "optax:lbfgs"}, "it fails .*expected an optimizer that needs nothing but"),
         ({"name": "optax:novograd", "decay_all": False}, "whose weight decay takes no mask"),

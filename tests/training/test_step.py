@@ -326,6 +326,15 @@ def test_the_fingerprint_depends_on_every_bit(tiny_config):
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8", "uint8"])
+def test_the_fingerprint_reads_every_type(dtype):
+    values = np.arange(6).astype(jnp.dtype(dtype))
+    changed = values.copy()
+    changed.view(np.uint8)[3] ^= 1
+    seen = {int(fingerprint({"values": jnp.asarray(each)})) for each in (values, changed)}
+    assert len(seen) == 2
+
+
 def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
         return np.asarray(epoch_order(seed, epoch, examples=100, batch_size=32))

@@ -71,6 +71,13 @@ def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dic
         side=data.get("side"),
         cache=data.get("cache"),
     )
+    members = config.get("memorization") if config.get("job") == "memorization" else None
+    for section, field in ((data, "data.tested"), (members or {}, "memorization.test_images")):
+        if section.get(field.partition(".")[2]):
+            raise UserError(
+                f"{run}: has other test images than {dataset.name}, by config.{field}; expected a"
+                f" run on all of them: audit the whole data set with --name={dataset.name}"
+            )
     if data.get("classes") is not None:
         dataset = select(dataset, data["classes"])
     for part, split in (("train", dataset.train), ("test", dataset.test)):
