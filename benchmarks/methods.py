@@ -135,6 +135,8 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, help="of AutoAttack; without it, all of it runs")
     parser.add_argument("--table", action="store_true", help="print the results so far")
     settings = parser.parse_args()
+    if settings.wrong_labels and not settings.no_autoattack:
+        parser.error("--wrong-labels needs --no-autoattack: AutoAttack reads the data set's labels")
     arms = settings.arms.split(",")
     seeds = [int(seed) for seed in settings.seeds.split(",")]
     folders = {

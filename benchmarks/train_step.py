@@ -36,44 +36,30 @@ Case = dict[str, Any]
 
 def make_experiment(case: Case) -> Any:
     """Returns the experiment of a case, on random images."""
-    import dataclasses
-
-    import jax.numpy as jnp
     import numpy as np
 
-    from bat_jax import models, parallel
     from bat_jax.config import default
     from bat_jax.data import Dataset, Split
-    from bat_jax.training.building import build, planned
+    from bat_jax.training.building import build
 
     config = default()
-    config.data.name = "digits"
-    config.model.name = "small_cnn"
+    config.data.validation = 1
+    config.model.name = case["model"]
+    config.model.width = case["width"]
+    config.model.dtype = case["dtype"]
     config.train.batch_size = case["batch"]
     config.evaluation.batch_size = 512
     config.objective.name = case["objective"]
     config.objective.bat.start_epoch = 0.0
     config.attack.num_steps = case["steps"]
     draws = np.random.default_rng(0)
-    examples = 8 * case["batch"]
+    examples = 8 * case["batch"] + config.data.validation
     split = Split(
         draws.integers(0, 256, (examples, *case["shape"]), np.uint8),
         draws.integers(0, 10, examples, np.int32),
         np.arange(examples),
     )
-    experiment = dataclasses.replace(
-        build(config),
-        dataset=Dataset("random", split, split, tuple("0123456789")),
-        train=split,
-        model=models.create(
-            case["model"],
-            10,
-            width=case["width"],
-            dtype=jnp.dtype(case["dtype"]),
-            axis_name=parallel.AXIS if config.model.sync_batch_norm else None,
-        ),
-    )
-    return planned(experiment, examples=examples)
+    return build(config, dataset=Dataset("random", split, split, tuple("0123456789")))
 
 
 def serve_jax(case: Case) -> None:

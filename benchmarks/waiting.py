@@ -148,7 +148,7 @@ def print_epoch(epochs: int, batches: int) -> None:
             Path(folder) / "checkpoints", keep=1, score=experiment.score, mesh=experiment.mesh
         )
         log = EpochTimes(Path(folder))
-        with Interruption().listening() as interruption:
+        with Interruption().listening("the epochs are over") as interruption:
             fit(experiment, checkpoints, log, Saved(experiment.initial_state(), 0.0), interruption)
         checkpoints.close()
         log.close()

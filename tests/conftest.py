@@ -72,7 +72,42 @@ def _promotion_stays_strict():
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leaves the charts of pages empty, because drawing them takes longer than a tiny run."""
+    monkeypatch.setattr("bat_jax.report.page.render", lambda chart: _empty())
+
+
+def sketched(chart):
+    """Draws a chart as `bat_jax.report.style.render` does, but writes no pictures."""
+    from bat_jax.report.drawing import Figure
+
+    chart.draw(Figure())
+    return _empty()
+
+
+def _empty():
     from bat_jax.report.style import Drawn
 
-    empty = Drawn(b"<svg/>", b"<svg/>", b"", frozenset())
-    monkeypatch.setattr("bat_jax.report.page.render", lambda chart: empty)
+    return Drawn(b"<svg/>", b"<svg/>", b"", frozenset())
+
+
+# Files whose tests share runs or compiled steps, and are tested by one worker.
+_TOGETHER = {
+    "report": ("test_report.py", "test_transfer.py", "test_curve.py", "test_union.py"),
+    "steps": (
+        "test_step.py",
+        "test_methods.py",
+        "test_history.py",
+        "test_recipe.py",
+        "test_accumulation.py",
+        "test_awp.py",
+        "test_grad_align.py",
+        "test_temporal_ensembling.py",
+        "test_augment.py",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Assigns every test to the group of its file, for `--dist loadgroup`."""
+    for item in items:
+        groups = [name for name, files in _TOGETHER.items() if item.path.name in files]
+        item.add_marker(pytest.mark.xdist_group(groups[0] if groups else str(item.path)))

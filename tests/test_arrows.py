@@ -1,6 +1,7 @@
 """Imports run one way, from the command down to the formulas, without cycles of packages."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def imported(path):
             yield from (part_of(name.name) for name in node.names)
 
 
+@functools.cache
 def arrows():
     """Returns the other parts that each part imports."""
     found = {}

@@ -120,7 +120,11 @@ def test_every_config_is_a_page_with_its_command(page):
     exec(compile(page.read_text(), page, "exec"), namespace)
     config = namespace["get_config"]()
     assert config.is_locked
-    if config.job in ("train", "memorization"):
+    if config.job == "findings":
+        from bat_jax.findings.plan import validate
+
+        validate(config)
+    elif config.job != "evaluation":  # It names no run.
         from bat_jax.config import check
 
         check(config)

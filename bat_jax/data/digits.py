@@ -1,6 +1,8 @@
 """Handwritten digits that ship with scikit-learn: real data with nothing to download."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +23,7 @@ def read(path: Path | None) -> Dataset:
     """
     if path is not None:
         raise UserError(f"digits: got path {path}; expected none: the data ship with scikit-learn")
-    from sklearn.datasets import load_digits  # Imported here, as it takes a second.
-
-    source = load_digits()
+    source = _source()
     images = np.round(source.images[..., np.newaxis] * (255 / 16)).astype(np.uint8)
     whole = Split(images, source.target.astype(np.int32), np.arange(len(images), dtype=np.int64))
     test = whole.ids % 4 == 3
@@ -33,3 +33,11 @@ def read(path: Path | None) -> Dataset:
         test=whole.take(np.flatnonzero(test)),
         class_names=tuple(str(name) for name in source.target_names),
     )
+
+
+@functools.cache
+def _source() -> Any:
+    """Returns what scikit-learn parses from a compressed table."""
+    from sklearn.datasets import load_digits  # Imported here, as it takes a second.
+
+    return load_digits()

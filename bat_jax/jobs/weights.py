@@ -85,8 +85,8 @@ def evaluate_weights(
 def _fit_training_images(settings: ConfigDict, examples: int) -> None:
     """Lowers the fields of training, which does not take place, to what a small data set allows."""
     if settings.data.validation + settings.train.batch_size > examples:
-        settings.data.validation = 0
-        settings.train.batch_size = min(settings.train.batch_size, examples)
+        settings.data.validation = 1
+        settings.train.batch_size = min(settings.train.batch_size, examples - 1)
 
 
 def _settings(config: ConfigDict) -> ConfigDict:

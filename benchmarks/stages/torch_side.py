@@ -31,6 +31,8 @@ def step(question: dict[str, Any]) -> dict[str, Any]:
         # One case at a time: others would hold memory.
         for old in [old for old in _steps if str(sorted(question["case"].items())) not in old]:
             del _steps[old]
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
         take = train_step_torch.prepare(
             question["case"], device=DEVICE, compiled=question["compiled"]

@@ -35,5 +35,5 @@ def test_workers_train_the_same_members_and_a_killed_process_is_reported():
 def test_a_wrong_field_is_reported_and_no_process_is_left():
     fields = {"train.batch_size": 150}
     with pytest.raises(UserError, match="140 images of a member's subset"):
-        Workers(experiment(**fields), members=2)
+        Workers(experiment(**fields), members=1)
     assert not multiprocessing.active_children()

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from bat_jax.jobs import findings
 from bat_jax.report import findings as findings_page
 from bat_jax.report import report
 from bat_jax.runtime.files import write_json, write_npz
+from tests.conftest import sketched
 from tests.report.browser import CHROMIUM, browsing
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,10 @@ PILOT = ROOT / "docs" / "results" / "fashion_mnist.json"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, findings_config):
     folder = tmp_path_factory.mktemp("findings") / "run"
-    return folder, findings(findings_config(), folder), findings_config()
+    with pytest.MonkeyPatch.context() as patch:
+        # The arms share most of their programs, and so do other tests.
+        patch.setattr(jax, "clear_caches", lambda: None)
+        return folder, findings(findings_config(), folder), findings_config()
 
 
 def test_every_run_is_made_and_counted(finished):
@@ -169,7 +174,10 @@ def test_another_config_is_refused(finished, findings_config, field, value):
 
 @pytest.fixture(scope="module")
 def page(finished):
-    return report(finished[0])
+    with pytest.MonkeyPatch.context() as patch:
+        if CHROMIUM is None:
+            patch.setattr("bat_jax.report.page.render", sketched)
+        return report(finished[0])
 
 
 def test_the_page_states_every_claim_with_its_numbers_and_the_failed_regime(finished, page):

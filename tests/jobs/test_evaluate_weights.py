@@ -84,12 +84,13 @@ def test_accuracies_are_those_of_the_model(weights, evaluated):
 
 
 @pytest.mark.parametrize(
-    ("examples", "expected"), [(1128, (1000, 128)), (1127, (0, 128)), (50, (0, 50))]
+    ("examples", "expected"), [(1128, (1000, 128)), (1127, (1, 128)), (50, (1, 49))]
 )
 def test_a_small_data_set_is_not_too_small_to_be_evaluated_on(examples, expected):
     settings = configs.default()
     _fit_training_images(settings, examples)
     assert (settings.data.validation, settings.train.batch_size) == expected
+    configs.check(settings, trains=False)
 
 
 def test_results_are_also_in_the_form_of_robustbench(evaluated):

@@ -137,7 +137,7 @@ def test_networks_of_deepmind_pad_strided_convolutions_at_the_end_of_even_sides(
 def test_training_mode_updates_statistics_and_evaluation_mode_does_not():
     model = models.create("resnet18", 3, width=2)
     images = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
-    variables = model.init(jax.random.key(1), images)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
     for train in (True, False):
         _, updated = jax.jit(
             lambda v, x, train=train: model.apply(v, x, train=train, mutable=["batch_stats"])
@@ -191,7 +191,7 @@ def test_all_forms_of_convolutions_are_the_same_function(name, image_shape, stem
             name, 10, image_shape=image_shape, width=2, stem=stem, conv=CONVOLUTIONS[conv]
         )
 
-    variables = model("xla").init(jax.random.key(1), images)
+    variables = jax.jit(model("xla").init)(jax.random.key(1), images)
 
     def value_and_gradients(conv):
         def value(variables, images):

@@ -39,7 +39,11 @@ def test_one_process_agrees_with_itself():
 def test_without_a_cluster_or_flags_nothing_is_joined(monkeypatch):
     for name in ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "JAX_COORDINATOR_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    distributed.initialize(num_processes=1)
+    import jax._src.xla_bridge as bridge
+
+    # As at the start of a program, before JAX has initialised its devices.
+    monkeypatch.setattr(bridge, "backends_are_initialized", lambda: False)
+    distributed.initialize()
     assert not jax.distributed.is_initialized()
 
 
