@@ -322,8 +322,9 @@ _PROGRAMS: Schema = {
 }
 
 _OBJECTIVE: Schema = {
-    # The method: standard, pgd_at, trades, mart, gairat, te, bat, or package.module:Class. Each has
-    # a section of fields, which its module in bat_jax/methods explains.
+    # The method: standard, pgd_at, trades, mart, gairat, te, grad_align, bat, or
+    # package.module:Class. Each has a section of fields, which its module in bat_jax/methods
+    # explains.
     "name": Text("bat"),
     # Adversarial weight perturbation, for every method (docs/method.md, section 7).
     "awp": {

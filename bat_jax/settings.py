@@ -159,8 +159,8 @@ def cifar_findings(name: str) -> ConfigDict:
     """Returns the findings in the setting of `cifar`, with one schedule and three seeds.
 
     All baselines, with and without AWP, in the sizes of its paper: 0.01, and 0.005 for methods with
-    a divergence (Wu et al., arXiv:2004.05884). Temporal ensembling begins and rises at the same
-    parts of 110 epochs as in its paper, which has 200.
+    a divergence (Wu et al., arXiv:2004.05884). Temporal ensembling and GAIRAT's weights begin at
+    the same parts of 110 epochs as in their papers, which have 200 and 120.
     """
     config = findings()
     config.data.name = name
@@ -173,6 +173,7 @@ def cifar_findings(name: str) -> ConfigDict:
     config.findings.arms = with_awp(gammas, start_epoch=10.0)
     config.findings.methods = ("standard", *gammas, *config.findings.arms)
     config.objective.te.update(start_epoch=49.0, ramp_epochs=33.0)
+    config.objective.gairat.start_epoch = 55.0
     config.findings.looks = (3, 5)
     config.findings.balanced = True
     config.evaluation.track.images = 1000

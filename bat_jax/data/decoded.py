@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from jaxtyping import UInt8
 
 from bat_jax.data.images import Allocate, in_memory
@@ -26,6 +25,7 @@ from bat_jax.data.mapped import AT_ONCE, Mapped
 from bat_jax.data.places import expanded
 from bat_jax.data.reading import TEXT_LIMIT, open_regular, read_at_most
 from bat_jax.errors import UserError
+from bat_jax.runtime import memory
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +273,7 @@ def _opened(
         )
     if not is_hashed and _hash(pixels) != found.get("sha256"):
         raise _wrong(target, f"{_IMAGES} is damaged", f"the pixels whose hash {_ABOUT} has")
-    if pixels.nbytes > _READ * psutil.virtual_memory().available:
+    if pixels.nbytes > _READ * memory.available():
         log.info("%s: %.1f GiB stay in their file", target, pixels.nbytes / 2**30)
         return Mapped(pixels)
     return np.array(pixels)

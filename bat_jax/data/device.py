@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
@@ -14,6 +13,7 @@ from bat_jax import keys, parallel
 from bat_jax.data import extra as extra_images
 from bat_jax.data.dataset import Split, check_ids
 from bat_jax.errors import UserError
+from bat_jax.runtime import memory
 
 # The fraction of a device's free memory that a program may plan to use.
 USABLE = 0.8
@@ -168,7 +168,7 @@ def free_bytes(device: jax.Device) -> int:
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     # The CPU back end has no memory statistics: its devices share the machine's free memory.
-    return psutil.virtual_memory().available // jax.local_device_count()
+    return memory.available() // jax.local_device_count()
 
 
 def epoch_order(

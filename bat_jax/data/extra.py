@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.mapped import Mapped
 from bat_jax.errors import UserError
 from bat_jax.runtime.arrays import Expected, read
 from bat_jax.runtime.storage import as_path
@@ -57,7 +58,17 @@ def load(path: str, dataset: Dataset) -> Split:
 
 
 def joined(images: Split, extra: Split) -> Split:
-    """Returns a split with the extra images after the others."""
+    """Returns a split with the extra images after the others.
+
+    Raises:
+      UserError: the images stay in their file, because they are too large for memory.
+    """
+    if isinstance(images.images, Mapped):
+        raise UserError(
+            f"config.data.extra is set, and the {len(images.images)} training images stay in their"
+            " file, because they are too large for memory; expected a set that fits, or no extra"
+            " images"
+        )
     return Split(
         np.concatenate([images.images, extra.images]),
         np.concatenate([images.labels, extra.labels]),

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import psutil
 from jaxtyping import UInt8
 
 from bat_jax.errors import UserError
+from bat_jax.runtime import memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -131,7 +131,7 @@ def _quiet_pillow() -> Iterator[None]:
 
 def check_memory(count: int, shape: tuple[int, int, int], *, where: str) -> None:
     """Raises if `count` images of (height, width, channels) bytes do not fit in free memory."""
-    needed, free = count * math.prod(shape), psutil.virtual_memory().available
+    needed, free = count * math.prod(shape), memory.available()
     if needed > free:
         raise UserError(
             f"{where}: {count} images, {shape[1]} wide and {shape[0]} high, need"

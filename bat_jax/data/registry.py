@@ -67,6 +67,11 @@ def _read(name: str, place: Path | None, side: int | None, cache: str | None) ->
             f"config.data.side is {side}; expected None for {name}, whose images have one size:"
             " config.model.resize resizes them on the device"
         )
+    if kind != "folder" and cache is not None:
+        raise UserError(
+            f"config.data.cache is {cache!r}; expected None for {name}, whose images are not"
+            " decoded from files of their own"
+        )
     if name in _READERS:
         return _READERS[name](place)
     if kind == "tfds" and rest:

@@ -13,8 +13,8 @@ it in `manual_dir`:
     train = tfds.data_source("tiny_imagenet", split="train")
     train[0]["image"], train[0]["label"], train[0]["id"]
 
-`bat_jax.data.load("tfds:tiny_imagenet")` does all of this and returns the same data set as
-`load("tiny_imagenet")`.
+`bat_jax.data.load("tfds:tiny_imagenet")` does all of this and returns the same images, labels and
+ids as `load("tiny_imagenet")`, under a name of its own and without the names of the class folders.
 """
 
 import io

@@ -110,11 +110,15 @@ def harm(estimates: Estimates, typical: Ids) -> Harm:
     for block in estimates.influence:
         columns = np.isin(estimates.test_ids[block.test], typical)
         influence = block.values[:, columns]
-        known = ~np.isnan(influence)
+        same_class = (
+            estimates.train_labels[block.train][:, None]
+            == estimates.test_labels[block.test][columns]
+        )
+        known = ~np.isnan(influence) & same_class
         is_known = known.any(axis=1)
         counts = known.sum(axis=1)[is_known]
         ids.append(estimates.train_ids[block.train][is_known])
-        values.append(-np.nansum(influence, axis=1)[is_known] / counts)
+        values.append(-np.where(known, influence, 0.0).sum(axis=1)[is_known] / counts)
         error = np.full(influence.shape, np.nan)
         if block.standard_error is not None:
             error = np.where(known, block.standard_error[:, columns], 0.0)

@@ -246,13 +246,15 @@ def _gains(runs: Sequence[Run], attack: str, looks: Sequence[int]) -> dict[str, 
     """Returns the gains on test images while a method memorizes its atypical training images.
 
     The phase ends at the last record and begins where accuracy on atypical training images, as the
-    method trains on them, is halfway between the first and the last record.
+    method trains on them, is halfway between the first and the last record: on average over the
+    seeds of the first look, so that later seeds change no gain of earlier ones.
     """
     trained_on = attack if has_attack(runs[0].config["objective"]["name"]) else CLEAN.key
     series = [run.series("train_atypical", trained_on) for run in runs]
     if not series[0][0]:
         return {}
-    means = np.mean([values for _, values in series], axis=0)
+    first = series[: looks[0]] if looks else series
+    means = np.mean([values for _, values in first], axis=0)
     half = (means[0] + means[-1]) / 2
     onset = int(np.argmax(means >= half)) if means[-1] > means[0] else 0
     found: dict[str, Any] = {

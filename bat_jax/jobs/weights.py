@@ -1,6 +1,5 @@
 """Evaluates the weights in a safetensors file, such as those of a published checkpoint."""
 
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ from ml_collections import ConfigDict
 from bat_jax import config as configs
 from bat_jax import interop, parallel
 from bat_jax.data import load
+from bat_jax.data.places import expanded
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import WEIGHTS
 from bat_jax.jobs.final import evaluate
@@ -39,7 +39,7 @@ def evaluate_weights(
     configs.check(config)
     interop.check_architecture(config.architecture)
     settings = _settings(config)
-    path = Path(config.weights)
+    path = expanded(config.weights)
     with distributed.agreed():
         data = settings.data
         dataset = load(data.name, path=data.path, side=data.side, cache=data.cache)

@@ -19,7 +19,6 @@ Halves = tuple[Float[np.ndarray, " train"], Float[np.ndarray, " train"]]
 # Thresholds to count at, besides the config's.
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
 
-_LEAST_ERROR = 1e-3
 
 # Numbers of members to compare split halves at, besides all.
 SIZES = (50, 100, 200, 500, 1000, 2000, 5000)
@@ -59,16 +58,11 @@ def summarize(
     if estimates.memorization_se is not None:
         by_members = {size: _agreement(size, *pair) for size, pair in halves.items()}
         results["split_half_by_members"] = [row for row in by_members.values() if row]
-        # From margins, no error is exactly 0, and those of easy examples are skewed.
-        least = 0.0 if estimates.estimator is None else _LEAST_ERROR
-        agreement = of_halves(
-            *halves[members], standard_error=estimates.memorization_se, least=least
-        )
-        found = {
-            "rank_correlation": by_members[members].get("rank_correlation", math.nan),
-            "variance_of_z": agreement.variance,
-            "n": agreement.examples,
-        }
+        found = {"rank_correlation": by_members[members].get("rank_correlation", math.nan)}
+        # The error of an estimate from margins is that of a posterior, which halves do not double.
+        if estimates.estimator is None:
+            agreement = of_halves(*halves[members], standard_error=estimates.memorization_se)
+            found |= {"variance_of_z": agreement.variance, "n": agreement.examples}
         results["split_half"] = {
             name: value for name, value in found.items() if math.isfinite(value)
         }

@@ -12,8 +12,7 @@ class Agreement(NamedTuple):
     Attributes:
       variance: variance of the halves' difference divided by its predicted spread; 1 if the
         standard errors are right.
-      examples: number of examples with a standard error above 0, or the least that counts, over
-        which the variance is taken.
+      examples: number of examples with a standard error above 0, over which the variance is taken.
     """
 
     variance: float
@@ -25,9 +24,8 @@ def of_halves(
     second: Float[np.ndarray, " train"],
     *,
     standard_error: Float[np.ndarray, " train"],
-    least: float = 0.0,
 ) -> Agreement:
-    """Compares the two halves of an ensemble.
+    """Compares the two halves of an ensemble, for estimates that are differences of means.
 
     A half has twice the variance of the whole, and the difference of two halves four times as much:
 
@@ -40,10 +38,9 @@ def of_halves(
       first: memorization estimated from one half of the models.
       second: memorization estimated from the other half.
       standard_error: standard errors of memorization estimated from all models.
-      least: errors up to this one do not count.
     """
     difference = first - second
-    usable = np.isfinite(difference) & (standard_error > least)
+    usable = np.isfinite(difference) & (standard_error > 0)
     z = difference[usable] / (2 * standard_error[usable])
     return Agreement(
         variance=float(np.mean(z**2)) if usable.any() else float("nan"),

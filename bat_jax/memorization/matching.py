@@ -112,8 +112,9 @@ def check(estimates: Estimates, dataset: Dataset) -> None:
         if np.any(rows < 0):
             missing = ids[rows < 0][0]
             raise UserError(
-                f"{estimates.source}: {part} example {missing} is not in {dataset.name}; expected"
-                " estimates of this data set: point config.memorization.estimates at them"
+                f"{estimates.source}: {part} example {missing} is not in {dataset.name}, or is one"
+                " of the images of config.data.tested; expected estimates of this data set with the"
+                " same config.data.tested: point config.memorization.estimates at them"
             )
         disagree = np.flatnonzero(images.labels[rows] != labels)
         if len(disagree):

@@ -59,8 +59,10 @@ def split(
 def helped_by_chance(estimates: Estimates, threshold: float = 0.15) -> int:
     """Returns how many test examples have infl(i, j) < -t for an atypical i.
 
-    If no training example truly harms a test example, noise alone puts the same number above t.
-    The number of atypical test examples means little unless it is much larger.
+    If no training example truly harms a test example and noise is symmetric, it puts as many above
+    t. It is skewed: with more models that have i than lack it, noise puts more above t where most
+    models are right, and fewer where most are wrong. The number of atypical test examples means
+    little unless it is much larger.
     """
     memorized = estimates.memorization > threshold
     return int(_influenced(estimates, memorized, threshold, sign=-1).sum())

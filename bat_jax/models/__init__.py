@@ -237,8 +237,13 @@ def _from_outside(
 
 
 def with_conv(model: Classifier, conv: Convolution) -> Classifier:
-    """Returns the model with another `conv`; a model without that field is unchanged."""
-    return with_fields(model, conv=conv)
+    """Returns the model with another `conv`.
+
+    A model without that field is unchanged, and so is one whose `conv` is a module or makes one.
+    """
+    held = getattr(module_of(model), "conv", None)
+    is_function = callable(held) and not isinstance(held, type | partial | nn.Module)
+    return with_fields(model, conv=conv) if is_function else model
 
 
 def in_float32(model: Classifier) -> Classifier:

@@ -202,8 +202,11 @@ def with_fields(model: Classifier, **fields: Any) -> Classifier:
     if isinstance(model, LinenClassifier):
         module: Any = with_fields(model.module, **fields)
         return dataclasses.replace(model, module=module)
-    held = {name: value for name, value in fields.items() if hasattr(model, name)}
-    return model.clone(**held) if held and isinstance(model, nn.Module) else model
+    if not isinstance(model, nn.Module):
+        return model
+    known = {field.name for field in dataclasses.fields(model)}
+    held = {name: value for name, value in fields.items() if name in known}
+    return model.clone(**held) if held else model
 
 
 def rematerialized(model: Classifier) -> Classifier:

@@ -224,8 +224,8 @@ def _methods(summary: Summary) -> Section:
         "Two tests answer two questions. McNemar's test within a seed: do these two trained models"
         " differ on these images? It uses every test image of a single training run. The paired t"
         " test over seeds: would the methods differ in another training run too? The verdict rests"
-        " on the second; its p values are adjusted by Holm's method for all rows of a checkpoint"
-        " and both measures.",
+        " on the second; its p values are those of a single look, adjusted by Holm's method for all"
+        " rows of a checkpoint and both measures.",
         *sampled(summary),
     )
     return Section(

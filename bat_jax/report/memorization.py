@@ -240,7 +240,8 @@ def _sweep(results: Mapping[str, Any]) -> Table:
     )
     return Table(
         "Atypical images by threshold. By chance: the number of test images with an influence below"
-        " minus the threshold; if no image harms another, noise alone puts as many above it.",
+        " minus the threshold; if no image harms another, noise alone puts roughly as many above"
+        " it.",
         ("threshold", "training", "test", "test, by chance"),
         rows,
     )

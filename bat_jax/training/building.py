@@ -64,8 +64,10 @@ def build(
     extra = None if config.data.extra is None else extra_images.load(config.data.extra, dataset)
     validation, train = images.hold_out(config, dataset)
     excluded = images.excluded(config, dataset)
-    is_left_out = np.isin(train.ids, () if excluded is None else excluded)
-    left_out, train = train.ids[is_left_out], train.take(np.flatnonzero(~is_left_out))
+    left_out = np.zeros(0, np.int64)
+    if excluded is not None:  # Else the images would be copied.
+        is_left_out = np.isin(train.ids, excluded)
+        left_out, train = train.ids[is_left_out], train.take(np.flatnonzero(~is_left_out))
     estimates = _estimates(config, dataset)
 
     steps_per_epoch, total_steps, learning_rate = _plan(config, len(train))

@@ -100,7 +100,9 @@ def hold_out(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split]:
 def normalization(config: ConfigDict, images: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the config's mean and standard deviation, or those of the training images."""
     channels = images.images.shape[-1]
-    found = list(_statistics(images))
+    given = config.model.mean, config.model.std
+    # The statistics of a large set take minutes.
+    found = list(_statistics(images) if None in given else given)
     for number, field in enumerate(("mean", "std")):
         value = config.model[field]
         if value is None:

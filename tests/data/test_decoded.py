@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from PIL import Image
 from bat_jax.data import decoded, images, load
 from bat_jax.data.mapped import Mapped
 from bat_jax.errors import UserError
+from bat_jax.runtime import memory
 
 
 def pixels(seed, size=(6, 5)):
@@ -72,8 +72,7 @@ def test_the_decoded_images_go_where_the_config_says(folder, tmp_path, monkeypat
 
 def test_a_set_larger_than_memory_is_mapped(folder, monkeypatch):
     whole = load(f"folder:{folder}")
-    memory = SimpleNamespace(available=4 * 6 * 5 * 3)
-    monkeypatch.setattr(decoded.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(memory, "available", lambda: 4 * 6 * 5 * 3)
     mapped = load(f"folder:{folder}")
     assert isinstance(mapped.train.images, Mapped)
     for part in ("train", "test"):
@@ -172,7 +171,7 @@ def test_where_nothing_can_be_written_every_run_decodes(folder, monkeypatch, cap
     assert "config.data.cache is" in message
     assert "expected a folder with room for them, or none" in message
     assert not caches(folder / "cache")
-    monkeypatch.setattr(images.psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
+    monkeypatch.setattr(memory, "available", lambda: 1)
     assert "expected a set that fits in memory" in error(folder)
 
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.data import extra, load, select
+from bat_jax.data import Split, extra, load, select
 from bat_jax.data.device import epoch_order
+from bat_jax.data.mapped import Mapped
 from bat_jax.errors import UserError
 from bat_jax.training.building import build
 from tests.methods.test_methods import from_outside
@@ -145,3 +146,11 @@ def test_a_method_that_remembers_examples_takes_no_extra_ones(tmp_path):
     for config in (from_outside("Remembering", **fields), tiny("te", **fields)):
         with pytest.raises(UserError, match=r"expected none for the objective (remembering|te), w"):
             build(config)
+
+
+def test_extra_images_do_not_read_a_set_that_is_too_large_for_memory():
+    images = np.zeros((3, 2, 2, 1), np.uint8)
+    labels, ids = np.zeros(3, np.int32), np.arange(3)
+    whole = Split(Mapped(images), labels, ids)
+    with pytest.raises(UserError, match=r"config\.data\.extra is set, and the 3 training images"):
+        extra.joined(whole, Split(images, labels, ids))

@@ -1,7 +1,6 @@
 import os
 import struct
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from PIL import Image
 
 from bat_jax.data import images, load
 from bat_jax.errors import UserError
+from bat_jax.runtime import memory
 from tests.data import archives
 
 
@@ -207,11 +207,10 @@ def test_a_file_too_long_for_an_image_is_refused(tmp_path, monkeypatch):
 
 def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
     make(tmp_path)
-    memory = SimpleNamespace(available=5 * 6 * 5 * 3 - 1)
-    monkeypatch.setattr(images.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(memory, "available", lambda: 5 * 6 * 5 * 3 - 1)
     found = error(tmp_path, cache="none")
     assert "5 images, 5 wide and 6 high, need 0.0 GiB, and this machine has" in found
-    memory.available += 1
+    monkeypatch.setattr(memory, "available", lambda: 5 * 6 * 5 * 3)
     assert len(load(f"folder:{tmp_path}", cache="none").train) == 4
 
 

@@ -100,3 +100,8 @@ def test_without_a_home_folder_the_error_says_what_to_set(name, no_home):
     assert "DATA" in error(name)
     assert "no home folder" in error(name)
     assert "~" not in error(name).replace("~kriz", "")
+
+
+def test_a_cache_is_for_folders_of_images_alone(tmp_path):
+    with pytest.raises(UserError, match=r"config\.data\.cache is .*; expected None for digits"):
+        load("digits", cache=str(tmp_path))

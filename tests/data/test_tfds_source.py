@@ -1,14 +1,14 @@
 import io
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from bat_jax.data import images, load, tfds_source
+from bat_jax.data import load, tfds_source
 from bat_jax.errors import UserError
+from bat_jax.runtime import memory
 from tests.data import archives
 
 PIXELS, LABELS = archives.random_split(6, 3, (8, 8, 3), seed=0)
@@ -146,8 +146,7 @@ def test_nan_and_floats_in_the_data_are_reported(tmp_path):
 
 def test_a_set_that_does_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
     prepared(tmp_path, "made")
-    memory = SimpleNamespace(available=6 * 8 * 8 * 3 - 1)
-    monkeypatch.setattr(images.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(memory, "available", lambda: 6 * 8 * 8 * 3 - 1)
     assert "made train: 6 images, 8 wide and 8 high, need" in error("tfds:made", tmp_path)
 
 

@@ -1,14 +1,18 @@
 """Repeated looks at more seeds settle no more true nulls than one look does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from bat_jax.errors import UserError
+from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings.claims import sign
 from bat_jax.findings.looks import level, over_looks, settled
 from bat_jax.findings.plan import validate
+from bat_jax.findings.summary import _gains
 from bat_jax.jobs.trial import _claim
 from bat_jax.runtime import workdir
 
@@ -103,3 +107,22 @@ def test_seeds_cannot_be_added_without_declared_looks(findings_config, tmp_path)
     _claim(tmp_path, findings_config(**{"findings.seeds": (0, 1, 2)}), {})
     with pytest.raises(UserError, match="declared, before the first run"):
         _claim(tmp_path, findings_config(**{"findings.seeds": (0, 1, 2, 3)}), {})
+
+
+def test_added_seeds_change_no_gain_of_earlier_ones():
+    def run(train, test):
+        records = [
+            {"split": name, "epoch": epoch, "n": 50, "of": 50, "clean": value, "pgd20": value}
+            for name, values in (("train_atypical", train), ("test_atypical", test))
+            for epoch, value in enumerate(values, 1)
+        ]
+        config = {"objective": {"name": "standard"}}
+        return Run(Path("run"), config, {}, {}, tuple(records), {})
+
+    # The first three memorize in the second epoch, those that are added in the third.
+    early = [run([0.1, 0.8, 0.9], [0.2, 0.3, 0.5]) for _ in range(3)]
+    late = [run([0.1, 0.1, 0.9], [0.2, 0.6, 0.7]) for _ in range(5)]
+    first, both = (_gains(runs, "pgd20", (3, 8)) for runs in (early, early + late))
+    assert first["from_epoch"] == both["from_epoch"] == 2.0
+    assert both["atypical"]["clean"]["values"][:3] == first["atypical"]["clean"]["values"]
+    assert first["atypical"]["clean"]["mean"] == pytest.approx(0.2)

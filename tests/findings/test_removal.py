@@ -1,5 +1,7 @@
 """Harmful images are those of negative influence; controls have the same classes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -93,6 +95,16 @@ def test_harm_is_minus_the_mean_influence_on_the_chosen_images():
     np.testing.assert_allclose(of.standard_error, [np.nan, 0.3, 0.2])
     # Image 4 has no known error.
     assert of.certain() == 0
+
+
+def test_harm_is_on_test_images_of_the_same_class():
+    values = np.array([[-0.2, 0.8], [0.3, -0.6]])
+    block = Influence(np.array([0, 1]), np.array([0, 1]), values)
+    labels = np.array([0, 1, 0, 0])
+    found = dataclasses.replace(estimates(block), train_labels=labels, test_labels=labels)
+    of = harm(found, np.array([1, 2]))
+    assert of.ids.tolist() == [4, 5]
+    np.testing.assert_allclose(of.values, [0.2, 0.6])
 
 
 @pytest.mark.parametrize("inputs", ["clean", None])

@@ -1,5 +1,7 @@
 """Flax modules of any form as the trainer calls them."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -175,3 +177,20 @@ def test_a_variable_that_changes_without_being_declared_is_named():
     variables = model.init(jax.random.key(0), IMAGES)
     with pytest.raises(UserError, match="model Net: changes scale, a variable of type Variable"):
         jax.eval_shape(lambda: model.apply(variables, IMAGES))
+
+
+class _OfUser(nn.Module):
+    """A module whose `conv` is a class of modules, as in Flax's own ResNet."""
+
+    conv: Any = nn.Conv
+
+    @nn.compact
+    def __call__(self, images, *, train=False, features=False):
+        maps = self.conv(4, (3, 3))(images).mean(axis=(1, 2))
+        logits = nn.Dense(3)(maps)
+        return (logits, maps) if features else logits
+
+
+def test_a_field_conv_that_makes_modules_is_the_users_own():
+    model = models.adapted(_OfUser())
+    assert models.module_of(models.with_conv(model, jax.lax.conv_general_dilated)).conv is nn.Conv

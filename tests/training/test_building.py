@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.data import device
+from bat_jax.data import Split, device
 from bat_jax.errors import UserError
 from bat_jax.jobs import train_and_evaluate
 from bat_jax.runtime.files import write_npz
+from bat_jax.training import images
 from bat_jax.training.building import build
 from tests.estimates import write_digits_estimates
 
@@ -198,6 +199,19 @@ def test_images_are_normalised_by_their_own_statistics(tiny_config):
     images = experiment.train.images.astype(np.float64) / 255
     np.testing.assert_allclose(experiment.model.mean[0], images.mean(), rtol=1e-9)
     np.testing.assert_allclose(experiment.model.std[0], images.std(), rtol=1e-9)
+
+
+def test_given_statistics_spare_those_of_the_images(tiny_config, monkeypatch):
+    def refuse(_):
+        raise AssertionError("the images are read")
+
+    monkeypatch.setattr(images, "_statistics", refuse)
+    config = tiny_config(**{"model.mean": (0.25,), "model.std": (0.5,)})
+    assert images.normalization(config, two_images()) == ((0.25,), (0.5,))
+
+
+def two_images():
+    return Split(np.zeros((2, 2, 2, 1), np.uint8), np.zeros(2, np.int32), np.arange(2))
 
 
 def test_excluded_images_are_left_out_and_named_in_the_digests(tiny_config, tmp_path):
