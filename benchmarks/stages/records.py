@@ -66,6 +66,8 @@ class Records:
     def find(self, key: str, *, by_card: bool) -> dict[str, Any] | None:
         """Returns the values measured under a key, or None.
 
+        Those of a check that failed do not count: it is made again.
+
         Args:
           key: of the figures.
           by_card: whether figures of another card do not count, as for a time.
@@ -74,7 +76,7 @@ class Records:
             is_ours = record["smoke"] == self._smoke and (
                 not by_card or record["card"] == self._card
             )
-            if is_ours and record["state"] == MEASURED:
+            if is_ours and record["state"] == MEASURED and not _is_failed(record["values"]):
                 return dict(record["values"])
         return None
 
@@ -87,7 +89,8 @@ class Records:
         seeds: Sequence[int],
         seconds: float,
     ) -> None:
-        """Appends the values measured under a key, and prints them."""
+        """Appends the values measured under a key, and prints them; a failed check is a failure."""
+        self.failures += _is_failed(values)
         about = {"seconds": round(seconds, 1), "values": dict(values)}
         self._add(key, MEASURED, about, precision, seeds, _shown(values))
 
@@ -158,3 +161,8 @@ def _shown(values: Mapping[str, Any]) -> str:
         elif isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 60):
             parts.append(f"{name} {value}")
     return ", ".join(parts)
+
+
+def _is_failed(values: Mapping[str, Any]) -> bool:
+    """Returns whether values are those of a check that did not pass."""
+    return values.get("passed") is False

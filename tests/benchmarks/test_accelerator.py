@@ -40,6 +40,15 @@ def stage(path, *, seconds=100.0):
     return Stage("step", run, box=50.0)
 
 
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_check_that_failed_is_a_failure_and_is_made_again(tmp_path, passed):
+    found = records(tmp_path)
+    found.measured("sanity/a", {"passed": passed}, precision="", seeds=(0,), seconds=1.0)
+    assert found.failures == (not passed)
+    again = records(tmp_path).find("sanity/a", by_card=True)
+    assert again == ({"passed": True} if passed else None)
+
+
 def lines(path):
     return [json.loads(line) for line in (path / "records.jsonl").read_text().splitlines()]
 
