@@ -47,11 +47,11 @@ demo: $(VENV)/installed
 
 test: lint types
 	@echo "== test: all tests except those marked slow (make test-slow)"
-	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadgroup
+	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-short: $(VENV)/installed-dev
 	@echo "== test: a short part, with $$($(BIN)/python --version) and $(REQUIREMENTS)"
-	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadgroup $(SHORT)
+	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadfile $(SHORT)
 
 test-slow: $(VENV)/installed-notebook
 	$(BIN)/python -m pytest -m slow

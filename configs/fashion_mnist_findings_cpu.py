@@ -8,13 +8,16 @@ The regime of configs/fashion_mnist_findings.py, whose first run, of three seeds
 undecided and BAT indistinguishable from PGD-AT. Here fewer arms have five seeds, epsilon rises in
 the first ten epochs, so that no method stays at chance, and AWP begins after that. Finding (b) also
 removes the images of the most negative influence under attack, from 200 members trained with PGD-3.
-AutoAttack attacks the best state of every method on 1,000 test images. `findings.looks` declares a
-second look at eight seeds:
+AutoAttack attacks the best state of every method on 1,000 test images; FAB-T and Square attack a
+sample of what APGD leaves (`evaluation.tolerance`). `findings.looks` declares a second look at
+eight seeds:
 
     python launch.py --config=configs/fashion_mnist_findings_cpu.py \
         --config.findings.seeds="(0, 1, 2, 3, 4, 5, 6, 7)"
 
-The same command resumes after an interruption. Hardware: two CPU cores. Expected: not measured.
+The same command resumes after an interruption. Hardware: two CPU cores. Expected: 127 minutes, 30
+of them for both ensembles; best state of pgd_at clean 81.5 %, AutoAttack 69.3 %, of bat 81.6 and
+68.8 %, of trades 81.9 and 74.4 %, means of five seeds (docs/results/findings.md).
 """
 
 from ml_collections import ConfigDict

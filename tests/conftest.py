@@ -106,8 +106,15 @@ _TOGETHER = {
 }
 
 
-def pytest_collection_modifyitems(items):
-    """Assigns every test to the group of its file, for `--dist loadgroup`."""
-    for item in items:
-        groups = [name for name, files in _TOGETHER.items() if item.path.name in files]
-        item.add_marker(pytest.mark.xdist_group(groups[0] if groups else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Returns the scheduler of `--dist loadfile`, which keeps these files together too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            groups = [name for name, files in _TOGETHER.items() if Path(file).name in files]
+            return groups[0] if groups else file
+
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None

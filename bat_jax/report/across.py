@@ -139,11 +139,14 @@ def _verdicts(finished: Sequence[Finished]) -> Table:
     for one in finished:
         for name, claim in one.claims.items():
             statements.setdefault(name, claim.statement)
-    rows = tuple(
-        (statement, *(_cell(one, name) for one in finished))
-        for name, statement in statements.items()
-    )
+    names = sorted(statements, key=_finding)
+    rows = tuple((statements[name], *(_cell(one, name) for one in finished)) for name in names)
     return Table("Verdicts.", ("finding", *(one.name for one in finished)), rows)
+
+
+def _finding(name: str) -> int:
+    """Returns the place of a claim's finding: the regime, (a), (b), (c)."""
+    return ("regime", *_HEADINGS).index(name.partition(",")[0])
 
 
 def _cell(one: Finished, name: str) -> str:
@@ -174,7 +177,8 @@ def _failures(finished: Sequence[Finished]) -> list[str]:
                 f"- {one.name}: {', '.join(one.summary['at_chance'])} ended at chance; verdicts on"
                 " these methods reflect that."
             )
-    names = dict.fromkeys(name for one in finished for name in one.claims if name != "regime")
+    claimed = dict.fromkeys(name for one in finished for name in one.claims if name != "regime")
+    names = sorted(claimed, key=_finding)
     undecided = 0
     for name in names:
         found = [one for one in finished if name in one.claims]

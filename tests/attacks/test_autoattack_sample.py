@@ -29,7 +29,7 @@ TOLERANCE = 0.3
 ATTACKS = ("apgd-ce", "fab-t", "square")
 
 
-def attack(name, epsilon, norm, version="standard", eot=None):
+def attack(name, epsilon, norm, version="standard", eot=None, count=1):
     """Returns attacks that differ in how far they reach: 0.8, 0.9 and 1 times epsilon."""
     if name == "fab-t":
         return FabTargeted(0.9 * epsilon, norm)
