@@ -264,6 +264,11 @@ class Evaluation:
             corrupted = OnCorrupted.from_json(content["corruptions"])
         return cls(_groups(plain), dict(content.get("broken_by", {})), by, sample, corrupted)
 
+    @property
+    def attack(self) -> Measure:
+        """The strongest attack: AutoAttack, a PGD, or `CLEAN` for none."""
+        return strongest(tuple(self.all))
+
     def title(self, measure: Measure) -> str:
         """Returns a measure's title, which names an estimate."""
         return measure.title + self.note(measure)

@@ -16,7 +16,6 @@ from bat_jax.evaluation.records import (
     Evaluation,
     Measure,
     evaluations,
-    strongest,
 )
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import ListOf, Maybe, Number, Object, Place, ShapeError, Text
@@ -137,8 +136,8 @@ class Run:
 
     @property
     def attack(self) -> Measure:
-        """The strongest attack evaluated: AutoAttack, a PGD, or `CLEAN` for none."""
-        return strongest(tuple(self.evaluations[self.states[0]].all))
+        """The strongest attack on the first evaluated state."""
+        return self.evaluations[self.states[0]].attack
 
     @property
     def states(self) -> tuple[str, ...]:

@@ -86,12 +86,17 @@ def over(value: Mapping[str, Any]) -> str:
     return _in_percent(value, ".1f")
 
 
+def counted(seeds: int) -> str:
+    """Returns a number of seeds with its noun: `1 seed`, `3 seeds`."""
+    return f"{seeds} seed" + ("s" if seeds > 1 else "")
+
+
 def _in_percent(value: Mapping[str, Any], form: str, *, seeds: bool = True) -> str:
     mean = format(100 * value["mean"], form)
     ends = [format(100 * end, form) for end in value.get("interval", ())]
     parts = [" to ".join(ends) or "no interval"]
     if seeds:
-        parts.append(f"{value['n']} seed" + ("s" if value["n"] > 1 else ""))
+        parts.append(counted(value["n"]))
     return f"{mean} ({'; '.join(parts)})"
 
 

@@ -135,18 +135,21 @@ def _in_short(finished: Sequence[Finished]) -> list[str]:
 
 def _verdicts(finished: Sequence[Finished]) -> Table:
     """Returns the table of verdicts, one column per data set."""
-    statements: dict[str, str] = {}
-    for one in finished:
-        for name, claim in one.claims.items():
-            statements.setdefault(name, claim.statement)
-    names = sorted(statements, key=_finding)
-    rows = tuple((statements[name], *(_cell(one, name) for one in finished)) for name in names)
+    rows = tuple(
+        (statement, *(_cell(one, name) for one in finished))
+        for name, statement in _statements(finished).items()
+    )
     return Table("Verdicts.", ("finding", *(one.name for one in finished)), rows)
 
 
-def _finding(name: str) -> int:
-    """Returns the place of a claim's finding: the regime, (a), (b), (c)."""
-    return ("regime", *_HEADINGS).index(name.partition(",")[0])
+def _statements(finished: Sequence[Finished]) -> dict[str, str]:
+    """Returns the statement of every claim by its name: the regime, then those of each finding."""
+    return {
+        name: claim.statement
+        for finding in ("regime", *_HEADINGS)
+        for one in finished
+        for name, claim in one.claims_of(finding).items()
+    }
 
 
 def _cell(one: Finished, name: str) -> str:
@@ -177,15 +180,14 @@ def _failures(finished: Sequence[Finished]) -> list[str]:
                 f"- {one.name}: {', '.join(one.summary['at_chance'])} ended at chance; verdicts on"
                 " these methods reflect that."
             )
-    claimed = dict.fromkeys(name for one in finished for name in one.claims if name != "regime")
-    names = sorted(claimed, key=_finding)
     undecided = 0
-    for name in names:
+    for name, statement in _statements(finished).items():
+        if name == "regime":
+            continue
         found = [one for one in finished if name in one.claims]
         undecided += sum(one.claims[name].verdict == "undecided" for one in found)
         refuted = [one.name for one in found if one.claims[name].verdict == "refuted"]
         if refuted:
-            statement = found[0].claims[name].statement
             lines.append(f"- {statement} Refuted on {' and '.join(refuted)}.")
     if undecided:
         lines.append(

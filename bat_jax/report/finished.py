@@ -9,7 +9,7 @@ from typing import Any
 from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings import power
-from bat_jax.findings.claims import Claim, claims
+from bat_jax.findings.claims import Claim, claims, counted
 from bat_jax.findings.contrasts import is_adversarial, measured
 from bat_jax.findings.results import seeds_of
 
@@ -42,8 +42,7 @@ class Finished:
     @property
     def seeds(self) -> str:
         """The number of seeds of each arm, with its noun."""
-        seeds = seeds_of(self.summary)
-        return f"{seeds} seed" + ("s" if seeds > 1 else "")
+        return counted(seeds_of(self.summary))
 
     @functools.cached_property
     def claims(self) -> dict[str, Claim]:

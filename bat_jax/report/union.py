@@ -16,14 +16,7 @@ from jaxtyping import Bool
 
 from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.records import (
-    AUTOATTACK,
-    CLEAN,
-    EVALUATED,
-    Accuracy,
-    Measure,
-    strongest,
-)
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, EVALUATED, Accuracy
 from bat_jax.evaluation.runs import Run
 from bat_jax.report.charts import bars
 from bat_jax.report.command import finish, output_folder
@@ -102,7 +95,7 @@ def union(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
     unions = {
         state: _of(found, state)
         for state in states
-        if all(_attack(one, state).is_attack for one in found)
+        if all(one.evaluations[state].attack.is_attack for one in found)
     }
     if not unions:
         raise UserError(
@@ -125,11 +118,6 @@ def union(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
 def _common(found: Sequence[Run]) -> list[str]:
     """Returns the states that all runs evaluated."""
     return [state for state in EVALUATED if all(state in one.states for one in found)]
-
-
-def _attack(run: Run, state: str) -> Measure:
-    """Returns the strongest attack on a state, `CLEAN` for none."""
-    return strongest(tuple(run.evaluations[state].all))
 
 
 def _check_same(first: Run, other: Run, states: Sequence[str]) -> None:
@@ -164,7 +152,7 @@ def _check_same(first: Run, other: Run, states: Sequence[str]) -> None:
 
 def _threat(run: Run, state: str) -> str:
     """Returns the threat to a state in words: `Linf 0.03137, AutoAttack`."""
-    measure = _attack(run, state)
+    measure = run.evaluations[state].attack
     if run.evaluations[state].sample is not None and measure == AUTOATTACK:
         raise UserError(
             f"{run.folder}: its last attacks were run on a sample; expected all images: repeat its"
@@ -183,7 +171,7 @@ def _of(found: Sequence[Run], state: str) -> _Union:
                 f" {found[titles.index(title)].folder}; expected another norm or epsilon"
             )
     clean = found[0].examples[f"{state}_{CLEAN.key}"]
-    robust = [one.examples[f"{state}_{_attack(one, state).key}"] for one in found]
+    robust = [one.examples[f"{state}_{one.evaluations[state].attack.key}"] for one in found]
     return _Union(tuple(titles), clean, np.stack(robust) & clean)
 
 
@@ -218,7 +206,7 @@ def _page(found: Sequence[Run], unions: Mapping[str, _Union]) -> Page:
         for other in _common(found)
         if other not in unions
     ]
-    if any(_attack(one, state) != AUTOATTACK for one in found for state in unions):
+    if any(one.evaluations[state].attack != AUTOATTACK for one in found for state in unions):
         text.append(
             "Not every threat is AutoAttack: robust accuracy under other attacks does not establish"
             " robustness."

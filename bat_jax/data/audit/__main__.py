@@ -10,7 +10,7 @@ Exit status: 0 done, 1 a file could not be read or written, 2 a wrong input.
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bat_jax.data.audit.findings import FILE, TOLERANCE, audit, text
@@ -65,19 +65,13 @@ def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dic
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("name"), str):
         raise UserError(f"{place}: has no data.name; expected the config of a run")
+    _check_tested(run, config)
     dataset = load(
         data["name"],
         path=path or data.get("path"),
         side=data.get("side"),
         cache=data.get("cache"),
     )
-    members = config.get("memorization") if config.get("job") == "memorization" else None
-    for section, field in ((data, "data.tested"), (members or {}, "memorization.test_images")):
-        if section.get(field.partition(".")[2]):
-            raise UserError(
-                f"{run}: has other test images than {dataset.name}, by config.{field}; expected a"
-                f" run on all of them: audit the whole data set with --name={dataset.name}"
-            )
     if data.get("classes") is not None:
         dataset = select(dataset, data["classes"])
     for part, split in (("train", dataset.train), ("test", dataset.test)):
@@ -89,6 +83,20 @@ def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dic
     found = audit(dataset, tolerance=tolerance)
     write_json(run / FILE, found)
     return found
+
+
+def _check_tested(run: AnyPath, config: Mapping[str, Any]) -> None:
+    """Raises a UserError if a run was tested on other images than the test set of its data."""
+    fields = [("data", "tested")]
+    if config.get("job") == "memorization":
+        fields.append(("memorization", "test_images"))
+    for section, field in fields:
+        if config.get(section, {}).get(field):
+            name = config["data"]["name"]
+            raise UserError(
+                f"{run}: has other test images than {name}, by config.{section}.{field}; expected a"
+                f" run on all of them: audit the whole data set with --name={name}"
+            )
 
 
 def _parser() -> Parser:
