@@ -48,7 +48,8 @@ _SEED = Integer(0, high=_LARGEST_SEED)
 _STATES = Several(("best", "last"), Choice("best", ("best", "last")), unique=True)
 
 _DATA: dict[str, fields.Field] = {
-    # digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, tfds:<name> or folder:<path>.
+    # digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, tiny_imagenet_superclasses,
+    # tfds:<name> or folder:<path>.
     "name": Text("cifar100"),
     # The archive or folder to read; by default the places listed in docs/data.md.
     "path": Text(None),

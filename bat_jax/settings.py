@@ -230,18 +230,22 @@ def fashion_mnist_findings() -> ConfigDict:
     return config
 
 
-def small_findings(config: ConfigDict) -> ConfigDict:
+def small_findings(config: ConfigDict, start_epoch: float = 10.0) -> ConfigDict:
     """Returns findings that spend two cores where the questions are, with five seeds.
 
     BAT, and BAT as searched on Fashion-MNIST (docs/results/bat_search.md), against two baselines;
     with AWP against TRADES with it; the removal of all atypical images, against random ones of the
     same classes. Three more seeds can be added. FAB-T and Square, most of the cost, attack a
     sample of what APGD leaves.
+
+    Args:
+      config: the findings to change.
+      start_epoch: from which AWP and the searched options of BAT count.
     """
     config.findings.seeds = (0, 1, 2, 3, 4)
     config.findings.looks = (5, 8)
-    arms = with_awp({"trades": 0.005, "bat": 0.01}, start_epoch=10.0)
-    searched = {"start_epoch": 10.0, "temperature": 0.5}
+    arms = with_awp({"trades": 0.005, "bat": 0.01}, start_epoch=start_epoch)
+    searched = {"start_epoch": start_epoch, "temperature": 0.5}
     arms.bat_searched = {"objective": {"name": "bat", "bat": searched}}
     arms.bat_searched_awp = arms.bat_awp.copy_and_resolve_references()
     arms.bat_searched_awp.objective.bat = searched

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bat_jax import outside
-from bat_jax.data import cifar, digits, fashion_mnist, image_folder, tfds_source, tiny_imagenet
+from bat_jax.data import (
+    cifar,
+    digits,
+    fashion_mnist,
+    image_folder,
+    tfds_source,
+    tiny_imagenet,
+    tiny_superclasses,
+)
 from bat_jax.data.dataset import Dataset
 from bat_jax.data.places import expanded
 from bat_jax.errors import UserError
@@ -17,6 +25,7 @@ _READERS: dict[str, Callable[[Path | None], Dataset]] = {
     "cifar10": cifar.read_cifar10,
     "cifar100": cifar.read_cifar100,
     "tiny_imagenet": tiny_imagenet.read,
+    "tiny_imagenet_superclasses": tiny_superclasses.read,
 }
 
 
@@ -30,9 +39,10 @@ def load(
     """Reads a data set into memory.
 
     Args:
-      name: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `tiny_imagenet`, `tfds:<name>` for an
-        image classification set of TensorFlow Datasets, `folder:<path>` for your own images, or
-        `package.module:Name` for a function of the path that returns a `Dataset`.
+      name: `digits`, `fashion_mnist`, `cifar10`, `cifar100`, `tiny_imagenet`,
+        `tiny_imagenet_superclasses`, `tfds:<name>` for an image classification set of TensorFlow
+        Datasets, `folder:<path>` for your own images, or `package.module:Name` for a function of
+        the path that returns a `Dataset`.
       path: the archive or folder of the set; for `tfds:<name>`, TFDS's `data_dir`. None looks in
         the default places, which each reader documents, and may download.
       side: for `folder:<path>`, resizes images of any sizes: the central square of each becomes

@@ -122,28 +122,28 @@ def encoded(pixels, kind="PNG"):
     return file.getvalue()
 
 
-def tiny_imagenet_files(*, train=4, test=5, seed=0):
-    """Returns {name: bytes} of Tiny ImageNet's layout, 3 classes, the first image of each gray."""
+def tiny_imagenet_files(*, train=4, test=5, seed=0, wnids=WNIDS):
+    """Returns {name: bytes} of Tiny ImageNet's layout, the first image of each class gray."""
     random = np.random.default_rng(seed)
 
     def jpeg(gray):
         return encoded(random.integers(0, 256, (64, 64) if gray else (64, 64, 3), np.uint8), "JPEG")
 
     files = {
-        "wnids.txt": "".join(f"{wnid}\n" for wnid in WNIDS).encode(),
+        "wnids.txt": "".join(f"{wnid}\n" for wnid in wnids).encode(),
         "words.txt": (
             b"n00001740\tentity\nn01443537\tgoldfish, Carassius auratus\n"
             b"n02124075\tEgyptian cat\nn04067472\treel\n"
         ),
     }
-    for wnid in WNIDS:
+    for wnid in wnids:
         for number in range(train):
             files[f"train/{wnid}/images/{wnid}_{7 * number}.JPEG"] = jpeg(gray=number == 0)
         files[f"train/{wnid}/{wnid}_boxes.txt"] = b""
     lines = []
     for number in range(test):
         files[f"val/images/val_{10 * number}.JPEG"] = jpeg(gray=False)
-        lines.append(f"val_{10 * number}.JPEG\t{WNIDS[number % 3]}\t0\t32\t44\t62\n")
+        lines.append(f"val_{10 * number}.JPEG\t{wnids[number % len(wnids)]}\t0\t32\t44\t62\n")
     files["val/val_annotations.txt"] = "".join(reversed(lines)).encode()
     files["test/images/test_0.JPEG"] = b"never read"
     return files
