@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,34 +169,45 @@ def table(workdir: Path, arms: list[str], folders: dict[tuple[str, int], Path]) 
         runs = [folder for (name, _), folder in folders.items() if name == arm]
         runs = [folder for folder in runs if (folder / "results.json").exists()]
         read = [json.loads((folder / "results.json").read_text()) for folder in runs]
+        tested = [r["best"]["test"]["clean"]["n"] for r in read]
+        percent = partial(interval, images=min(tested, default=None), scale=100)
         cells = [
-            interval([100 * r[state]["test"][measure]["accuracy"] for r in read])
+            percent([r[state]["test"][measure]["accuracy"] for r in read])
             for state in ("best", "last")
             for measure in ("clean", "pgd20")
         ]
         attacked = [folder / "autoattack/results.json" for folder in runs]
         attacked = [json.loads(path.read_text()) for path in attacked if path.exists()]
-        robust = interval([100 * r["best"]["test"]["autoattack"]["accuracy"] for r in attacked])
+        robust = percent([r["best"]["test"]["autoattack"]["accuracy"] for r in attacked])
         if len(attacked) != len(read):
             robust += f" [{len(attacked)}]"
         pgd = [[r[s]["test"]["pgd20"]["accuracy"] for s in ("best", "last")] for r in read]
-        gap = interval([100 * (best - last) for best, last in pgd])
+        gap = percent([best - last for best, last in pgd])
         minutes = interval([times[f.name] for f in runs if f.name in times], digits=2)
         row = [arm, len(read), *cells[:2], robust, *cells[2:], gap, minutes]
         yield "| " + " | ".join(map(str, row)) + " |"
 
 
-def interval(values: list[float], digits: int = 1) -> str:
-    """Returns the mean with its 95 % Student's t interval."""
+def interval(
+    values: list[float], *, digits: int = 1, images: int | None = None, scale: float = 1
+) -> str:
+    """Returns the mean, times a scale, with its 95 % Student's t interval.
+
+    Args:
+      values: one per seed.
+      digits: after the decimal point.
+      images: on which each value, an accuracy or a difference of two, was measured.
+      scale: 100 for percent.
+    """
     from bat_jax.evaluation.statistics import over_seeds
 
     if not values:
         return "-"
-    found = over_seeds(values)
-    mean = f"{found['mean']:.{digits}f}"
+    found = over_seeds(values, images=images)
+    mean = f"{scale * found['mean']:.{digits}f}"
     if len(values) == 1:
         return mean
-    low, high = found["interval"]
+    low, high = (scale * end for end in found["interval"])
     return f"{mean} ({low:.{digits}f} to {high:.{digits}f})"
 
 

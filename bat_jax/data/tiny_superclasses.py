@@ -1,4 +1,4 @@
-"""Half of Tiny ImageNet in ten superclasses: few classes, each with many kinds of images."""
+"""Half of Tiny ImageNet in ten superclasses, each with many kinds of images."""
 
 import dataclasses
 from pathlib import Path
@@ -136,11 +136,11 @@ SUPERCLASSES: dict[str, tuple[str, ...]] = {
 
 
 def read(path: Path | None) -> Dataset:
-    """Reads ten superclasses of Tiny ImageNet: 50,000 training and 1,000 test images, 64x64x3.
+    """Reads ten superclasses of Tiny ImageNet: 50,000 training and 5,000 test images, 64x64x3.
 
-    Each superclass has ten classes of Tiny ImageNet. The superclasses are nouns of WordNet (Miller,
-    Communications of the ACM 38, 1995), assigned by hand; of more than ten classes, the ten of the
-    lowest WordNet ids. Ids are those of `tiny_imagenet`.
+    Each superclass has ten classes of Tiny ImageNet, grouped by hand along the nouns of WordNet
+    (Miller, Communications of the ACM 38, 1995); of more than ten, the ten of the lowest WordNet
+    ids. Ids are those of `tiny_imagenet`.
 
     Args:
       path: as for `tiny_imagenet`; subsets of its images will do.

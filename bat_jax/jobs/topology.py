@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jaxtyping import Int, Int64
 from ml_collections import ConfigDict
 
-from bat_jax import methods, parallel
+from bat_jax import memorization, methods, parallel
 from bat_jax.data import Dataset, Split
 from bat_jax.ensemble.cost import member_cost
 from bat_jax.ensemble.members import Ensemble, even_rounds
@@ -66,7 +67,7 @@ _SHAPES = {
     "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
     "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
     "tiny_imagenet": ((64, 64, 3), 200, 100_000, 10_000),
-    "tiny_imagenet_superclasses": ((64, 64, 3), 10, 50_000, 1_000),
+    "tiny_imagenet_superclasses": ((64, 64, 3), 10, 50_000, 5_000),
 }
 
 _TYPE_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
@@ -308,6 +309,9 @@ def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experime
     with config.unlocked():
         # By default, this would be chosen for this machine's back end.
         config.programs.unroll = False
+        # The stand-in has no real labels, and no training step depends on these.
+        config.evaluation.by = ()
+        config.evaluation.corruptions.path = None
         for section, field in ((config.train, "train"), (config.evaluation, "evaluation")):
             shares = len(devices) * section.get("accumulation", 1)
             batch = math.ceil(section.batch_size / shares) * shares
@@ -321,17 +325,37 @@ def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experime
 
 
 def _stand_in(config: ConfigDict) -> Dataset | None:
-    """Returns black images of the data set's shape, or None to read the real ones."""
+    """Returns black images of the data set's shape, or None to read the real ones.
+
+    The first have the ids and labels of `memorization.estimates`, if any; the others arbitrary
+    ones.
+    """
     if config.data.name not in _SHAPES:
         return None
     if any(isinstance(entry, str) for entry in config.data.classes or ()):
         return None
-    shape, classes, *sizes = _SHAPES[config.data.name]
-    train, test = (
-        Split(np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % classes, np.arange(n))
-        for n in sizes
-    )
+    shape, classes, trained, tested = _SHAPES[config.data.name]
+    train, test = _black(trained, shape, classes), _black(tested, shape, classes)
+    if config.memorization.estimates is not None:
+        known = memorization.load(config.memorization.estimates)
+        _identify(train, known.train_ids, known.train_labels)
+        _identify(test, known.test_ids, known.test_labels)
     return Dataset(config.data.name, train, test, tuple(map(str, range(classes))))
+
+
+def _black(count: int, shape: tuple[int, int, int], classes: int) -> Split:
+    labels = np.arange(count, dtype=np.int32) % classes
+    return Split(np.zeros((count, *shape), np.uint8), labels, np.arange(count))
+
+
+def _identify(
+    split: Split, ids: Int64[np.ndarray, " known"], labels: Int[np.ndarray, " known"]
+) -> None:
+    """Gives the first examples of a split these ids and labels, and the others unused ids."""
+    known = len(ids[: len(split)])
+    unused = np.setdiff1d(np.arange(len(split) + known), ids)
+    split.ids[:] = np.concatenate([ids[:known], unused[: len(split) - known]])
+    split.labels[:known] = labels[:known]
 
 
 def _without_attack(experiment: Experiment) -> Experiment:

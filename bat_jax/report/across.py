@@ -191,7 +191,7 @@ def _failures(finished: Sequence[Finished]) -> list[str]:
             lines.append(f"- {statement} Refuted on {' and '.join(refuted)}.")
     if undecided:
         lines.append(
-            f"- Undecided: {undecided} verdicts. Differences smaller than those that the table"
+            f"- Undecided verdicts: {undecided}. Differences smaller than those that the table"
             " states remain possible there."
         )
     return lines or ["Nothing: every claim was supported on every data set."]
@@ -265,7 +265,7 @@ def _of_methods(one: Finished) -> list[str]:
         f"{one.name}: differences on {one.tested:,} test images in points, over {one.seeds};"
         f" {_BOLD}."
     )
-    header = tuple(f"{state}, {Measure.parse(key).title}" for state, key in measures)
+    header = tuple(f"{state}, {tables.measure_title(one.summary, key)}" for state, key in measures)
     return [markdown(Table(caption, ("runs", *header), rows)), *tables.sampled(one.summary)]
 
 

@@ -65,7 +65,7 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
     ) + methods.options_title(config["objective"])
     attacks = sorted(
         {
-            _title(attack)
+            measure_title(summary, attack)
             for part in ("methods", "removal")
             for attack in summary["attacks"][part].values()
         }
@@ -245,6 +245,12 @@ def _methods(summary: Summary) -> Section:
     )
 
 
+def measure_title(summary: Summary, key: str) -> str:
+    """Returns the title of a measure, which names estimates from samples of the images."""
+    note = " (sampled)" if key == AUTOATTACK.key and "sampled" in summary else ""
+    return _title(key) + note
+
+
 def sampled(summary: Summary) -> list[str]:
     """Returns a sentence on the samples that AutoAttack's last attacks were run on, if any."""
     if "sampled" not in summary:
@@ -329,7 +335,7 @@ def accuracy_table(summary: Summary, arms: Sequence[str]) -> Table:
                     )
     return Table(
         "Accuracy in percent, mean and 95 % interval over seeds; n test images per seed.",
-        ("run, checkpoint, test images", "n", *map(_title, measures)),
+        ("run, checkpoint, test images", "n", *(measure_title(summary, m) for m in measures)),
         tuple(rows),
     )
 

@@ -234,6 +234,7 @@ def _model(
     is_outside = given is not None or outside.is_outside(config.model.name)
     model = given or _named(config, dataset, train)
     if is_outside:
+        cautions.warn_of_unused_model_fields(config)
         model = models.adapted(model)
     if config.model.remat:
         model = models.rematerialized(model)

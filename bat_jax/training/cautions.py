@@ -4,12 +4,40 @@ import logging
 
 from ml_collections import ConfigDict
 
+from bat_jax.config import default
 from bat_jax.methods import Method
 
 log = logging.getLogger(__name__)
 
 # In runs of fewer steps, a first step without effect matters.
 _FEW_STEPS = 20
+
+
+# The fields of a model that only the models of this package read.
+_OF_OUR_MODELS = (
+    "width",
+    "depth",
+    "widening",
+    "shortcut",
+    "final_norm",
+    "activation",
+    "stem",
+    "dtype",
+    "sync_batch_norm",
+    "mean",
+    "std",
+)
+
+
+def warn_of_unused_model_fields(config: ConfigDict) -> None:
+    """Warns of fields of the config that a model from outside does not read."""
+    usual = default().model
+    unused = [name for name in _OF_OUR_MODELS if config.model[name] != usual[name]]
+    if unused:
+        log.warning(
+            "the model makes its own choices: %s have no effect on a model from outside",
+            ", ".join(f"config.model.{name}" for name in unused),
+        )
 
 
 def warn(config: ConfigDict, method: Method, *, epochs: float, total_steps: int) -> None:

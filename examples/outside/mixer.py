@@ -1,7 +1,7 @@
 """A model from outside the package: a small MLP-Mixer.
 
-Any Flax module from [0, 1] images to logits will do if its call takes `train` and `features`, its
-logits and features are float32, and it returns both with `features=True`.
+Any Flax module from [0, 1] images to float32 logits will do. Methods that compare features, such as
+`bat`, need a call that returns logits and features with `features=True`.
 """
 
 import flax.linen as nn

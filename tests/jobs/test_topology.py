@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from bat_jax.errors import UserError
 from bat_jax.jobs import topology
 from configs import digits_bat
 from tests.command import refused
+from tests.estimates import write_digits_estimates
 from tests.jobs.test_train import ROOT
 
 has_compiler = pytest.mark.skipif(
@@ -75,6 +77,17 @@ def compile_for(name, config, *flags):
         text=True,
         check=False,
     )
+
+
+def test_a_run_with_estimates_and_tests_by_class_is_built_without_its_data(tmp_path):
+    config = digits_bat.get_config()
+    config.memorization.estimates = str(write_digits_estimates(tmp_path / "estimates.npz"))
+    config.objective.bat.gate = "memorized"
+    config.evaluation.by = ("class",)
+    config.evaluation.corruptions.path = str(tmp_path / "not_here")
+    experiment, _ = topology._experiment(config, jax.devices())
+    assert not experiment.dataset.train.images.any()
+    assert experiment.estimates is not None
 
 
 def test_a_job_without_a_step_to_compile_is_refused():

@@ -15,8 +15,15 @@ PILOT = Path(__file__).parents[2] / "docs" / "results" / "fashion_mnist.json"
 
 
 def changed(results):
-    """Returns results of another data set: no regime, and (a) and half of (b) reversed."""
+    """Returns sampled results of another data set: no regime, (a) and half of (b) reversed."""
     other = copy.deepcopy(results)
+    other["sampled"] = {
+        "attacks": ["fab-t", "square"],
+        "images": 90,
+        "drawn": 9,
+        "broken": 0,
+        "widest": 0.01,
+    }
     other["regime"]["holds"] = False
     other["at_chance"] = []
     other["removal"] = other["removal"][:2]
@@ -52,7 +59,7 @@ def test_the_page_says_what_did_not_reproduce(page):
     assert "Colour 100, the regime, which asks for 95 % on training images" in text
     assert "robust accuracy. Refuted on Colour 100." in text
     assert "(best checkpoint). Refuted on Gray and Colour 100." in text
-    assert "- Undecided: 4 verdicts." in text
+    assert "- Undecided verdicts: 4." in text
 
 
 def test_the_tables_of_differences_mark_those_with_a_sign(page):
@@ -62,6 +69,12 @@ def test_the_tables_of_differences_mark_those_with_a_sign(page):
     )
     assert row in text
     assert "| bat minus trades | -1.6 (-3.8 to +0.6) | **-4.0 (-7.3 to -0.8)** | -0.9" in text
+
+
+def test_estimates_from_samples_are_named(page):
+    text = page.read_text()
+    assert text.count("| best, AutoAttack |") == text.count("| best, AutoAttack (sampled) |") == 1
+    assert "fab-t and square were run on 9 of the 90 images" in text
 
 
 def test_each_finding_has_a_figure_and_each_data_set_its_long_tables(page):
@@ -75,6 +88,8 @@ def test_each_finding_has_a_figure_and_each_data_set_its_long_tables(page):
         long = (page.parent / f"findings_{stem}.md").read_text()
         assert "| (c) bat minus trades, best, AutoAttack | 1,000 | -4.0 (" in long
         assert "| trades, best, AutoAttack |" in long
+    # The last file, of sampled results, names its estimates.
+    assert "| clean | PGD-20 | AutoAttack (sampled) |" in long
 
 
 def test_cells_keep_their_bars():

@@ -194,6 +194,12 @@ def test_held_out_images_can_stand_in_for_the_test_set(tiny_config):
         build(tiny_config(**{"data.tested": 99999}))
 
 
+def test_fields_that_a_model_from_outside_does_not_read_are_named(tiny_config, caplog):
+    build(tiny_config(**{"model.width": 4, "model.dtype": "bfloat16"}))
+    (message,) = caplog.messages
+    assert "config.model.width, config.model.dtype have no effect" in message
+
+
 def test_images_are_normalised_by_their_own_statistics(tiny_config):
     experiment = build(tiny_config(**{"model.name": "small_cnn"}))
     images = experiment.train.images.astype(np.float64) / 255
