@@ -291,6 +291,11 @@ def _check_job(config: ConfigDict) -> None:
     if config.job != "memorization":
         return
     _check_estimator(config.memorization)
+    if config.train.batch_size % config.train.accumulation:
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; expected a multiple of"
+            f" config.train.accumulation, {config.train.accumulation}"
+        )
     for field, value, reason in (
         ("data.extra", config.data.extra, "members train on subsets of the data set alone"),
         ("data.placement", config.data.placement, "members hold their images on the devices"),

@@ -212,7 +212,8 @@ _TRAIN: Schema = {
         # log and the records, and keep the last good checkpoint.
         "watch": Flag(False),
         # A state has collapsed if its validation accuracy under PGD is below this fraction of the
-        # highest so far, and the highest is above twice the accuracy of guessing.
+        # highest so far, and the highest is above twice the accuracy of guessing (with two classes,
+        # above 75 %).
         "below": Real(0.5, above=0, below=1),
         # How many times to go back to the last good state, each time with the step size of the
         # attack multiplied by the factor.

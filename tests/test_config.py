@@ -169,6 +169,15 @@ def test_the_defaults_are_legal_and_can_be_written_as_json(kind):
             {"model.mean": (math.nan,)},
             r"model\.mean is \(nan,\); expected every .* a finite number",
         ),
+        (
+            {
+                "job": "memorization",
+                "data.validation": 0,
+                "train.batch_size": 64,
+                "train.accumulation": 3,
+            },
+            r"train\.batch_size is 64; expected a multiple of config\.train\.accumulation, 3",
+        ),
         ({"memorization.threshold": 5.0}, r"threshold is 5\.0; expected -1 or more and at most 1"),
         ({"memorization.members": 10**9}, r"members is 1000000000; expected at most 1000000"),
         ({"programs.members_at_once": -1}, r"members_at_once is -1; expected 1 or more"),

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from bat_jax import methods
 from bat_jax.ensemble.members import subset_size
 from bat_jax.runtime.plain import plain
+from bat_jax.training import cautions
 from bat_jax.training.building import build, planned
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import forward_flops
@@ -23,6 +24,7 @@ def describe_ensemble(config: ConfigDict) -> str:
     """
     experiment = build(config)
     settings = config.memorization
+    cautions.warn_of_plan(planned(experiment, examples=subset_size(experiment)))
     cost = member_cost(experiment)
     state = jax.eval_shape(experiment.initial_state)
     total = settings.members * (cost.training + cost.scoring)

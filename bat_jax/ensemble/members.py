@@ -38,7 +38,7 @@ from bat_jax.memorization.matching import of_examples
 from bat_jax.memorization.store import Scores, recorded
 from bat_jax.parallel import AXIS
 from bat_jax.runtime import distributed
-from bat_jax.training import state
+from bat_jax.training import cautions, state
 from bat_jax.training.building import planned
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.loop import NonFiniteError
@@ -93,6 +93,7 @@ class Ensemble:
             )
         self._programs = experiment.programs
         self._experiment = planned(experiment, examples=self._subset_size)
+        cautions.warn_of_plan(self._experiment)
         devices = experiment.mesh.devices
         # The trainer's axis has size 1: a member's batch is not divided.
         self._mesh = Mesh(

@@ -146,7 +146,15 @@ def _trained(
 
     Going back drops the records after the last good state and adds one with the split `collapse`.
     """
-    collapsed_step = None
+    retries, collapsed_step = experiment.config.train.collapse.retries, None
+
+    def back(collapsed: Saved) -> Saved:
+        good = checkpoints.back_to_good(jax.eval_shape(experiment.initial_state))
+        return good._replace(retries=collapsed.retries + 1, seconds=collapsed.seconds)
+
+    if start.retries < retries and checkpoints.has_collapsed(int(start.state.step)):
+        # The run was stopped after a collapse, before it went back.
+        collapsed_step, start = int(start.state.step), back(start)
     while True:
         step = int(start.state.step)
         attempt = gentler(experiment, start.retries)
@@ -165,9 +173,7 @@ def _trained(
                 )
             return fit(attempt, checkpoints, records, start, interruption)
         except Collapsed as collapse:
-            collapsed_step = collapse.step
-            good = checkpoints.back_to_good(jax.eval_shape(experiment.initial_state))
-            start = good._replace(retries=start.retries + 1, seconds=collapse.seconds)
+            collapsed_step, start = collapse.step, back(start._replace(seconds=collapse.seconds))
         finally:
             records.close()
 

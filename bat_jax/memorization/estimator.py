@@ -257,6 +257,8 @@ def estimate(
         raise UserError(f"estimate: estimator is {estimator!r}; expected difference or margin")
     if estimator == "margin":
         _check_margins(masks, train_correct)
+        if influence != "none" and test_correct.size:
+            _check_are_margins("test_correct", test_correct)
     statistics = Statistics(
         train_labels,
         test_labels,
@@ -287,14 +289,18 @@ def _check_scores(name: str, scores: Shaped[np.ndarray, "models examples"]) -> N
         )
 
 
+def _check_are_margins(name: str, scores: Shaped[np.ndarray, "models examples"]) -> None:
+    if scores.dtype == np.bool_ or np.all((scores >= 0) & (scores <= 1)):
+        raise UserError(
+            f"estimate: {name} ({scores.dtype}) holds no margins; expected for the estimator margin"
+            " the logit of the label less the largest other one"
+        )
+
+
 def _check_margins(
     masks: Bool[np.ndarray, "models train"], scores: Shaped[np.ndarray, "models train"]
 ) -> None:
-    if scores.dtype == np.bool_ or np.all((scores >= 0) & (scores <= 1)):
-        raise UserError(
-            f"estimate: train_correct ({scores.dtype}) holds no margins; expected for the estimator"
-            " margin the logit of the label less the largest other one"
-        )
+    _check_are_margins("train_correct", scores)
     counts = np.minimum(masks.sum(0), (~masks).sum(0))
     if not np.any(counts >= margins.LEAST):
         raise UserError(

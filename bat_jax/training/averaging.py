@@ -91,4 +91,5 @@ def _equal_share(step: Int[Array, ""], start: int, steps_per_epoch: int) -> Floa
     is_end = (step + 1) % steps_per_epoch == 0
     averaged = jnp.maximum(number, 0).astype(jnp.float32)
     share = jnp.where(is_end, 1.0 / (averaged + 1.0), 0.0)
-    return jnp.where(number < 0, 1.0, share)
+    # Until the first of these epochs ends, there is nothing to average.
+    return jnp.where(number <= 0, 1.0, share)

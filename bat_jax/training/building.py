@@ -75,7 +75,8 @@ def build(
     method = _method(config, dataset, epochs)
     _check_estimates(config, method, estimates)
     recipe.check(config, method)
-    cautions.warn(config, method, epochs=epochs, total_steps=total_steps)
+    if config.job != "memorization":  # The plan of its members is another.
+        cautions.warn(config, method, epochs=epochs, total_steps=total_steps)
     return Experiment(
         config=config,
         dataset=dataset,

@@ -87,8 +87,14 @@ def running(
             except UserError as error:  # What ended the run matters more.
                 log.warning("%s", error)
         raise
+    errors = []
     for callback in callbacks:
-        _called(callback, "on_end", found[0] if found else None)
+        try:
+            _called(callback, "on_end", found[0] if found else None)
+        except UserError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 class Observed:

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from bat_jax.config import default
 from bat_jax.methods import Method
+from bat_jax.training.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,12 @@ def warn_of_unused_model_fields(config: ConfigDict) -> None:
             "the model makes its own choices: %s have no effect on a model from outside",
             ", ".join(f"config.model.{name}" for name in unused),
         )
+
+
+def warn_of_plan(experiment: Experiment) -> None:
+    """Warns as `warn` does, of the plan of an experiment."""
+    total, per_epoch = experiment.total_steps, experiment.steps_per_epoch
+    warn(experiment.config, experiment.method, epochs=total / per_epoch, total_steps=total)
 
 
 def warn(config: ConfigDict, method: Method, *, epochs: float, total_steps: int) -> None:
@@ -110,8 +117,11 @@ def _warn_of_no_average(config: ConfigDict, epochs: float) -> None:
 def _warn_of_one_step(config: ConfigDict, method: Method) -> None:
     """Warns of a training attack that is known to collapse, unless the config watches for it."""
     if method.attack and config.attack.num_steps == 1 and not config.train.collapse.watch:
+        advice = "config.train.collapse.watch=true reports it and keeps the last good state"
+        if config.job == "memorization":
+            advice = "nothing watches the members of an ensemble, so check their accuracy"
         log.warning(
             "the attack takes one step (config.attack.num_steps): such training can lose all"
-            " robustness within an epoch; config.train.collapse.watch=true reports it and keeps the"
-            " last good state"
+            " robustness within an epoch; %s",
+            advice,
         )

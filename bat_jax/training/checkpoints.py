@@ -176,6 +176,10 @@ class Checkpoints:
             if found.is_good and found.score is not None
         }
 
+    def has_collapsed(self, step: int) -> bool:
+        """Returns whether training had collapsed at a checkpoint, according to its score."""
+        return step in self._scored and self._scored[step].has_collapsed
+
     def back_to_good(self, like: TrainState) -> Saved:
         """Returns the last good state, and renames later checkpoints to `collapsed-<step>`.
 

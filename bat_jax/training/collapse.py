@@ -35,7 +35,8 @@ class Watch:
     """Compares the robust accuracy of each scored state with the highest among the good states.
 
     A state has collapsed if its accuracy under PGD is below `below` times the highest, and the
-    highest is above twice the accuracy of guessing. All other states are good.
+    highest is clearly above the accuracy c of guessing: above 2 c or, with few classes, the middle
+    of c and 1. All other states are good.
     """
 
     def __init__(self, config: ConfigDict, *, score: str, num_classes: int, highest: float) -> None:
@@ -47,13 +48,15 @@ class Watch:
           num_classes: the number of classes, which sets the accuracy of guessing.
           highest: the highest accuracy of a good state so far, 0 without any.
         """
-        self._below, self._score, self._chance = config.below, score, 1 / num_classes
+        chance = 1 / num_classes
+        self._below, self._score = config.below, score
+        self._least = min(2 * chance, (chance + 1) / 2)
         self._highest = highest
 
     def flagged(self, step: int, scores: Mapping[str, float]) -> dict[str, float]:
         """Returns the scores with the flag `collapsed`, 1 or 0, and warns of a collapse."""
         robust, highest = scores[self._score], self._highest
-        is_collapse = highest > 2 * self._chance and robust < self._below * highest
+        is_collapse = highest > self._least and robust < self._below * highest
         if is_collapse:
             log.warning(
                 "step %d: training collapsed: accuracy under %s fell from %.1f %% to %.1f %%; clean"

@@ -30,7 +30,14 @@ def check(config: ConfigDict, method: Method) -> None:
             f" {method.name}, which remembers every example of the data set"
         )
     attack = config.attack
-    if method.attack is None or attack.start_radius == 1:
+    if method.attack is None:
+        return
+    if method.attack.gaussian_start and not (attack.random_start or config.data.cutmix):
+        raise UserError(
+            "config.attack.random_start is False; expected True for the objective"
+            f" {method.name}, whose attack maximises a divergence from p(x): its gradient at x is 0"
+        )
+    if attack.start_radius == 1:
         return
     if method.attack.gaussian_start or not attack.random_start:
         start = "a normal start of its own" if attack.random_start else "no random start"

@@ -19,17 +19,19 @@ class Scored(NamedTuple):
     Attributes:
       score: the metric that ranks checkpoints: None if not scored, NaN if the score is damaged.
       is_good: whether training was watched for a collapse, and the state has not collapsed.
+      has_collapsed: whether training was watched, and the state has collapsed.
     """
 
     score: float | None = None
     is_good: bool = False
+    has_collapsed: bool = False
 
     @classmethod
     def of(cls, metrics: Mapping[str, Any], name: str) -> "Scored":
         """Returns what validation metrics show, ranked by the metric `name`."""
         score, flag = (_number(metrics.get(key)) for key in (name, COLLAPSED))
         is_known = score is not None and not math.isnan(score)
-        return cls(score, is_good=is_known and flag == 0)
+        return cls(score, is_known and flag == 0, is_known and flag == 1)
 
     @property
     def is_damaged(self) -> bool:

@@ -44,6 +44,16 @@ class Share(NamedTuple):
     before: Any = None
 
 
+def epochs_before(step: Int32[Array, ""], steps_per_epoch: int) -> Float[Array, ""]:
+    """Returns the epochs that end before a step, with the fraction; whole at the end of an epoch.
+
+    XLA multiplies by the rounded reciprocal of a constant, so that `step / steps_per_epoch` can
+    stay below the whole number.
+    """
+    whole, rest = jnp.divmod(step, steps_per_epoch)
+    return whole.astype(jnp.float32) + rest / steps_per_epoch
+
+
 def share_of(
     step: Int32[Array, ""],
     data: TrainData,
@@ -98,7 +108,7 @@ def share_of(
             center=mix.center,
             size=mix.size,
         )
-    epoch = step / steps_per_epoch
+    epoch = epochs_before(step, steps_per_epoch)
     warmup_steps = config.attack.warmup_epochs * steps_per_epoch
     scale = warmth(step, warmup_steps) if warmup_steps else None
     return Share(places, batch_rows, rows, images, labels, targets, epoch, scale=scale)

@@ -287,7 +287,7 @@ class TrainStep:
         if self._method.clean == "trained":
             (clean_logits, _), variables = self._trained(variables, images, dropout_keys)
         elif self._method.clean == "read":
-            clean_logits = self._model.apply(variables, images, train=False)
+            clean_logits = jax.lax.stop_gradient(self._model.apply(variables, images, train=False))
         (logits, features), variables = self._trained(variables, adversarial, dropout_keys)
         return Outputs(logits, features, clean_logits, extras), variables
 

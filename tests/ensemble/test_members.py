@@ -28,6 +28,26 @@ def four(ensemble):
     return ensemble.train(np.arange(4))
 
 
+@pytest.mark.parametrize(
+    ("start", "words"), [(5.0, []), (9.0, ["with epoch 8: the weights of bat"])]
+)
+def test_warnings_are_of_the_plan_of_a_member(start, words, caplog):
+    # 280 images make 4 batches of 70, and half of them 2.
+    fields = {
+        "objective.name": "bat",
+        "objective.bat.start_epoch": start,
+        "train.batch_size": 70,
+        "train.steps": 16,
+        "memorization.ratio": 0.5,
+        "attack.num_steps": 2,
+        "data.subset": 280,
+        "programs.members_at_once": 1,
+    }
+    Ensemble(experiment(**fields), members=1)
+    assert len(caplog.messages) == len(words)
+    assert all(word in caplog.text for word in words)
+
+
 def test_members_have_different_subsets_of_the_requested_size(four):
     assert four.masks.shape == (4, 200)
     np.testing.assert_array_equal(four.masks.sum(1), 140)

@@ -166,3 +166,11 @@ def test_wrong_scores_are_refused(scores, estimator, words):
     masks = np.repeat(np.arange(9)[:, None] < 6, 3, axis=1)
     with pytest.raises(UserError, match=words):
         inspect.unwrap(estimate)(masks, scores, estimator=estimator)
+
+
+def test_test_scores_that_are_no_margins_are_refused():
+    masks = np.repeat(np.arange(9)[:, None] < 5, 3, axis=1)
+    with pytest.raises(UserError, match=r"test_correct \(bool\) holds no margins"):
+        inspect.unwrap(estimate)(
+            masks, -np.ones((9, 3)), np.ones((9, 2), bool), estimator="margin", influence="full"
+        )

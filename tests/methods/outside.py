@@ -82,3 +82,13 @@ class Doubting(Method):
 
     name, title, reference = "doubting", "Lowered confidence", "tests"
     attack = Attack(confidence)
+
+
+class Reading(Method):
+    """Has a loss of the logits of clean images, which it only reads."""
+
+    name, title, reference = "reading", "Read logits", "tests"
+    clean = "read"
+
+    def loss(self, batch):
+        return mean(batch.clean_logits[:, 0]), {}

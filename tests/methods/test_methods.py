@@ -146,6 +146,11 @@ def test_a_method_may_take_two_passes():
     assert_close(moved.variables["params"], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_logits_that_are_read_pass_no_gradient():
+    _, metrics = run(from_outside("Reading"), steps=1)
+    assert metrics["gradient_norm"] == 0
+
+
 def attacked(experiment, state):
     """Returns the adversarial images of the first batch, from the keys of its positions."""
     rows = np.asarray(order_of(experiment))[0]

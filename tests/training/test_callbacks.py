@@ -66,6 +66,13 @@ def test_the_error_of_a_callback_is_named_in_one_line(name):
     assert other.calls[-1][0] == "on_end"
 
 
+def test_an_error_at_the_end_does_not_keep_other_callbacks_from_ending():
+    other = Seeing()
+    with pytest.raises(UserError, match="Seeing: on_end fails"):
+        run(Seeing(failing="on_end"), other)
+    assert other.calls[-1] == ("on_end", {"best": {}})
+
+
 def test_an_error_at_the_end_does_not_hide_what_ended_the_run(caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(MemoryError):
         run(Seeing(failing="on_end"), error=MemoryError())

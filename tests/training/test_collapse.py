@@ -8,8 +8,8 @@ import pytest
 from bat_jax import config as configs
 from bat_jax.errors import UserError
 from bat_jax.jobs import train
+from bat_jax.training import checkpoints, loop
 from bat_jax.training import experiment as experiments
-from bat_jax.training import loop
 from bat_jax.training.building import build
 from bat_jax.training.collapse import Watch, gentler
 from tests.training.conftest import built
@@ -35,6 +35,13 @@ def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
     assert (
         "step 1: training collapsed: accuracy under pgd20 fell from 40.0 % to 10.0 %" in caplog.text
     )
+
+
+def test_a_collapse_is_seen_with_two_classes():
+    watch = Watch(COLLAPSE, score="pgd20", num_classes=2, highest=0.0)
+    robust = (0.7, 0.3, 0.9, 0.1)
+    flags = [watch.flagged(0, {"clean": 1.0, "pgd20": value})["collapsed"] for value in robust]
+    assert flags == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +132,24 @@ def test_training_goes_back_with_a_smaller_step_and_no_oftener_than_it_may(watch
     np.testing.assert_allclose([r["step_size"] for r in records], [0.05 / 2, 0.05 / 4])
     assert [r["collapsed"] for r in records_of(tmp_path, "validation")] == [0, 0, 1, 0]
     assert {"collapsed-3", "collapsed-3-2"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_run_stopped_between_a_collapse_and_its_retry_goes_back_when_resumed(
+    watched, tmp_path, monkeypatch
+):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.Checkpoints, "back_to_good", stop)
+        with pytest.raises(KeyboardInterrupt):
+            watched(tmp_path, [0.5, 0.6, 0.1], retries=1)
+    states = watched(tmp_path, [0.5, 0.4], retries=1)
+    assert states["last"].retries == 1
+    assert states["last"].state.step == 4
+    (record,) = records_of(tmp_path, "collapse")
+    assert (record["step"], record["collapsed_step"]) == (2, 3)
+    assert [r["collapsed"] for r in records_of(tmp_path, "validation")] == [0, 0, 0, 0]
 
 
 def test_the_step_size_of_a_retry_is_that_of_its_experiment(tiny_config):

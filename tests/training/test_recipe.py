@@ -153,7 +153,7 @@ def test_epochs_are_averaged_equally_from_their_start_on():
         )
         # Epochs of two steps: those of index 1, 2 and 3 end with the weights 4, 6 and 8.
         ended = [end for end in (4, 6, 8) if end <= step + 1]
-        expected = weights[ended].mean(axis=0) if ended else weights[min(step + 1, 2)]
+        expected = weights[ended].mean(axis=0) if ended else weights[step + 1]
         np.testing.assert_allclose(average["params"], expected, rtol=1e-5)
 
 
@@ -275,6 +275,16 @@ def test_mixed_images_and_targets_reach_a_step_on_any_number_of_devices(tiny_con
 def test_a_method_that_cannot_mix_images_is_named(tiny_config, objective, words):
     with pytest.raises(UserError, match=words):
         build(tiny_config(objective, **{"data.cutmix": True}))
+
+
+@pytest.mark.parametrize(
+    ("objective", "fields"), [("trades", {}), ("te", {"objective.te.base": "trades"})]
+)
+def test_a_divergence_needs_a_random_start(tiny_config, objective, fields):
+    fields = {**fields, "attack.random_start": False}
+    with pytest.raises(UserError, match=rf"random_start is False; expected True .* {objective}"):
+        build(tiny_config(objective, **fields))
+    build(tiny_config("pgd_at", **{"attack.random_start": False}))
 
 
 @pytest.mark.parametrize(

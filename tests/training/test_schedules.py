@@ -1,10 +1,13 @@
 """Learning rates by step follow their schedules."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bat_jax.config import default
 from bat_jax.training import schedules
+from bat_jax.training.share import epochs_before
 
 
 def rates(name, steps, **fields):
@@ -13,6 +16,16 @@ def rates(name, steps, **fields):
         config.update_from_flattened_dict({"schedule.name": name, **fields})
     schedule = schedules.learning_rate(config, steps_per_epoch=10, total_steps=100)
     return np.asarray([schedule(step) for step in steps])
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 41, 47, 61, 460])
+def test_an_epoch_is_whole_when_it_ends(steps_per_epoch):
+    ends = np.arange(300)
+    steps = jnp.int32(ends * steps_per_epoch)
+    found = jax.jit(epochs_before, static_argnums=1)(steps, steps_per_epoch)
+    np.testing.assert_array_equal(found, ends)
+    half = jax.jit(epochs_before, static_argnums=1)(steps + steps_per_epoch // 2, steps_per_epoch)
+    np.testing.assert_allclose(half, ends + steps_per_epoch // 2 / steps_per_epoch, rtol=1e-6)
 
 
 def test_piecewise_decays_at_its_epochs():
