@@ -7,7 +7,17 @@ from bat_jax import methods
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import CLEAN, WEIGHTS
 from bat_jax.evaluation.runs import Run
-from bat_jax.report import audit, charts, corruptions, curves, groups, pictures, proxies
+from bat_jax.report import (
+    audit,
+    charts,
+    corruptions,
+    curves,
+    groups,
+    matrices,
+    pictures,
+    proxies,
+    unions,
+)
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.recipe import recipe
 from bat_jax.runtime.storage import AnyPath
@@ -143,6 +153,8 @@ def _page(run: Run) -> Page:
         *groups.sections(run),
         *corruptions.sections(run),
         *curves.sections(run),
+        *unions.sections(run),
+        *matrices.sections(run),
         Section("Training", charts=tuple(chart for chart in training if chart)),
         proxies.section(run) or Section("Proxies"),
         audit.section(run) or Section("Audit"),

@@ -4,29 +4,26 @@
 
 Attacks the best state of every run by PGD and classifies the images by all runs. Writes
 `report.html`, `figures/`, `transfer.json`, and `transfer.npz` with a verdict per image, into
-`transfer`. --output names another folder; --images sets the number of test images, by default that
-of the first run's own test. Exit status: 0 done, 1 a file cannot be read or written or memory runs
-out, 2 wrong input, 130 stopped by Ctrl-C.
+`transfer`. --output names another folder; a run's page shows the matrix if that is in the run's
+folder. --images sets the number of test images, by default that of the first run's own test. Exit
+status: 0 done, 1 a file cannot be read or written or memory runs out, 2 wrong input, 130 stopped by
+Ctrl-C.
 """
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
-from bat_jax.evaluation.records import Accuracy, Measure
+from bat_jax.evaluation.records import Measure
 from bat_jax.evaluation.transfer import Trained, transfer
+from bat_jax.report import matrices
 from bat_jax.report.command import finish, output_folder
 from bat_jax.report.comparison import different, names_of
-from bat_jax.report.drawing import Figure
-from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.report.style import Chart, fitted
+from bat_jax.report.page import Page, write
 from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -106,10 +103,11 @@ def transfers(
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"ids": test.ids, "labels": test.labels, "clean": clean, "robust": robust}
     write_npz(folder / "transfer.npz", arrays)
-    write_json(folder / "transfer.json", _content(names, measure, clean, robust))
+    matrix = matrices.Matrix.of(names, measure, clean, robust)
+    write_json(folder / "transfer.json", matrix.to_json())
     about = f"{len(test):,} test images of {runs[0].dataset.name}"
     attack = f"{measure.title}, {settings.norm.capitalize()} {settings.epsilon:.4g}"
-    return write(_page(names, places, f"{about}; {attack}.", clean, robust), folder)
+    return write(_page(matrix, places, f"{about}; {attack}."), folder)
 
 
 def _check_alike(places: Sequence[AnyPath], runs: Sequence[Experiment]) -> None:
@@ -130,86 +128,14 @@ def _check_alike(places: Sequence[AnyPath], runs: Sequence[Experiment]) -> None:
                 )
 
 
-def _content(
-    names: Sequence[str],
-    measure: Measure,
-    clean: Bool[np.ndarray, "runs images"],
-    robust: Bool[np.ndarray, "sources targets images"],
-) -> dict[str, Any]:
-    def by_target(rows: Bool[np.ndarray, "targets images"]) -> dict[str, Any]:
-        return {name: Accuracy.of(row).to_json() for name, row in zip(names, rows, strict=True)}
-
-    matrix = {name: by_target(rows) for name, rows in zip(names, robust, strict=True)}
-    return {"clean": by_target(clean), "attack": measure.key, "sources": matrix}
-
-
-def _page(
-    names: Sequence[str],
-    places: Sequence[AnyPath],
-    about: str,
-    clean: Bool[np.ndarray, "runs images"],
-    robust: Bool[np.ndarray, "sources targets images"],
-) -> Page:
-    def row(name: str, verdicts: Bool[np.ndarray, "targets images"]) -> tuple[str, ...]:
-        return (name, *(str(Accuracy.of(one)) for one in verdicts))
-
-    rows = [row("none: clean images", clean)]
-    rows += [row(name, verdicts) for name, verdicts in zip(names, robust, strict=True)]
+def _page(matrix: matrices.Matrix, places: Sequence[AnyPath], about: str) -> Page:
     return Page(
-        title="Transfer: " + ", ".join(names),
+        title="Transfer: " + ", ".join(matrix.names),
         summary=f"{about} The best checkpoint of every run is attacked, and the images are shown to"
         " all.",
-        facts={name: str(place) for name, place in zip(names, places, strict=True)},
-        sections=(
-            Section(
-                "Transfer matrix",
-                (
-                    "A target that is less robust to images made against another run than to those"
-                    " made against itself may mask its gradients: white-box attacks then"
-                    " overestimate its robustness.",
-                ),
-                (
-                    Table(
-                        "Accuracy in percent of the run in the column on images made against the"
-                        f" run in the row; 95 % Wilson intervals, n = {robust.shape[-1]:,}.",
-                        ("made against", *names),
-                        tuple(rows),
-                    ),
-                ),
-                (_chart(names, robust.mean(axis=-1)),),
-            ),
-        ),
+        facts={name: str(place) for name, place in zip(matrix.names, places, strict=True)},
+        sections=(matrices.section(matrix, "Transfer matrix", chart="transfer"),),
         details={},
-    )
-
-
-def _chart(names: Sequence[str], accuracies: np.ndarray) -> Chart:
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.grid(visible=False)
-        shown = axes.imshow(100 * accuracies, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-        ticks = [fitted(name, inches=1.2, size=9.0, lines=2) for name in names]
-        axes.set_xticks(range(len(names)), ticks, rotation=30, ha="right")
-        axes.set_yticks(range(len(names)), ticks)
-        axes.set(xlabel="target", ylabel="made against")
-        for (source, target), value in np.ndenumerate(100 * accuracies):
-            # Not white, which is a colour of the theme.
-            color = "black" if value > 50 else "#fafafa"
-            axes.text(target, source, f"{value:.1f}", ha="center", va="center", color=color)
-        figure.colorbar(shown, label="accuracy (%)")
-
-    numbers = "; ".join(
-        f"made against {source}, {target} {100 * accuracies[i, j]:.1f}"
-        for i, source in enumerate(names)
-        for j, target in enumerate(names)
-    )
-    return Chart(
-        "transfer",
-        "Accuracy on transferred images",
-        f"Matrix of accuracy in percent. {numbers}.",
-        "Rows: the run that the images were made against. Columns: the run that classifies them.",
-        draw,
-        height=1.6 + 0.5 * len(names),
     )
 
 

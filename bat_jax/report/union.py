@@ -3,8 +3,9 @@
 Takes evaluations of one run under different norms or epsilons, such as `runs/NAME` itself and
 `runs/NAME/evaluation-l2-0.5`, and counts a test image as robust only if it withstands the strongest
 attack of each. Leaves out a checkpoint that not all of them attacked. Writes `report.html`,
-`figures/`, `union.json`, and `union.npz` with a verdict per image, into `union` or --output. Exit
-status: 0 done, 1 a file cannot be read or written, 2 a wrong input.
+`figures/`, `union.json`, and `union.npz` with a verdict per image, into `union` or --output. A
+run's page shows the union if that folder is in the run's. Exit status: 0 done, 1 a file cannot be
+read or written, 2 a wrong input.
 """
 
 import sys
@@ -18,12 +19,10 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, EVALUATED, Accuracy
 from bat_jax.evaluation.runs import Run
-from bat_jax.report.charts import bars
 from bat_jax.report.command import finish, output_folder
 from bat_jax.report.comparison import different
-from bat_jax.report.drawing import Figure
-from bat_jax.report.page import Page, Section, Table, write
-from bat_jax.report.style import Chart, fitted, point
+from bat_jax.report.page import Page, write
+from bat_jax.report.unions import Union, section
 from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -32,7 +31,7 @@ from bat_jax.runtime.storage import AnyPath, as_path
 _SHARED = ("model", "objective", "train", "seed")
 
 
-class _Union(NamedTuple):
+class _Verdicts(NamedTuple):
     """The verdicts on one state.
 
     Attributes:
@@ -111,8 +110,10 @@ def union(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
             f"{state}_union": united.union,
         }
     write_npz(folder / "union.npz", arrays)
-    write_json(folder / "union.json", {state: _content(each) for state, each in unions.items()})
-    return write(_page(found, unions), folder)
+    summaries = {state: _summary(united) for state, united in unions.items()}
+    content = {state: summary.to_json() for state, summary in summaries.items()}
+    write_json(folder / "union.json", content)
+    return write(_page(found, summaries), folder)
 
 
 def _common(found: Sequence[Run]) -> list[str]:
@@ -122,10 +123,10 @@ def _common(found: Sequence[Run]) -> list[str]:
 
 def _check_same(first: Run, other: Run, states: Sequence[str]) -> None:
     """Raises UserError if two evaluations are not of the same weights on the same images."""
-    for section in _SHARED:
-        if other.config.get(section) != first.config.get(section):
+    for part in _SHARED:
+        if other.config.get(part) != first.config.get(part):
             raise UserError(
-                f"{other.folder}: its config.{section} differs from that of {first.folder};"
+                f"{other.folder}: its config.{part} differs from that of {first.folder};"
                 " expected evaluations of one run"
             )
     for split in ("train", "test"):
@@ -162,7 +163,7 @@ def _threat(run: Run, state: str) -> str:
     return f"{attack['norm'].capitalize()} {attack['epsilon']:.4g}, {measure.title}"
 
 
-def _of(found: Sequence[Run], state: str) -> _Union:
+def _of(found: Sequence[Run], state: str) -> _Verdicts:
     titles = [_threat(one, state) for one in found]
     for number, title in enumerate(titles):
         if title in titles[:number]:
@@ -172,95 +173,36 @@ def _of(found: Sequence[Run], state: str) -> _Union:
             )
     clean = found[0].examples[f"{state}_{CLEAN.key}"]
     robust = [one.examples[f"{state}_{one.evaluations[state].attack.key}"] for one in found]
-    return _Union(tuple(titles), clean, np.stack(robust) & clean)
+    return _Verdicts(tuple(titles), clean, np.stack(robust) & clean)
 
 
-def _accuracies(found: _Union) -> dict[str, Accuracy]:
-    rows = {"clean": found.clean, **dict(zip(found.titles, found.robust, strict=True))}
-    return {name: Accuracy.of(row) for name, row in {**rows, "union": found.union}.items()}
+def _summary(found: _Verdicts) -> Union:
+    """Returns the accuracies behind the verdicts."""
+    return Union(
+        Accuracy.of(found.clean),
+        {title: Accuracy.of(row) for title, row in zip(found.titles, found.robust, strict=True)},
+        Accuracy.of(found.union),
+        {title: found.only(number) for number, title in enumerate(found.titles)},
+    )
 
 
-def _content(found: _Union) -> Mapping[str, object]:
-    accuracies = {name: one.to_json() for name, one in _accuracies(found).items()}
-    only = {title: found.only(number) for number, title in enumerate(found.titles)}
-    return {
-        "clean": accuracies.pop("clean"),
-        "union": accuracies.pop("union"),
-        "by": accuracies,
-        "broken_by_one_alone": only,
-    }
-
-
-def _page(found: Sequence[Run], unions: Mapping[str, _Union]) -> Page:
-    accuracies = {state: _accuracies(one) for state, one in unions.items()}
-    rows = []
-    for state, by in accuracies.items():
-        titles = unions[state].titles
-        for name, one in by.items():
-            only = str(unions[state].only(titles.index(name))) if name in titles else ""
-            rows.append((f"{state}, {name}", one.percent, one.interval_in_percent, only))
-    state = next(iter(unions))
-    titles = unions[state].titles
+def _page(found: Sequence[Run], unions: Mapping[str, Union]) -> Page:
     text = [
         f"Without the {other} checkpoint, which not every evaluation attacked."
         for other in _common(found)
         if other not in unions
     ]
-    if any(one.evaluations[state].attack != AUTOATTACK for one in found for state in unions):
-        text.append(
-            "Not every threat is AutoAttack: robust accuracy under other attacks does not establish"
-            " robustness."
-        )
+    state, first = next(iter(unions.items()))
     return Page(
         title=f"Union over norms: {found[0].name}",
-        summary=f"The {state} checkpoint withstands all of {'; '.join(titles)} on"
-        f" {accuracies[state]['union'].percent} % of the test images"
-        f" (n = {len(unions[state].clean):,}, 95 % interval"
-        f" {accuracies[state]['union'].interval_in_percent}).",
-        facts={title: str(one.folder) for title, one in zip(titles, found, strict=True)},
+        summary=f"The {state} checkpoint withstands all of {'; '.join(first.by)} on"
+        f" {first.union.percent} % of the test images (n = {first.union.n:,}, 95 % interval"
+        f" {first.union.interval_in_percent}).",
+        facts={title: str(one.folder) for title, one in zip(first.by, found, strict=True)},
         sections=(
-            Section(
-                "Accuracy under each threat and under all",
-                tuple(text),
-                (
-                    Table(
-                        "Accuracy in percent; 95 % Wilson intervals. Alone: images that this threat"
-                        " breaks and no other.",
-                        ("checkpoint, threat", "%", "95 % interval", "alone"),
-                        tuple(rows),
-                    ),
-                ),
-                (_chart(state, accuracies[state]),),
-            ),
+            section(unions, "Accuracy under each threat and under all", text, chart="union"),
         ),
         details={},
-    )
-
-
-def _chart(state: str, accuracies: Mapping[str, Accuracy]) -> Chart:
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, one in enumerate(accuracies.values()):
-            axes.errorbar(
-                100 * one.accuracy,
-                number,
-                xerr=bars(one),
-                **point(number),
-                capsize=2,
-                linestyle="none",
-            )
-        ticks = [fitted(name, inches=1.6, size=9.0, lines=2) for name in accuracies]
-        axes.set_yticks(range(len(ticks)), ticks)
-        axes.set(xlabel="accuracy (%)", xlim=(-1, 101), ylim=(len(ticks) - 0.5, -0.5))
-
-    numbers = "; ".join(f"{name}: {one}" for name, one in accuracies.items())
-    return Chart(
-        "union",
-        "Accuracy under each threat and under all",
-        f"Dot plot of accuracy in percent. {numbers}.",
-        f"Checkpoint: {state}. Bars are 95 % Wilson intervals.",
-        draw,
-        height=1.4 + 0.35 * len(accuracies),
     )
 
 

@@ -30,6 +30,16 @@ def reference():
         return dict(archive)
 
 
+def golden(*names):
+    """Returns arrays of the reference; skips the test if its file was made without them."""
+    missing = [name for name in names if name not in reference()]
+    if missing:
+        pytest.skip(
+            f"{REFERENCE.name} has no {', '.join(missing)}; run make_autoattack_versions.py"
+        )
+    return [reference()[name] for name in names]
+
+
 def withstood(name, norm, epsilon, version="standard"):
     """Returns which images of the problem withstand one attack."""
     return autoattack(
@@ -45,15 +55,18 @@ def withstood(name, norm, epsilon, version="standard"):
 
 
 @pytest.mark.slow
-def test_l1_leaves_the_images_that_the_reference_leaves():
-    found = {name: withstood(name, "l1", L1) for name in STANDARD}
-    theirs = {name: reference()[f"standard/l1/{name}"] for name in STANDARD}
+@pytest.mark.parametrize(("version", "attacks"), [("standard", STANDARD), ("plus", PLUS)])
+def test_l1_leaves_the_images_that_the_reference_leaves(version, attacks):
+    arrays = golden(*(f"{version}/l1/{name}" for name in attacks))
+    theirs = dict(zip(attacks, arrays, strict=True))
+    found = {name: withstood(name, "l1", L1, version) for name in attacks}
     found["all"] = np.all([*found.values()], axis=0)
     theirs["all"] = np.all([one[:1] for one in theirs.values()], axis=0)
     for name, robust in found.items():
         expected, *others = theirs[name]
         equal, own = (robust == expected).mean(), [(one == expected).mean() for one in others]
-        print(f"l1 {name}: {robust.sum()}, {theirs[name].sum(axis=1)}; equal {equal}, seeds {own}")
+        counts = f"{robust.sum()}, {theirs[name].sum(axis=1)}"
+        print(f"l1 {version} {name}: {counts}; equal {equal}, seeds {own}")
         # Its own seeds differ; no more images are left than by the worst of them, but for two.
         assert robust.sum() <= theirs[name].sum(axis=1).max() + 2
         assert equal >= min([0.98, *own]) - 0.02
@@ -75,7 +88,9 @@ def test_plus_leaves_the_images_that_the_reference_leaves(norm):
 
 
 @pytest.mark.slow
-def test_rand_is_no_weaker_than_the_reference():
+@pytest.mark.parametrize(("norm", "prefix"), [("linf", "rand"), ("l2", "rand/l2")])
+def test_rand_is_no_weaker_than_the_reference(norm, prefix):
+    standing, right, right_clean = golden(f"{prefix}/robust", f"{prefix}/right", "rand/clean")
     logits_fn, images, labels = problem("adversarial", 100)
 
     def noisy(x, key):
@@ -95,19 +110,19 @@ def test_rand_is_no_weaker_than_the_reference():
             images,
             labels,
             jax.random.key(seed),
-            epsilon=EPSILON["linf"],
+            epsilon=EPSILON[norm],
+            norm=norm,
             version="rand",
             batch_size=104,
         )
         found.append(np.asarray(shares(result.adversarial, jax.random.key(100 + seed))))
         robust.append(result.robust)
     clean = np.asarray(shares(images, jax.random.key(99)))
-    theirs = reference()["rand/right"] / DRAWS
-    print(f"clean: {clean.mean():.4f} {reference()['rand/clean'].mean() / DRAWS:.4f}")
-    print(f"robust: {np.mean(robust, axis=1)} {reference()['rand/robust'].mean(axis=1)}")
+    theirs, expected = right / DRAWS, right_clean / DRAWS
+    print(f"{norm} clean: {clean.mean():.4f} {expected.mean():.4f}")
+    print(f"robust: {np.mean(robust, axis=1)} {standing.mean(axis=1)}")
     print(f"right in further draws: {np.mean(found, axis=1)} {theirs.mean(axis=1)}")
     # The noise gives both sides the same probabilities on clean images.
-    expected = reference()["rand/clean"] / DRAWS
     assert abs(clean - expected).max() < 0.2
     assert abs(clean.mean() - expected.mean()) < 0.02
     # The image that is returned, or the clean one, is classified correctly no more often.

@@ -43,11 +43,16 @@ CASES = {
         *("preact_resnet18", 2, 32, 3, "cifar"),
         {"shortcut": "raw"},
     ),
+    "preact_resnet18 without bn, with activated shortcuts": (
+        *("preact_resnet18", 2, 32, 3, "cifar"),
+        {"shortcut": "activated", "final_norm": False},
+    ),
     "resnet50": ("resnet50", 2, 32, 3, "cifar"),
     "wide_resnet16_3": ("wide_resnet", 4, 32, 3, "cifar", {"depth": 16, "widening": 3}),
     "dm_wide_resnet16_3": ("dm_wide_resnet", 4, 32, 3, "cifar", {"depth": 16, "widening": 3}),
     "dm_wide_resnet10_1": ("dm_wide_resnet", 4, 32, 3, "cifar", {"depth": 10, "widening": 1}),
     "dm_preact_resnet18": ("dm_preact_resnet18", 4, 32, 3, "cifar"),
+    "dm_preact_resnet34": ("dm_preact_resnet", 2, 32, 3, "cifar", {"depth": 34}),
 }
 
 

@@ -25,8 +25,18 @@ from tests.golden import interop_draws
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "interop.json").read_text())
 NUM_CLASSES = 10
 # Each takes a second or more; the other cases cover the same blocks.
-SLOW = ("preact_resnet18 with raw shortcuts", "wide_resnet16_3", "dm_wide_resnet16_3")
-SLOW_EXPORTS = (*SLOW, "preact_resnet18 without bn", "resnet50")
+SLOW = (
+    "preact_resnet18 with raw shortcuts",
+    "wide_resnet16_3",
+    "dm_wide_resnet16_3",
+    "dm_preact_resnet34",
+)
+SLOW_EXPORTS = (
+    *SLOW,
+    "preact_resnet18 without bn",
+    "preact_resnet18 without bn, with activated shortcuts",
+    "resnet50",
+)
 
 
 def cases(*slow):

@@ -9,6 +9,8 @@ from bat_jax import models
 from bat_jax.errors import UserError
 from bat_jax.kernels.convolution import CONVOLUTIONS
 from bat_jax.models.layers import same_padding
+from bat_jax.training.building import build
+from tests.training.conftest import tiny
 
 RGB, GRAY = (32, 32, 3), (28, 28, 1)
 
@@ -132,6 +134,30 @@ def test_networks_of_deepmind_pad_strided_convolutions_at_the_end_of_even_sides(
     model = models.create("dm_wide_resnet", 3, depth=10, widening=1, width=2, activation="relu")
     assert model.activation is jax.nn.silu
     assert shapes(model, (9, 10, 3))["params"]["head"]["kernel"].shape == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("dm_wide_resnet", {"model.depth": 10, "model.widening": 1}),
+        ("dm_preact_resnet", {"model.depth": 10}),
+    ],
+)
+def test_a_training_step_moves_every_parameter_of_the_networks_of_deepmind(name, sizes):
+    fields = {"model.name": name, "model.width": 1, "model.resize": 16, **sizes}
+    experiment = build(tiny("pgd_at", **fields, **{"train.batch_size": 8, "attack.num_steps": 1}))
+    before = experiment.initial_state()
+    parameters = jax.device_get(before.variables["params"])
+    order = experiment.order(0, 0)
+    after, metrics = experiment.train_step(
+        before, experiment.train_data(), order, experiment.root()
+    )
+    assert np.isfinite(metrics["loss"])
+    for old, new in zip(
+        jax.tree.leaves(parameters), jax.tree.leaves(after.variables["params"]), strict=True
+    ):
+        assert np.all(np.isfinite(new))
+        assert np.any(old != new)
 
 
 def test_training_mode_updates_statistics_and_evaluation_mode_does_not():

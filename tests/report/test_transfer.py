@@ -1,10 +1,16 @@
 """The transfer matrix: its diagonal is each run's own result, and wrong runs are refused."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from bat_jax.errors import UserError
+from bat_jax.evaluation import read
+from bat_jax.evaluation.records import Accuracy
+from bat_jax.report import matrices, report
 from bat_jax.report.transfer import main
 from bat_jax.runtime.files import write_json
 
@@ -46,6 +52,38 @@ def test_the_page_and_the_file_have_every_accuracy_with_n_and_interval(runs, mat
             assert found["n"] == 449
             assert f"{100 * found['accuracy']:.1f} (" in page
     assert (folder / "figures" / "transfer.png").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_of_a_run_has_the_matrix_in_its_folder(runs, matrix, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run, ignore=shutil.ignore_patterns("checkpoints", "figures"))
+    shutil.copytree(matrix[0], run / "transfer")
+    page = report(run).read_text()
+    assert "<h2>Transfer between runs</h2>" in page
+    assert "From transfer/transfer.json in the run&#39;s folder." in page
+    assert "made against the run in the row by PGD-2; 95 % Wilson intervals, n = 449." in page
+    content = json.loads((matrix[0] / "transfer.json").read_bytes())
+    for name, by_target in content["sources"].items():
+        row = "".join(f"<td>{Accuracy.from_json(one)}</td>" for one in by_target.values())
+        assert f'<th scope="row">{name}</th>{row}</tr>' in page
+
+
+def test_a_damaged_matrix_is_named(runs, matrix, tmp_path):
+    run = dataclasses.replace(read(runs[1]), folder=tmp_path)
+    assert not matrices.sections(run)
+    path = tmp_path / "transfer" / "transfer.json"
+    path.parent.mkdir()
+    content = json.loads((matrix[0] / "transfer.json").read_bytes())
+    one = {"bat": content["clean"]["bat"]}
+    for change, words in (
+        ({"attack": "fgsm"}, "attack is 'fgsm'; expected a PGD, such as pgd20"),
+        ({"clean": one}, r"clean has 1 run\(s\); expected two or more"),
+        ({"sources": {"bat": one}}, r"has no pgd_at in sources\.bat; expected one"),
+    ):
+        write_json(path, content | change)
+        with pytest.raises(UserError, match=rf"transfer/transfer\.json: {words}"):
+            matrices.sections(run)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,5 +1,6 @@
 """The union over norms: an image must withstand every threat, of one and the same run."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 
 from bat_jax import config as configs
+from bat_jax.errors import UserError
+from bat_jax.evaluation import read
 from bat_jax.evaluation.records import Accuracy
 from bat_jax.jobs import evaluate_run
+from bat_jax.report import report, unions
 from bat_jax.report.union import main
 from bat_jax.runtime.files import write_json, write_npz
 
@@ -76,6 +80,50 @@ def test_the_files_have_the_union_and_each_norm_beside_it(united):
     assert f"{100 * low:.1f} to {100 * high:.1f}" in page
     assert "does not establish robustness" in page
     assert (folder / "figures" / "union.png").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_of_the_run_has_its_union(runs, united, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run, ignore=shutil.ignore_patterns("checkpoints", "figures"))
+    shutil.copytree(united[0], run / "union")
+    page = report(run).read_text()
+    assert "<h2>Union over norms</h2>" in page
+    assert "From union/union.json in the run&#39;s folder." in page
+    assert 'id="union_0"' in page
+    content = json.loads((united[0] / "union.json").read_bytes())
+    for state, found in content.items():
+        for title, one in found["by"].items():
+            accuracy = Accuracy.from_json(one)
+            cells = (accuracy.percent, accuracy.interval_in_percent)
+            alone = found["broken_by_one_alone"][title]
+            row = "".join(f"<td>{cell}</td>" for cell in (*cells, alone))
+            assert f'<th scope="row">{state}, {title}</th>{row}</tr>' in page
+
+
+def test_unions_are_found_within_the_run_and_its_evaluations(runs, united, tmp_path):
+    run = dataclasses.replace(read(runs[1]), folder=tmp_path)
+    assert not unions.sections(run)
+    places = ("union", "evaluation-l2-0.5", "evaluation-l2-0.5/of-three")
+    for place in places:
+        (tmp_path / place).mkdir()
+        shutil.copy(united[0] / "union.json", tmp_path / place)
+    (tmp_path / "union" / "far" / "off").mkdir(parents=True)
+    shutil.copy(united[0] / "union.json", tmp_path / "union" / "far" / "off")
+    found = unions.sections(run)
+    assert {one.text[0].split()[1] for one in found} == {f"{one}/union.json" for one in places}
+    assert len({one.charts[0].name for one in found}) == 3
+    path = tmp_path / "union" / "union.json"
+    content = json.loads(path.read_bytes())
+    del content["best"]["broken_by_one_alone"]["L2 0.5, PGD-2"]
+    for wrong, words in (
+        (content, r"has no L2 0\.5, PGD-2 in best\.broken_by_one_alone; expected one"),
+        ({}, "has no best or last or weights; expected one of them"),
+        ({"middle": {}}, "has 'middle'; expected best or last or weights"),
+    ):
+        write_json(path, wrong)
+        with pytest.raises(UserError, match=rf"union/union\.json: .*{words}"):
+            unions.sections(run)
 
 
 def test_evaluations_that_do_not_belong_together_are_refused(runs, evaluations, tmp_path, capsys):
