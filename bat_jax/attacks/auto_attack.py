@@ -140,7 +140,7 @@ def autoattack(
         or fitting_batch(logits_fn, host_images.shape[1:], devices, key_impl)
     )
     engine = Engine(logits_fn, batch_size=batch_size, loop=loop, devices=devices, key_impl=key_impl)
-    classes = None if target_classes is None else tuple(target_classes)
+    classes = None if target_classes is None else chosen_classes.given(target_classes)
     judge = Judge(engine, host_labels, image_keys, None if eot is None else draws, classes)
     logits, is_correct = judge(host_images, np.arange(len(host_labels)), 0)
     num_classes = logits.shape[1]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from bat_jax.attacks import geometry, single
+from bat_jax.attacks import checks, geometry, single
 from bat_jax.attacks.auto_pgd_l1 import ApgdL1
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn
@@ -226,6 +226,7 @@ def apgd(
     """
     if loss not in ("cross_entropy", "dlr"):
         raise UserError(f"apgd: loss is {loss!r}; expected cross_entropy or dlr")
+    checks.whole("num_iterations", num_iterations, 0)
     return single.run(
         lambda radius: create(radius, norm, loss, num_iterations, rho),
         logits_fn,
@@ -275,6 +276,8 @@ def apgd_targeted(
     Raises:
       UserError: images, labels or logits that are not as described.
     """
+    checks.whole("num_iterations", num_iterations, 0)
+    checks.whole("num_targets", num_targets, 1)
     return single.run(
         lambda radius: create(radius, norm, "targeted_dlr", num_iterations, rho),
         logits_fn,

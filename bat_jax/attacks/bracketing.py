@@ -38,6 +38,7 @@ class MinimalNorms:
       fab: the distance of the nearest one that FAB-T found, at any distance, infinite if it found
         none; None if FAB-T was not run.
       clean: whether the image is classified correctly before any attack.
+      attacks: those that the number of classes allows, in order.
     """
 
     epsilons: tuple[float, ...]
@@ -45,6 +46,7 @@ class MinimalNorms:
     upper: Float[np.ndarray, " images"]
     fab: Float[np.ndarray, " images"] | None
     clean: Bool[np.ndarray, " images"]
+    attacks: tuple[str, ...]
     _adversarial: HostImages | None = dataclasses.field(repr=False)
 
     @property
@@ -165,7 +167,9 @@ def minimal_norms(
         upper=brackets.distance,
         fab=brackets.fab if "fab-t" in names else None,
         clean=is_correct,
-        _adversarial=brackets.adversarial,
+        attacks=tuple(names),
+        # The caller's own: later calls with the same path write to the file.
+        _adversarial=None if brackets.adversarial is None else np.array(brackets.adversarial),
     )
 
 

@@ -1,8 +1,8 @@
 """Input checks and warnings of attacks.
 
 The warnings are those of Croce & Hein's implementation, for defences that its attacks do not
-measure well, plus four: NaN logits, non-finite gradients, a ball larger than the box, and a PGD
-evaluation that AutoAttack contradicts.
+measure well, plus five: NaN logits, non-finite gradients, a ball larger than the box, a PGD
+evaluation that AutoAttack contradicts, and a search in another function than the verdicts.
 """
 
 import inspect
@@ -50,6 +50,12 @@ def inputs(
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size: {batch_size}; expected 1 or more")
     return images, labels.astype(np.int32)
+
+
+def whole(name: str, value: int, least: int) -> None:
+    """Raises a UserError unless a number is whole and at least some other."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}: {value!r}; expected a whole number, {least} or more")
 
 
 def if_concrete(array: Shaped[Array | np.ndarray, "..."]) -> np.ndarray | None:

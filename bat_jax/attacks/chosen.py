@@ -67,6 +67,20 @@ def strongest(
     return np.where(has_one, order, order[:, :1]).astype(np.int32)
 
 
+def given(target_classes: Sequence[int]) -> tuple[int, ...]:
+    """Returns the classes that a caller names.
+
+    Raises:
+      UserError: they are no sequence.
+    """
+    try:
+        return tuple(target_classes)
+    except TypeError:
+        raise UserError(
+            f"target_classes: {target_classes!r}; expected several classes, such as (3, 5)"
+        ) from None
+
+
 def check(
     classes: tuple[int, ...],
     labels: Int[np.ndarray, " images"],

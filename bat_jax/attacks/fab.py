@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bat_jax.attacks import geometry, inner_losses, single
+from bat_jax.attacks import checks, geometry, inner_losses, single
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.draws import Purpose
@@ -298,6 +298,8 @@ def fab_targeted(
     Raises:
       UserError: images, labels or logits that are not as described.
     """
+    checks.whole("num_iterations", num_iterations, 0)
+    checks.whole("num_targets", num_targets, 1)
     return single.run(
         lambda radius: FabTargeted(radius, norm, num_iterations),
         logits_fn,

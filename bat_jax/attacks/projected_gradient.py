@@ -246,12 +246,12 @@ class _Bounds(NamedTuple):
 
 def _radii(
     epsilon: GivenRadius, norm: str, num_images: int
-) -> tuple[float, Float[Array, " batch"] | None]:
-    """Returns epsilon, and a factor of it for every image, checked where its values are known."""
-    if np.ndim(epsilon) == 0:
-        return float(epsilon), None
+) -> tuple[float, Float[Array, ""] | Float[Array, " batch"] | None]:
+    """Returns epsilon, and a factor of it, checked where its values are known."""
     if isinstance(epsilon, jax.core.Tracer):
         return 1.0, jnp.asarray(epsilon, jnp.float32)
+    if np.ndim(epsilon) == 0:
+        return float(epsilon), None
     one, scale = checks.radii(epsilon, norm, num_images, norms=_NORMS)
     return one, jnp.asarray(scale)
 

@@ -111,7 +111,8 @@ def result_of(
         draws=draws,
         eot=eot,
         target_classes=classes,
-        _adversarial=verdicts.adversarial,
+        # The caller's own: later calls with the same path write to the file.
+        _adversarial=None if verdicts.adversarial is None else np.array(verdicts.adversarial),
     )
 
 

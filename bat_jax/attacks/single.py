@@ -36,6 +36,7 @@ def run(
     `create` returns the attack in balls of a radius.
     With `num_targets` above 0, attacks towards that many of the highest-scoring wrong classes.
     """
+    checks.whole("batch_size", batch_size, 1)
     host_images, host_labels = checks.inputs(images, labels, batch_size)
     radius, scale = checks.radii(epsilon, norm, len(host_labels))
     attack = create(radius)
@@ -46,7 +47,7 @@ def run(
     checks.enough_classes(type(attack).__name__, attack.min_classes, logits.shape[1])
     targets = strongest(logits, num_targets) if num_targets else host_labels[:, None]
     if target_classes is not None:
-        classes = tuple(target_classes)
+        classes = chosen.given(target_classes)
         chosen.check(classes, host_labels, logits.shape[1])
         targets = chosen.strongest(logits, host_labels, classes, num_targets)
         attack = chosen.Reaching(attack, classes)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from bat_jax.attacks import geometry, inner_losses, single, square_l1
+from bat_jax.attacks import checks, geometry, inner_losses, single, square_l1
 from bat_jax.attacks.checks import GivenImages, GivenLabels, GivenRadius
 from bat_jax.attacks.classifier import Images, LogitsFn, correct
 from bat_jax.attacks.draws import Purpose
@@ -24,7 +24,7 @@ from bat_jax.attacks.windows import OneRadius, Pixels, between, exchange, window
 from bat_jax.keys import GivenKey
 
 # After how many queries the fraction p of pixels that a square covers is halved.
-_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # How many queries to search for one that changes the image. In L1, nearly every query does.
 _LOOK_AHEAD = {"linf": 3, "l2": 3, "l1": 1}
 # The L2 attack starts from a grid with this many tiles per side.
@@ -319,6 +319,7 @@ def square(
     Raises:
       UserError: images, labels or logits that are not as described.
     """
+    checks.whole("num_queries", num_queries, 0)
     return single.run(
         lambda radius: Square(radius, norm, num_queries, p),
         logits_fn,

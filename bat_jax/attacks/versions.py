@@ -103,7 +103,15 @@ def starts(
                 f"restarts: {count} of {name}; expected 1 or more, of the attacks to run:"
                 f" {', '.join(attacks)}"
             )
-    return dict.fromkeys(get_args(Name), 1) | dict(of_version) | dict(chosen)
+    if "fab-t" in chosen:
+        raise UserError(
+            "restarts: fab-t has no random start; expected other attacks, such as fab, whose"
+            " restarts are random"
+        )
+    counts = dict.fromkeys(get_args(Name), 1) | dict(of_version) | dict(chosen)
+    if "apgd-dlr" not in attacks:  # With three classes, it replaces apgd-t.
+        counts["apgd-dlr"] = counts["apgd-t"]
+    return counts
 
 
 def rounds(
@@ -143,9 +151,11 @@ def create(
     eot: int | None = None,
     count: int = 1,
 ) -> Attack:
-    """Returns an attack with the settings of a version; in L1, only the standard has stages.
+    """Returns an attack with the settings of a version.
 
-    With an `eot`, the attack itself starts `count` times; else `rounds` restarts it.
+    With an `eot`, the attack itself starts `count` times; else `rounds` restarts it. In L1, the
+    standard version has stages, unless draws choose the best of all iterates, also of those beyond
+    epsilon.
     """
     if name == "fab-t":
         return FabTargeted(epsilon, norm)
@@ -154,7 +164,8 @@ def create(
     if name == "square":
         return Square(epsilon, norm)
     loss = _APGD_LOSSES[name]
-    attack = auto_pgd.create(epsilon, norm, loss, in_stages=version == "standard")
+    in_stages = version == "standard" and eot is None
+    attack = auto_pgd.create(epsilon, norm, loss, in_stages=in_stages)
     return attack if eot is None else Expectation(attack, eot, count)
 
 

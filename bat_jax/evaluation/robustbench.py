@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bat_jax.attacks.versions import STANDARD
+from bat_jax.data.corruptions import NAMES
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, WEIGHTS, Evaluation, evaluations
 
 # The norms of RobustBench's threat models.
@@ -47,6 +48,7 @@ def files(
             evaluation,
             dataset=dataset,
             architecture=architecture,
+            norm=norm,
             epsilon=epsilon,
             attacks=attacks,
             images=images,
@@ -63,18 +65,21 @@ def model_info(
     *,
     dataset: str,
     architecture: str,
+    norm: str,
     epsilon: float,
     attacks: Sequence[str],
     images: int,
 ) -> dict[str, Any]:
     """Returns the content of a `model_info` file; what an evaluation does not know is None.
 
-    `autoattack_acc` is known if the standard attacks were run on all of the test images.
+    `autoattack_acc` is known if the standard attacks were run on all of the test images, and
+    `corruptions_acc` is there if all 15 published corruptions were.
 
     Args:
       evaluation: of the model's weights.
       dataset: the name of the data set.
       architecture: as RobustBench writes it, `WideResNet-28-10`.
+      norm: of the attacks.
       epsilon: of the attacks.
       attacks: of AutoAttack, in order.
       images: the number of images of the whole test set.
@@ -82,7 +87,8 @@ def model_info(
     clean = evaluation.all[CLEAN]
     robust = evaluation.all.get(AUTOATTACK)
     corruptions = {}
-    if evaluation.corrupted is not None:
+    # Their mean is defined over all kinds.
+    if evaluation.corrupted is not None and set(evaluation.corrupted.by) == set(NAMES):
         corruptions = {"corruptions_acc": _percent(evaluation.corrupted.mean.accuracy)}
     # A data set of few classes excludes attacks that were named.
     ran = tuple(evaluation.broken_by or attacks)
@@ -96,7 +102,7 @@ def model_info(
         "number_forward_passes": 1,
         "dataset": dataset,
         "architecture": architecture,
-        "eps": epsilon_text(epsilon),
+        "eps": epsilon_text(epsilon, norm),
         "clean_acc": _percent(clean.accuracy),
         "reported": None,
         "autoattack_acc": _percent(robust.accuracy) if robust and is_standard else None,
@@ -105,10 +111,11 @@ def model_info(
     }
 
 
-def epsilon_text(epsilon: float) -> str:
-    """Returns an epsilon as RobustBench writes it: `8/255`, `0.031`, `0.5`."""
+def epsilon_text(epsilon: float, norm: str) -> str:
+    """Returns an epsilon as RobustBench writes it: `8/255` in Linf, `0.5` in L2."""
     levels = round(255 * epsilon)
-    return f"{levels}/255" if abs(255 * epsilon - levels) < 1e-4 else f"{epsilon:g}"
+    is_level = norm == "linf" and abs(255 * epsilon - levels) < 1e-4
+    return f"{levels}/255" if is_level else f"{epsilon:g}"
 
 
 def architecture_text(name: str, *, depth: int | None, widening: int | None) -> str:

@@ -1,8 +1,10 @@
 """Evaluates the weights in a safetensors file, such as those of a published checkpoint."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
@@ -59,6 +61,9 @@ def evaluate_weights(
             if hasattr(model, name) and name in settings.model:
                 settings.model[name] = getattr(model, name)
         experiment = build(settings, model=model, dataset=dataset, trains=False)
+        # Nobody knows which images the weights were trained on: any may make a test image atypical.
+        held_out = np.union1d(experiment.left_out, experiment.validation.ids)
+        experiment = dataclasses.replace(experiment, left_out=held_out)
     if workdir is None:
         of_attack = f"{settings.attack.norm}-{settings.attack.epsilon:.4g}"
         workdir = as_path("runs") / f"{path.stem}-{of_attack}"

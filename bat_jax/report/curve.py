@@ -141,14 +141,14 @@ def curve(
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_npz(folder / "curve.npz", _arrays(test, found))
-    points = Curve.of(found, state=state, norm=norm, attacks=tuple(attacks))
+    points = Curve.of(found, state=state, norm=norm, attacks=found.attacks)
     write_json(folder / "curve.json", points.to_json())
     facts = {
         "Run": str(place),
         "Checkpoint": state,
         "Test images": f"{len(test):,} of {experiment.dataset.name}",
         "Norm": norm.capitalize(),
-        "Attacks": ", ".join(attacks),
+        "Attacks": ", ".join(found.attacks),
     }
     return write(_page(place.resolve().name, facts, found, points), folder)
 

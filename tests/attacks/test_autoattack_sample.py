@@ -174,10 +174,13 @@ def test_a_later_call_continues_to_the_exact_verdict(problem, exact, sampled, at
     path, other = tmp_path / "sampled.npz", tmp_path / "exact.npz"
     first = run(arguments, tolerance=TOLERANCE, path=path)
     assert first.sample.drawn == sampled.sample.drawn
+    kept = first.adversarial.copy()
     narrower = run(arguments, tolerance=TOLERANCE / 2, path=path)
     assert narrower.sample is None or narrower.sample.drawn > first.sample.drawn
     last = run(arguments, path=path)
     assert last.sample is None
+    # What an earlier call returned is the caller's own.
+    np.testing.assert_array_equal(first.adversarial, kept)
     assert last.interval == exact.interval
     np.testing.assert_array_equal(last.adversarial != exact.adversarial, False)
     # Every image that stood was attacked, and once.

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.attacks import MinimalNorms, autoattack, geometry, minimal_norms
+from bat_jax.attacks import (
+    MinimalNorms,
+    RobustnessWarning,
+    autoattack,
+    geometry,
+    minimal_norms,
+)
 from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.protocol import Outcome
 from bat_jax.errors import UserError
@@ -240,6 +246,15 @@ def test_bad_radii_are_reported(tiny, epsilons, words):
         minimal_norms(lambda x: x, images, labels, KEY, epsilons=epsilons)
 
 
+def test_the_attacks_are_those_that_the_classes_allow():
+    logits_fn, _, images, labels = linear.problem(count=2, classes=3)
+    with pytest.warns(RobustnessWarning, match="apgd-dlr"):
+        found = minimal_norms(
+            logits_fn, images, labels, KEY, epsilons=(0.01,), attacks=("apgd-t",), batch_size=2
+        )
+    assert found.attacks == ("apgd-dlr",)
+
+
 class StoppedError(Exception):
     """Stops a search from outside."""
 
@@ -373,7 +388,13 @@ def test_nothing_is_said_of_a_larger_radius(found):
 def test_a_nearer_image_counts_at_smaller_radii():
     upper = np.array([0.04, math.inf])
     found = MinimalNorms(
-        (0.05, 0.1), np.array([0.0, 0.1]), upper, None, np.ones(2, bool), np.zeros((2, 1, 1, 1))
+        epsilons=(0.05, 0.1),
+        lower=np.array([0.0, 0.1]),
+        upper=upper,
+        fab=None,
+        clean=np.ones(2, bool),
+        attacks=("apgd-ce",),
+        _adversarial=np.zeros((2, 1, 1, 1)),
     )
     np.testing.assert_array_equal(found.robust(0.05), [False, True])
     np.testing.assert_array_equal(found.robust(0.03), [True, True])

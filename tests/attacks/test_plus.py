@@ -80,6 +80,18 @@ def test_fab_starts_at_the_image_and_then_half_of_epsilon_away(problem, norm):
     np.testing.assert_array_equal(state.adversarial, images)
 
 
+def test_an_attack_without_a_random_start_has_no_restarts():
+    with pytest.raises(UserError, match="restarts: fab-t has no random start"):
+        versions.starts("standard", "linf", {"fab-t": 2}, versions.STANDARD)
+
+
+def test_what_replaces_an_attack_starts_as_often():
+    counts = versions.starts("standard", "linf", {"apgd-t": 3}, versions.STANDARD)
+    assert counts["apgd-dlr"] == 3
+    both = versions.starts("standard", "linf", {"apgd-t": 3}, ("apgd-dlr", "apgd-t"))
+    assert both["apgd-dlr"] == 1
+
+
 @pytest.mark.parametrize("restarts", [{"fab": 2}, {"apgd-ce": 0}])
 def test_restarts_are_of_attacks_that_run(problem, restarts):
     logits_fn, _, images, labels = problem

@@ -68,6 +68,16 @@ def test_every_image_has_the_attack_of_its_own_radius(name, norm):
     assert not geometry.within(found, images, 0.9 * small, norm).all()
 
 
+def test_a_radius_for_all_may_be_traced():
+    logits_fn, images, labels = problem()
+    settings = {"step_size": 0.02, "num_steps": 3}
+
+    def attack(epsilon):
+        return attacks.pgd(logits_fn, images, labels, KEY, epsilon=epsilon, **settings)
+
+    np.testing.assert_allclose(jax.jit(attack)(0.0625), attack(0.0625), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("epsilon", "words"),
     [

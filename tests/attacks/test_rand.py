@@ -199,6 +199,24 @@ def test_starts_are_in_the_attack_on_a_randomised_model(
     assert seen == [(steps, rounds)]
 
 
+def test_draws_in_l1_attack_within_epsilon_throughout():
+    assert versions.create("apgd-ce", 1.0, "l1").in_stages
+    assert not versions.create("apgd-ce", 1.0, "l1", eot=2).attack.in_stages
+    plain, _, images, labels = linear.problem(count=8, classes=2)
+    found = autoattack(
+        lambda x, key: plain(x),
+        images,
+        labels,
+        jax.random.key(0),
+        norm="l1",
+        epsilon=12.0,
+        eot=1,
+        draws=1,
+        attacks=ATTACKS[:1],
+    )
+    assert not found.robust.any()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

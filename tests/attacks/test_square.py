@@ -30,6 +30,8 @@ def test_window_sides_follow_the_schedule():
     assert sides[12] == sides[51] == 18
     assert sides[52] == sides[201] == 13
     assert sides[4002] == sides[5000] == 2
+    longer = Square(epsilon=0.1, norm="linf", num_queries=10000)._sides(224, 224)
+    assert [longer[step] for step in (6001, 6002, 8002)] == [18, 13, 9]
     assert (Square(epsilon=0.1, norm="l2")._sides(28, 28)[1:] % 2 == 1).all()
 
 

@@ -12,12 +12,14 @@ from bat_jax import config as configs
 from bat_jax import data, models
 from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.protocol import Outcome
+from bat_jax.data import corruptions
 from bat_jax.data.corruptions.__main__ import make
 from bat_jax.errors import UserError
 from bat_jax.evaluation import robustbench, runs
 from bat_jax.evaluation.records import Evaluation, table
 from bat_jax.interop import export_weights, import_weights
 from bat_jax.jobs import evaluate_weights
+from bat_jax.jobs import weights as jobs_weights
 from bat_jax.jobs.weights import _fit_training_images
 from bat_jax.report import single
 
@@ -104,9 +106,22 @@ def test_results_are_also_in_the_form_of_robustbench(evaluated):
         "eps": "8/255",
         "clean_acc": accuracy,
         "autoattack_acc": accuracy,
-        "corruptions_acc": f"{100 * results['weights']['corruptions']['mean']['accuracy']:.2f}",
         "footnote": "On 48 of 449 test images.",
     }
+
+
+def test_any_training_image_may_make_a_test_image_atypical(weights, tmp_path, monkeypatch):
+    given = []
+
+    def seen(experiment, states, workdir, *, seconds):
+        given.append(experiment)
+        return {}
+
+    monkeypatch.setattr(jobs_weights, "evaluate", seen)
+    evaluate_weights(evaluation(weights[0]), tmp_path / "run")
+    (experiment,) = given
+    ids = np.union1d(experiment.train.ids, experiment.left_out)
+    np.testing.assert_array_equal(ids, np.sort(data.load("digits").train.ids))
 
 
 def test_corrupted_images_are_classified_by_corruption_and_severity(weights, evaluated):
@@ -137,15 +152,22 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     accuracy = {"accuracy": 0.123456, "n": 3, "interval": [0, 1]}
     found = Evaluation.from_json({"test": {"clean": accuracy, "autoattack": accuracy}})
 
-    def info(attacks, epsilon=0.031):
+    def info(attacks, epsilon=0.031, norm="linf"):
         return robustbench.model_info(
-            found, dataset="", architecture="", epsilon=epsilon, attacks=attacks, images=3
+            found,
+            dataset="",
+            architecture="",
+            norm=norm,
+            epsilon=epsilon,
+            attacks=attacks,
+            images=3,
         )
 
     assert info(robustbench.STANDARD)["autoattack_acc"] == "12.35"
     assert info(robustbench.STANDARD)["footnote"] is None
     assert info(("apgd-ce",))["autoattack_acc"] is None
     assert [info((), e)["eps"] for e in (8 / 255, 0.031, 0.5)] == ["8/255", "0.031", "0.5"]
+    assert info((), 1.0, "l2")["eps"] == "1"
     names = [
         robustbench.architecture_text(name, depth=depth, widening=widening)
         for name, depth, widening in (
@@ -158,6 +180,22 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     assert names == ["WideResNet-70-16", "ResNet-50", "PreActResNet-18", "mypkg.resnet:create"]
 
 
+@pytest.mark.parametrize(("names", "is_whole"), [(corruptions.NAMES, True), (("fog",), False)])
+def test_the_accuracy_on_corruptions_is_that_of_all_kinds(names, is_whole):
+    accuracy = {"accuracy": 0.5, "n": 3, "interval": [0, 1]}
+    levels = {**{str(level): accuracy for level in range(1, 6)}, "mean": accuracy}
+    found = Evaluation.from_json(
+        {
+            "test": {"clean": accuracy},
+            "corruptions": {"mean": accuracy, "by": dict.fromkeys(names, levels)},
+        }
+    )
+    info = robustbench.model_info(
+        found, dataset="", architecture="", norm="linf", epsilon=0.1, attacks=(), images=3
+    )
+    assert ("corruptions_acc" in info) == is_whole
+
+
 def test_attacks_that_few_classes_exclude_are_missing_for_robustbench():
     accuracy = {"accuracy": 0.5, "n": 3, "interval": [0, 1]}
 
@@ -167,6 +205,7 @@ def test_attacks_that_few_classes_exclude_are_missing_for_robustbench():
             Evaluation.from_json({**content, "broken_by": dict.fromkeys(ran, 0)}),
             dataset="",
             architecture="",
+            norm="linf",
             epsilon=0.031,
             attacks=robustbench.STANDARD,
             images=3,
