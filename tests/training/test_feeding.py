@@ -40,6 +40,21 @@ def test_images_from_the_host_train_to_the_same_bits(tiny_config):
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+def test_extra_images_from_the_host_train_to_the_same_bits(tiny_config, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "extra.npz", image=pixels, label=np.arange(40) % 10)
+    fields = {**FIELDS, "data.extra": str(tmp_path / "extra.npz")}
+    found = []
+    for placement in ("device", "host"):
+        experiment = built(tiny_config("pgd_at", **fields, **{"data.placement": placement}))
+        assert experiment.is_streamed == (placement == "host")
+        order = np.asarray(experiment.order(experiment.root(), 0))
+        # 44 of 64.
+        assert ((order >= len(experiment.train)).sum(axis=1) == 44).all()
+        found.append(stepped(experiment, 2))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 def test_batches_are_those_of_the_order_from_any_step_on(tiny_config):
     experiment = built(tiny_config("pgd_at", **FIELDS, **{"data.placement": "host"}))
     images = experiment.train.images
