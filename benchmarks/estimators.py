@@ -1,19 +1,35 @@
-"""How many members do estimators of memorization need? A study on digits with known answers.
+"""How many members do estimators of memorization need? A study with known answers.
 
     export PYTHONPATH=.
     python benchmarks/estimators.py train OUT     # 7,220 members, about 25 minutes on one core
     python benchmarks/estimators.py compare OUT   # table, and docs/results/figures/estimators.svg
 
-`train` writes blocks of members, each with its subsets, margins and probabilities of the label.
+is the study on digits, and
+
+    python benchmarks/estimators.py train OUT --config=fashion_mnist_memorization
+    python benchmarks/estimators.py compare OUT --config=fashion_mnist_memorization
+
+that on 2,000 images of Fashion-MNIST, with fewer members, because each costs 7.5 s of CPU time:
+1,700 in 212 minutes on one core (predicted), or 900 in 112 minutes with the blocks plain, reference
+and flipped alone. Its figure is docs/results/figures/estimators_fashion_mnist.svg.
+
+`train` writes blocks of members, each with its subsets, margins and probabilities of the label. The
+same command resumes after an interruption. `--blocks` names the blocks to train: two processes with
+different ones use two cores (adaptive needs the finished plain).
+
 `compare` estimates memorization from groups of one block and compares it with the plain estimate of
 all other members of the same kind, which share no member with the group. From the mean squared
-difference it subtracts the variance of that reference, so that errors are those to the truth.
+difference it subtracts the variance of that reference, so that errors are those to the truth. It
+needs the blocks plain and reference, and shows what the others in the folder allow.
 """
 
 import argparse
+import importlib
+import math
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,34 +38,91 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from scipy.special import ndtr
 from sklearn.metrics import roc_auc_score
 
-from bat_jax import data, models
+from bat_jax import models
 from bat_jax.attacks.inner_losses import margin
+from bat_jax.data import Split
 from bat_jax.data.device import to_unit
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.memorization import estimate, margins
 from bat_jax.memorization.ranking import rank_correlation
+from bat_jax.runtime.files import write_npz
 from bat_jax.training.building import build
 from bat_jax.training.experiment import Experiment
-from configs import digits_memorization
 
 RATIO, HALF, PILOT = 0.7, 0.5, 50
-SIZES = (50, 100, 250, 500, 1000)
-# Epochs after which members are scored; the last one ends training.
-EPOCHS = (8, 12, 16, 20, 24)
-# Seeds and numbers of the members of each block.
-BLOCKS = {
-    "plain": (0, 2000),
-    "reference": (1, 2000),
-    "adaptive": (2, 800),
-    "balanced": (3, 500),
-    "pairs": (4, 800),
-    "half": (6, 800),
-    "flipped": (0, 320),
-}
+NEIGHBOURS = 10
+# The most pixels that a member is scored on at once.
+PIXELS = 1500 * 8 * 8
+FIGURES = Path("docs/results/figures")
 Values = tuple[np.ndarray, np.ndarray]
+
+
+class Study(NamedTuple):
+    """The members of a config page that are trained and compared.
+
+    Attributes:
+      images: the number of training images.
+      test: the number of test images that members are scored on.
+      batch_size: of training.
+      epochs: epochs after which members are scored; the last one ends training.
+      sizes: numbers of members whose estimates are compared.
+      blocks: seeds and numbers of the members of each block.
+      seconds: CPU time of a member.
+      figure: the default path of the figure.
+    """
+
+    images: int
+    test: int
+    batch_size: int
+    epochs: tuple[int, ...]
+    sizes: tuple[int, ...]
+    blocks: dict[str, tuple[int, int]]
+    seconds: float
+    figure: Path
+
+
+STUDIES = {
+    "digits_memorization": Study(
+        images=1348,
+        test=449,
+        batch_size=32,
+        epochs=(8, 12, 16, 20, 24),
+        sizes=(50, 100, 250, 500, 1000),
+        blocks={
+            "plain": (0, 2000),
+            "reference": (1, 2000),
+            "adaptive": (2, 800),
+            "balanced": (3, 500),
+            "pairs": (4, 800),
+            "half": (6, 800),
+            "flipped": (0, 320),
+        },
+        seconds=0.23,
+        figure=FIGURES / "estimators.svg",
+    ),
+    "fashion_mnist_memorization": Study(
+        images=2000,
+        test=500,
+        batch_size=64,
+        epochs=(4, 6, 8, 10, 12),
+        sizes=(50, 100, 200, 400),
+        blocks={
+            "plain": (0, 400),
+            "reference": (1, 400),
+            "adaptive": (2, 200),
+            "balanced": (3, 200),
+            "pairs": (4, 200),
+            "half": (6, 200),
+            "flipped": (0, 100),
+        },
+        seconds=7.5,
+        figure=FIGURES / "estimators_fashion_mnist.svg",
+    ),
+}
 
 
 class Block(NamedTuple):
@@ -90,21 +163,42 @@ class Designed(Ensemble):
 
     def _classify(self, variables: Any, data: Any, key: Any, inputs: str) -> Any:
         logits_of = models.logits_fn(self._experiment.evaluated(), variables)
-        with jax.default_matmul_precision("highest"):
-            logits = logits_of(to_unit(data.images))
-        chosen = jnp.take_along_axis(jax.nn.softmax(logits), data.labels[:, None], 1)[:, 0]
-        return jnp.stack([margin(logits, data.labels), chosen])
+
+        def scored(images: Any, labels: Any) -> Any:
+            with jax.default_matmul_precision("highest"):
+                logits = logits_of(to_unit(images))
+            chosen = jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], 1)[:, 0]
+            return jnp.stack([margin(logits, labels), chosen], axis=1)
+
+        count, pixels = len(data.labels), math.prod(data.images.shape[1:3])
+        if count * pixels <= PIXELS:
+            return scored(data.images, data.labels).T
+        size = self._programs.scored_at_once(count, pixels=pixels)
+        # The last batch is padded with the last image.
+        rows = jnp.minimum(jnp.arange(-(-count // size) * size), count - 1).reshape(-1, size)
+        found = jax.lax.map(lambda batch: scored(data.images[batch], data.labels[batch]), rows)
+        return found.reshape(-1, 2)[:count].T
 
 
 def train(
-    experiment: Experiment, count: int, *, design: np.ndarray | None, epochs: tuple[int, ...]
+    experiment: Experiment,
+    count: int,
+    *,
+    design: np.ndarray | None,
+    epochs: tuple[int, ...],
+    folder: Path,
 ) -> Block:
-    """Returns members 0 to `count` - 1, with the subsets of a design or random ones."""
+    """Returns members 0 to `count` - 1, with the subsets of a design or random ones.
+
+    Every round is written to the folder, and not trained again.
+    """
+    folder.mkdir(exist_ok=True)
+    parts = [read(path) for path in sorted(folder.glob("[0-9]*.npz"))]
+    start = sum(len(part.masks) for part in parts)
     ensemble = Designed(experiment, members=count)
     if design is not None:
         ensemble.table = jnp.asarray([np.flatnonzero(mask) for mask in design], jnp.int32)
-    parts = []
-    for start in range(0, count, ensemble.round_size):
+    while start < count:
         members = np.arange(start, min(start + ensemble.round_size, count))
         filled = np.resize(members.astype(np.int32), ensemble.round_size)
         states, scores = ensemble._created(filled), []
@@ -114,19 +208,35 @@ def train(
                 masks, *found = ensemble._scored(states, filled, ensemble._train, ensemble._test)
                 scores.append(np.concatenate(jax.device_get(found), axis=2)[: len(members)])
         both = np.stack(scores, axis=1).astype(np.float16)
-        parts.append((jax.device_get(masks)[: len(members)], both[:, :, 0], both[:, -1, 1]))
-    return Block(*map(np.concatenate, zip(*parts, strict=True)), np.array(epochs))
+        masks = jax.device_get(masks)[: len(members)]
+        parts.append(Block(masks, both[:, :, 0], both[:, -1, 1], np.array(epochs)))
+        write_npz(folder / f"{start:06d}.npz", parts[-1]._asdict())
+        start += len(members)
+    *joined, _ = map(np.concatenate, zip(*parts, strict=True))
+    return Block(*joined, np.array(epochs))
 
 
-def train_all(folder: Path) -> None:
-    """Trains the blocks that a folder lacks."""
+def config_of(page: str, seed: int = 0) -> ConfigDict:
+    """Returns the config of a study's members; all seeds have the same images."""
+    study, config = STUDIES[page], importlib.import_module(f"configs.{page}").get_config()
+    config.parallel.devices, config.seed = 1, seed
+    config.data.update(seed=0, subset=study.images)
+    config.train.update(epochs=study.epochs[-1], batch_size=study.batch_size)
+    config.memorization.test_images = study.test
+    return config
+
+
+def train_all(page: str, folder: Path, names: Sequence[str]) -> None:
+    """Trains the named blocks that a folder lacks."""
+    study = STUDIES[page]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (seed, count) in BLOCKS.items():
+    for name, (seed, count) in study.blocks.items():
         path = folder / f"{name}.npz"
-        if path.exists():
+        if name not in names or path.exists():
             continue
-        config = digits_memorization.get_config()
-        config.parallel.devices, config.seed = 1, seed
+        minutes = count * study.seconds / 60
+        print(f"{name}: {count} members, {minutes:.0f} minutes of CPU time predicted", flush=True)
+        config = config_of(page, seed)
         config.memorization.ratio = HALF if name in ("pairs", "half") else RATIO
         experiment = build(config)
         if name == "flipped":
@@ -138,17 +248,47 @@ def train_all(folder: Path) -> None:
         elif name == "pairs":
             design = complementary(examples, count, draws)
         elif name == "adaptive":
-            pilot = load(folder, "plain").of(np.arange(PILOT))
+            if not (folder / "plain.npz").exists():
+                raise SystemExit("adaptive: needs the block plain; train it first")
+            pilot = read(folder / "plain.npz").of(np.arange(PILOT))
             design = adaptive(needs(pilot), count, draws)
-        began = time.monotonic()
-        block = train(experiment, count, design=design, epochs=EPOCHS if seed == 0 else EPOCHS[-1:])
-        np.savez(path, **block._asdict())
-        print(f"{name}: {count} members in {time.monotonic() - began:.0f} s", flush=True)
+        began, used = time.monotonic(), time.process_time()
+        block = train(
+            experiment,
+            count,
+            design=design,
+            epochs=study.epochs if seed == 0 else study.epochs[-1:],
+            folder=folder / name,
+        )
+        write_npz(path, block._asdict())
+        shutil.rmtree(folder / name)
+        print(
+            f"{name}: {count} members in {time.monotonic() - began:.0f} s,"
+            f" {time.process_time() - used:.0f} s of CPU time",
+            flush=True,
+        )
 
 
-def load(folder: Path, name: str) -> Block:
-    with np.load(folder / f"{name}.npz") as file:
+def read(path: Path) -> Block:
+    with np.load(path) as file:
         return Block(*(file[field] for field in Block._fields))
+
+
+def load(page: str, folder: Path) -> dict[str, Block]:
+    """Returns the blocks in a folder."""
+    study = STUDIES[page]
+    paths = {name: folder / f"{name}.npz" for name in study.blocks}
+    blocks = {name: read(path) for name, path in paths.items() if path.exists()}
+    for name, block in blocks.items():
+        if block.examples != study.images:
+            raise SystemExit(
+                f"{paths[name]}: members of {block.examples} images; expected {study.images}, those"
+                f" of {page}: choose another --config"
+            )
+    missing = [name for name in ("plain", "reference") if name not in blocks]
+    if missing:
+        raise SystemExit(f"{folder}: has no {missing[0]}.npz; train this block first")
+    return blocks
 
 
 def flipped(experiment: Experiment) -> tuple[Experiment, np.ndarray]:
@@ -156,9 +296,10 @@ def flipped(experiment: Experiment) -> tuple[Experiment, np.ndarray]:
     import dataclasses
 
     draws, split = np.random.default_rng(0), experiment.train
+    classes = experiment.dataset.num_classes
     rows = draws.choice(len(split), round(0.05 * len(split)), replace=False)
     labels = split.labels.copy()
-    labels[rows] = (labels[rows] + draws.integers(1, 10, len(rows))) % 10
+    labels[rows] = (labels[rows] + draws.integers(1, classes, len(rows))) % classes
     changed = dataclasses.replace(split, labels=labels.astype(np.int32))
     return dataclasses.replace(experiment, train=changed), labels != split.labels
 
@@ -260,22 +401,29 @@ def of_probabilities(block: Block) -> Values:
     return found.memorization, found.memorization_se
 
 
-def controlled(block: Block) -> Values:
-    """0/1 scores with the margins on the ten nearest images of the class as a control variate.
+def nearest(split: Split) -> np.ndarray:
+    """Returns the rows of the images of the same class that are nearest to each image."""
+    pixels = np.asarray(split.images).reshape(len(split), -1) / 255.0
+    found = np.empty((len(split), NEIGHBOURS), np.int64)
+    for row in range(len(split)):
+        distances = np.sum((pixels - pixels[row]) ** 2, axis=1)
+        distances[(split.labels != split.labels[row]) | (np.arange(len(split)) == row)] = np.inf
+        found[row] = np.argsort(distances)[:NEIGHBOURS]
+    return found
+
+
+def controlled(block: Block, near: np.ndarray) -> Values:
+    """0/1 scores with the margins on the nearest images of the class as a control variate.
 
     q_out = mean_out(c) + b (mean_all(x) - mean_out(x)), with b fitted to the members without i.
     """
-    split = data.load("digits").train
-    pixels = split.images.reshape(len(split), -1) / 255.0
     values, variances = np.empty(block.examples), np.empty(block.examples)
     scores = block.final
     for mask in (block.masks, ~block.masks):  # Without the effect of an example on itself.
         count = mask.sum(0)
         scores -= np.where(mask, np.where(mask, scores, 0).sum(0) / count, 0)
     for row in range(block.examples):
-        distances = np.sum((pixels - pixels[row]) ** 2, axis=1)
-        distances[(split.labels != split.labels[row]) | (np.arange(len(split)) == row)] = np.inf
-        x = scores[:, np.argsort(distances)[:10]].mean(1)
+        x = scores[:, near[row]].mean(1)
         out = ~block.masks[:, row]
         c, own = (block.final[out, row] > 0).astype(float), x[out] - x[out].mean()
         b = own @ c / (own @ own)
@@ -339,9 +487,11 @@ def rank_of(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(*middles)[0, 1])
 
 
-def compare(folder: Path, figure: Path) -> None:
-    blocks = {name: load(folder, name) for name in BLOCKS}
+def compare(page: str, folder: Path, figure: Path) -> None:
+    study, blocks = STUDIES[page], load(page, folder)
     pool, other = blocks["plain"], blocks["reference"]
+    experiment = build(config_of(page))
+    near = nearest(experiment.train)
 
     def rest(outside: np.ndarray) -> list[Block]:
         return [pool.of(outside), other]
@@ -349,30 +499,41 @@ def compare(folder: Path, figure: Path) -> None:
     def all_plain(outside: np.ndarray) -> list[Block]:
         return [pool, other]
 
-    cases: dict[str, tuple[Callable[[Block], Values], Block, Any]] = {
-        "plain": (plain, pool, rest),
-        "margin": (of_margins, pool, rest),
-        "normal fits alone": (normal, pool, rest),
-        "control variate": (controlled, pool, rest),
-        "three checkpoints averaged": (of_checkpoints, pool, rest),
-        "stopped after 16 of 24 epochs": (lambda block: plain(block, 2), pool, rest),
-        "stopped after 12 of 24 epochs": (lambda block: plain(block, 1), pool, rest),
-        "probability": (of_probabilities, pool, rest),
-        "balanced masks": (plain, blocks["balanced"], all_plain),
-        "adaptive masks": (plain, blocks["adaptive"], all_plain),
-        "ratio 0.5": (plain, blocks["half"], lambda outside: [blocks["pairs"]]),
-        "ratio 0.5, complementary pairs": (
-            plain, blocks["pairs"], lambda outside: [blocks["half"]]
+    def of(name: str) -> Callable[[np.ndarray], list[Block]]:
+        return lambda outside: [blocks[name]]
+
+    whole = study.epochs[-1]
+    cases: dict[str, tuple[Callable[[Block], Values], str, Any]] = {
+        "plain": (plain, "plain", rest),
+        "margin": (of_margins, "plain", rest),
+        "normal fits alone": (normal, "plain", rest),
+        "control variate": (lambda block: controlled(block, near), "plain", rest),
+        "three checkpoints averaged": (of_checkpoints, "plain", rest),
+        f"stopped after {study.epochs[2]} of {whole} epochs": (
+            lambda block: plain(block, 2), "plain", rest
         ),
-        "ratio 0.5, margin": (of_margins, blocks["half"], lambda outside: [blocks["pairs"]]),
-        "ratio 0.5 as an estimate of 0.7": (plain, blocks["half"], all_plain),
+        f"stopped after {study.epochs[1]} of {whole} epochs": (
+            lambda block: plain(block, 1), "plain", rest
+        ),
+        "probability": (of_probabilities, "plain", rest),
+        "balanced masks": (plain, "balanced", all_plain),
+        "adaptive masks": (plain, "adaptive", all_plain),
     }  # fmt: skip
+    if {"half", "pairs"} <= set(blocks):
+        cases |= {
+            "ratio 0.5": (plain, "half", of("pairs")),
+            "ratio 0.5, complementary pairs": (plain, "pairs", of("half")),
+            "ratio 0.5, margin": (of_margins, "half", of("pairs")),
+        }
+    cases["ratio 0.5 as an estimate of 0.7"] = (plain, "half", all_plain)
     found: dict[str, dict[int, Row]] = {}
     print("| estimator | members | MSE x 1e5 | of plain | var z | rank, all | not 0 | AUROC |")
-    for name, (estimator, block, others) in cases.items():
-        found[name] = {}
-        for size in SIZES:
-            if size > len(block.masks) or (estimator is controlled and size > 250):
+    for name, (estimator, block_name, others) in cases.items():
+        if block_name not in blocks:
+            continue
+        block, found[name] = blocks[block_name], {}
+        for size in study.sizes:
+            if size > len(block.masks) or (name == "control variate" and size > 250):
                 continue
             row = found[name][size] = compared(estimator, block, size, others)
             ratio = row.error / found["plain"][size].error
@@ -384,11 +545,14 @@ def compare(folder: Path, figure: Path) -> None:
             )
     first, second = reference([pool])[0], reference([other])[0]
     ceiling = rank_correlation(first[second != 0], second[second != 0])
-    print(f"two halves of 4,000 members, where the second is not 0: {ceiling}")
+    both = len(pool.masks) + len(other.masks)
+    print(f"two halves of {both:,} members, where the second is not 0: {ceiling}")
     print(f"over all examples: {rank_correlation(first, second)}")
-    report_bias(blocks["adaptive"], [pool, other])
-    report_flipped(blocks["flipped"])
-    draw(found, ceiling.value, figure)
+    if "adaptive" in blocks:
+        report_bias(blocks["adaptive"], [pool, other])
+    if "flipped" in blocks:
+        report_flipped(blocks["flipped"], flipped(experiment)[1])
+    draw(found, ceiling.value, figure, study=study, members=both)
 
 
 def report_bias(adaptive: Block, others: list[Block]) -> None:
@@ -403,11 +567,8 @@ def report_bias(adaptive: Block, others: list[Block]) -> None:
         )
 
 
-def report_flipped(block: Block) -> None:
-    config = digits_memorization.get_config()
-    config.parallel.devices = 1
-    _, is_flipped = flipped(build(config))
-    for size in (40, 50, 80):
+def report_flipped(block: Block, is_flipped: np.ndarray) -> None:
+    for size in (size for size in (40, 50, 80) if size <= len(block.masks)):
         for name, estimator in (("plain", plain), ("margin", of_margins)):
             found = []
             for start in range(0, len(block.masks) - size + 1, size):
@@ -417,7 +578,9 @@ def report_flipped(block: Block) -> None:
             print(f"flipped: {size} members, {name}: {np.mean(found):.4f}, least {min(found):.4f}")
 
 
-def draw(found: dict[str, dict[int, Row]], ceiling: float, path: Path) -> None:
+def draw(
+    found: dict[str, dict[int, Row]], ceiling: float, path: Path, *, study: Study, members: int
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -426,9 +589,8 @@ def draw(found: dict[str, dict[int, Row]], ceiling: float, path: Path) -> None:
     plt.rcParams.update({"svg.hashsalt": "bat_jax", "font.size": 9})
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     colors = plt.get_cmap("tab10").colors
-    shown = [
-        name for name in found if not name.startswith(("ratio", "adaptive", "stopped after 12"))
-    ]
+    hidden = "ratio", "adaptive", f"stopped after {study.epochs[1]} "
+    shown = [name for name in found if not name.startswith(hidden)]
     for number, name in enumerate(shown):
         style = {"color": colors[number], "marker": "o", "markersize": 3, "label": name}
         style["linewidth"] = 2 if name in ("plain", "margin") else 1
@@ -436,13 +598,15 @@ def draw(found: dict[str, dict[int, Row]], ceiling: float, path: Path) -> None:
         if name != "probability":
             left.plot(sizes, [row.error for row in found[name].values()], **style)
         right.plot(sizes, [row.among_memorized for row in found[name].values()], **style)
-    left.axhline(found["plain"][1000].error, color="#888888", linestyle=":")
+    left.axhline(found["plain"][max(found["plain"])].error, color="#888888", linestyle=":")
     left.set(xscale="log", yscale="log", ylabel="mean squared error of memorization")
-    right.axhline(ceiling, color="#888888", linestyle=":", label="two halves of 4,000 members")
+    right.axhline(
+        ceiling, color="#888888", linestyle=":", label=f"two halves of {members:,} members"
+    )
     right.set(xscale="log", ylabel="rank correlation with all others, where not 0")
     for panel in (left, right):
         panel.set_xlabel("members")
-        panel.set_xticks(SIZES, [f"{size:,}" for size in SIZES], minor=False)
+        panel.set_xticks(study.sizes, [f"{size:,}" for size in study.sizes], minor=False)
         panel.minorticks_off()
         panel.grid(color="#dddddd")
     right.legend(fontsize=7)
@@ -454,12 +618,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("train", "compare"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/figures/estimators.svg"))
+    parser.add_argument("--config", choices=tuple(STUDIES), default="digits_memorization")
+    parser.add_argument("--blocks", nargs="+", help="blocks to train; by default all")
+    parser.add_argument("--out", type=Path, help="the figure of compare")
     options = parser.parse_args()
+    study = STUDIES[options.config]
+    blocks = options.blocks or tuple(study.blocks)
+    unknown = [name for name in blocks if name not in study.blocks]
+    if unknown:
+        parser.error(f"--blocks: {unknown[0]}; expected some of {', '.join(study.blocks)}")
     if options.action == "train":
-        train_all(options.folder)
+        train_all(options.config, options.folder, blocks)
     else:
-        compare(options.folder, options.out)
+        compare(options.config, options.folder, options.out or study.figure)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,12 @@ def _save_history(experiment: Experiment, last: Saved, workdir: AnyPath) -> None
     history = jax.device_get(last.state.memory["history"])
     with distributed.agreed():
         if distributed.is_main():
-            proxies.save(workdir / proxies.FILE, experiment.train, history)
+            proxies.save(
+                workdir / proxies.FILE,
+                experiment.train,
+                history,
+                dataset=experiment.dataset.name,
+            )
 
 
 def _log(workdir: AnyPath, step: int) -> Log:

@@ -17,7 +17,7 @@ proxies, input curvature and loss sensitivity, are also functions of any model:
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Int64
@@ -53,6 +53,7 @@ _COLUMNS = {
     "loss_sum": Expected("numbers", ("examples",)),
     "forgotten": Expected("integers", ("examples",), low=0),
     "ever_correct": Expected("booleans", ("examples",)),
+    "dataset": Expected("text", optional=True),
 }
 
 
@@ -66,6 +67,7 @@ class Proxies:
       labels: class indices.
       mean_loss: mean loss, in nats.
       forgetting: forgetting counts, infinite for examples that were never right.
+      dataset: name of the data set; None in files written before it was recorded.
     """
 
     source: str
@@ -73,6 +75,7 @@ class Proxies:
     labels: Int[np.ndarray, " examples"]
     mean_loss: Float[np.ndarray, " examples"]
     forgetting: Float[np.ndarray, " examples"]
+    dataset: str | None = None
 
 
 class Comparison(NamedTuple):
@@ -97,15 +100,16 @@ class Comparison(NamedTuple):
     cosine: Measured
 
 
-def save(path: AnyPath, images: Split, history: History) -> None:
+def save(path: AnyPath, images: Split, history: History, *, dataset: str | None = None) -> None:
     """Writes the history of a run's training images, a row for each image, without pickles.
 
     Args:
       path: the file.
       images: the training split.
       history: the history of its rows, as NumPy arrays.
+      dataset: name of the data set; without it, readers compare labels alone.
     """
-    arrays = {
+    arrays: dict[str, Any] = {
         "ids": images.ids,
         "labels": images.labels,
         "presented": history.presented,
@@ -113,6 +117,8 @@ def save(path: AnyPath, images: Split, history: History) -> None:
         "forgotten": history.forgotten,
         "ever_correct": history.ever_correct,
     }
+    if dataset is not None:
+        arrays["dataset"] = dataset
     write_npz(path, {name: np.asarray(array) for name, array in arrays.items()})
 
 
@@ -132,6 +138,7 @@ def load(path: str | AnyPath) -> Proxies:
         labels=columns["labels"],
         mean_loss=np.where(is_known, columns["loss_sum"] / np.maximum(presented, 1), np.nan),
         forgetting=np.where(is_known, forgetting, np.nan),
+        dataset=str(columns["dataset"]) if "dataset" in columns else None,
     )
 
 
@@ -146,8 +153,14 @@ def compare(
       threshold: examples with memorization above it are atypical.
 
     Raises:
-      UserError: the labels of an example disagree.
+      UserError: the two are of different data sets, or the labels of an example disagree.
     """
+    names = proxies.dataset, estimates.dataset
+    if None not in names and names[0] != names[1]:
+        raise UserError(
+            f"{proxies.source}: training examples of {names[0]}, and {estimates.source} has"
+            f" estimates of {names[1]}; expected both of the same data set"
+        )
     rows = positions(estimates.train_ids, proxies.ids)
     disagree = np.flatnonzero((rows >= 0) & (estimates.train_labels[rows] != proxies.labels))
     if len(disagree):

@@ -30,7 +30,7 @@ def written(tmp_path):
     history.is_correct[[0, 1, 2]] = False
     history.forgotten[2] = 2
     path = tmp_path / proxies.FILE
-    proxies.save(path, images, history)
+    proxies.save(path, images, history, dataset="digits")
     return path, images
 
 
@@ -44,7 +44,9 @@ def test_a_file_holds_one_row_per_image_without_pickles(written):
             "loss_sum",
             "forgotten",
             "ever_correct",
+            "dataset",
         }
+        assert file["dataset"] == "digits"
         np.testing.assert_array_equal(file["ids"], images.ids)
         np.testing.assert_array_equal(file["ever_correct"][:4], [False, False, True, True])
 
@@ -85,6 +87,28 @@ def test_estimates_with_other_labels_are_refused(written, tmp_path):
         proxies.compare(proxies.load(written[0]), other)
 
 
+def test_estimates_of_another_set_are_refused_in_one_line(written, tmp_path):
+    estimates = load_estimates(write_digits_estimates(tmp_path / "memorization.npz"))
+    found = proxies.load(written[0])
+    # Its labels agree.
+    other = dataclasses.replace(estimates, dataset="flipped\ndigits")
+    with pytest.raises(UserError, match=r"of digits, and .* estimates of flipped") as error:
+        proxies.compare(found, other)
+    assert "\n" not in str(error.value)
+    proxies.compare(found, dataclasses.replace(estimates, dataset="digits"))
+
+
+def test_a_file_without_the_name_of_its_set_is_read(written, tmp_path):
+    estimates = load_estimates(write_digits_estimates(tmp_path / "memorization.npz"))
+    path = tmp_path / "old.npz"
+    with np.load(written[0]) as file:
+        np.savez(path, **{name: file[name] for name in file.files if name != "dataset"})
+    found = proxies.load(path)
+    assert found.dataset is None
+    compared = proxies.compare(found, dataclasses.replace(estimates, dataset="digits"))
+    assert compared["mean_loss"].rank_correlation.n == len(found.ids) - 1
+
+
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file; expected the training examples of a run"):
         proxies.load(tmp_path / "none.npz")
@@ -102,6 +126,7 @@ def test_other_files_are_refused(tmp_path):
         ({"loss_sum": np.full(898, np.nan)}, "loss_sum holds nan"),
         ({"ever_correct": np.full(898, 0.5)}, "ever_correct is float64; expected booleans"),
         ({"forgotten": np.zeros((898, 1), int)}, "forgotten has shape"),
+        ({"dataset": np.array([b"digits"])}, r"dataset is \|S6; expected one text"),
     ],
 )
 def test_a_file_with_a_wrong_column_is_refused_by_name(written, change, words):
