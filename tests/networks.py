@@ -22,11 +22,12 @@ class Plain(nn.Module):
 
 
 class Normalized(nn.Module):
-    """A convolution with batch norm, over a device's share or the global batch."""
+    """A convolution with batch norm, over a device's share or the global batch, and dropout."""
 
     sync: bool
     num_classes: int = 10
     dtype: Any = jnp.float32
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x, *, train=False, features=False):
@@ -34,6 +35,7 @@ class Normalized(nn.Module):
         axis_name = parallel.AXIS if self.sync else None
         x = batch_norm(train=train, axis_name=axis_name, dtype=self.dtype)(x)
         x = nn.relu(x).mean(axis=(1, 2)).astype(jnp.float32)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         logits = nn.Dense(self.num_classes)(x)
         return (logits, x) if features else logits
 
@@ -45,6 +47,6 @@ def create(num_classes, image_shape):
 
 
 def in_bfloat16(num_classes, image_shape):
-    """Returns a network with batch norm that computes in bfloat16."""
+    """Returns a network with batch norm and dropout that computes in bfloat16."""
     del image_shape
-    return Normalized(sync=True, num_classes=num_classes, dtype=jnp.bfloat16)
+    return Normalized(sync=True, num_classes=num_classes, dtype=jnp.bfloat16, dropout=0.25)

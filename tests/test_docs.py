@@ -4,9 +4,11 @@ import ast
 import contextlib
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
 import sys
 import textwrap
 import types
@@ -29,6 +31,12 @@ _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 _PAGE = re.compile(r"--config=([\w./-]+)(?![\w./<-])")
 _NAME = re.compile(r"`(bat_jax(?:\.\w+)+)")
 _COMMAND = re.compile(r"^[ $]*(?:srun )?(?:\S*/)?(?:python launch\.py|bat-jax) (.+)$", re.MULTILINE)
+
+# Fields that make a command on digits a matter of seconds, by the job of its page.
+_SHORT = {
+    "train": ("train.epochs=1",),
+    "memorization": ("train.epochs=1", "data.subset=160", "memorization.members=8"),
+}
 
 # The folder of the example whose page a text names.
 _EXAMPLES = ROOT / "examples" / "outside"
@@ -72,6 +80,12 @@ def _calls(text):
 def _commands(text):
     """Returns the arguments of each command line, with its continued lines."""
     return {found.split("  #")[0].strip() for found in _COMMAND.findall(text.replace("\\\n", " "))}
+
+
+def _on_digits(text):
+    """Returns the commands of a text that need no data but those in a package."""
+    found = sorted(_commands(text.read_text()))
+    return [command for command in found if re.search(r"--config=(configs/)?digits_", command)]
 
 
 @pytest.mark.parametrize("text", RUN, ids=lambda text: text.name)
@@ -125,6 +139,27 @@ def test_command_lines_parse(text, command, monkeypatch):
     monkeypatch.chdir(_EXAMPLES if "=page.py" in command else ROOT)
     monkeypatch.syspath_prepend(str(_EXAMPLES))
     assert isinstance(arguments.parse(shlex.split(command)), arguments.Arguments)
+
+
+@pytest.mark.slow  # Each is a process of its own that trains.
+@pytest.mark.parametrize("command", _on_digits(ROOT / "README.md"))
+def test_commands_of_the_readme_on_digits_run(command, tmp_path, monkeypatch):
+    given = shlex.split(command)
+    monkeypatch.chdir(ROOT)
+    found = arguments.parse(given)
+    short = [f"--config.{change}" for change in _SHORT[found.config.job]]
+    ended = subprocess.run(
+        [sys.executable, ROOT / "launch.py", *given, f"--workdir={tmp_path / 'run'}", *short],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    if not found.dry_run:
+        assert (tmp_path / "run" / "results.json").exists()
+        assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_lines_end_at_100_characters():

@@ -155,7 +155,7 @@ def test_models_from_outside_have_a_training_step(outside, name):
     config.update_from_flattened_dict(
         {"model.name": f"{name}:create", "programs.unroll": False, "train.accumulation": 2}
     )
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_rank_promotion("allow"):
         assert lowered_step(build(config)).as_text()
 
 
@@ -163,7 +163,7 @@ def test_models_from_outside_have_a_training_step(outside, name):
 def test_fine_tuning_raises_the_robust_accuracy(outside, capsys):
     import fine_tune
 
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_rank_promotion("allow"):
         found = fine_tune.main(epochs=4, fine_tuning=4)
     before, after = found["before"]["pgd20"], found["after"]["pgd20"]
     assert after["n"] == before["n"] == 449

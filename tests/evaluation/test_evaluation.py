@@ -12,6 +12,7 @@ from bat_jax.data.device import to_devices
 from bat_jax.evaluation.classify import Evaluator
 from bat_jax.evaluation.records import summarize, table
 from bat_jax.kernels import programs
+from tests import compilations
 
 LOSSES = ("cross_entropy", "margin")
 
@@ -50,11 +51,21 @@ def evaluate(model, digits, *, devices=1, batch_size=128, epsilon=0.1):
     config.evaluation.step_size = epsilon / 2
     config.evaluation.batch_size = batch_size
     mesh = parallel.make_mesh(devices)
-    counted = []
+    counted, compiled = [], []
     evaluator = Evaluator(model[0], config, mesh, chosen, losses=LOSSES)
-    verdicts = evaluator(model[1], to_devices(digits.test, mesh), counted.append)
+    data = to_devices(digits.test, mesh)
+    with compilations.heard() as heard:
+
+        def progress(images):
+            counted.append(images)
+            compiled.append(len(heard))
+
+        verdicts = evaluator(model[1], data, progress)
     assert sum(counted) == len(digits.test)
-    assert evaluator._step._cache_size() == 1
+    # The first batch's program serves the others, the last and shorter one too.
+    assert len(counted) > 1
+    assert counted[-1] < counted[0]
+    assert compiled[-1] == compiled[0] > 0
     return verdicts
 
 

@@ -16,6 +16,7 @@ from bat_jax.evaluation import records, runs
 from bat_jax.jobs import evaluate_run, train_and_evaluate
 from bat_jax.report import single
 from bat_jax.training.saved import read_run
+from tests import command
 from tests.estimates import write_digits_estimates
 
 
@@ -79,6 +80,28 @@ def test_a_finished_run_is_evaluated_again_with_autoattack(run):
         assert len(examples["ids"]) == 48
     # The run's own results are as they were.
     assert json.loads((folder / "results.json").read_bytes()) == results
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_evaluates_a_run(run, tmp_path):
+    folder, results = run
+    fields = {"run": folder, "evaluation.attacks": "()", "checkpoints": "('last',)"}
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    ended = command.launch("--config=evaluation", f"--workdir={tmp_path / 'again'}", *flags)
+    assert ended.returncode == 0, ended.stderr
+    assert "last clean" in ended.stdout
+    assert f"report: {tmp_path}/again/report.html" in ended.stdout
+    again = json.loads((tmp_path / "again" / "results.json").read_bytes())
+    assert set(again) == {"last", "seconds"}
+    assert again["last"] == results["last"]
+
+
+def test_a_dry_run_of_an_evaluation_prints_its_config(tmp_path):
+    ended = command.launch("--config=evaluation", f"--config.run={tmp_path}", "--dry_run")
+    assert ended.returncode == 0, ended.stderr
+    printed = json.loads(ended.stdout)
+    assert (printed["job"], printed["run"]) == ("evaluation", str(tmp_path))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_is_evaluated_on_corrupted_images(run, tmp_path):

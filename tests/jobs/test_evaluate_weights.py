@@ -244,6 +244,31 @@ def test_states_of_a_run_have_the_form_of_robustbench_where_it_is_defined():
     assert set(written({"weights": exact}, attacks=())) == {"robustbench.json"}
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_attacks_search_in_the_type_of_the_config(weights, tmp_path, monkeypatch, dtype):
+    given = []
+
+    def attack(logits_fn, images, labels, key, *, search_fn, **options):
+        given.extend((logits_fn, search_fn, images[:2]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bat_jax.jobs.final.autoattack", attack)
+    changes = {
+        "evaluation.search_dtype": dtype,
+        "evaluation.attacks": ("apgd-ce",),
+        "evaluation.losses": (),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_weights(evaluation(weights[0], changes), tmp_path / "out")
+    logits_fn, search_fn, images = given
+    # The verdicts are those of float32.
+    assert "bf16" not in str(jax.make_jaxpr(logits_fn)(images))
+    if dtype == "float32":
+        assert search_fn is None
+    else:
+        assert "bf16" in str(jax.make_jaxpr(search_fn)(images))
+
+
 def test_the_page_speaks_of_weights_and_not_of_training(evaluated):
     page = single._page(runs.read(evaluated[1]))
     assert page.summary.startswith("Weights of a file, test set: clean ")

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from bat_jax import data, memorization
+from bat_jax.errors import UserError
 from bat_jax.jobs.memorization import memorize
 from bat_jax.memorization.matching import check
 from bat_jax.memorization.store import Store
@@ -104,6 +105,18 @@ def test_it_ends_with_a_page_of_figures(finished):
     assert "Memorization on digits" in page
     names = {path.stem for path in (workdir / "figures").glob("*.png")}
     assert {"memorization", "split_half", "most_memorized"} <= names
+
+
+def test_a_dry_run_prints_the_cost_of_the_members_and_trains_none(tmp_path):
+    command = ("--config=digits_memorization", f"--workdir={tmp_path / 'run'}", *TINY)
+    ended = commands.launch(*command, "--config.parallel.devices=1", "--dry_run")
+    assert ended.returncode == 0, ended.stderr
+    # Two epochs of three batches of 32 in 70 % of 160 images; the 449 test images are scored too.
+    assert "a member: 6 steps of 32 images (3 forward passes each)" in ended.stdout
+    assert "scoring 609 images" in ended.stdout
+    assert "all 8 members: " in ended.stdout
+    assert '"members": 8' in ended.stdout
+    assert not (tmp_path / "run").exists()
 
 
 def whole(folder):
@@ -217,5 +230,5 @@ def test_estimates_of_another_data_set_are_refused_by_name(finished, tmp_path):
     arrays = dict(np.load(finished[0] / "memorization.npz"))
     arrays["dataset"] = np.asarray("cifar100")
     np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(Exception, match="estimates of cifar100; expected those of digits"):
+    with pytest.raises(UserError, match="estimates of cifar100; expected those of digits"):
         check(memorization.load(tmp_path / "other.npz"), data.load("digits"))

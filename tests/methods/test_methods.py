@@ -1,5 +1,12 @@
 """Methods define their fields and their loss; those from outside use the same trainer."""
 
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +36,34 @@ def test_every_method_has_a_title_and_a_reference():
         assert (method.name, methods.title(name)) == (name, method.title)
         assert method.reference
         assert method.select_by == ("clean" if method.attack is None else "pgd")
+
+
+def test_a_new_method_is_one_file(tmp_path):
+    """In a copy of the package: the file is found, and brings its section and its checks."""
+    root = Path(methods.__file__).parents[2]
+    shutil.copytree(root / "bat_jax", tmp_path / "bat_jax")
+    example = root / "examples" / "outside" / "label_weighted.py"
+    shutil.copy(example, tmp_path / "bat_jax" / "methods")
+    program = """
+        from bat_jax import arguments, methods
+
+        name, field = "label_weighted", "--config.objective.label_weighted.factor"
+        config = arguments.parse(["--config=page.py", f"--config.objective.name={name}"]).config
+        assert config.objective.label_weighted.factor == 2.0
+        assert methods.create(config.objective, methods.Setup(num_steps=1)).name == name
+        arguments.parse(["--config=page.py", f"{field}=-1"])
+    """
+    (tmp_path / "page.py").write_text("from bat_jax.config import default as get_config\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    words = "config.objective.label_weighted.factor is -1.0; expected above 0"
+    assert words in ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -228,8 +263,8 @@ def test_any_function_is_an_inner_loss():
 
 
 # Loss, gradient norm and distance from the start after each of three steps of `tiny`, weights from
-# the first step on, as the first version of the trainer had them. A sign error in momentum, decay,
-# schedule, attack or loss that leaves a run finite changes them.
+# the first step on, as the trainer had them when the row was added. A sign error in momentum, decay,
+# schedule, attack, loss or perturbation that leaves a run finite changes them.
 GOLDEN = {
     "standard": [
         (2.354038, 0.857076, 0.042870),
@@ -261,13 +296,48 @@ GOLDEN = {
         (3.011362, 1.159013, 0.163354),
         (2.894844, 0.854018, 0.284795),
     ],
+    "te": [
+        (2.691634, 1.154796, 0.057791),
+        (2.671807, 1.053059, 0.067940),
+        (2.721639, 1.179079, 0.082036),
+    ],
+    "grad_align": [
+        (2.789881, 1.201719, 0.060141),
+        (2.721065, 1.148803, 0.160970),
+        (2.619057, 0.812460, 0.284376),
+    ],
+    "pgd_at with AWP": [
+        (3.626833, 3.662729, 0.183200),
+        (3.317498, 3.283184, 0.449852),
+        (2.714717, 0.874721, 0.726442),
+    ],
+    "bat with AWP": [
+        (3.874000, 3.548995, 0.177510),
+        (3.594267, 3.020314, 0.436902),
+        (3.027251, 0.760562, 0.695866),
+    ],
+}
+CHANGES = {
+    # Epochs of one step, so that every step sees the images again, at a larger weight.
+    "te": {
+        "data.subset": 64,
+        "objective.te.start_epoch": 0.0,
+        "objective.te.ramp_epochs": 2.0,
+    },
+    "grad_align": {
+        "attack.num_steps": 1,
+        "attack.step_size": 0.1,
+        "attack.random_start": False,
+    },
+    "pgd_at with AWP": {"objective.awp.gamma": 0.05},
+    "bat with AWP": {"objective.awp.gamma": 0.05},
 }
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_first_steps_are_unchanged(name):
-    model = {"model.name": "small_cnn", "model.width": 4}
-    experiment = build(tiny(name, **model, **FROM_START))
+    fields = {"model.name": "small_cnn", "model.width": 4, **FROM_START, **CHANGES.get(name, {})}
+    experiment = build(tiny(name.split()[0], **fields))
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     before = jax.device_get(state.variables)
     order, step = order_of(experiment), experiment.train_step

@@ -13,19 +13,24 @@ from bat_jax.data.device import shapes, to_devices
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.kernels import programs
 from bat_jax.training.flops import flops, forward_flops, lowered_step, program_flops, step_flops
+from bat_jax.training.state import number_of_parameters
+from tests import compilations
 from tests.training.conftest import built, tiny
 
 STEPS = 2
 OBJECTIVES = ("standard", "pgd_at", "trades", "mart", "gairat", "bat")
-# MFLOP of the step that `compile_step` compiles. A commit that changes a number explains why.
-PINNED = {
-    "standard": 60.0,
-    "pgd_at": 141.2,
-    "trades": 201.3,
-    "mart": 200.8,
-    "gairat": 141.2,
-    "bat": 144.6,
+BATCH = 64
+# Forward passes of the batch that a step needs; a backward pass is two.
+PASSES = {
+    "standard": 3,
+    "pgd_at": 2 * STEPS + 3,
+    "trades": 2 * STEPS + 7,
+    "mart": 2 * STEPS + 6,
+    "gairat": 2 * STEPS + 3,
+    "bat": 2 * STEPS + 3,
 }
+# Work that is no product, such as the loss, differs by compiler; a pass too many is seen.
+HALF = 0.5
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,18 +55,29 @@ def compile_step(objective):
     return experiment, lowered_step(experiment).compile()
 
 
+@functools.cache
+def forward():
+    """Returns the FLOPs of a forward pass of the batch; all objectives have the same model."""
+    return BATCH * forward_flops(compile_step("pgd_at")[0])
+
+
+def passes(count):
+    """Returns a number of FLOPs in forward passes of the batch."""
+    return count / forward()
+
+
+def temporaries(program):
+    return program.memory_analysis().temp_size_in_bytes
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_step_computes_no_more_than_its_objective_must(objective):
     experiment, program = compile_step(objective)
-    assert flops(program) <= 1.05 * step_flops(experiment)
-    passes = {"standard": 3, "trades": 2 * STEPS + 7, "mart": 2 * STEPS + 6}
-    must = passes.get(objective, 2 * STEPS + 3) * 64 * forward_flops(experiment)
-    assert step_flops(experiment) == pytest.approx(must)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_cost_of_a_step_is_unchanged(objective):
-    assert flops(compile_step(objective)[1]) == pytest.approx(1e6 * PINNED[objective], rel=0.05)
+    must = PASSES[objective]
+    assert passes(step_flops(experiment)) == pytest.approx(must)
+    # A compiler may share the passes of clean images in the attack and in the loss of TRADES.
+    least = must - (objective == "trades")
+    assert least - HALF < passes(flops(program)) < must + HALF
 
 
 def test_a_step_is_counted_wherever_jax_has_cpu(monkeypatch):
@@ -82,26 +98,31 @@ def test_loops_are_counted_as_often_as_they_run():
     def of(**fields):
         return built(tiny("pgd_at", **{"model.name": "small_cnn", **fields}))
 
-    written_out = flops(compile_step("pgd_at")[1])
-    assert program_flops(of()) == pytest.approx(written_out, rel=0.01)
-    # XLA counts the body of a loop once: 5 of 7 passes.
-    assert flops(lowered_step(of()).compile()) == pytest.approx(5 / 7 * written_out, rel=0.02)
+    assert passes(program_flops(of())) == pytest.approx(7, abs=HALF)
+    # XLA counts the body of a loop once.
+    assert passes(flops(lowered_step(of()).compile())) == pytest.approx(5, abs=HALF)
     # A batch in parts is forwarded once more: accumulation.py.
     in_parts = program_flops(of(**{"train.accumulation": 2}))
-    assert in_parts == pytest.approx(written_out * 8 / 7, rel=0.05)
+    assert passes(in_parts) == pytest.approx(8, abs=HALF)
 
 
 def test_bat_costs_what_pgd_at_does():
     (_, bat), (_, plain) = compile_step("bat"), compile_step("pgd_at")
-    assert flops(bat) <= 1.03 * flops(plain)
+    assert passes(flops(bat)) < passes(flops(plain)) + HALF
 
     def memory(program):
-        analysis = program.memory_analysis()
-        return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+        return temporaries(program) + program.memory_analysis().argument_size_in_bytes
 
-    assert memory(bat) <= 1.05 * memory(plain)
-    # 1.3 MiB of temporaries for 64 images of 8x8 pixels.
-    assert plain.memory_analysis().temp_size_in_bytes == pytest.approx(1.3 * 2**20, rel=0.05)
+    assert memory(bat) < 1.1 * memory(plain)
+
+
+def test_an_attack_takes_no_more_memory_than_the_update():
+    experiment, plain = compile_step("standard")
+    assert temporaries(compile_step("pgd_at")[1]) < 1.1 * temporaries(plain)
+    # The activations of the batch, as many gradients, and the gradients of the parameters.
+    activations = BATCH * (8 * 8 * 16 + 4 * 4 * 32 + 2 * 2 * 64 + 128)
+    parameters = number_of_parameters(jax.eval_shape(experiment.initial_state).variables)
+    assert temporaries(plain) < 2 * 4 * (2 * activations + parameters)
 
 
 def test_evaluation_compiles_once_whatever_the_last_batch():
@@ -110,8 +131,12 @@ def test_evaluation_compiles_once_whatever_the_last_batch():
     variables = experiment.initial_state().variables
     # A whole batch of 64, then 36.
     data = to_devices(experiment.train.take(np.arange(100)), experiment.mesh)
-    assert len(evaluator(variables, data)["clean"]) == 100
-    assert evaluator._step._cache_size() == 1
+    compiled = []
+    with compilations.heard() as heard:
+        verdicts = evaluator(variables, data, lambda images: compiled.append(len(heard)))
+    assert len(verdicts["clean"]) == 100
+    first, last = compiled
+    assert first == last
 
 
 def test_evaluation_is_in_float32_at_the_highest_precision_whatever_training_is_in():

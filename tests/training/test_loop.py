@@ -1,4 +1,4 @@
-"""A run stopped anywhere resumes to the same bits, with batch norm, bfloat16, crops and EMA."""
+"""A run stopped anywhere resumes to the same bits: batch norm, dropout, bfloat16, crops, EMA."""
 
 import itertools
 import json
