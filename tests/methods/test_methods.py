@@ -263,8 +263,8 @@ def test_any_function_is_an_inner_loss():
 
 
 # Loss, gradient norm and distance from the start after each of three steps of `tiny`, weights from
-# the first step on, as the trainer had them when the row was added. A sign error in momentum, decay,
-# schedule, attack, loss or perturbation that leaves a run finite changes them.
+# the first step on, as the trainer had them when the row was added. A sign error in momentum,
+# decay, schedule, attack, loss or perturbation that leaves a run finite changes them.
 GOLDEN = {
     "standard": [
         (2.354038, 0.857076, 0.042870),
