@@ -24,6 +24,7 @@ def files(
     epsilon: float,
     attacks: Sequence[str],
     images: int,
+    part: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Returns the files of an evaluation in RobustBench's form, by name.
 
@@ -39,6 +40,7 @@ def files(
       epsilon: of the attacks.
       attacks: of AutoAttack, in order.
       images: the number of images of the whole test set.
+      part: see `model_info`.
     """
     found: dict[str, dict[str, Any]] = {}
     if norm not in _NORMS:
@@ -52,6 +54,7 @@ def files(
             epsilon=epsilon,
             attacks=attacks,
             images=images,
+            part=part,
         )
         if state == WEIGHTS:
             found["robustbench.json"] = info
@@ -69,6 +72,7 @@ def model_info(
     epsilon: float,
     attacks: Sequence[str],
     images: int,
+    part: str | None = None,
 ) -> dict[str, Any]:
     """Returns the content of a `model_info` file; what an evaluation does not know is None.
 
@@ -83,6 +87,7 @@ def model_info(
       epsilon: of the attacks.
       attacks: of AutoAttack, in order.
       images: the number of images of the whole test set.
+      part: what the test set is if it is not that of the data set: `10 of its classes`.
     """
     clean = evaluation.all[CLEAN]
     robust = evaluation.all.get(AUTOATTACK)
@@ -107,8 +112,15 @@ def model_info(
         "reported": None,
         "autoattack_acc": _percent(robust.accuracy) if robust and is_standard else None,
         **corruptions,
-        "footnote": None if clean.n == images else f"On {clean.n:,} of {images:,} test images.",
+        "footnote": _footnote(clean.n, images, part),
     }
+
+
+def _footnote(tested: int, images: int, part: str | None) -> str | None:
+    notes = [] if tested == images else [f"On {tested:,} of {images:,} test images."]
+    if part is not None:
+        notes.append(f"Tested on {part}.")
+    return " ".join(notes) or None
 
 
 def epsilon_text(epsilon: float, norm: str) -> str:

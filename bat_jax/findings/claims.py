@@ -236,12 +236,12 @@ def _c(summary: Mapping[str, Any], state: str, ours: str) -> Claim:
     return Claim(
         f"c, {state}" if is_plain else f"c, {ours}, {state}",
         f"(c) {'BAT' if is_plain else ours} gives a better trade-off between clean and robust"
-        f" accuracy than every other adversarial method ({state} checkpoint).",
+        f" accuracy than every method that it is compared with ({state} checkpoint).",
         "BAT is better than a method if the interval of one paired difference over seeds, of clean"
         f" or of robust accuracy ({title}), lies above 0 and that of the other not below 0."
         " Supported if BAT is better than each method; refuted if worse than one; else undecided.",
         verdict,
-        f"{'; '.join(parts).capitalize()}. {'BAT' if is_plain else ours} minus {numbers}"
+        f"{_sentence('; '.join(parts))}. {'BAT' if is_plain else ours} minus {numbers}"
         f" points.{caution}",
         **_looked(
             verdict,
@@ -252,6 +252,11 @@ def _c(summary: Mapping[str, Any], state: str, ours: str) -> Claim:
             },
         ),
     )
+
+
+def _sentence(text: str) -> str:
+    """Returns a text with a capital first letter, and names of arms as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _looked(verdict: Verdict, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

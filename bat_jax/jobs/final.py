@@ -180,7 +180,18 @@ def _for_robustbench(
         epsilon=config.attack.epsilon,
         attacks=tuple(config.evaluation.attacks),
         images=len(experiment.dataset.test),
+        part=_part(experiment),
     )
+
+
+def _part(experiment: Experiment) -> str | None:
+    """Returns what stands in for the test set of the data set, if anything does."""
+    parts = []
+    if experiment.dataset.classes is not None:
+        parts.append(f"{experiment.dataset.num_classes} of its classes")
+    if experiment.config.data.tested:
+        parts.append("held-out training images")
+    return ", ".join(parts) or None
 
 
 def _corruptions(

@@ -125,7 +125,7 @@ def _written(experiment: Experiment, store: Store, path: AnyPath, *, attacked: b
         halves,
         members=settings.members,
         threshold=settings.threshold,
-        class_names=experiment.dataset.class_names,
+        class_names=experiment.dataset.unique_names,
     )
     return _Written(output, halves[settings.members], summary)
 

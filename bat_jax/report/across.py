@@ -37,7 +37,8 @@ _HEADINGS = {
     "c": "(c) BAT and the others",
 }
 _BOLD = "bold where the interval excludes 0, at the level of the looks if there are any"
-_NUMBER = re.compile(r"\d+\.\d")
+# A difference in a claim's text; names of arms may have such numbers too.
+_NUMBER = re.compile(r"(?<= )\d+\.\d(?=,| points)")
 
 
 def write(finished: Sequence[Finished], folder: AnyPath) -> AnyPath:

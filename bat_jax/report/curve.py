@@ -194,7 +194,7 @@ def _page(name: str, facts: dict[str, str], found: MinimalNorms, curve: Curve) -
     half = (
         f"Half of the images have an adversarial image within {median:.4g}."
         if np.isfinite(median)
-        else "Fewer than half of the images have an adversarial image that was found."
+        else "An adversarial image was found for at most half of the images."
     )
     title = "Robust accuracy against epsilon"
     return Page(

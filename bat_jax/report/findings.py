@@ -9,7 +9,7 @@ from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, Measure
 from bat_jax.findings import power
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
-from bat_jax.findings.results import read_results
+from bat_jax.findings.results import read_results, seeds_of
 from bat_jax.report import findings_charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.single import facts
@@ -52,13 +52,12 @@ def table(summary: Summary) -> str:
 
 
 def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
-    seeds = config["findings"]["seeds"]
-    first = runs.read(folder / "runs" / f"bat-seed{seeds[0]}")
-    made = len(summary["accuracies"]) * len(seeds)
+    seeds = seeds_of(summary)
+    first = runs.read(folder / "runs" / f"bat-seed{config['findings']['seeds'][0]}")
+    made = len(summary["accuracies"]) * seeds
     known = facts(first)
     known["Training"] = known["Training"].partition(", seed")[0] + (
-        f"; {made} runs, {len(seeds)} seed(s) each, {summary['seconds'] / 60:,.0f} minutes of"
-        " training"
+        f"; {made} runs, {seeds} seed(s) each, {summary['seconds'] / 60:,.0f} minutes of training"
     )
     known["Method"] = ", ".join(
         methods.title(name) for name in config["findings"]["methods"]

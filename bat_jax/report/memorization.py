@@ -90,6 +90,8 @@ def _page(
             "Pictures", charts=tuple(most_memorized(experiment) + _pairs(experiment, estimates))
         ),
     ]
+    train = config.train
+    length = f"{train.steps} steps" if train.steps else f"{train.epochs} epochs"
     return Page(
         title=f"Memorization on {experiment.dataset.name}",
         summary=summary,
@@ -100,8 +102,7 @@ def _page(
             f" {_INPUTS[config.memorization.inputs]} images"
             + (", estimated from margins" if config.memorization.estimator == "margin" else ""),
             "Model": config.model.name,
-            "Training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, seed"
-            f" {config.seed}",
+            "Training": f"{length}, batch {config.train.batch_size}, seed {config.seed}",
         },
         sections=tuple(section for section in sections if section.charts or section.tables),
         details={},

@@ -157,11 +157,14 @@ def test_an_arm_that_trains_on_clean_images_is_no_adversarial_method():
     assert {claim.name: claim.verdict for claim in claims(found)}["c, best"] == "refuted"
 
 
-@pytest.mark.parametrize(("accuracy", "expected"), [(0.11, True), (0.19, True), (0.21, False)])
-def test_a_run_is_at_chance_below_twice_what_guessing_gets_right(accuracy, expected):
+@pytest.mark.parametrize(
+    ("classes", "accuracy", "expected"),
+    [(10, 0.11, True), (10, 0.19, True), (10, 0.21, False), (2, 0.7, True), (2, 0.97, False)],
+)
+def test_a_run_is_at_chance_below_twice_what_guessing_gets_right(classes, accuracy, expected):
     found = {"accuracy": accuracy, "n": 100, "interval": [0, 1]}
     results = {"best": {"test": {"clean": found}}}
-    run = Run(Path("run"), {}, {}, results, (), {"labels": np.arange(100) % 10})
+    run = Run(Path("run"), {}, {}, results, (), {"labels": np.arange(100) % classes})
     assert _is_at_chance(run) is expected
 
 

@@ -152,7 +152,7 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     accuracy = {"accuracy": 0.123456, "n": 3, "interval": [0, 1]}
     found = Evaluation.from_json({"test": {"clean": accuracy, "autoattack": accuracy}})
 
-    def info(attacks, epsilon=0.031, norm="linf"):
+    def info(attacks, epsilon=0.031, norm="linf", part=None):
         return robustbench.model_info(
             found,
             dataset="",
@@ -161,6 +161,7 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
             epsilon=epsilon,
             attacks=attacks,
             images=3,
+            part=part,
         )
 
     assert info(robustbench.STANDARD)["autoattack_acc"] == "12.35"
@@ -168,6 +169,7 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     assert info(("apgd-ce",))["autoattack_acc"] is None
     assert [info((), e)["eps"] for e in (8 / 255, 0.031, 0.5)] == ["8/255", "0.031", "0.5"]
     assert info((), 1.0, "l2")["eps"] == "1"
+    assert info((), part="10 of its classes")["footnote"] == "Tested on 10 of its classes."
     names = [
         robustbench.architecture_text(name, depth=depth, widening=widening)
         for name, depth, widening in (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bat_jax.errors import UserError
-from bat_jax.report.across import main, markdown, write
+from bat_jax.report.across import _cell, main, markdown, write
 from bat_jax.report.finished import Finished
 from bat_jax.report.page import Table
 
@@ -69,6 +69,17 @@ def test_the_tables_of_differences_mark_those_with_a_sign(page):
     )
     assert row in text
     assert "| bat minus trades | -1.6 (-3.8 to +0.6) | **-4.0 (-7.3 to -0.8)** | -0.9" in text
+
+
+def test_numbers_in_names_of_arms_are_not_read_as_differences():
+    results = json.loads(PILOT.read_text())
+    one = Finished("Gray", results)
+    claim = one.claims["c, last"]._replace(
+        verdict="undecided",
+        detectable="trades_awp0.005 clean 2.3, trades_awp0.005 PGD-20 3.1 points",
+    )
+    one.claims["c, last"] = claim
+    assert _cell(one, "c, last") == "undecided (detects 2.3 to 3.1)"
 
 
 def test_estimates_from_samples_are_named(page):
