@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +156,33 @@ def parse(arguments: Sequence[str], *, program: str = "bat-jax") -> Arguments | 
 
 
 def _check_early(changes: Sequence[Override]) -> None:
-    """Rejects what is wrong on any page: a field that no job has, or a value that is illegal."""
+    """Rejects what is wrong on any page: a field that no job has, or a value that is illegal.
+
+    Fields of open sections, such as `findings.arms`, are those of the page. None is legal on some
+    pages alone.
+    """
     config, schema = configs.known()
-    own = [change for change in changes if not change.field.startswith("objective.")]
+    own = [
+        change
+        for change in changes
+        if not (
+            change.field.startswith("objective.")
+            or change.text == "None"
+            or _is_of_open_section(schema, change.field)
+        )
+    ]
     overrides.apply(config, own)
     fields.check(config, schema)
+
+
+def _is_of_open_section(schema: Mapping[str, Any], field: str) -> bool:
+    """Returns whether a field lies below a section whose fields the page chooses."""
+    node: Any = schema
+    for part in field.split("."):
+        if isinstance(node, fields.Open):
+            return True
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return False
 
 
 def _split(arguments: Sequence[str]) -> tuple[str | None, list[Override], list[str]]:

@@ -382,3 +382,16 @@ def test_only_messages_of_orbax_about_its_threads_are_hidden(caplog):
     finally:
         threading.excepthook = before
     assert caplog.messages == ["other.py"]
+
+
+def test_fields_of_open_sections_are_those_of_the_page():
+    page = f"--config={CONFIGS}/fashion_mnist_findings_cpu.py"
+    members = "findings.robust_ensemble.memorization.members"
+    gamma = "findings.arms.trades_awp.objective.awp.gamma"
+    config = arguments.parse([page, f"--config.{members}=400", f"--config.{gamma}=0.01"]).config
+    assert config.findings.robust_ensemble.memorization.members == 400
+    assert config.findings.arms.trades_awp.objective.awp.gamma == 0.01
+    evaluation = [f"--config={CONFIGS}/evaluation.py", "--config.evaluation.num_steps=None"]
+    assert arguments.parse(evaluation).config.evaluation.num_steps is None
+    with pytest.raises(UserError, match=r"findings\.arms\.nobody"):
+        arguments.parse([page, "--config.findings.arms.nobody.objective.awp.gamma=0.01"])

@@ -99,18 +99,33 @@ def _listed(test: Path, classes: list[str]) -> list[tuple[Path, int]]:
         text = read_at_most(file, TEXT_LIMIT, where=str(path), remedy="replace it")
     labels = {name: label for label, name in enumerate(classes)}
     numbers = {str(label): label for label in range(len(classes))}
-    known: dict[str, int] = {}
+    lines = []
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
         name, _, given = line.strip().rpartition(" ")
-        label = labels.get(given, numbers.get(given))
-        if not name or label is None:
+        if not name or given not in labels | numbers:
             raise UserError(
                 f"{path}: line {number} is {line[:80]!r}; expected the name of a file, a space and"
                 f" its class, a folder of train or its number, 0 to {len(classes) - 1}"
             )
-        if known.setdefault(name.strip(), label) != label:
+        lines.append((number, name.strip(), given))
+    # Folders may have the names of numbers: all lines are read in the same way.
+    readings = [of for of in (labels, numbers) if all(given in of for _, _, given in lines)]
+    if not readings:
+        raise UserError(
+            f"{path}: some of its classes are names of folders of train and some are numbers;"
+            " expected names alone, or numbers alone"
+        )
+    if any(readings[0][given] != readings[-1][given] for _, _, given in lines):
+        raise UserError(
+            f"{path}: its classes are names of folders of train, and numbers of other ones;"
+            " expected one meaning: sort the images into folders of their classes"
+        )
+    known: dict[str, int] = {}
+    for number, name, given in lines:
+        label = readings[0][given]
+        if known.setdefault(name, label) != label:
             raise UserError(f"{path}: line {number} gives {name} another class; expected one")
     missing = next((name for name in names if name not in known), None)
     if missing is not None:

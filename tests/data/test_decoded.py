@@ -251,8 +251,18 @@ def test_test_images_without_class_folders_have_a_list(folder, lines):
         (("a.png 1", "b.png cow"), "line 2 is 'b.png cow'; expected the name of a file, a space"),
         (("a.png 1", "b.png 2"), "a folder of train or its number, 0 to 1"),
         (("a.png 1", "b.png 1", "a.png 0"), "val.txt: line 3 gives a.png another class"),
+        (("a.png dog", "b.png 0"), "some of its classes are names of folders of train and some"),
     ],
 )
 def test_a_wrong_list_of_test_images_is_named(folder, lines, words):
     flat(folder, lines)
     assert words in error(folder)
+
+
+def test_a_list_is_read_as_names_or_as_numbers_throughout(folder):
+    (folder / "train" / "cat").rename(folder / "train" / "1")
+    (folder / "train" / "dog").rename(folder / "train" / "2")
+    flat(folder, ("b.png 0", "a.png 1"))
+    assert load(f"folder:{folder}").test.labels.tolist() == [1, 0]
+    (folder / "val.txt").write_text("b.png 1\na.png 1")
+    assert "its classes are names of folders of train, and numbers of other" in error(folder)
