@@ -59,7 +59,7 @@ def gain(measure: str, **fields: Any) -> Contrast:
 def removal(of: Removal, state: str, measure: str, **fields: Any) -> Contrast:
     """Returns the contrast of a removal and its control on typical test images."""
     name = f"{100 * of.part:g} % {of.kind} minus {of.control} removed, {state}, typical test images"
-    return Contrast("b", name, measure, **fields)
+    return Contrast("b", name, measure, arms=of.arms, **fields)
 
 
 def comparison(

@@ -68,8 +68,8 @@ class Finished:
 
         Arms with a run at chance are left out.
         """
+        failed = power.failed_arms(self.summary)
         if finding == "c":
-            failed = power.failed_arms(self.summary)
             attack = self.summary["attacks"]["methods"]["best"]
             return {
                 f"{ours} minus {other}, {Measure.parse(key).title}": by_state["best"][key]
@@ -82,5 +82,5 @@ class Finished:
                 contrast.values, images=contrast.images or None
             )
             for contrast in measured(self.summary)
-            if contrast.claim == finding
+            if contrast.claim == finding and not failed & set(contrast.arms)
         }

@@ -71,6 +71,17 @@ def test_the_tables_of_differences_mark_those_with_a_sign(page):
     assert "| bat minus trades | -1.6 (-3.8 to +0.6) | **-4.0 (-7.3 to -0.8)** | -0.9" in text
 
 
+def test_removals_at_chance_are_left_out_of_the_figures():
+    results = json.loads(PILOT.read_text())
+    whole = Finished("Gray", results).differences("b")
+    failed = {**results, "at_chance": ["pgd_at-without-100%-random-seed1"]}
+    left = Finished("Gray", failed).differences("b")
+    assert {name for name in whole if name not in left} == {
+        name for name in whole if name.startswith("100 % atypical")
+    }
+    assert left
+
+
 def test_numbers_in_names_of_arms_are_not_read_as_differences():
     results = json.loads(PILOT.read_text())
     one = Finished("Gray", results)
