@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,31 +158,26 @@ def parse(arguments: Sequence[str], *, program: str = "bat-jax") -> Arguments | 
 def _check_early(changes: Sequence[Override]) -> None:
     """Rejects what is wrong on any page: a field that no job has, or a value that is illegal.
 
-    Fields of open sections, such as `findings.arms`, are those of the page. None is legal on some
-    pages alone.
+    The page knows the fields of a method and those of open sections, such as `findings.arms`, and
+    which fields its job may leave unset.
     """
     config, schema = configs.known()
-    own = [
-        change
-        for change in changes
-        if not (
-            change.field.startswith("objective.")
-            or change.text == "None"
-            or _is_of_open_section(schema, change.field)
-        )
-    ]
-    overrides.apply(config, own)
+    known = [change for change in changes if not _is_of_the_page(schema, change.field)]
+    overrides.apply(config, [change for change in known if change.text != "None"])
     fields.check(config, schema)
+    overrides.apply(config, [change for change in known if change.text == "None"])
 
 
-def _is_of_open_section(schema: Mapping[str, Any], field: str) -> bool:
-    """Returns whether a field lies below a section whose fields the page chooses."""
-    node: Any = schema
-    for part in field.split("."):
-        if isinstance(node, fields.Open):
+def _is_of_the_page(schema: fields.Schema, field: str) -> bool:
+    """Returns whether a field is in a section whose fields only the page knows."""
+    section: Any = schema
+    for name in field.split(".")[:-1]:
+        section = section.get(name, {})
+        if isinstance(section, fields.Open):
             return True
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return False
+        if isinstance(section, fields.Field):
+            return False
+    return field.startswith("objective.")
 
 
 def _split(arguments: Sequence[str]) -> tuple[str | None, list[Override], list[str]]:

@@ -230,6 +230,8 @@ def test_help_and_flag_errors_import_nothing_large():
         " assert cli.main(['--help']) == cli.main(['--version']) == 0;"
         " assert cli.main(['--config=digits_bat', '--config.attack.epsilon=-8']) == 2;"
         " assert cli.main(['--config=digits_bat', '--config.attack.epsilom=1']) == 2;"
+        " assert cli.main(['--config=digits_bat', '--config.attack.epsilom=None']) == 2;"
+        " assert cli.main(['--config=digits_bat', '--config.findings.arm.x.y=1']) == 2;"
         " print([m for m in ('jax', 'numpy', 'orbax', 'scipy', 'matplotlib') if m in sys.modules])"
     )
     ended = subprocess.run(
@@ -395,3 +397,25 @@ def test_fields_of_open_sections_are_those_of_the_page():
     assert arguments.parse(evaluation).config.evaluation.num_steps is None
     with pytest.raises(UserError, match=r"findings\.arms\.nobody"):
         arguments.parse([page, "--config.findings.arms.nobody.objective.awp.gamma=0.01"])
+
+
+def test_options_of_an_optimizer_are_those_of_the_page(tmp_path):
+    (tmp_path / "lion.py").write_text(
+        "from bat_jax.config import default\n"
+        "def get_config():\n"
+        "    config = default()\n"
+        "    config.train.optimizer.name = 'optax:lion'\n"
+        "    config.train.optimizer.options = {'b1': 0.9}\n"
+        "    return config\n"
+    )
+    field = "--config.train.optimizer.options"
+    config = arguments.parse([f"--config={tmp_path}/lion.py", f"{field}.b1=0.8"]).config
+    assert config.train.optimizer.options.b1 == 0.8
+    with pytest.raises(UserError, match=r"options has no field 'b2'; it has b1$"):
+        arguments.parse([f"--config={tmp_path}/lion.py", f"{field}.b2=0.8"])
+    # A page without options has no types for them: they are set as a section.
+    with pytest.raises(UserError, match=r"options has no field 'b1'; it has none: set them in one"):
+        arguments.parse(["--config=digits_bat", f"{field}.b1=0.8"])
+    optimizer = "--config.train.optimizer.name=optax:lion"
+    config = arguments.parse(["--config=digits_bat", optimizer, f"{field}={{'b1': 0.8}}"]).config
+    assert config.train.optimizer.options.b1 == 0.8

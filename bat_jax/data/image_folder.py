@@ -99,12 +99,12 @@ def _listed(test: Path, classes: list[str]) -> list[tuple[Path, int]]:
         text = read_at_most(file, TEXT_LIMIT, where=str(path), remedy="replace it")
     labels = {name: label for label, name in enumerate(classes)}
     numbers = {str(label): label for label in range(len(classes))}
-    lines = []
+    legal, lines = labels.keys() | numbers.keys(), []
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
         name, _, given = line.strip().rpartition(" ")
-        if not name or given not in labels | numbers:
+        if not name or given not in legal:
             raise UserError(
                 f"{path}: line {number} is {line[:80]!r}; expected the name of a file, a space and"
                 f" its class, a folder of train or its number, 0 to {len(classes) - 1}"

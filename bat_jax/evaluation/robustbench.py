@@ -13,6 +13,7 @@ from bat_jax.evaluation.records import AUTOATTACK, CLEAN, WEIGHTS, Evaluation, e
 
 # The norms of RobustBench's threat models.
 _NORMS = ("linf", "l2")
+_WHOLE = "test images"
 
 
 def files(
@@ -24,7 +25,7 @@ def files(
     epsilon: float,
     attacks: Sequence[str],
     images: int,
-    part: str | None = None,
+    kind: str = _WHOLE,
 ) -> dict[str, dict[str, Any]]:
     """Returns the files of an evaluation in RobustBench's form, by name.
 
@@ -39,8 +40,8 @@ def files(
       norm: of the attacks.
       epsilon: of the attacks.
       attacks: of AutoAttack, in order.
-      images: the number of images of the whole test set.
-      part: see `model_info`.
+      images: see `model_info`.
+      kind: see `model_info`.
     """
     found: dict[str, dict[str, Any]] = {}
     if norm not in _NORMS:
@@ -54,7 +55,7 @@ def files(
             epsilon=epsilon,
             attacks=attacks,
             images=images,
-            part=part,
+            kind=kind,
         )
         if state == WEIGHTS:
             found["robustbench.json"] = info
@@ -72,7 +73,7 @@ def model_info(
     epsilon: float,
     attacks: Sequence[str],
     images: int,
-    part: str | None = None,
+    kind: str = _WHOLE,
 ) -> dict[str, Any]:
     """Returns the content of a `model_info` file; what an evaluation does not know is None.
 
@@ -87,7 +88,7 @@ def model_info(
       epsilon: of the attacks.
       attacks: of AutoAttack, in order.
       images: the number of images of the whole test set.
-      part: what the test set is if it is not that of the data set: `10 of its classes`.
+      kind: what these are, if not all test images: `test images of 10 of its classes`.
     """
     clean = evaluation.all[CLEAN]
     robust = evaluation.all.get(AUTOATTACK)
@@ -112,15 +113,15 @@ def model_info(
         "reported": None,
         "autoattack_acc": _percent(robust.accuracy) if robust and is_standard else None,
         **corruptions,
-        "footnote": _footnote(clean.n, images, part),
+        "footnote": _footnote(clean.n, images, kind),
     }
 
 
-def _footnote(tested: int, images: int, part: str | None) -> str | None:
-    notes = [] if tested == images else [f"On {tested:,} of {images:,} test images."]
-    if part is not None:
-        notes.append(f"Tested on {part}.")
-    return " ".join(notes) or None
+def _footnote(tested: int, images: int, kind: str) -> str | None:
+    if tested == images and kind == _WHOLE:
+        return None
+    count = f"{tested:,}" if tested == images else f"{tested:,} of {images:,}"
+    return f"On {count} {kind}."
 
 
 def epsilon_text(epsilon: float, norm: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.findings import looks, power
 from bat_jax.findings.contrasts import is_adversarial
+from bat_jax.findings.results import measure_title
 
 Verdict = Literal["supported", "refuted", "undecided"]
 
@@ -42,11 +43,8 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
     return [
         _regime(summary["regime"]),
         _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
-        *(_b(row, summary["attacks"]["removal"][row["state"]]) for row in summary["removal"]),
-        *(
-            _harmful(row, summary["attacks"]["removal"][row["state"]])
-            for row in summary.get("harmful", ())
-        ),
+        *(_b(summary, row) for row in summary["removal"]),
+        *(_harmful(summary, row) for row in summary.get("harmful", ())),
         *(
             _c(summary, state, ours)
             for ours in dict.fromkeys(("bat", *(row.get("ours", "bat") for row in methods)))
@@ -144,8 +142,8 @@ def _a(gains: Mapping[str, Any], attack: str) -> Claim:
     )
 
 
-def _b(row: Mapping[str, Any], attack: str) -> Claim:
-    title = Measure.parse(attack).title
+def _b(summary: Mapping[str, Any], row: Mapping[str, Any]) -> Claim:
+    title = Measure.parse(summary["attacks"]["removal"][row["state"]]).title
     part, state = f"{100 * row['part']:g} %", row["state"]
     name = f"b, {part} removed, {state}"
     statement = (
@@ -157,11 +155,11 @@ def _b(row: Mapping[str, Any], attack: str) -> Claim:
         " training images minus without equally many random ones. Supported if its interval lies"
         " above 0, refuted if below, else undecided."
     )
-    return _of_removal(name, statement, rule, row, attack)
+    return _of_removal(name, statement, rule, summary, row)
 
 
-def _harmful(row: Mapping[str, Any], attack: str) -> Claim:
-    title = Measure.parse(attack).title
+def _harmful(summary: Mapping[str, Any], row: Mapping[str, Any]) -> Claim:
+    title = Measure.parse(summary["attacks"]["removal"][row["state"]]).title
     part, state = f"{100 * row['part']:g} %", row["state"]
     is_random = row["against"] == "balanced"
     others = "random" if is_random else "merely atypical"
@@ -177,12 +175,15 @@ def _harmful(row: Mapping[str, Any], attack: str) -> Claim:
         " ones of the same classes. Supported if its interval lies above 0, refuted if below, else"
         " undecided."
     )
-    return _of_removal(f"b, {part} harmful, {others}, {state}", statement, rule, row, attack)
+    return _of_removal(f"b, {part} harmful, {others}, {state}", statement, rule, summary, row)
 
 
-def _of_removal(name: str, statement: str, rule: str, row: Mapping[str, Any], attack: str) -> Claim:
+def _of_removal(
+    name: str, statement: str, rule: str, summary: Mapping[str, Any], row: Mapping[str, Any]
+) -> Claim:
     """Returns the claim that a removal raises robust accuracy on typical test images."""
-    title = Measure.parse(attack).title
+    attack = summary["attacks"]["removal"][row["state"]]
+    title = measure_title(summary, attack)
     if "typical" not in row:
         return Claim(name, statement, rule, "undecided", "No typical test images are known.")
     robust = row["typical"][attack]
@@ -200,7 +201,7 @@ def _of_removal(name: str, statement: str, rule: str, row: Mapping[str, Any], at
 
 def _c(summary: Mapping[str, Any], state: str, ours: str) -> Claim:
     attack = summary["attacks"]["methods"][state]
-    title = Measure.parse(attack).title
+    title = measure_title(summary, attack)
     rows = [
         row
         for row in summary["methods"]
@@ -236,9 +237,10 @@ def _c(summary: Mapping[str, Any], state: str, ours: str) -> Claim:
     return Claim(
         f"c, {state}" if is_plain else f"c, {ours}, {state}",
         f"(c) {'BAT' if is_plain else ours} gives a better trade-off between clean and robust"
-        f" accuracy than every method that it is compared with ({state} checkpoint).",
+        f" accuracy than every adversarial method that it is compared with ({state} checkpoint).",
         "BAT is better than a method if the interval of one paired difference over seeds, of clean"
-        f" or of robust accuracy ({title}), lies above 0 and that of the other not below 0."
+        f" or of robust accuracy ({Measure.parse(attack).title}), lies above 0 and that of the"
+        " other not below 0."
         " Supported if BAT is better than each method; refuted if worse than one; else undecided.",
         verdict,
         f"{_sentence('; '.join(parts))}. {'BAT' if is_plain else ours} minus {numbers}"

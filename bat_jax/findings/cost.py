@@ -50,6 +50,7 @@ def describe_findings(config: ConfigDict) -> str:
         # Estimates are made first; their values do not change the cost.
         base.evaluation.track.images = 0
     experiment = build(base)
+    plans.check_harmful(config, experiment)
     # Removals are ignored, so that no image need be known as atypical.
     runs = plans.plan(config, experiment.train, np.zeros(0, np.int64), Path())
     forward, rate = forward_flops(experiment), _rate(experiment)

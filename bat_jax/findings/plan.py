@@ -9,13 +9,16 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import methods
+from bat_jax import fields, memorization, methods
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.fields import shown
 from bat_jax.findings import design, removal
+from bat_jax.memorization.matching import matched
 from bat_jax.runtime.storage import AnyPath
+from bat_jax.training.building import build
+from bat_jax.training.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +75,9 @@ def plan(
             base = trained(config, "removal", "pgd_at", seed)
             base.data.exclude = str(folder / f"{arm}-seed{seed}.txt")
             runs.append(Planned("removal", arm, seed, base, ids, np.union1d(ids, everywhere)))
-        for name, fields in variants(config).items():
+        for name, changes in variants(config).items():
             base = trained(config, "variants", "bat", seed)
-            _change(base, name, fields)
+            _change(base, name, changes)
             runs.append(Planned("variants", variant_arm(name), seed, base))
     return runs
 
@@ -95,7 +98,7 @@ def ensemble(config: ConfigDict, *, section: str = "ensemble") -> ConfigDict:
     run.data.validation = 0
     run.evaluation.track.images = 0
     _update(run, config.findings[section], f"findings.{section}")
-    configs.check(run)
+    _check(run)
     return run
 
 
@@ -150,10 +153,35 @@ def validate(config: ConfigDict) -> None:
     configs.check(config)
     _check_methods(config)
     _check_tracking(config)
+    _check_ensembles(config)
     _check_removals(config)
     _check_looks(config)
     _check_factors(config)
     _check_variants(config)
+
+
+def check_harmful(config: ConfigDict, experiment: Experiment) -> None:
+    """Raises a UserError if the data show that harmful images cannot be chosen, before any run.
+
+    Args:
+      config: of the findings.
+      experiment: one of their runs.
+    """
+    settings = config.findings
+    if not settings.harmful:
+        return
+    if settings.robust_estimates is None:
+        scored = build(ensemble(config, section="robust_ensemble")).dataset.test.ids
+    else:
+        estimates = matched(memorization.load(settings.robust_estimates), experiment.dataset)
+        removal.check(estimates)
+        scored = estimates.test_ids
+    if not len(np.setdiff1d(scored, experiment.test_images().ids)):
+        raise UserError(
+            f"config.evaluation.subset is {config.evaluation.subset}, which tests on all of the"
+            f" {len(scored)} test images with an influence; expected fewer with"
+            " config.findings.harmful: the others choose the harmful images"
+        )
 
 
 def _check_methods(config: ConfigDict) -> None:
@@ -202,6 +230,21 @@ def _check_tracking(config: ConfigDict) -> None:
         )
 
 
+def _check_ensembles(config: ConfigDict) -> None:
+    """Checks that the ensembles estimate influence, if they are made."""
+    settings = config.findings
+    made = {
+        "ensemble": config.memorization.estimates is None,
+        "robust_ensemble": bool(settings.harmful) and settings.robust_estimates is None,
+    }
+    for section, is_made in made.items():
+        if is_made and ensemble(config, section=section).memorization.influence == "none":
+            raise UserError(
+                f"config.findings.{section} has memorization.influence none; expected class or"
+                " full: influence tells which test images are atypical, and which images harm"
+            )
+
+
 def _check_removals(config: ConfigDict) -> None:
     """Checks the parts of images to remove, and what harmful ones need."""
     settings = config.findings
@@ -245,19 +288,19 @@ def _check_looks(config: ConfigDict) -> None:
 def _check_variants(config: ConfigDict) -> None:
     """Checks the variants of BAT, each by itself."""
     settings = config.findings
-    for name, fields in settings.variants.items():
-        if not isinstance(fields, ConfigDict):
+    for name, changes in settings.variants.items():
+        if not isinstance(changes, ConfigDict):
             raise UserError(
-                f"config.findings.variants.{name} is {shown(fields)}; expected values for fields"
+                f"config.findings.variants.{name} is {shown(changes)}; expected values for fields"
                 " of config.objective.bat"
             )
-        unknown = set(fields) - set(config.objective.bat)
+        unknown = set(changes) - set(config.objective.bat)
         if unknown:
             raise UserError(
                 f"config.findings.variants.{name} has {', '.join(sorted(unknown))}; expected fields"
                 " of config.objective.bat"
             )
-        _change(trained(config, "variants", "bat", settings.seeds[0]), name, fields)
+        _change(trained(config, "variants", "bat", settings.seeds[0]), name, changes)
 
 
 def _check_factors(config: ConfigDict) -> None:
@@ -296,7 +339,7 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
         run.data.seed = config.seed
     changes = settings.arms.get(method)
     if changes is None:
-        run.objective.name = method
+        _choose(run, method)
     else:
         _update(run, changes, f"findings.arms.{method}")
     select_by = methods.find(run.objective.name).select_by
@@ -308,18 +351,32 @@ def trained(config: ConfigDict, part: str, method: str, seed: int) -> ConfigDict
         run.evaluation.attacks = ()
     if part != "methods" or method not in settings.tracked:
         run.evaluation.track.images = 0
-    configs.check(run)
+    _check(run)
     return run
+
+
+def _choose(config: ConfigDict, method: str) -> None:
+    """Names the method of a run, with the section of a method from outside."""
+    config.objective.name = method
+    methods.complete(config)
+
+
+def _check(run: ConfigDict) -> None:
+    """Checks the config of a run, with the fields of a method from outside."""
+    configs.check(run)
+    method = methods.find(run.objective.name)
+    settings = run.objective.get(method.name, ConfigDict())
+    fields.check(settings, method.fields, f"objective.{method.name}")
 
 
 def _change(
     config: ConfigDict,
     variant: str,
-    fields: ConfigDict | Mapping[str, Any],
+    changes: ConfigDict | Mapping[str, Any],
     section: str = "variants",
 ) -> None:
     try:
-        config.objective.bat.update(fields)
+        config.objective.bat.update(changes)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"config.findings.{section}.{variant}: {_in_words(error)}; expected values for fields"
@@ -335,7 +392,13 @@ def _update(config: ConfigDict, changes: Any, field: str) -> None:
       UserError: the changes are no sections of the config, or none of their fields.
     """
     try:
-        config.update(changes.to_dict())
+        given = changes.to_dict()
+        objective = given.get("objective")
+        if isinstance(objective, dict) and "name" in objective:
+            _choose(config, objective["name"])
+        config.update(given)
+    except UserError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"config.{field}: {_in_words(error)}; expected sections of this config and their fields"
@@ -350,6 +413,7 @@ def _in_words(error: Exception) -> str:
 def _section_by_section(config: ConfigDict) -> ConfigDict:
     """Returns a training config with the sections of the findings' config."""
     run = configs.default()
+    _choose(run, config.objective.name)
     for name, value in config.items():
         if name in run and isinstance(value, ConfigDict):
             run[name].update(value.to_dict())

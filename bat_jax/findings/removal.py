@@ -99,13 +99,7 @@ def harm(estimates: Estimates, typical: Ids) -> Harm:
     Raises:
       UserError: the members were scored on clean images, or there is no influence.
     """
-    if estimates.inputs != "adversarial" or not estimates.influence:
-        raise UserError(
-            f"{estimates.source}: estimates from {estimates.inputs or 'clean'} images with"
-            f" {len(estimates.influence)} blocks of influence; expected influence under attack:"
-            " point config.findings.robust_estimates at estimates of members that were scored on"
-            " adversarial images"
-        )
+    check(estimates)
     ids, values, errors = [], [], []
     for block in estimates.influence:
         columns = np.isin(estimates.test_ids[block.test], typical)
@@ -125,6 +119,17 @@ def harm(estimates: Estimates, typical: Ids) -> Harm:
         errors.append(error.sum(axis=1)[is_known] / counts)
     order = np.argsort(np.concatenate(ids), kind="stable")
     return Harm(*(np.concatenate(parts)[order] for parts in (ids, values, errors)))
+
+
+def check(estimates: Estimates) -> None:
+    """Raises a UserError unless estimates are of influence on attacked images."""
+    if estimates.inputs != "adversarial" or not estimates.influence:
+        raise UserError(
+            f"{estimates.source}: estimates from {estimates.inputs or 'clean'} images with"
+            f" {len(estimates.influence)} blocks of influence; expected influence under attack:"
+            " point config.findings.robust_estimates at estimates of members that were scored on"
+            " adversarial images"
+        )
 
 
 def removed(

@@ -5,7 +5,7 @@ from typing import Any
 
 from bat_jax.config import PARTS
 from bat_jax.errors import UserError
-from bat_jax.evaluation.records import CLEAN, GROUPS, STATES, Measure
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, Measure
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.removal import CONTROLS
 from bat_jax.runtime import schema
@@ -155,6 +155,12 @@ def read_results(path: AnyPath) -> Mapping[str, Any]:
     if not path.exists():
         raise UserError(f"{path.parent}: has no results.json; expected {what}")
     return schema.read(path, _RESULTS, what)
+
+
+def measure_title(results: Mapping[str, Any], key: str) -> str:
+    """Returns the title of a measure, which names estimates from samples of the images."""
+    note = " (sampled)" if key == AUTOATTACK.key and "sampled" in results else ""
+    return Measure.parse(key).title + note
 
 
 def seeds_of(results: Mapping[str, Any]) -> int:

@@ -180,18 +180,16 @@ def _for_robustbench(
         epsilon=config.attack.epsilon,
         attacks=tuple(config.evaluation.attacks),
         images=len(experiment.dataset.test),
-        part=_part(experiment),
+        kind=_kind(experiment),
     )
 
 
-def _part(experiment: Experiment) -> str | None:
-    """Returns what stands in for the test set of the data set, if anything does."""
-    parts = []
+def _kind(experiment: Experiment) -> str:
+    """Returns what the test images are: `held-out training images of 10 of its classes`."""
+    kind = "held-out training images" if experiment.config.data.tested else "test images"
     if experiment.dataset.classes is not None:
-        parts.append(f"{experiment.dataset.num_classes} of its classes")
-    if experiment.config.data.tested:
-        parts.append("held-out training images")
-    return ", ".join(parts) or None
+        kind += f" of {experiment.dataset.num_classes} of its classes"
+    return kind
 
 
 def _corruptions(

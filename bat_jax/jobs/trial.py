@@ -1,10 +1,11 @@
 """Tests the findings: makes the estimates and the runs, then summarizes their results."""
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
@@ -13,7 +14,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import runs as finished
 from bat_jax.findings import removal
 from bat_jax.findings.claims import claims
-from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
+from bat_jax.findings.plan import Planned, check_harmful, ensemble, plan, trained, validate
 from bat_jax.findings.results import read_results, seeds_of
 from bat_jax.findings.summary import summarize
 from bat_jax.jobs.finished import finished_results
@@ -56,7 +57,9 @@ def findings(
         check_folder(workdir)
         validate(config)
         # Report errors that affect every run before the estimates, which take hours.
-        check_batch(build(trained(config, "removal", "pgd_at", config.findings.seeds[0])))
+        experiment = build(trained(config, "removal", "pgd_at", config.findings.seeds[0]))
+        check_batch(experiment)
+        check_harmful(config, experiment)
     with workdirs.opened(workdir):
         config = _with_estimates(config, workdir, workers=workers)
         with distributed.agreed():
@@ -107,6 +110,9 @@ def _with_estimates(config: ConfigDict, workdir: AnyPath, *, workers: bool) -> C
     if config.memorization.estimates is None:
         config.memorization.estimates = _estimated(members, workdir / "memorization", workers)
     if config.findings.harmful and config.findings.robust_estimates is None:
+        with distributed.agreed():
+            # Report errors that the estimates show before another ensemble, which takes hours.
+            _choosing(config, _known(config))
         robust = ensemble(config, section="robust_ensemble")
         folder = workdir / "robust_memorization"
         config.findings.robust_estimates = _estimated(robust, folder, workers)
@@ -144,8 +150,26 @@ def _claim(workdir: AnyPath, config: ConfigDict, digests: dict[str, str]) -> Non
     workdirs.claim(workdir, config, digests, defaults=configs.defaults_of(config), free=free)
 
 
-def prepare(config: ConfigDict, workdir: AnyPath) -> list[Planned]:
-    """Returns the runs to make."""
+class _Known(NamedTuple):
+    """What the estimates tell about the images.
+
+    Attributes:
+      experiment: one of the runs.
+      groups: the typical and the atypical images.
+      atypical: the ids of the atypical training images.
+    """
+
+    experiment: Experiment
+    groups: memorization.Typicality
+    atypical: Int64[np.ndarray, " ids"]
+
+
+def _known(config: ConfigDict) -> _Known:
+    """Returns what the estimates that a config names tell about the images.
+
+    Raises:
+      UserError: no training or no test image is atypical.
+    """
     experiment = build(trained(config, "methods", "pgd_at", config.findings.seeds[0]))
     estimates, groups = experiment.estimates, experiment.typicality()
     # `build` requires estimates for tracking accuracy by typicality.
@@ -159,7 +183,14 @@ def prepare(config: ConfigDict, workdir: AnyPath) -> list[Planned]:
             f" this config and {of_test} test images are atypical; expected some of both: lower"
             " config.memorization.threshold, or estimate with influence"
         )
-    harm = _harm(config, experiment, groups) if config.findings.harmful else removal.NONE
+    return _Known(experiment, groups, atypical)
+
+
+def prepare(config: ConfigDict, workdir: AnyPath) -> list[Planned]:
+    """Returns the runs to make."""
+    known = _known(config)
+    experiment, _, atypical = known
+    harm = _harm(config, known) if config.findings.harmful else removal.NONE
     folder = absolute(workdir) / "excluded"
     planned = plan(config, experiment.train, atypical, folder, harm, experiment.excluded)
     empty = [run.arm for run in planned if run.removed is not None and not len(run.removed)]
@@ -172,15 +203,14 @@ def prepare(config: ConfigDict, workdir: AnyPath) -> list[Planned]:
     return planned
 
 
-def _harm(
-    config: ConfigDict, experiment: Experiment, groups: memorization.Typicality
-) -> removal.Harm:
-    """Returns the harm of training images on typical test images that no run is tested on.
+def _choosing(config: ConfigDict, known: _Known) -> Int64[np.ndarray, " ids"]:
+    """Returns the ids of the typical test images that no run is tested on.
 
-    So the images that choose what to remove are not those that measure the effect.
+    Raises:
+      UserError: there are none.
     """
-    estimates = matched(memorization.load(config.findings.robust_estimates), experiment.dataset)
-    # `prepare` requires atypical test images, so that the others are known.
+    experiment, groups, _ = known
+    # `_known` requires atypical test images, so that the others are known.
     assert groups.test_typical is not None
     choosing = np.setdiff1d(groups.test_typical, experiment.test_images().ids)
     if not len(choosing):
@@ -189,6 +219,16 @@ def _harm(
             f" {experiment.dataset.name}; expected fewer with config.findings.harmful: the others"
             " choose the harmful images"
         )
+    return choosing
+
+
+def _harm(config: ConfigDict, known: _Known) -> removal.Harm:
+    """Returns the harm of training images on typical test images that no run is tested on.
+
+    So the images that choose what to remove are not those that measure the effect.
+    """
+    experiment, choosing = known.experiment, _choosing(config, known)
+    estimates = matched(memorization.load(config.findings.robust_estimates), experiment.dataset)
     harm = removal.harm(estimates, choosing)
     is_trained = np.isin(harm.ids, experiment.train.ids)
     harm = removal.Harm(*(part[is_trained] for part in harm))

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bat_jax.errors import UserError
-from bat_jax.evaluation.records import CLEAN, STATES, Measure
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, STATES
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings import power
 from bat_jax.findings.claims import points, sign
 from bat_jax.findings.contrasts import Contrast, measured
-from bat_jax.findings.results import read_results
+from bat_jax.findings.results import measure_title, read_results
 from bat_jax.report import findings as tables
 from bat_jax.report import findings_charts
 from bat_jax.report.command import finish, output_folder
@@ -178,8 +178,9 @@ def _failures(finished: Sequence[Finished]) -> list[str]:
             )
         if one.summary["at_chance"]:
             lines.append(
-                f"- {one.name}: {', '.join(one.summary['at_chance'])} ended at chance; verdicts on"
-                " these methods reflect that."
+                f"- {one.name}: the best state of {', '.join(one.summary['at_chance'])} has less"
+                " than twice chance accuracy on clean test images; verdicts on these methods"
+                " reflect that."
             )
     undecided = 0
     for name, statement in _statements(finished).items():
@@ -209,9 +210,15 @@ def _differences(claim: str, finished: Sequence[Finished]) -> Chart | None:
     if not any(found.values()):
         return None
     chart = findings_charts.differences(f"findings_{claim}", _HEADINGS[claim], found)
-    if claim == "c":
-        return dataclasses.replace(chart, caption=f"Best checkpoint. {chart.caption}")
-    return chart
+    sampled = [
+        one.name
+        for one in finished
+        if "sampled" in one.summary and any(AUTOATTACK.title in name for name in found[one.name])
+    ]
+    caption = f"Best checkpoint. {chart.caption}" if claim == "c" else chart.caption
+    if sampled:
+        caption += f" AutoAttack is sampled on {' and '.join(sampled)}."
+    return dataclasses.replace(chart, caption=caption)
 
 
 def _front(one: Finished) -> Chart:
@@ -249,7 +256,9 @@ def _of_removal(one: Finished) -> list[str]:
         f"{one.name}: typical test images without some training images minus without equally many"
         f" others, in points, over {one.seeds}; {_BOLD}."
     )
-    names = " or ".join(dict.fromkeys(Measure.parse(attack).title for attack in attacks.values()))
+    names = " or ".join(
+        dict.fromkeys(measure_title(one.summary, attack) for attack in attacks.values())
+    )
     header = ("removed", "images", "checkpoint", "clean", names)
     return [markdown(Table(caption, header, tuple(rows)))] if rows else []
 
@@ -266,7 +275,7 @@ def _of_methods(one: Finished) -> list[str]:
         f"{one.name}: differences on {one.tested:,} test images in points, over {one.seeds};"
         f" {_BOLD}."
     )
-    header = tuple(f"{state}, {tables.measure_title(one.summary, key)}" for state, key in measures)
+    header = tuple(f"{state}, {measure_title(one.summary, key)}" for state, key in measures)
     return [markdown(Table(caption, ("runs", *header), rows)), *tables.sampled(one.summary)]
 
 
@@ -292,9 +301,10 @@ def _long(one: Finished) -> list[str]:
     for contrast in measured(summary):
         value = _over(contrast)
         size = power.of_difference(value)
+        note = " (sampled)" if contrast.measure == AUTOATTACK.title and "sampled" in summary else ""
         rows.append(
             (
-                contrast.title,
+                contrast.title + note,
                 f"{contrast.images:,}",
                 points(value),
                 "one seed" if size is None else f"{100 * size:.1f}",
@@ -309,14 +319,13 @@ def _long(one: Finished) -> list[str]:
     removals = [arm for arm in summary["accuracies"] if arm.startswith("pgd_at-without")]
     variants = list(dict.fromkeys(row["against"] for row in summary["variants"]))
     arms = [*tables.compared_arms(summary), *removals, *variants]
-    attacks = summary["attacks"]
     found = [
         differences,
         tables.accuracy_table(summary, arms),
-        tables.pair_table(summary["methods"], attacks["methods"]),
+        tables.pair_table(summary, "methods"),
     ]
     if variants:
-        found.append(tables.pair_table(summary["variants"], attacks["variants"]))
+        found.append(tables.pair_table(summary, "variants"))
     return [f"# {one.name}: all tables", *map(markdown, found)]
 
 

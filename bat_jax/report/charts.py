@@ -82,16 +82,18 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
     if not attack.is_attack:
         return None
     points = [
-        (number, name, state, test.all[CLEAN], test.all[attack])
+        (number, name, state, test.title(attack), test.all[CLEAN], test.all[attack])
         for number, (run, name) in enumerate(zip(runs, names, strict=True))
         for state, test in run.evaluations.items()
         if attack in test.all
     ]
+    titles = {title for _, _, _, title, _, _ in points}
+    shown = titles.pop() if len(titles) == 1 else f"{attack.title} (some sampled)"
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         entries = []
-        for number, name, state, x, y in points:
+        for number, name, state, _, x, y in points:
             look = point(number)
             drawn = axes.errorbar(
                 100 * x.accuracy,
@@ -107,36 +109,37 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
             # With several runs, the legend names each run once, by its `best` or only state.
             if len(runs) == 1 or state == runs[number].states[0]:
                 entries.append((drawn, f"{name}, {state}"))
-        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {attack.title} (%)")
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {shown} (%)")
         legend(figure, entries)
 
     numbers = "; ".join(
-        f"{name}, {state}: clean {x}, {attack.title} {y}" for _, name, state, x, y in points
+        f"{name}, {state}: clean {x}, {title} {y}" for _, name, state, title, x, y in points
     )
     return Chart(
         "trade_off",
         "Clean against robust accuracy",
         f"Scatter plot of clean against robust accuracy in percent. {numbers}.",
-        "Bars are 95 % Wilson intervals over the test images. Filled markers: the best checkpoint;"
-        f" open markers: the last. Shown are checkpoints evaluated with {attack.title}.",
+        f"Bars are 95 % Wilson intervals over the {tested(*runs)}. Filled markers: the best"
+        f" checkpoint; open markers: the last. Shown are checkpoints evaluated with {shown}.",
         draw,
         height=3.3,
     )
 
 
 def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
-    """Returns a chart of accuracy on typical and atypical test images, if these are known."""
+    """Returns a chart of accuracy on typical and atypical images, if these are known."""
     attack = common_attack(runs)
     states = {run.states[0] for run in runs}
     rows = []
     for run, name in zip(runs, names, strict=True):
         state = run.states[0]
         title = name if len(states) == 1 else f"{name}, {state}"
-        groups = run.evaluations[state].groups
+        test = run.evaluations[state]
+        groups = test.groups
         for measure in dict.fromkeys((CLEAN, attack)):
             if all(measure in groups.get(group, {}) for group in GROUPS):
                 accuracies = [groups[group][measure] for group in GROUPS]
-                rows.append((f"{title}, {measure.title}", accuracies))
+                rows.append((f"{title}, {test.title(measure)}", accuracies))
     if not rows:
         return None
 
@@ -166,7 +169,7 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
     return Chart(
         "typicality",
         "Accuracy by typicality",
-        f"Dot plot of accuracy in percent on typical and atypical test images. {numbers}.",
+        f"Dot plot of accuracy in percent on typical and atypical {tested(*runs)}. {numbers}.",
         f"{checkpoint}Bars are 95 % Wilson intervals.",
         draw,
         height=1.4 + 0.4 * len(rows),
@@ -229,6 +232,14 @@ def common_attack(runs: Sequence[Run]) -> Measure:
             return run.attack
     # If no run's own attack is shared by all, take the strongest measure that every run has.
     return strongest([measure for measure in tests[0] if all(measure in test for test in tests)])
+
+
+def tested(*runs: Run) -> str:
+    """Returns what the images of an evaluation are: `test images`, or held-out training images."""
+    held_out = [bool(run.config.get("data", {}).get("tested")) for run in runs]
+    if all(held_out):
+        return "held-out training images"
+    return "test or held-out training images" if any(held_out) else "test images"
 
 
 def _trained_on(run: Run) -> str:

@@ -118,7 +118,7 @@ def _results(found: Sequence[Run], names: Sequence[str], attack: Measure) -> Tab
         rows.append(tuple(row))
     header = [measure.title + (f", {group}" if group else "") for group, measure in columns]
     return Table(
-        "Accuracy in percent on the test images; 95 % Wilson intervals.",
+        f"Accuracy in percent on the {charts.tested(*found)}; 95 % Wilson intervals.",
         ("run, checkpoint", "n", *header),
         tuple(rows),
     )

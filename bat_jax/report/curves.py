@@ -158,6 +158,6 @@ def _chart(curve: Curve, name: str) -> Chart:
         name,
         "Robust accuracy against epsilon",
         f"Line chart of robust accuracy in percent against epsilon. {numbers}.",
-        "Bands are 95 % Wilson intervals over the test images.",
+        "Bands are 95 % Wilson intervals over the images.",
         draw,
     )

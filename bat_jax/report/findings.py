@@ -6,10 +6,10 @@ from typing import Any
 
 from bat_jax import methods
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, Measure
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES
 from bat_jax.findings import power
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
-from bat_jax.findings.results import read_results, seeds_of
+from bat_jax.findings.results import measure_title, read_results, seeds_of
 from bat_jax.report import findings_charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.single import facts
@@ -118,8 +118,9 @@ def _verdicts(summary: Summary) -> Section:
         )
     if summary["at_chance"]:
         text.append(
-            f"Not trained: {', '.join(summary['at_chance'])} ended at chance. Means and intervals"
-            " of such a method reflect that failure, not how the method does where it trains."
+            f"Hardly trained: the best state of {', '.join(summary['at_chance'])} has less than"
+            " twice chance accuracy on clean test images. Means and intervals of such a method"
+            " reflect that failure, not how the method does where it trains."
         )
     if AUTOATTACK.key not in summary["attacks"]["methods"].values():
         text.append(
@@ -170,7 +171,13 @@ def _curves(summary: Summary) -> Section:
                 )
     gained = Table(
         "Gains on test images while atypical training images are memorized, in points.",
-        ("method, test images", "epochs", "atypical training", "clean", _title(attack)),
+        (
+            "method, test images",
+            "epochs",
+            "atypical training",
+            "clean",
+            measure_title(summary, attack),
+        ),
         tuple(rows),
     )
     text = _paragraphs(summary, "a")
@@ -201,7 +208,7 @@ def _removal(summary: Summary) -> Section:
             if summary.get("harmful")
             else ""
         ),
-        ("removal, checkpoint, test images", "clean", _robust(attacks)),
+        ("removal, checkpoint, test images", "clean", _robust(summary)),
         tuple(rows),
     )
     arms = [name for name in summary["accuracies"] if name.startswith("pgd_at")]
@@ -230,7 +237,7 @@ def _methods(summary: Summary) -> Section:
     return Section(
         "(c) BAT and the others",
         text,
-        (accuracy_table(summary, methods), pair_table(summary["methods"], attacks)),
+        (accuracy_table(summary, methods), pair_table(summary, "methods")),
         (
             findings_charts.trade_off(summary, methods, attacks["best"], "best"),
             findings_charts.trade_off(summary, methods, attacks["last"], "last"),
@@ -242,12 +249,6 @@ def _methods(summary: Summary) -> Section:
             ),
         ),
     )
-
-
-def measure_title(summary: Summary, key: str) -> str:
-    """Returns the title of a measure, which names estimates from samples of the images."""
-    note = " (sampled)" if key == AUTOATTACK.key and "sampled" in summary else ""
-    return _title(key) + note
 
 
 def sampled(summary: Summary) -> list[str]:
@@ -280,7 +281,7 @@ def _variants(summary: Summary) -> Section:
     return Section(
         "Ablation of BAT",
         text,
-        (accuracy_table(summary, arms), pair_table(summary["variants"], attacks)),
+        (accuracy_table(summary, arms), pair_table(summary, "variants")),
         (findings_charts.trade_off(summary, arms, attacks["best"], "best", "ablation"),),
     )
 
@@ -312,7 +313,13 @@ def _design(summary: Summary) -> list[Section]:
     table = Table(
         "Effect of each option's second level: mean difference in places and 95 % interval;"
         " difference of the medians of all variants and seeds in points.",
-        ("option", "by score", "by clean", f"by {_title(found['attack'])}", "chosen"),
+        (
+            "option",
+            "by score",
+            "by clean",
+            f"by {measure_title(summary, found['attack'])}",
+            "chosen",
+        ),
         tuple(rows),
     )
     return [Section("Search among the options of BAT", text, (table,))]
@@ -339,11 +346,11 @@ def accuracy_table(summary: Summary, arms: Sequence[str]) -> Table:
     )
 
 
-def pair_table(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) -> Table:
-    """Returns the differences of runs of BAT and other arms, with their tests."""
+def pair_table(summary: Summary, part: str) -> Table:
+    """Returns the differences of runs of BAT and the `methods` or `variants`, with their tests."""
     cells = []
-    for row in rows:
-        for measure in (CLEAN.key, attacks[row["state"]]):
+    for row in summary[part]:
+        for measure in (CLEAN.key, summary["attacks"][part][row["state"]]):
             test = row[measure]
             within = "; ".join(
                 f"{one['only_first']}:{one['only_second']}, p = {one['p_value']:.2g}"
@@ -351,7 +358,7 @@ def pair_table(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) ->
             )
             adjusted = f"{test['p_holm']:.2g}" if "p_holm" in test else "one seed"
             ours = f"{row['ours']} minus " if "ours" in row else ""
-            name = f"{ours}{row['against']}, {row['state']}, {_title(measure)}"
+            name = f"{ours}{row['against']}, {row['state']}, {measure_title(summary, measure)}"
             cells.append((name, points(test), adjusted, within or "not tested"))
     return Table(
         "BAT minus each other arm, in points, with tests. McNemar, for each seed: images correct"
@@ -361,13 +368,10 @@ def pair_table(rows: Sequence[Mapping[str, Any]], attacks: Mapping[str, str]) ->
     )
 
 
-def _title(key: str) -> str:
-    return Measure.parse(key).title
-
-
-def _robust(attacks: Mapping[str, str]) -> str:
-    """Returns the heading of a column of robust accuracies: its attack, or its attacks."""
-    names = {state: _title(attack) for state, attack in attacks.items()}
+def _robust(summary: Summary) -> str:
+    """Returns the heading of the column of robust accuracies of removals: the attacks."""
+    attacks = summary["attacks"]["removal"]
+    names = {state: measure_title(summary, attack) for state, attack in attacks.items()}
     if len(set(names.values())) == 1:
         return names["best"]
     return ", ".join(f"{name} ({state})" for state, name in names.items())

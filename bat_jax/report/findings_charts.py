@@ -8,6 +8,7 @@ import numpy as np
 from bat_jax.evaluation.records import CLEAN, GROUPS, Measure
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.claims import over
+from bat_jax.findings.results import measure_title
 from bat_jax.report.drawing import Figure
 from bat_jax.report.style import Chart, fitted, legend, line, point
 
@@ -63,7 +64,7 @@ def by_typicality(
     heading: str,
 ) -> Chart:
     """Returns a chart of accuracy on typical and atypical test images, one row per arm."""
-    accuracies = summary["accuracies"]
+    accuracies, title = summary["accuracies"], measure_title(summary, measure)
     groups = [group for group in GROUPS if group in accuracies[arms[0]][state]]
 
     def draw(figure: Figure) -> None:
@@ -82,7 +83,7 @@ def by_typicality(
         names = [arm.replace("-without-", " without ") for arm in arms]
         ticks = [fitted(name, inches=1.4, size=9.0, lines=2) for name in names]
         axes.set_yticks(range(len(arms)), ticks)
-        axes.set(xlabel=f"accuracy, {_title(measure)} (%)", ylim=(len(arms) - 0.5, -0.5))
+        axes.set(xlabel=f"accuracy, {title} (%)", ylim=(len(arms) - 0.5, -0.5))
         legend(figure, entries)
 
     numbers = "; ".join(
@@ -91,7 +92,7 @@ def by_typicality(
     )
     return Chart(
         name,
-        f"{heading}: {_title(measure)} accuracy by typicality",
+        f"{heading}: {title} accuracy by typicality",
         f"Dot plot of accuracy in percent. {numbers}.",
         f"{state.capitalize()} checkpoint, mean and 95 % interval over seeds.",
         draw,
@@ -107,6 +108,7 @@ def trade_off(
     name: str = "trade_off",
 ) -> Chart:
     """Returns a chart of clean against robust accuracy of some arms on all test images."""
+    title = measure_title(summary, attack)
     # Arms with a run at chance have intervals of 0 to 100 %, which would hide the others.
     failed = {name.rpartition("-seed")[0] for name in summary["at_chance"]}
     arms, left_out = [a for a in arms if a not in failed], [a for a in arms if a in failed]
@@ -126,11 +128,11 @@ def trade_off(
                 linestyle="none",
             )
             entries.append((drawn, arm))
-        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {_title(attack)} (%)")
+        axes.set(xlabel="clean accuracy (%)", ylabel=f"accuracy under {title} (%)")
         legend(figure, entries)
 
     numbers = "; ".join(
-        f"{arm}: clean {over(found['clean'])}, {_title(attack)} {over(found[attack])}"
+        f"{arm}: clean {over(found['clean'])}, {title} {over(found[attack])}"
         for arm, found in zip(arms, accuracies, strict=True)
     )
     return Chart(
@@ -184,8 +186,8 @@ def differences(
         name,
         title,
         f"Dot plot of {len(rows)} differences in points; the numbers are below.",
-        "Mean over seeds and 95 % interval. Above 0 the finding's direction. Methods with a run at"
-        " chance are not shown.",
+        "Mean over seeds and 95 % interval. Above 0 the finding's direction. Differences of arms"
+        " with a run at chance are not shown.",
         draw,
         height=1.2 + 0.4 * len(rows),
     )

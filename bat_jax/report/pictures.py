@@ -185,14 +185,14 @@ def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
         for row in rows
     )
     epsilon = f"{config.attack.norm.capitalize()} {config.attack.epsilon:.4g}"
+    kind = "held-out training images" if config.data.tested else "test images"
     return Chart(
         "triplets",
         "Clean, adversarial, perturbation",
-        "Test images in three columns: clean, attacked, and their difference. Predictions:"
-        f" {words}.",
+        f"Images in three columns: clean, attacked, and their difference. Predictions: {words}.",
         "Above an image: the best checkpoint's prediction and its probability; \N{CHECK MARK} marks"
         f" a correct one. Attack: PGD-{config.attack.num_steps}, {epsilon}. The first"
-        f" {len(rows)} of {len(labels)} randomly drawn test images: half broken by the attack, half"
+        f" {len(rows)} of {len(labels)} randomly drawn {kind}: half broken by the attack, half"
         " not, if there are enough of both; none chosen by hand. The perturbation is scaled to gray"
         " \N{PLUS-MINUS SIGN} epsilon.",
         draw,

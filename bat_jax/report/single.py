@@ -56,8 +56,8 @@ def facts(run: Run) -> dict[str, str]:
     return {
         "Method": methods.title(config["objective"]["name"])
         + methods.options_title(config["objective"]),
-        "Data": f"{data['name']}, {_classes(run)}{data['subset'] or 'all'} training images,"
-        f" {data['validation']} held out for validation",
+        "Data": f"{data['name']}, {_classes(run)}{data['subset'] or 'all'} training images"
+        f"{_left_out(run)}, {data['validation']} held out for validation{_tested(run)}",
         "Model": model,
         "Attack": f"{attack['norm'].capitalize()}, epsilon {attack['epsilon']:.4g}; in training"
         f" {attack['num_steps']} steps of {attack['step_size']:.4g}",
@@ -73,6 +73,20 @@ def _classes(run: Run) -> str:
     """Returns which classes a run used, if not all."""
     classes = run.config["data"].get("classes")
     return f"{len(classes)} of its classes, " if classes else ""
+
+
+def _left_out(run: Run) -> str:
+    """Returns which training images a run left out, if any."""
+    path = run.config["data"].get("exclude")
+    return f" without those of {path}" if path else ""
+
+
+def _tested(run: Run) -> str:
+    """Returns how many held-out training images a run was tested on, if not on test images."""
+    if not run.config["data"].get("tested"):
+        return ""
+    n = run.evaluations[run.states[0]].all[CLEAN].n
+    return f", tested on {n:,} held-out training images"
 
 
 def _speed(run: Run) -> dict[str, str]:
@@ -107,7 +121,7 @@ def results_table(run: Run) -> Table:
             for measure, found in accuracies.items():
                 what = f"{state}, {test.title(measure)}" + (f", {group}" if group else "")
                 rows.append((what, f"{found.n:,}", found.percent, found.interval_in_percent))
-    caption = "Accuracy on the test images; 95 % Wilson intervals."
+    caption = f"Accuracy on the {charts.tested(run)}; 95 % Wilson intervals."
     if any(test.sample for test in run.evaluations.values()):
         caption += " Those of sampled accuracies also cover the images not attacked by all attacks."
     return Table(
@@ -115,6 +129,10 @@ def results_table(run: Run) -> Table:
         ("checkpoint, attack", "n", "%", "95 % interval"),
         tuple(rows),
     )
+
+
+def _set(run: Run) -> str:
+    return "held-out training images" if run.config["data"].get("tested") else "test set"
 
 
 def _title(state: str) -> str:
@@ -162,7 +180,7 @@ def _page(run: Run) -> Page:
     ]
     return Page(
         title=run.name,
-        summary=f"{_title(state)}, test set: {summary}.",
+        summary=f"{_title(state)}, {_set(run)}: {summary}.",
         facts=facts(run),
         sections=tuple(section for section in sections if section.charts or section.tables),
         details={"The whole config": json.dumps(run.config, indent=2)},

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import groups
 from bat_jax.evaluation.records import CLEAN, Evaluation, Measure, summarize_groups
 from bat_jax.evaluation.runs import RESULTS, Run
+from bat_jax.report.drawing import Figure
 from bat_jax.report.groups import sections
 from bat_jax.runtime.schema import Place, ShapeError
 from bat_jax.runtime.storage import as_path
@@ -70,6 +72,18 @@ def test_a_report_shows_each_group_with_its_n(letters):
     assert table.rows[0][2].startswith("66.7 (")
     (chart,) = of_superclasses.charts
     assert "x: clean 66.7 %, PGD-20 33.3 %; y: clean 0.0 %, PGD-20 0.0 %" in chart.alt
+
+    # A sampled AutoAttack is named as such in the table, the legend and the words.
+    sample = {"attacks": ["square"], "images": 5, "drawn": 3, "broken": 0, "interval": [0.1, 0.2]}
+    text = json.dumps({**results, "best": {**results["best"], "sample": sample}})
+    sampled = Run(as_path("."), {}, {}, json.loads(text.replace("pgd20", "autoattack")), (), {})
+    (table,), (chart,) = sections(sampled)[1].tables, sections(sampled)[1].charts
+    assert table.header[-1] == "AutoAttack (sampled)"
+    assert "x: clean 66.7 %, AutoAttack (sampled) 33.3 %;" in chart.alt
+    figure = Figure(layout="constrained")
+    chart.draw(figure)
+    named = [entry.get_text() for entry in figure.legends[0].get_texts()]
+    assert named == ["clean", "AutoAttack (sampled)"]
 
     results["best"]["by"]["colour"] = {}
     with pytest.raises(ShapeError, match=r"best\.by has 'colour'"):

@@ -109,8 +109,9 @@ def test_the_page_says_that_verdicts_are_sampled(sampled):
     assert "square were run on 40 of the 160 images" in text
     assert "and broke 4." in text
     assert "at most 2.0 points wide" in text
-    rows = findings_page.pair_table(sampled["methods"], sampled["attacks"]["methods"]).rows
-    assert [row[3] for row in rows if row[0] == "pgd_at, best, AutoAttack"] == ["not tested"]
+    rows = findings_page.pair_table(sampled, "methods").rows
+    sampled_row = "pgd_at, best, AutoAttack (sampled)"
+    assert [row[3] for row in rows if row[0] == sampled_row] == ["not tested"]
 
 
 def test_a_tolerance_lowers_the_predicted_cost(findings_config, monkeypatch):
@@ -172,6 +173,46 @@ def test_another_config_is_refused(finished, findings_config, field, value):
         findings(findings_config(**{field: value}), folder)
 
 
+def _robust(**sections):
+    return {"findings": {"robust_ensemble": sections}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"evaluation": {"subset": 449}}, "is 449, which tests on all of the 449 test images with"),
+        ({"findings": {"robust_estimates": "FILE"}}, "estimates from clean images with 10 blocks"),
+        (_robust(memorization={"influence": "none"}), "robust_ensemble has memorization.influence"),
+        (_robust(memorization={"test_images": 9}), "which tests on all of the 9 test images with"),
+        (_robust(data={"subset": 2000}), "config.data.subset 2000; expected together at most the 1348"),
+        ({"memorization": {"threshold": 0.95}}, "0 of the 1316 training images of this config and"),
+        (
+            {
+                "memorization": {"estimates": None},
+                "findings": {"ensemble": {"memorization": {"influence": "none"}}},
+            },
+            "findings.ensemble has memorization.influence none; expected class or full",
+        ),
+    ],
+)
+def test_what_harmful_images_lack_is_refused_before_anything_trains(
+    findings_config, estimates, tmp_path, monkeypatch, changes, words
+):
+    def train(*_, **__):
+        raise AssertionError
+
+    for job in ("memorize", "train_and_evaluate"):
+        monkeypatch.setattr(f"bat_jax.jobs.trial.{job}", train)
+    config = findings_config(**{"findings.harmful": (0.5,), "evaluation.subset": 100})
+    with config.unlocked():
+        config.update(changes)
+    if config.findings.robust_estimates:
+        config.findings.robust_estimates = estimates
+    with pytest.raises(UserError) as caught:
+        findings(config, tmp_path / "run")
+    assert words in str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def page(finished):
     with pytest.MonkeyPatch.context() as patch:
@@ -194,6 +235,18 @@ def test_the_page_states_every_claim_with_its_numbers_and_the_failed_regime(fini
         assert f'id="{chart}"' in text
         assert (page.parent / "figures" / f"{chart}.png").exists()
     assert set(re.findall(r'(?:src|srcset|href)="([^"]{0,5})', text)) == {"data:"}
+
+
+def test_the_page_counts_the_seeds_of_its_numbers(monkeypatch):
+    # Two of five seeds are still to be made.
+    summary = json.loads(PILOT.read_text())
+    monkeypatch.setattr(findings_page.runs, "read", lambda folder: None)
+    monkeypatch.setattr(findings_page, "facts", lambda run: {"Training": "60 epochs, seed 0, 3 s"})
+    monkeypatch.setattr(findings_page, "_memorized", lambda *_: [])
+    settings = {"seeds": [0, 1, 2, 3, 4], "methods": ["bat"]}
+    config = {"data": {"name": "gray"}, "findings": settings, "objective": {}}
+    page = findings_page._page(Path("run"), config, summary)
+    assert page.facts["Training"].startswith("60 epochs; 42 runs, 3 seed(s) each, ")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)")

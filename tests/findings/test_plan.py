@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
+from bat_jax import methods
 from bat_jax.data import load
 from bat_jax.errors import UserError
 from bat_jax.findings.plan import comparisons, ensemble, plan, validate
@@ -73,6 +74,41 @@ def test_bat_is_compared_with_methods_that_perturb_their_weights_as_it_does(find
         ("bat_cold", "pgd_at"),
         ("bat_cold", "bat"),
     ]
+
+
+def test_arms_and_ensembles_may_have_methods_from_outside(findings_config, train):
+    outside = "tests.methods.outside:Smoothed"
+    config = findings_config()
+    # As the command line completes it.
+    config.objective.name = outside
+    methods.complete(config)
+    config.objective.smoothed.amount = 0.4
+    changes = {"objective": {"name": outside, "smoothed": {"amount": 0.3}}}
+    config.findings.arms = ConfigDict({"soft": changes})
+    config.findings.methods = ("pgd_at", "soft", outside, "bat")
+    config.findings.ensemble = ConfigDict(changes)
+    validate(config)
+    made = {run.arm: run.config.objective for run in of(config, train)}
+    assert (made["soft"].name, made["soft"].smoothed.amount) == (outside, 0.3)
+    assert made[outside].smoothed.amount == 0.4
+    assert made["bat"].name == "bat"
+    assert ensemble(config).objective.smoothed.amount == 0.3
+    assert ("bat", "soft") in comparisons(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"amount": 1.5}, r"config\.objective\.smoothed\.amount is 1\.5; expected .* below 1"),
+        ({"amout": 0.1}, r"config\.findings\.arms\.soft: .*amout"),
+    ],
+)
+def test_wrong_fields_of_methods_from_outside_are_refused(findings_config, settings, words):
+    config = findings_config()
+    objective = {"name": "tests.methods.outside:Smoothed", "smoothed": settings}
+    config.findings.arms = ConfigDict({"soft": {"objective": objective}})
+    with pytest.raises(UserError, match=words):
+        validate(config)
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,18 @@ from bat_jax.data.corruptions.__main__ import make
 from bat_jax.errors import UserError
 from bat_jax.evaluation import records, runs
 from bat_jax.jobs import evaluate_run, train_and_evaluate
+from bat_jax.jobs.final import _for_robustbench
 from bat_jax.report import single
+from bat_jax.training.building import build
 from bat_jax.training.saved import read_run
 from tests import command
 from tests.estimates import write_digits_estimates
+from tests.training.conftest import tiny
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run on digits with an estimates file; the folder and the results."""
-    from tests.training.conftest import tiny
-
     folder = tmp_path_factory.mktemp("evaluated")
     estimates = write_digits_estimates(folder / "memorization.npz")
     fields = {
@@ -270,6 +271,26 @@ def test_a_run_has_the_form_of_robustbench(run):
     assert info["autoattack_acc"] == f"{100 * test['autoattack']['accuracy']:.2f}"
     assert info["architecture"] == "tests.networks:create"
     assert info["footnote"] == "On 24 of 449 test images."
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"data.classes": (3, 1)}, "On {} test images of 2 of its classes."),
+        ({"data.tested": 50}, "On {} held-out training images."),
+        (
+            {"data.classes": (3, 1), "data.tested": 50},
+            "On {} held-out training images of 2 of its classes.",
+        ),
+    ],
+)
+def test_robustbench_is_told_which_images_were_tested(fields, expected):
+    experiment = build(tiny("pgd_at", **{"data.subset": 64, **fields}))
+    n = len(experiment.dataset.test)
+    test = {"clean": {"accuracy": 0.5, "n": n, "interval": [0, 1]}}
+    (info,) = _for_robustbench(experiment, {"weights": {"test": test}}).values()
+    assert info["footnote"] == (expected and expected.format(n))
 
 
 def test_the_tolerance_of_a_run_is_not_that_of_an_evaluation(run, tmp_path):

@@ -152,7 +152,7 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     accuracy = {"accuracy": 0.123456, "n": 3, "interval": [0, 1]}
     found = Evaluation.from_json({"test": {"clean": accuracy, "autoattack": accuracy}})
 
-    def info(attacks, epsilon=0.031, norm="linf", part=None):
+    def info(attacks, epsilon=0.031, norm="linf", **options):
         return robustbench.model_info(
             found,
             dataset="",
@@ -160,8 +160,7 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
             norm=norm,
             epsilon=epsilon,
             attacks=attacks,
-            images=3,
-            part=part,
+            **{"images": 3, **options},
         )
 
     assert info(robustbench.STANDARD)["autoattack_acc"] == "12.35"
@@ -169,7 +168,9 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     assert info(("apgd-ce",))["autoattack_acc"] is None
     assert [info((), e)["eps"] for e in (8 / 255, 0.031, 0.5)] == ["8/255", "0.031", "0.5"]
     assert info((), 1.0, "l2")["eps"] == "1"
-    assert info((), part="10 of its classes")["footnote"] == "Tested on 10 of its classes."
+    some = "test images of 10 of its classes"
+    assert info((), kind=some)["footnote"] == f"On 3 {some}."
+    assert info((), kind=some, images=4)["footnote"] == f"On 3 of 4 {some}."
     names = [
         robustbench.architecture_text(name, depth=depth, widening=widening)
         for name, depth, widening in (

@@ -55,7 +55,7 @@ def test_the_table_has_every_verdict_and_what_undecided_ones_detect(page):
 
 def test_the_page_says_what_did_not_reproduce(page):
     text = page.read_text().partition("## What did not reproduce")[2]
-    assert "- Gray: mart-seed1 ended at chance" in text
+    assert "- Gray: the best state of mart-seed1 has less than twice chance accuracy" in text
     assert "Colour 100, the regime, which asks for 95 % on training images" in text
     assert "robust accuracy. Refuted on Colour 100." in text
     assert "(best checkpoint). Refuted on Gray and Colour 100." in text
@@ -80,6 +80,8 @@ def test_removals_at_chance_are_left_out_of_the_figures():
         name for name in whole if name.startswith("100 % atypical")
     }
     assert left
+    assert Finished("Gray", results).differences("a")
+    assert not Finished("Gray", {**results, "at_chance": ["pgd_at-seed0"]}).differences("a")
 
 
 def test_numbers_in_names_of_arms_are_not_read_as_differences():
@@ -96,6 +98,7 @@ def test_numbers_in_names_of_arms_are_not_read_as_differences():
 def test_estimates_from_samples_are_named(page):
     text = page.read_text()
     assert text.count("| best, AutoAttack |") == text.count("| best, AutoAttack (sampled) |") == 1
+    assert "are not shown. AutoAttack is sampled on Colour 100." in text
     assert "fab-t and square were run on 9 of the 90 images" in text
 
 
@@ -105,13 +108,14 @@ def test_each_finding_has_a_figure_and_each_data_set_its_long_tables(page):
         assert f"(figures/findings_{claim}.svg)" in text
         assert (page.parent / "figures" / f"findings_{claim}.svg").stat().st_size > 1000
     assert "(figures/findings_colour_100_best.svg)" in text
-    for stem in ("gray", "colour_100"):
+    for stem, note in (("gray", ""), ("colour_100", " (sampled)")):
         assert f"(findings_{stem}.md)" in text
         long = (page.parent / f"findings_{stem}.md").read_text()
-        assert "| (c) bat minus trades, best, AutoAttack | 1,000 | -4.0 (" in long
-        assert "| trades, best, AutoAttack |" in long
-    # The last file, of sampled results, names its estimates.
-    assert "| clean | PGD-20 | AutoAttack (sampled) |" in long
+        assert f"| (c) bat minus trades, best, AutoAttack{note} | 1,000 | -4.0 (" in long
+        assert f"| trades, best, AutoAttack{note} |" in long
+        assert f"| clean | PGD-20 | AutoAttack{note} |" in long
+    front = (page.parent / "figures" / "findings_colour_100_best.svg").read_text()
+    assert "accuracy under AutoAttack (sampled) (%)" in front
 
 
 def test_cells_keep_their_bars():

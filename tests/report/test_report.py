@@ -13,7 +13,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, Measure, percent
 from bat_jax.evaluation.runs import read
 from bat_jax.methods import WEIGHT_BINS
-from bat_jax.report import charts, compare, comparison, report
+from bat_jax.report import charts, compare, comparison, report, single
 from bat_jax.report.__main__ import main
 from bat_jax.report.command import finish
 from bat_jax.report.drawing import Figure
@@ -158,6 +158,37 @@ def test_a_sampled_accuracy_is_named_and_not_compared_image_by_image(runs):
     table = comparison._results([exact, sampled], ["one", "two"], AUTOATTACK)
     named = [row[0] for row in table.rows if any("(sampled)" in cell for cell in row)]
     assert named == ["two, best"]
+    for found, title in (
+        ([sampled], "AutoAttack (some sampled)"),
+        ([_changed(sampled, without=("last",))], "AutoAttack (sampled)"),
+        ([exact], "AutoAttack"),
+    ):
+        chart = charts.trade_off(found, ["one"])
+        figure = Figure(layout="constrained")
+        chart.draw(figure)
+        assert figure.axes[0].get_ylabel() == f"accuracy under {title} (%)"
+        assert chart.caption.endswith(f"evaluated with {title}.")
+        assert (", AutoAttack (sampled) " in chart.alt) == ("sampled" in title)
+    with_groups = _changed(sampled, ("best",))
+    assert "one, AutoAttack (sampled): typical" in charts.typicality([with_groups], ["one"]).alt
+
+
+def test_the_page_says_which_images_were_left_out_and_tested_on(runs):
+    run = read(runs[0])
+    assert single.facts(run)["Data"] == "digits, 256 training images, 32 held out for validation"
+    data = {**run.config["data"], "exclude": "ids.txt", "tested": 500}
+    held_out = dataclasses.replace(run, config={**run.config, "data": data})
+    assert single.facts(held_out)["Data"] == (
+        "digits, 256 training images without those of ids.txt, 32 held out for validation, tested"
+        " on 449 held-out training images"
+    )
+    assert single.results_table(run).caption.startswith("Accuracy on the test images;")
+    caption = single.results_table(held_out).caption
+    assert caption.startswith("Accuracy on the held-out training images;")
+    table = comparison._results([run, held_out], ["one", "two"], CLEAN)
+    assert "on the test or held-out training images;" in table.caption
+    chart = charts.trade_off([held_out], ["one"])
+    assert "over the held-out training images" in chart.caption
 
 
 def _changed(run, attacked=(), *, without=(), **examples):
