@@ -74,7 +74,9 @@ def steepest(gradient: Images, norm: Norm) -> Images:
     return scaled_to(scaled_to(gradient, 1.0, "linf"), 1.0, "l2")
 
 
-def uniform(keys: Key[Array, " batch"], images: Images, radius: float = 1.0) -> Images:
+def uniform(
+    keys: Key[Array, " batch"], images: Images, radius: float | Float[Array, ""] = 1.0
+) -> Images:
     """Returns draws of U(-radius, radius) for every pixel, each image by its own key."""
     shape, dtype = images.shape[1:], images.dtype
     return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype, -radius, radius))(keys)

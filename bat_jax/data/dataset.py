@@ -90,7 +90,7 @@ class Dataset:
       classes: for some classes of a set, the label of each in the whole set; None for a whole set.
       superclasses: groups of classes, if the source has them.
       folders: the names of the classes' folders, by label, if they differ from the class names:
-        WordNet ids for Tiny ImageNet.
+        WordNet ids for Tiny ImageNet; a tuple of them for a class whose images are in several.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Dataset:
     class_names: tuple[str, ...]
     classes: tuple[int, ...] | None = None
     superclasses: Superclasses | None = None
-    folders: tuple[str, ...] | None = None
+    folders: tuple[str | tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("test", self.test)):

@@ -171,4 +171,5 @@ def read(path: Path | None) -> Dataset:
         merged(chosen.train),
         merged(chosen.test),
         class_names=tuple(SUPERCLASSES),
+        folders=tuple(SUPERCLASSES.values()),
     )

@@ -1,7 +1,7 @@
 """Trains or resumes a run, then evaluates the best and the last state on the test set."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 
 from bat_jax.config import defaults_of
 from bat_jax.data import Dataset
-from bat_jax.evaluation.runs import read_results
+from bat_jax.evaluation.runs import read_results, scan_records
 from bat_jax.jobs.final import evaluate
 from bat_jax.jobs.finished import finished_results
 from bat_jax.memorization import proxies
 from bat_jax.models import Classifier
+from bat_jax.models.described import described
 from bat_jax.runtime import distributed
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.interruption import Interruption
@@ -22,13 +23,15 @@ from bat_jax.runtime.storage import AnyPath, as_path, is_remote
 from bat_jax.training.building import build, check_batch, check_memory_fits
 from bat_jax.training.callbacks import Callback, Observed, running
 from bat_jax.training.checkpoints import Checkpoints, Saved, check_folder
-from bat_jax.training.collapse import Collapsed, gentler
+from bat_jax.training.collapse import Collapsed, Retry, gentler, remembered
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.loop import fit
 from bat_jax.training.metrics import Log, MetricsLog, NoLog, UploadedLog
 from bat_jax.training.state import number_of_parameters
 
 log = logging.getLogger(__name__)
+
+_COLLAPSE = "collapse"  # The split of the records of going back.
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | AnyPath) -> dict[str, Any]:
@@ -90,7 +93,16 @@ def run(
         callbacks = ()
     with workdirs.opened(workdir):
         dataset = experiment.dataset
-        workdirs.claim(workdir, config, experiment.digests(), defaults=defaults_of(config))
+        shapes = jax.eval_shape(experiment.initial_state)
+        # A config names no more than the class of a model from outside, with a colon.
+        is_outside = ":" in config.model.name
+        workdirs.claim(
+            workdir,
+            config,
+            experiment.digests(),
+            defaults=defaults_of(config),
+            model=described(experiment.model, shapes.variables) if is_outside else None,
+        )
         results = finished_results(workdir / "results.json", read_results)
         if results is not None:
             log.info("%s: this run is finished; nothing to train", workdir)
@@ -105,7 +117,6 @@ def run(
             config.model.name,
             experiment.mesh.size,
         )
-        shapes = jax.eval_shape(experiment.initial_state)
         log.info("%s parameters", f"{number_of_parameters(shapes.variables):,}")
         checkpoints = Checkpoints(
             workdir / "checkpoints",
@@ -146,36 +157,56 @@ def _trained(
 
     Going back drops the records after the last good state and adds one with the split `collapse`.
     """
-    retries, collapsed_step = experiment.config.train.collapse.retries, None
+    allowed = experiment.config.train.collapse.retries
 
-    def back(collapsed: Saved) -> Saved:
+    def back(retry: Retry) -> Saved:
+        retry.remember(workdir)
         good = checkpoints.back_to_good(jax.eval_shape(experiment.initial_state))
-        return good._replace(retries=collapsed.retries + 1, seconds=collapsed.seconds)
+        return retry.of(good)
 
-    if start.retries < retries and checkpoints.has_collapsed(int(start.state.step)):
+    step, retry = int(start.state.step), remembered(workdir, start)
+    if retry is not None:
+        # The run was stopped after it went back, before its next checkpoint.
+        start = retry.of(start)
+    elif start.retries < allowed and checkpoints.has_collapsed(step):
         # The run was stopped after a collapse, before it went back.
-        collapsed_step, start = int(start.state.step), back(start)
+        retry = Retry(step, start.retries + 1, start.seconds)
+        start = back(retry)
     while True:
         step = int(start.state.step)
         attempt = gentler(experiment, start.retries)
+        collapse = {} if retry is None else _record_of(retry, attempt)
+        is_recorded = not collapse or _is_recorded(workdir, step, collapse)
         records = _log(workdir, step)
         if callbacks:
             records = Observed(records, callbacks)
         try:
-            if collapsed_step is not None:
-                size = attempt.config.attack.step_size
+            if collapse:
+                size = collapse["step_size"]
                 log.warning("going back to step %d with an attack step of %.4g", step, size)
-                records.write(
-                    step,
-                    step / experiment.steps_per_epoch,
-                    "collapse",
-                    {"collapsed_step": collapsed_step, "step_size": size},
-                )
+            if not is_recorded:
+                records.write(step, step / experiment.steps_per_epoch, _COLLAPSE, collapse)
             return fit(attempt, checkpoints, records, start, interruption)
-        except Collapsed as collapse:
-            collapsed_step, start = collapse.step, back(start._replace(seconds=collapse.seconds))
+        except Collapsed as found:
+            retry = Retry(found.step, start.retries + 1, found.seconds)
+            start = back(retry)
         finally:
             records.close()
+
+
+def _record_of(retry: Retry, attempt: Experiment) -> dict[str, float]:
+    size = attempt.config.attack.step_size
+    return {"collapsed_step": retry.collapsed_step, "step_size": size}
+
+
+def _is_recorded(workdir: AnyPath, step: int, collapse: Mapping[str, float]) -> bool:
+    """Returns whether a stopped run has recorded already that it goes back to a step."""
+    path = workdir / "metrics.jsonl"
+    with distributed.agreed():
+        if not distributed.is_main() or not path.exists():
+            return False
+        values = {"step": step, "split": _COLLAPSE, **collapse}
+        return any(values.items() <= record.items() for _, record in scan_records(path)[0])
 
 
 def _save_history(experiment: Experiment, last: Saved, workdir: AnyPath) -> None:

@@ -243,6 +243,8 @@ class Method:
         images: Images,
         labels: Int[Array, " batch"],
         image_keys: Key[Array, " batch"],
+        *,
+        epsilon: float | Float[Array, ""],
     ) -> dict[str, Any]:
         """Returns further outputs for the loss, floats with a leading example axis, by name.
 
@@ -254,8 +256,9 @@ class Method:
           images: the clean images, augmented.
           labels: class indices.
           image_keys: a key for each image, which depends on its place in the global batch.
+          epsilon: the radius of the attack in this step, which may warm up.
         """
-        del logits_fn, images, labels, image_keys
+        del logits_fn, images, labels, image_keys, epsilon
         return {}
 
     def weights(self, batch: Batch) -> Float[Array, " batch"]:

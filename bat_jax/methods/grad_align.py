@@ -30,9 +30,11 @@ class GradAlign(Method):
         images: Images,
         labels: Int[Array, " batch"],
         image_keys: Key[Array, " batch"],
+        *,
+        epsilon: float | Float[Array, ""],
     ) -> dict[str, Float[Array, " batch"] | Bool[Array, " batch"]]:
         """Returns the cosine of both gradients for each image, and where it is defined."""
-        moved = geometry.uniform(image_keys, images, self.setup.epsilon)
+        moved = geometry.uniform(image_keys, images, epsilon)
         cosine, is_defined = losses.gradient_alignment(logits_fn, images, labels, moved)
         return {"cosine": cosine, "is_defined": is_defined.astype(cosine.dtype)}
 

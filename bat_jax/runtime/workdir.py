@@ -125,6 +125,7 @@ def claim(
     *,
     defaults: ConfigDict,
     free: tuple[str, ...] = (),
+    model: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json, or checks that the existing one matches this config.
 
@@ -134,17 +135,19 @@ def claim(
       defaults: default values of its fields, for fields missing from an older version's config.
       data: digests of the data's parts.
       free: fields such as `evaluation.tolerance` that may differ; the file gets those of `config`.
+      model: the description of a model that the config does not describe.
 
     Raises:
-      UserError: the folder contains a run with another config or other data; or the processes
-        differ in config, data or folder.
+      UserError: the folder contains a run with another config, model or data; or the processes
+        differ in config, model, data or folder.
     """
     path = workdir / "config.json"
     distributed.check_same("the config", json.dumps(plain(config), sort_keys=True))
     distributed.check_same("the data", json.dumps(dict(data), sort_keys=True))
+    distributed.check_same("the model", json.dumps(model, sort_keys=True))
     with distributed.agreed():
         if distributed.is_main():
-            _claim(workdir, path, config, data, defaults, free)
+            _claim(workdir, path, config, data, model, defaults, free)
     with distributed.agreed():
         if not path.exists():
             raise UserError(
@@ -158,6 +161,7 @@ def _claim(
     path: AnyPath,
     config: ConfigDict,
     data: Mapping[str, str],
+    model: Mapping[str, Any] | None,
     defaults: ConfigDict,
     free: tuple[str, ...],
 ) -> None:
@@ -169,6 +173,7 @@ def _claim(
                 "format": FORMAT,
                 "config": ours,
                 "data": dict(data),
+                **({} if model is None else {"model": model}),
                 "versions": {name: _version(name) for name in _PACKAGES},
                 "git": _git_revision(),
                 "devices": [str(device) for device in jax.devices()],
@@ -201,7 +206,22 @@ def _claim(
             f"{workdir}: holds a run on other data ({', '.join(changed)} differ); name another"
             " folder, or give it the same data"
         )
+    if model is not None:
+        _check_model(workdir, path, model)
     _update(path, [field.split(".") for field in free], ours)
+
+
+def _check_model(workdir: AnyPath, path: AnyPath, model: Mapping[str, Any]) -> None:
+    """Raises a UserError if the run of a folder was begun with a model of another description."""
+    theirs = _read(path).get("model")
+    if not isinstance(theirs, dict):  # Of an older version, which did not record it.
+        return
+    found = differences(theirs, model)
+    if found:
+        raise UserError(
+            f"{workdir}: holds a run of another model (there, here): {'; '.join(found)}; name"
+            " another folder, or give it the same model"
+        )
 
 
 def _update(path: AnyPath, fields: Sequence[Sequence[str]], ours: Mapping[str, Any]) -> None:

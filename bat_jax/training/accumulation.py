@@ -37,6 +37,14 @@ def mapped(function: Callable[[Any], Any], batch: Any, *, parts: int) -> Any:
     return merge(jax.lax.map(function, split(batch, parts)))
 
 
+def averaged(function: Callable[[Any], Any], batch: Any, *, parts: int) -> Any:
+    """Returns the mean of a function's results over the parts."""
+    if parts == 1:
+        return function(batch)
+    found = jax.lax.map(function, split(batch, parts))
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), found)
+
+
 def value_and_grad(
     forward: Callable[[Variables, Any], tuple[Any, Variables]],
     loss: Callable[[Any], Any],

@@ -58,6 +58,9 @@ def build(
         models.check_name(config.model.name)
 
     dataset = images.selected(config, dataset)
+    # Estimates know the whole test set, of which an ensemble may score a part.
+    estimates = _estimates(config, dataset)
+    dataset = images.scored(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
     corrupted = _corrupted(config, dataset)
     recipe.extra_each(config)
@@ -68,7 +71,6 @@ def build(
     if excluded is not None:  # Else the images would be copied.
         is_left_out = np.isin(train.ids, excluded)
         left_out, train = train.ids[is_left_out], train.take(np.flatnonzero(~is_left_out))
-    estimates = _estimates(config, dataset)
 
     steps_per_epoch, total_steps, learning_rate = _plan(config, len(train))
     epochs = total_steps / steps_per_epoch

@@ -8,13 +8,26 @@ validation images, which scores checkpoints, shows it.
 import dataclasses
 import logging
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from bat_jax.runtime import distributed, schema
+from bat_jax.runtime.files import write_json
+from bat_jax.runtime.schema import Number, Object
+from bat_jax.runtime.storage import AnyPath
+from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.scores import COLLAPSED
 
 log = logging.getLogger(__name__)
+
+FILE = "collapse.json"
+"""The file of the last retry, in the folder of a run."""
+_POSITIVE = Number(low=1, whole=True)
+_RETRY = Object(
+    {"collapsed_step": _POSITIVE, "retries": _POSITIVE, "seconds": Number(low=0)},
+)
 
 
 class Collapsed(Exception):
@@ -29,6 +42,50 @@ class Collapsed(Exception):
         """Keeps the step and the seconds."""
         super().__init__(f"step {step}: training collapsed")
         self.step, self.seconds = step, seconds
+
+
+class Retry(NamedTuple):
+    """Training that goes back from a collapse.
+
+    Attributes:
+      collapsed_step: the step of the collapsed state.
+      retries: how many times training has gone back, including this time.
+      seconds: the seconds of training until it went back.
+    """
+
+    collapsed_step: int
+    retries: int
+    seconds: float
+
+    def of(self, good: Saved) -> Saved:
+        """Returns the good state as the start of this retry."""
+        return good._replace(retries=self.retries, seconds=self.seconds)
+
+    def remember(self, workdir: AnyPath) -> None:
+        """Writes the retry, which the checkpoint of the good state is too old to hold."""
+        with distributed.agreed():
+            if distributed.is_main():
+                write_json(workdir / FILE, self._asdict())
+
+
+def remembered(workdir: AnyPath, start: Saved) -> Retry | None:
+    """Returns the retry that a stopped run had begun at a state, if any.
+
+    Args:
+      workdir: the run's folder.
+      start: the state that the run resumes from.
+
+    Raises:
+      UserError: the file of the retry is damaged.
+    """
+    path, step = workdir / FILE, int(start.state.step)
+    with distributed.agreed():
+        if not path.exists():
+            return None
+        retry = Retry(**schema.read(path, _RETRY, "the last retry of a run"))
+    # A collapsed state has not gone back yet, and later states hold their number of retries.
+    is_begun = 0 < step < retry.collapsed_step and start.retries < retry.retries
+    return retry if is_begun else None
 
 
 class Watch:

@@ -22,7 +22,7 @@ def data_seed(config: ConfigDict) -> int:
 
 
 def selected(config: ConfigDict, given: Dataset | None) -> Dataset:
-    """Returns the data set of a run, with the classes and test images that the config selects.
+    """Returns the data set of a run, with the classes and the test set that the config selects.
 
     Args:
       config: the whole config; its `data.classes` becomes a tuple of labels.
@@ -39,11 +39,19 @@ def selected(config: ConfigDict, given: Dataset | None) -> Dataset:
         # Names and a number of classes become labels, which readers of the run need no data for.
         config.data.classes = dataset.classes
     dataset = _tested(config, dataset)
-    if config.job == "memorization":
-        test = some_of(dataset.test, config.memorization.test_images, config)
-        dataset = dataclasses.replace(dataset, test=test)
     _check_shape(config, dataset)
     return dataset
+
+
+def scored(config: ConfigDict, dataset: Dataset) -> Dataset:
+    """Returns the data set with the test images that members of an ensemble are scored on.
+
+    For other jobs, the data set is returned unchanged.
+    """
+    if config.job != "memorization":
+        return dataset
+    test = some_of(dataset.test, config.memorization.test_images, config)
+    return dataclasses.replace(dataset, test=test)
 
 
 def excluded(config: ConfigDict, dataset: Dataset) -> Int64[np.ndarray, " ids"] | None:

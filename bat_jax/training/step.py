@@ -1,6 +1,7 @@
 """The train step: one device's share of a global batch, from data to updated state."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -136,7 +137,8 @@ class TrainStep:
         """Returns the state with its average's batch statistics recomputed, for SWA.
 
         They are the means over the clean augmented batches of the epoch that ends with this state,
-        computed with the averaged parameters, which no training step has used.
+        computed with the averaged parameters, which no training step has used. As in training, the
+        statistics of an accumulated batch are the means over its parts.
 
         Args:
           state: the state after the last step of an epoch.
@@ -153,10 +155,17 @@ class TrainStep:
             share = share_of(first + number, data, order, root, self._config, self._method)
             dropout_keys = _dropout_keys(root, first + number, share.places)
 
-            def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
-                return self._trained(variables, images, dropout_keys)
+            def of_part(part: tuple[Images, Key[Array, " part"]]) -> Any:
+                images, part_keys = part
 
-            return averaging.batch_statistics(trained, average, share.images)
+                def trained(variables: Variables, images: Images) -> tuple[Any, Variables]:
+                    return self._trained(variables, images, part_keys)
+
+                return averaging.batch_statistics(trained, average, images)
+
+            return accumulation.averaged(
+                of_part, (share.images, dropout_keys), parts=self._config.train.accumulation
+            )
 
         def add(sums: Any, number: Int[Array, ""]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, of_step(number)), None
@@ -253,9 +262,13 @@ class TrainStep:
             accuracy = jax.lax.pmean(jnp.mean(is_correct.astype(jnp.float32)), AXIS)
             return value, Seen(metrics, accuracy, observed)
 
+        epsilon = self._config.attack.epsilon
+        if share.scale is not None:
+            epsilon *= share.scale
+
         def value_and_grad(variables: Variables) -> Gradient:
             found = accumulation.value_and_grad(
-                self._forward,
+                functools.partial(self._forward, epsilon=epsilon),
                 loss,
                 variables,
                 inputs,
@@ -273,7 +286,9 @@ class TrainStep:
             start_epoch=self._config.objective.awp.start_epoch,
         )
 
-    def _forward(self, variables: Variables, inputs: Inputs) -> tuple[Outputs, Variables]:
+    def _forward(
+        self, variables: Variables, inputs: Inputs, *, epsilon: float | Float[Array, ""]
+    ) -> tuple[Outputs, Variables]:
         """Returns the outputs for clean and adversarial images, and the updated variables."""
         images, adversarial, dropout_keys, labels, image_keys = inputs
         clean_logits, extras = None, {}
@@ -283,7 +298,7 @@ class TrainStep:
             logits_fn = models.logits_fn(
                 self._model, variables, batch_norm="batch", key=dropout_keys[0]
             )
-            extras = self._method.extras(logits_fn, images, labels, image_keys)
+            extras = self._method.extras(logits_fn, images, labels, image_keys, epsilon=epsilon)
         if self._method.clean == "trained":
             (clean_logits, _), variables = self._trained(variables, images, dropout_keys)
         elif self._method.clean == "read":

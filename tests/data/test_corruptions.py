@@ -1,5 +1,6 @@
 """Corrupted test images are read in both official layouts, or refused in one line."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -239,3 +240,40 @@ def test_a_made_set_is_read_again(dataset, tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(found.split("contrast", 3, dataset.test).images, expected)
     assert main(["--name=small", f"--out={made}"]) == 2
     assert "exists and is not empty; expected a new folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def made(dataset, tmp_path, monkeypatch):
+    """A data set whose ids are no rows, as those of digits, and the folder that is made of it."""
+    from bat_jax.data.corruptions import __main__ as command
+
+    test = dataclasses.replace(dataset.test, ids=4 * dataset.test.ids + 3)
+    whole = dataclasses.replace(dataset, test=test)
+    monkeypatch.setattr(command, "load", lambda name, path: whole)
+    assert main(["--name=small", f"--out={tmp_path / 'made'}"]) == 0
+    return whole, tmp_path / "made"
+
+
+def test_some_classes_of_a_set_find_their_images_by_the_ids_in_the_folder(made):
+    whole, path = made
+    chosen = data.select(whole, ("cat", "bee"))
+    found = corruptions.read(path, chosen, MADE).split("contrast", 3, chosen.test)
+    expected = corrupted(chosen.test.images, chosen.test.ids, "contrast", 3, seed=0)
+    np.testing.assert_array_equal(found.images, expected)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.arange(COUNT), r"ids.npy: lacks 7, the id of a test image of arrays \(5 are missing\)"),
+        (np.full(COUNT, 3), "ids.npy: has the id 3 twice; expected each test image once"),
+        (np.arange(4), r"ids.npy: is int64 of shape \(4,\); expected integers of shape \(6,\)"),
+        (np.zeros(COUNT), r"ids.npy: is float64 of shape \(6,\); expected integers of shape"),
+    ],
+)
+def test_wrong_ids_in_the_folder_are_refused(made, ids, message):
+    whole, path = made
+    np.save(path / "ids.npy", ids)
+    with pytest.raises(UserError, match=message) as caught:
+        corruptions.read(path, whole, MADE)
+    assert "\n" not in str(caught.value)

@@ -28,6 +28,19 @@ def four(ensemble):
     return ensemble.train(np.arange(4))
 
 
+def test_members_scored_on_some_test_images_read_estimates_of_all(tmp_path):
+    made = experiment(
+        **{
+            "objective.name": "bat",
+            "objective.bat.gate": "memorized",
+            "memorization.estimates": str(write_digits_estimates(tmp_path / "all.npz")),
+            "memorization.test_images": 9,
+        }
+    )
+    assert len(made.dataset.test) == 9
+    assert len(made.estimates.test_ids) == 449
+
+
 @pytest.mark.parametrize(
     ("start", "words"), [(5.0, []), (9.0, ["with epoch 8: the weights of bat"])]
 )

@@ -184,7 +184,10 @@ def _robust(**sections):
         ({"findings": {"robust_estimates": "FILE"}}, "estimates from clean images with 10 blocks"),
         (_robust(memorization={"influence": "none"}), "robust_ensemble has memorization.influence"),
         (_robust(memorization={"test_images": 9}), "which tests on all of the 9 test images with"),
-        (_robust(data={"subset": 2000}), "config.data.subset 2000; expected together at most the 1348"),
+        (
+            _robust(data={"subset": 2000}),
+            "config.data.subset 2000; expected together at most the 1348",
+        ),
         ({"memorization": {"threshold": 0.95}}, "0 of the 1316 training images of this config and"),
         (
             {

@@ -1,9 +1,13 @@
 """Attacks on a finished training use its config, except for what the caller names."""
 
+import json
+
 import pytest
 
 from bat_jax.attacks.versions import STANDARD
-from bat_jax.jobs import fit
+from bat_jax.errors import UserError
+from bat_jax.jobs import fit, train
+from tests.networks import Normalized
 from tests.training.conftest import built, tiny
 
 
@@ -20,3 +24,42 @@ def test_a_version_replaces_the_attacks_of_the_config(monkeypatch, options, atta
     assert given.get("attacks") == attacks
     assert given.get("version") == options.get("version")
     assert given["epsilon"] == 0.1
+
+
+class Claimed(Exception):
+    """The folder fits the model."""
+
+
+@pytest.fixture
+def claimed(monkeypatch, tmp_path):
+    """Returns a function that begins a run of a model in one folder, and stops before training."""
+
+    def stop(*_):
+        raise Claimed
+
+    monkeypatch.setattr(train, "finished_results", stop)
+
+    def claim(model):
+        fit.fit(tiny("standard"), model=model, workdir=tmp_path)
+
+    with pytest.raises(Claimed):
+        claim(Normalized(sync=False))
+    return claim
+
+
+def test_a_folder_is_refused_to_another_given_model(claimed):
+    with pytest.raises(Claimed):
+        claimed(Normalized(sync=False))
+    words = r"another model \(there, here\): fields.dropout: 0.0, 0.5; name another folder, or give"
+    with pytest.raises(UserError, match=words) as caught:
+        claimed(Normalized(sync=False, dropout=0.5))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_an_older_version_takes_any_given_model(claimed, tmp_path):
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    del content["model"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(Claimed):
+        claimed(Normalized(sync=False, dropout=0.5))

@@ -55,6 +55,19 @@ def test_awp_and_the_regulariser_step_to_finite_parameters():
     assert 0 < metrics["alignment"] < 1
 
 
+def test_while_epsilon_warms_up_the_noise_is_that_of_the_step():
+    """The first of two steps of a warm-up is a step with half of epsilon."""
+    warming, metrics = run(
+        tiny("grad_align", **{**FGSM, "attack.step_size": 0.05, "attack.warmup_epochs": 0.5}),
+        steps=1,
+    )
+    half, expected = run(
+        tiny("grad_align", **{**FGSM, "attack.step_size": 0.05, "attack.epsilon": 0.05}), steps=1
+    )
+    np.testing.assert_allclose(metrics["alignment"], expected["alignment"], rtol=1e-5)
+    assert_close(warming.variables["params"], half.variables["params"], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_step_is_the_gradient_of_the_loss_with_the_regulariser():
     config = tiny("grad_align", **FGSM, **{"objective.grad_align.lam": 0.5})

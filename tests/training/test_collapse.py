@@ -152,6 +152,42 @@ def test_a_run_stopped_between_a_collapse_and_its_retry_goes_back_when_resumed(
     assert [r["collapsed"] for r in records_of(tmp_path, "validation")] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("place", ["before its record", "after its record"])
+def test_a_run_stopped_in_a_retry_goes_on_with_it_when_resumed(
+    watched, tmp_path, monkeypatch, place
+):
+    """The second retry begins from a state that was saved before the first one."""
+    back, fit, begun = checkpoints.Checkpoints.back_to_good, train.fit, []
+
+    def stop_after_back(*arguments):
+        good = back(*arguments)
+        begun.append(good)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return good
+
+    def stop_at_fit(attempt, checkpoints, records, start, interruption):
+        if start.retries == 2:
+            raise KeyboardInterrupt
+        return fit(attempt, checkpoints, records, start, interruption)
+
+    with monkeypatch.context() as patched:
+        if place == "before its record":
+            patched.setattr(checkpoints.Checkpoints, "back_to_good", stop_after_back)
+        else:
+            patched.setattr(train, "fit", stop_at_fit)
+        with pytest.raises(KeyboardInterrupt):
+            watched(tmp_path, [0.5, 0.6, 0.1, 0.1], retries=2)
+    states = watched(tmp_path, [0.5, 0.55], retries=2)
+    assert states["last"].retries == 2
+    records = records_of(tmp_path, "collapse")
+    assert [(r["step"], r["collapsed_step"]) for r in records] == [(2, 3), (2, 3)]
+    np.testing.assert_allclose([r["step_size"] for r in records], [0.05 / 2, 0.05 / 4])
+    assert [r["collapsed"] for r in records_of(tmp_path, "validation")] == [0, 0, 0, 0]
+    # Resumed again, the state that has its number of retries is not taken back.
+    assert watched(tmp_path, [], retries=2)["last"].retries == 2
+
+
 def test_the_step_size_of_a_retry_is_that_of_its_experiment(tiny_config):
     experiment = built(tiny_config("pgd_at"))
     assert gentler(experiment, 0) is experiment

@@ -170,8 +170,13 @@ def test_statistics_of_a_batch_are_recovered_from_any_moving_average():
     np.testing.assert_allclose(found, np.float64(images).mean((0, 1, 2)), rtol=1e-4)
 
 
-def test_the_average_of_epochs_gets_statistics_of_its_own(tiny_config):
-    config = tiny_config("standard", **{"train.swa_start_epoch": 0, "parallel.devices": 2})
+@pytest.mark.parametrize("parts", [1, 16])
+def test_the_average_of_epochs_gets_statistics_of_its_own(tiny_config, parts):
+    """Those of an accumulated batch are the means over its parts, as in training."""
+    config = tiny_config(
+        "standard",
+        **{"train.swa_start_epoch": 0, "train.accumulation": parts, "parallel.devices": 2},
+    )
     experiment = dataclasses.replace(built(config), model=Normalized(sync=True))
     state, data, root = experiment.initial_state(), experiment.train_data(), experiment.root()
     order = parallel.replicate(order_of(experiment), experiment.mesh)
@@ -182,7 +187,9 @@ def test_the_average_of_epochs_gets_statistics_of_its_own(tiny_config):
     for rows in np.asarray(order):
         images = jnp.asarray(experiment.train.images[rows] / np.float32(255))
         found = nn.Conv(4, (3, 3)).apply({"params": average["params"]["Conv_0"]}, images)
-        convolved.append(np.float64(found))
+        # A part is one of each device's share.
+        shares = np.float64(found).reshape(2, parts, -1, *found.shape[1:])
+        convolved += [np.concatenate(shares[:, part]) for part in range(parts)]
     for name, statistic in (("mean", np.mean), ("var", np.var)):
         expected = np.mean([statistic(found, axis=(0, 1, 2)) for found in convolved], axis=0)
         measured = ended.ema["batch_stats"]["BatchNorm_0"][name]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bat_jax.data.corruptions.files import SEVERITIES
+from bat_jax.data.corruptions.files import IDS, LABELS, SEVERITIES
 from bat_jax.data.corruptions.formulas import MADE, corrupted
 from bat_jax.data.registry import load
 from bat_jax.errors import UserError
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
-    """Writes a file for each corruption, and `labels.npy`.
+    """Writes a file for each corruption, `labels.npy`, and the ids of the images in `ids.npy`.
 
     Raises:
       UserError: the data set is unknown or cannot be read, or the folder is not empty.
@@ -57,7 +57,8 @@ def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
             for severity in SEVERITIES
         ]
         _save(out / f"{corruption}.npy", np.concatenate(versions))
-    _save(out / "labels.npy", np.tile(test.labels, len(SEVERITIES)))
+    _save(out / LABELS, np.tile(test.labels, len(SEVERITIES)))
+    _save(out / IDS, test.ids)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
 from bat_jax.data import images
-from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.dataset import Dataset, Split, positions
 from bat_jax.data.reading import open_regular, read_at_most
 from bat_jax.errors import UserError
 
@@ -36,7 +36,10 @@ NAMES = (
 SEVERITIES = (1, 2, 3, 4, 5)
 """The severities of every corruption."""
 
-_LABELS = "labels.npy"
+LABELS = "labels.npy"
+"""The file of the labels of all versions."""
+IDS = "ids.npy"
+"""The file of the ids of the images, in a set that this package made."""
 _REMEDY = "extract the archive again"
 _NUMBERED = re.compile(r"(?:.*\D)?(\d{1,9})\.jpe?g", re.IGNORECASE)
 
@@ -77,8 +80,9 @@ def read(
 
     Two layouts are recognised. CIFAR-10-C and CIFAR-100-C have a file `<corruption>.npy` each, with
     the whole test set at severity 1, then at severity 2 and so on, and `labels.npy` with the labels
-    in that order. Tiny-ImageNet-C has files `<corruption>/<severity>/<class>/<name>.JPEG`, with the
-    same names everywhere.
+    in that order. A set that this package made has the ids of its images in `ids.npy` too.
+    Tiny-ImageNet-C has files `<corruption>/<severity>/<class>/<name>.JPEG`, with the same names
+    everywhere.
 
     Args:
       path: the folder of the files.
@@ -107,10 +111,10 @@ class _Arrays(Corrupted):
     def __init__(self, path: Path, names: Sequence[str], dataset: Dataset):
         super().__init__(path, names, dataset)
         _check_present(path, names, [file.stem for file in path.glob("*.npy")], suffix=".npy")
-        labels = _opened(path / _LABELS)
+        labels = _opened(path / LABELS)
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % len(SEVERITIES):
             raise UserError(
-                f"{path / _LABELS}: is {labels.dtype} of shape {labels.shape}; expected integers,"
+                f"{path / LABELS}: is {labels.dtype} of shape {labels.shape}; expected integers,"
                 f" the labels of all test images {len(SEVERITIES)} times"
             )
         self._count = len(labels) // len(SEVERITIES)
@@ -121,19 +125,12 @@ class _Arrays(Corrupted):
             if array.dtype != np.uint8 or array.shape != expected:
                 raise UserError(
                     f"{path / name}.npy: is {array.dtype} of shape {array.shape}; expected uint8 of"
-                    f" shape {expected}, as {_LABELS} and {dataset.name} have"
+                    f" shape {expected}, as {LABELS} and {dataset.name} have"
                 )
 
     def _check_labels(self, labels: Shaped[np.ndarray, "severities images"]) -> None:
         dataset, test = self._dataset, self._dataset.test
-        # If this is a part of the test set, ids are rows of the whole test set.
-        is_whole = len(test) == self._count
-        if not is_whole and test.ids.max() >= self._count:
-            raise UserError(
-                f"{self.path / _LABELS}: has labels of {self._count} images at each severity;"
-                f" expected those of the {len(test)} test images of {dataset.name}"
-            )
-        rows = np.arange(len(test)) if is_whole else test.ids
+        rows = self._rows(test)
         self._row = dict(zip(test.ids.tolist(), rows.tolist(), strict=True))
         ours = test.labels
         if dataset.classes is not None:
@@ -142,10 +139,45 @@ class _Arrays(Corrupted):
         if len(differ):
             severity, place = differ[0]
             raise UserError(
-                f"{self.path / _LABELS}: has label {labels[severity, rows[place]]} for image"
+                f"{self.path / LABELS}: has label {labels[severity, rows[place]]} for image"
                 f" {rows[place]} at severity {severity + 1}; expected {ours[place]}, that of the"
                 f" test image of {dataset.name}: name the folder of the same data set"
             )
+
+    def _rows(self, test: Split) -> Int64[np.ndarray, " images"]:
+        """Returns the rows of the test images among those of one severity."""
+        if (self.path / IDS).exists():
+            return self._rows_by_id(test)
+        if len(test) == self._count:
+            return np.arange(len(test))
+        # This is a part of the test set: ids are rows of the whole test set.
+        if test.ids.max() >= self._count:
+            raise UserError(
+                f"{self.path / LABELS}: has labels of {self._count} images at each severity;"
+                f" expected those of the {len(test)} test images of {self._dataset.name}"
+            )
+        return test.ids
+
+    def _rows_by_id(self, test: Split) -> Int64[np.ndarray, " images"]:
+        path, ids = self.path / IDS, _opened(self.path / IDS)
+        if ids.dtype.kind not in "iu" or ids.shape != (self._count,):
+            raise UserError(
+                f"{path}: is {ids.dtype} of shape {ids.shape}; expected integers of shape"
+                f" ({self._count},), the ids of the images of {LABELS}"
+            )
+        known, counts = np.unique(ids, return_counts=True)
+        if len(known) < len(ids):
+            raise UserError(
+                f"{path}: has the id {known[counts > 1][0]} twice; expected each test image once"
+            )
+        rows = positions(np.asarray(ids, np.int64), test.ids)
+        missing = test.ids[rows < 0]
+        if len(missing):
+            raise UserError(
+                f"{path}: lacks {missing[0]}, the id of a test image of {self._dataset.name}"
+                f" ({len(missing)} are missing); expected all: name the folder of the same data set"
+            )
+        return rows
 
     def images(
         self, name: str, severity: int, ids: Int64[np.ndarray, " images"]
@@ -171,24 +203,46 @@ class _Folders(Corrupted):
         self._files = self._matched(path / names[0] / str(SEVERITIES[0]))
 
     def _matched(self, place: Path) -> dict[int, str]:
-        """Returns the file of every test image by its id, from those of one severity.
-
-        Files are matched by the numbers in their names, if these are ids, else by their order.
-        """
+        """Returns the file of every test image by its id, from those of one severity."""
         dataset, test = self._dataset, self._dataset.test
         matched: dict[int, str] = {}
         for label, folder in enumerate(dataset.folders or dataset.class_names):
             ids = np.sort(test.ids[test.labels == label]).tolist()
-            files = _numbered(place / folder)
-            if not set(ids) <= files.keys():
-                if len(files) != len(ids):
-                    raise UserError(
-                        f"{place / folder}: has {len(files)} images; expected {len(ids)}, the"
-                        f" number of test images of this class in {dataset.name}"
-                    )
-                files = dict(zip(ids, (files[number] for number in sorted(files)), strict=True))
-            matched |= {number: f"{folder}/{files[number]}" for number in ids}
+            if isinstance(folder, str):
+                matched |= self._of_folder(place, folder, ids)
+            else:
+                matched |= self._of_folders(place, folder, ids, dataset.class_names[label])
         return matched
+
+    def _of_folder(self, place: Path, folder: str, ids: Sequence[int]) -> dict[int, str]:
+        """Matches files by the numbers in their names, if these are ids, else by their order."""
+        files = _numbered(place / folder)
+        if not set(ids) <= files.keys():
+            if len(files) != len(ids):
+                raise UserError(
+                    f"{place / folder}: has {len(files)} images; expected {len(ids)}, the"
+                    f" number of test images of this class in {self._dataset.name}"
+                )
+            files = dict(zip(ids, (files[number] for number in sorted(files)), strict=True))
+        return {number: f"{folder}/{files[number]}" for number in ids}
+
+    def _of_folders(
+        self, place: Path, folders: Sequence[str], ids: Sequence[int], name: str
+    ) -> dict[int, str]:
+        """Matches files by number alone: ids do not tell in which of the folders an image is."""
+        files = {
+            number: f"{folder}/{file}"
+            for folder in folders
+            for number, file in _numbered(place / folder).items()
+        }
+        missing = [number for number in ids if number not in files]
+        if missing:
+            raise UserError(
+                f"{place}: the images of {name} in {len(folders)} folders have other numbers than"
+                f" its ids; expected val_{missing[0]}.JPEG in one of them ({len(missing)} are"
+                " missing): rename the files as those of the data set"
+            )
+        return {number: files[number] for number in ids}
 
     def images(
         self, name: str, severity: int, ids: Int64[np.ndarray, " images"]
