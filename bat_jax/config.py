@@ -135,8 +135,11 @@ _ATTACK: dict[str, fields.Field] = {
     "norm": Choice("linf", ("linf", "l2", "l1")),
     # On the scale of images in [0, 1]; the command line also takes fractions such as 8/255.
     "epsilon": Real(8 / 255, low=0),
+    # The size of a step, on the scale of epsilon.
     "step_size": Real(2 / 255, low=0),
+    # The number of steps.
     "num_steps": Integer(10, high=_MOST_STEPS),
+    # Start from a random point within epsilon rather than from the image.
     "random_start": Flag(True),
     # Radius of the random start, in units of epsilon; above 1 only without projection.
     "start_radius": Real(1.0, low=0, high=100),
@@ -151,6 +154,7 @@ _ATTACK: dict[str, fields.Field] = {
 }
 
 _TRAIN: Schema = {
+    # Passes over the training images.
     "epochs": Integer(_EPOCHS, low=1),
     # If set, the number of steps, which replaces the epochs.
     "steps": Integer(None, low=1),
@@ -162,6 +166,7 @@ _TRAIN: Schema = {
     # enters cross-entropies, of the loss and of the attack, and no divergence.
     "label_smoothing": Real(0.0, low=0, below=1),
     "optimizer": {
+        # The rate that the schedule multiplies.
         "learning_rate": Real(_LEARNING_RATE, low=0),
         # sgd, whose gradient includes the weight decay; adamw, which decays weights separately; or
         # optax:NAME, an optimizer of optax, such as optax:lion or optax:contrib.muon.
@@ -173,7 +178,9 @@ _TRAIN: Schema = {
         "momentum": Real(0.9, low=0, below=1),
         # For adamw, the decay of the mean squared gradient.
         "second_momentum": Real(0.999, low=0, below=1),
+        # For sgd, Nesterov's form of the momentum.
         "nesterov": Flag(False),
+        # The factor of weight decay.
         "weight_decay": Real(5e-4, low=0),
         # Whether norms and biases decay too.
         "decay_all": Flag(True),
@@ -270,9 +277,13 @@ _CORRUPTIONS: Schema = {
 _SCORES: Schema = {
     # pgd or clean: the accuracy on validation images that selects the best checkpoint.
     "select_by": Choice("pgd", ("pgd", "clean")),
-    # At every checkpoint, record clean and PGD accuracy on this many typical and this many atypical
-    # images of the training set and of the test set; 0 records none.
-    "track": {"images": Integer(0), "num_steps": Integer(10, low=1, high=_MOST_STEPS)},
+    "track": {
+        # At every checkpoint, record clean and PGD accuracy on this many typical and this many
+        # atypical images of the training set and of the test set; 0 records none.
+        "images": Integer(0),
+        # The steps of that PGD.
+        "num_steps": Integer(10, low=1, high=_MOST_STEPS),
+    },
 }
 
 _TYPICALITY: dict[str, fields.Field] = {
@@ -365,6 +376,7 @@ _DEFAULT: Schema = {
 }
 
 _EVALUATION: Schema = {
+    # The job of these configs.
     "job": Choice("evaluation", ("evaluation",)),
     # The run's folder.
     "run": Text(None),
@@ -393,6 +405,7 @@ _METHOD = Text("bat")
 
 _FINDINGS: Schema = {
     **_DEFAULT,
+    # The job of these configs.
     "job": Choice("findings", ("findings",)),
     "findings": {
         # Every run is made once per seed; `data.seed` draws the same images for all of them.

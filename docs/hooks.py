@@ -2,13 +2,15 @@
 
 Markdown files link to one another, and to sources, by their places in the repository. Here such a
 link becomes one to the file's page: its own for Markdown and for the tutorial, a notebook with its
-outputs, else one that shows the file's text. Pages below `api/` are made of docstrings.
+outputs, else one that shows the file's text. Pages below `api/` are made of docstrings, and the
+tables of `config_fields.md` from the declarations of the fields.
 """
 
 import os
 import re
 from pathlib import Path, PurePosixPath
 
+import config_fields
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -27,6 +29,7 @@ _PAGES = {
 _NOTEBOOKS = {"examples/tutorial.ipynb": "tutorial.md"}
 _COPIED = (".svg", ".png", ".json")
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+_FIELDS = "<!-- tables -->"
 _API = re.compile(r"api/([\w.]+)\.md")
 
 
@@ -51,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Leads the links of a page to pages."""
+    """Leads the links of a page to pages, and fills the tables of config fields."""
     del config, files
     notebooks = {uri: PurePosixPath(path) for path, uri in _NOTEBOOKS.items()}
     if page.file.src_uri in notebooks:
@@ -67,7 +70,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         # Code such as `x[0](y)` looks like a link; mkdocs warns of links to missing files.
         return os.path.relpath(_uri(target), start) if (_ROOT / target).exists() else link[0]
 
-    return _LINK.sub(led, markdown)
+    return _LINK.sub(led, markdown).replace(_FIELDS, config_fields.tables())
 
 
 def _add(path: PurePosixPath, files: Files, config: MkDocsConfig) -> None:

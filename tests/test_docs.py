@@ -172,3 +172,15 @@ def test_lines_end_at_100_characters():
 def test_the_citation_is_of_this_version():
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {bat_jax.__version__}\n" in citation
+    assert f"version = {{{bat_jax.__version__}}}" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_cites_as_the_citation_file_does():
+    citation = (ROOT / "CITATION.cff").read_text()
+    entries = " ".join((ROOT / "README.md").read_text().replace("\\_", "_").split())
+    given = re.findall(r"- given-names: (.+)\n +family-names: (.+)\n", citation)
+    assert f"{{{' and '.join(f'{family}, {name}' for name, family in given)}}}" in entries
+    titles = re.findall(r'^ *title: "?(.+?)"?$', citation, re.MULTILINE)
+    assert len(titles) == 2
+    for title in (*titles, "arXiv:2106.04794", "The bat_jax developers"):
+        assert title in entries

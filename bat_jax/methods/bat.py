@@ -31,20 +31,27 @@ class Bat(Method):
     reference = "Xu et al., arXiv:2106.04794"
     takes_targets = True
     fields = {
-        # The weight, section 4 of docs/method.md.
+        # How strongly confidence in a wrong class lowers the weight (section 4 of docs/method.md).
         "alpha": Real(1.0, low=0),
-        # memorized reads the file memorization.estimates.
+        # The images whose weights are lowered: those misclassified under attack, all, or those that
+        # the file memorization.estimates calls memorized.
         "gate": Choice("misclassified", ("misclassified", "all", "memorized")),
         # The images whose confidence in a wrong class is used.
         "confidence": Choice("adversarial", ("adversarial", "clean")),
+        # Divide the weighted losses of a batch by the sum of their weights, or, with none, by their
+        # number.
         "normalize": Choice("sum", ("sum", "none")),
         # As for gairat; affects the weight only.
         "start_epoch": Real(None, low=0),
-        # The discrimination loss, section 5.
+        # The factor of the discrimination loss (section 5).
         "beta_dl": Real(0.2, low=0),
+        # tau of the similarities.
         "temperature": Real(0.1, above=0),
+        # The similarity of features.
         "similarity": Choice("cosine", ("cosine", "dot")),
+        # The images in the denominator: all others, or those of other classes.
         "denominator": Choice("all", ("all", "negatives")),
+        # Whether positives are summed within the logarithm, or averaged outside of it.
         "pooling": Choice("sum", ("sum", "mean")),
     }
 

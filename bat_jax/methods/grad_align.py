@@ -21,7 +21,8 @@ class GradAlign(Method):
     name = "grad_align"
     title = "GradAlign"
     reference = "Andriushchenko & Flammarion, arXiv:2007.02617"
-    # 0.2 for epsilon 8/255 and 2 for 16/255: 0.02 * 10^(255 epsilon / 8) in the authors' code.
+    # The factor of 1 minus the mean cosine: 0.2 for epsilon 8/255 and 2 for 16/255, or
+    # 0.02 * 10^(255 epsilon / 8) in the authors' code.
     fields = {"lam": Real(0.2, low=0)}
 
     def extras(

@@ -14,6 +14,7 @@ class Mart(Method):
     title = "MART"
     reference = "Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified \
 Examples, ICLR 2020"
+    # The factor of the divergence.
     fields = {"beta": Real(5.0, low=0)}
     clean = "trained"
 

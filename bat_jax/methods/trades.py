@@ -13,6 +13,7 @@ class Trades(Method):
     name = "trades"
     title = "TRADES"
     reference = "Zhang et al., arXiv:1901.08573"
+    # The factor of the divergence.
     fields = {"beta": Real(6.0, low=0)}
     attack = Attack("kl", gaussian_start=0.001)
     clean = "trained"
