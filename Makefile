@@ -38,20 +38,26 @@ SHORT := tests/test_losses.py tests/attacks/test_pgd.py tests/attacks/test_apgd.
   tests/test_public_api.py tests/test_pages.py tests/runtime/test_backend.py tests/test_environment.py \
   $(wildcard tests/test_cli.py)
 
-.PHONY: demo test test-short test-slow topology tutorial docs lint types newer clean
+.PHONY: demo test test-more test-short test-slow topology tutorial docs lint types newer clean
 
 demo: $(VENV)/installed
 	@echo "== demo: BAT on real handwritten digits (configs/digits_bat.py)"
 	$(BIN)/python launch.py --config=configs/digits_bat.py
 	@echo "== demo: done. Open runs/digits_bat/report.html; its numbers are in results.json."
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint types
-	@echo "== test: all tests except those marked slow (make test-slow)"
-	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadfile
+	@echo "== test: the core; make test-more tests what stands on it"
+	XLA_FLAGS="$(COMPILE_FAST)" $(PYTEST) -m "not slow and not more"
+
+test-more: $(VENV)/installed-dev
+	@echo "== test: what stands on the core (tests/conftest.py); make test-slow has the rest"
+	XLA_FLAGS="$(COMPILE_FAST)" $(PYTEST) -m "more and not slow"
 
 test-short: $(VENV)/installed-dev
 	@echo "== test: a short part, with $$($(BIN)/python --version) and $(REQUIREMENTS)"
-	XLA_FLAGS="$(COMPILE_FAST)" $(BIN)/python -m pytest -n 2 --dist loadfile $(SHORT)
+	XLA_FLAGS="$(COMPILE_FAST)" $(PYTEST) $(SHORT)
 
 test-slow: $(VENV)/installed-notebook
 	$(BIN)/python -m pytest -m slow

@@ -105,6 +105,40 @@ _TOGETHER = {
     ),
 }
 
+# Tests of what stands on the core: `make test` leaves them to `make test-more`.
+_MORE = (
+    "attacks/test_bracketing.py",
+    "attacks/test_fast.py",
+    "attacks/test_l1.py",
+    "attacks/test_rand.py",
+    "attacks/test_union.py",
+    "data/test_corruptions.py",
+    "data/test_extra.py",
+    "findings",
+    "interop",
+    "jobs/test_evaluate_weights.py",
+    "jobs/test_robust_memorization.py",
+    "memorization/test_proxies.py",
+    "methods/test_awp.py",
+    "methods/test_grad_align.py",
+    "methods/test_temporal_ensembling.py",
+    "report",
+    "test_docs.py",
+    "test_examples.py",
+    "training/test_collapse.py",
+    "training/test_large_images.py",
+    "training/test_recipe.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of `_MORE`."""
+    folder = Path(__file__).parent
+    more = [folder / name for name in _MORE]
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in more):
+            item.add_marker("more")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
