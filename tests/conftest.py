@@ -107,6 +107,10 @@ _TOGETHER = {
 
 # Tests of what stands on the core: `make test` leaves them to `make test-more`.
 _MORE = (
+    "attacks/test_autoattack_resume.py",
+    "attacks/test_autoattack_sample.py",
+    "attacks/test_autoattack_search.py",
+    "attacks/test_autoattack_warnings.py",
     "attacks/test_bracketing.py",
     "attacks/test_fast.py",
     "attacks/test_l1.py",
@@ -126,6 +130,7 @@ _MORE = (
     "test_docs.py",
     "test_examples.py",
     "training/test_collapse.py",
+    "training/test_cost.py",
     "training/test_large_images.py",
     "training/test_recipe.py",
 )
