@@ -129,9 +129,11 @@ def _place(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
 def _check_name(section: ConfigDict, where: str, name: str, field: str) -> None:
     if name in section:
         return
-    near = difflib.get_close_matches(name, section, n=1)
-    meant = f"did you mean {where}.{near[0]}?" if near else f"it has {', '.join(section)}"
-    if not len(section):
+    if near := difflib.get_close_matches(name, section, n=1):
+        meant = f"did you mean {where}.{near[0]}?"
+    elif len(section):
+        meant = f"it has {', '.join(section)}"
+    else:
         meant = f"it has none: set them in one, as in --{where}=\"{{'name': value}}\""
     raise UserError(f"--config.{field}: {where} has no field {shown(name)}; {meant}")
 

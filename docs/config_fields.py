@@ -83,14 +83,15 @@ def flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, De
 
 def tables() -> str:
     """Returns the Markdown of all fields, one table for each part of a config."""
-    parts = []
-    alone = {name: part for name, part in training().items() if isinstance(part, Declared)}
-    parts.append(("The config", alone))
-    for name, part in training().items():
-        if not isinstance(part, Declared):
-            parts.append((f"`{name}`", {name: part}))
-    parts.append(("The job `findings`", findings()))
-    parts.append(("The job `evaluation`", evaluation()))
+    whole = training()
+    alone = {name: part for name, part in whole.items() if isinstance(part, Declared)}
+    sections = {f"`{name}`": {name: part} for name, part in whole.items() if name not in alone}
+    parts = [
+        ("The config", alone),
+        *sections.items(),
+        ("The job `findings`", findings()),
+        ("The job `evaluation`", evaluation()),
+    ]
     return "\n".join(f"## {title}\n\n{_table(fields)}" for title, fields in parts)
 
 

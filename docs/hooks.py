@@ -70,7 +70,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         # Code such as `x[0](y)` looks like a link; mkdocs warns of links to missing files.
         return os.path.relpath(_uri(target), start) if (_ROOT / target).exists() else link[0]
 
-    return _LINK.sub(led, markdown).replace(_FIELDS, config_fields.tables())
+    markdown = _LINK.sub(led, markdown)
+    if _FIELDS in markdown:
+        markdown = markdown.replace(_FIELDS, config_fields.tables())
+    return markdown
 
 
 def _add(path: PurePosixPath, files: Files, config: MkDocsConfig) -> None:

@@ -372,6 +372,11 @@ def _wilson(accuracy: float, n: int | float, *, confidence: float = 0.95) -> tup
     return round(max(center - half, 0.0), 6), round(min(center + half, 1.0), 6)
 
 
+def kind_of_tested(tested: int) -> str:
+    """Returns what the images of an evaluation are, by `config.data.tested`."""
+    return "held-out training images" if tested else "test images"
+
+
 def percent(value: float) -> str:
     """Formats a fraction in percent with one decimal."""
     return f"{100 * value:.1f}"

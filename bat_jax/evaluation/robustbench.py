@@ -9,11 +9,18 @@ from typing import Any
 
 from bat_jax.attacks.versions import STANDARD
 from bat_jax.data.corruptions import NAMES
-from bat_jax.evaluation.records import AUTOATTACK, CLEAN, WEIGHTS, Evaluation, evaluations
+from bat_jax.evaluation.records import (
+    AUTOATTACK,
+    CLEAN,
+    WEIGHTS,
+    Evaluation,
+    evaluations,
+    kind_of_tested,
+)
 
 # The norms of RobustBench's threat models.
 _NORMS = ("linf", "l2")
-_WHOLE = "test images"
+_WHOLE = kind_of_tested(0)
 
 
 def files(

@@ -17,6 +17,7 @@ from bat_jax.ensemble.cost import describe_ensemble, member_cost
 from bat_jax.evaluation.records import CLEAN, STATES, Measure
 from bat_jax.findings import contrasts, looks, power
 from bat_jax.findings import plan as plans
+from bat_jax.findings.harmful import check_harmful
 from bat_jax.findings.removal import removals
 from bat_jax.findings.results import read_results
 from bat_jax.runtime import backend
@@ -50,7 +51,7 @@ def describe_findings(config: ConfigDict) -> str:
         # Estimates are made first; their values do not change the cost.
         base.evaluation.track.images = 0
     experiment = build(base)
-    plans.check_harmful(config, experiment)
+    check_harmful(config, experiment)
     # Removals are ignored, so that no image need be known as atypical.
     runs = plans.plan(config, experiment.train, np.zeros(0, np.int64), Path())
     forward, rate = forward_flops(experiment), _rate(experiment)

@@ -9,16 +9,13 @@ from jaxtyping import Int64
 from ml_collections import ConfigDict
 
 from bat_jax import config as configs
-from bat_jax import fields, memorization, methods
+from bat_jax import methods
 from bat_jax.data.dataset import Split
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.fields import shown
 from bat_jax.findings import design, removal
-from bat_jax.memorization.matching import matched
 from bat_jax.runtime.storage import AnyPath
-from bat_jax.training.building import build
-from bat_jax.training.experiment import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,30 +157,6 @@ def validate(config: ConfigDict) -> None:
     _check_variants(config)
 
 
-def check_harmful(config: ConfigDict, experiment: Experiment) -> None:
-    """Raises a UserError if the data show that harmful images cannot be chosen, before any run.
-
-    Args:
-      config: of the findings.
-      experiment: one of their runs.
-    """
-    settings = config.findings
-    if not settings.harmful:
-        return
-    if settings.robust_estimates is None:
-        scored = build(ensemble(config, section="robust_ensemble")).dataset.test.ids
-    else:
-        estimates = matched(memorization.load(settings.robust_estimates), experiment.dataset)
-        removal.check(estimates)
-        scored = estimates.test_ids
-    if not len(np.setdiff1d(scored, experiment.test_images().ids)):
-        raise UserError(
-            f"config.evaluation.subset is {config.evaluation.subset}, which tests on all of the"
-            f" {len(scored)} test images with an influence; expected fewer with"
-            " config.findings.harmful: the others choose the harmful images"
-        )
-
-
 def _check_methods(config: ConfigDict) -> None:
     """Checks the methods, the arms, and which AutoAttack attacks."""
     settings = config.findings
@@ -241,7 +214,7 @@ def _check_ensembles(config: ConfigDict) -> None:
         if is_made and ensemble(config, section=section).memorization.influence == "none":
             raise UserError(
                 f"config.findings.{section} has memorization.influence none; expected class or"
-                " full: influence tells which test images are atypical, and which images harm"
+                " full: atypical test images and harmful images are found by their influence"
             )
 
 
@@ -364,9 +337,7 @@ def _choose(config: ConfigDict, method: str) -> None:
 def _check(run: ConfigDict) -> None:
     """Checks the config of a run, with the fields of a method from outside."""
     configs.check(run)
-    method = methods.find(run.objective.name)
-    settings = run.objective.get(method.name, ConfigDict())
-    fields.check(settings, method.fields, f"objective.{method.name}")
+    methods.check(run.objective)
 
 
 def _change(

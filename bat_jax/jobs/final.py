@@ -29,6 +29,7 @@ from bat_jax.evaluation.records import (
     Measure,
     OnCorrupted,
     Verdict,
+    kind_of_tested,
     summarize,
     summarize_groups,
 )
@@ -186,7 +187,7 @@ def _for_robustbench(
 
 def _kind(experiment: Experiment) -> str:
     """Returns what the test images are: `held-out training images of 10 of its classes`."""
-    kind = "held-out training images" if experiment.config.data.tested else "test images"
+    kind = kind_of_tested(experiment.config.data.tested)
     if experiment.dataset.classes is not None:
         kind += f" of {experiment.dataset.num_classes} of its classes"
     return kind

@@ -93,15 +93,12 @@ def run(
         callbacks = ()
     with workdirs.opened(workdir):
         dataset = experiment.dataset
-        shapes = jax.eval_shape(experiment.initial_state)
-        # A config names no more than the class of a model from outside, with a colon.
-        is_outside = ":" in config.model.name
         workdirs.claim(
             workdir,
             config,
             experiment.digests(),
             defaults=defaults_of(config),
-            model=described(experiment.model, shapes.variables) if is_outside else None,
+            model=_described(experiment),
         )
         results = finished_results(workdir / "results.json", read_results)
         if results is not None:
@@ -117,6 +114,7 @@ def run(
             config.model.name,
             experiment.mesh.size,
         )
+        shapes = jax.eval_shape(experiment.initial_state)
         log.info("%s parameters", f"{number_of_parameters(shapes.variables):,}")
         checkpoints = Checkpoints(
             workdir / "checkpoints",
@@ -192,6 +190,13 @@ def _trained(
             start = back(retry)
         finally:
             records.close()
+
+
+def _described(experiment: Experiment) -> dict[str, Any] | None:
+    """Returns the description of a model from outside, of which a config names only the class."""
+    if ":" not in experiment.config.model.name:
+        return None
+    return described(experiment.model, jax.eval_shape(experiment.initial_state).variables)
 
 
 def _record_of(retry: Retry, attempt: Experiment) -> dict[str, float]:

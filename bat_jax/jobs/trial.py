@@ -14,7 +14,8 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import runs as finished
 from bat_jax.findings import removal
 from bat_jax.findings.claims import claims
-from bat_jax.findings.plan import Planned, check_harmful, ensemble, plan, trained, validate
+from bat_jax.findings.harmful import check_harmful
+from bat_jax.findings.plan import Planned, ensemble, plan, trained, validate
 from bat_jax.findings.results import read_results, seeds_of
 from bat_jax.findings.summary import summarize
 from bat_jax.jobs.finished import finished_results
@@ -151,7 +152,7 @@ def _claim(workdir: AnyPath, config: ConfigDict, digests: dict[str, str]) -> Non
 
 
 class _Known(NamedTuple):
-    """What the estimates tell about the images.
+    """One of the runs, and what is typical and atypical there, by the estimates.
 
     Attributes:
       experiment: one of the runs.
@@ -165,7 +166,7 @@ class _Known(NamedTuple):
 
 
 def _known(config: ConfigDict) -> _Known:
-    """Returns what the estimates that a config names tell about the images.
+    """Returns the typical and the atypical images, by the estimates that a config names.
 
     Raises:
       UserError: no training or no test image is atypical.

@@ -97,6 +97,19 @@ def complete(config: ConfigDict) -> None:
             config.objective[method.name] = fields.section(method.fields)
 
 
+def check(objective: ConfigDict) -> None:
+    """Raises a UserError unless the fields of the method that an objective names are valid."""
+    _checked(objective)
+
+
+def _checked(objective: ConfigDict) -> tuple[type[Method], ConfigDict]:
+    """Returns the method and its settings, which are valid."""
+    method = find(objective.name)
+    settings = objective.get(method.name, ConfigDict())
+    fields.check(settings, method.fields, f"objective.{method.name}")
+    return method, settings
+
+
 def create(objective: ConfigDict, setup: Setup) -> Method:
     """Checks the fields of the method that `config.objective` names, and returns the method.
 
@@ -104,9 +117,7 @@ def create(objective: ConfigDict, setup: Setup) -> Method:
       UserError: the method does not exist, one of its fields is invalid, or a class from outside is
         not a method.
     """
-    method = find(objective.name)
-    settings = objective.get(method.name, ConfigDict())
-    fields.check(settings, method.fields, f"objective.{method.name}")
+    method, settings = _checked(objective)
     if objective.name in METHODS:
         return method(settings.to_dict(), setup)
     expected = "a class derived from bat_jax.methods.Method that takes its settings and a Setup"

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bat_jax.evaluation.records import CLEAN, GROUPS, Accuracy, Measure, percent, strongest
+from bat_jax.evaluation.records import (
+    CLEAN,
+    GROUPS,
+    Accuracy,
+    Measure,
+    kind_of_tested,
+    percent,
+    strongest,
+)
 from bat_jax.evaluation.runs import Run
 from bat_jax.methods import WEIGHT_BINS, has_attack
 from bat_jax.report.drawing import Figure, LogNorm
@@ -236,10 +244,8 @@ def common_attack(runs: Sequence[Run]) -> Measure:
 
 def tested(*runs: Run) -> str:
     """Returns what the images of an evaluation are: `test images`, or held-out training images."""
-    held_out = [bool(run.config.get("data", {}).get("tested")) for run in runs]
-    if all(held_out):
-        return "held-out training images"
-    return "test or held-out training images" if any(held_out) else "test images"
+    kinds = {kind_of_tested(run.config.get("data", {}).get("tested", 0)) for run in runs}
+    return kinds.pop() if len(kinds) == 1 else "test or held-out training images"
 
 
 def _trained_on(run: Run) -> str:

@@ -14,6 +14,7 @@ from bat_jax.attacks import pgd_trajectory
 from bat_jax.attacks.classifier import correct
 from bat_jax.data import Split
 from bat_jax.errors import UserError
+from bat_jax.evaluation.records import kind_of_tested
 from bat_jax.memorization.matching import of_examples
 from bat_jax.methods import Attack, Batch
 from bat_jax.parallel import AXIS
@@ -185,7 +186,7 @@ def _triplets(experiment: Experiment, attacked: _Attacked) -> Chart:
         for row in rows
     )
     epsilon = f"{config.attack.norm.capitalize()} {config.attack.epsilon:.4g}"
-    kind = "held-out training images" if config.data.tested else "test images"
+    kind = kind_of_tested(config.data.tested)
     return Chart(
         "triplets",
         "Clean, adversarial, perturbation",

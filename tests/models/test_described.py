@@ -1,4 +1,4 @@
-"""Descriptions tell given models apart, and are the same in every process."""
+"""Descriptions of different given models differ, and are the same in every process."""
 
 import functools
 import json

@@ -229,7 +229,7 @@ class _Folders(Corrupted):
     def _of_folders(
         self, place: Path, folders: Sequence[str], ids: Sequence[int], name: str
     ) -> dict[int, str]:
-        """Matches files by number alone: ids do not tell in which of the folders an image is."""
+        """Matches files by number alone, because an id does not contain the folder of its image."""
         files = {
             number: f"{folder}/{file}"
             for folder in folders
