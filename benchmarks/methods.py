@@ -42,11 +42,21 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "bat": ("bat", {}),
     "bat_awp": ("bat", {"objective.awp.gamma": 0.01}),
     "te": ("te", {"objective.te.start_epoch": 36.0, "objective.te.ramp_epochs": 16.0}),
+    "te_awp": (
+        "te",
+        {
+            "objective.te.start_epoch": 36.0,
+            "objective.te.ramp_epochs": 16.0,
+            "objective.awp.gamma": 0.01,
+        },
+    ),
     "fgsm_rs": ("pgd_at", {**FAST, STEP: 1.25}),
     "n_fgsm": ("pgd_at", {**FAST, STEP: 1.0, "attack.start_radius": 2.0, "attack.project": False}),
     "grad_align": ("grad_align", {**FAST, STEP: 1.0, "attack.random_start": False}),
     "mart": ("mart", {}),
     "mart_awp": ("mart", {"objective.awp.gamma": 0.005}),
+    "gairat": ("gairat", {}),
+    "gairat_awp": ("gairat", {"objective.awp.gamma": 0.01}),
 }
 
 
