@@ -41,6 +41,7 @@ class Evaluator:
         *,
         losses: tuple[LossName, ...],
         num_steps: int | None = None,
+        others: Mapping[str, PgdSettings] | None = None,
     ):
         """Prepares the evaluation; it compiles at the first set of a new shape.
 
@@ -51,12 +52,13 @@ class Evaluator:
           programs: the forms that suit the back end.
           losses: the losses that PGD maximises, one attack each.
           num_steps: of PGD; defaults to `evaluation.num_steps`.
+          others: further attacks, by the names of their verdicts.
         """
         steps = config.evaluation.num_steps if num_steps is None else num_steps
         attacks = {
             Measure.pgd(steps, loss).key: evaluation_attack(config, programs, loss, num_steps=steps)
             for loss in losses
-        }
+        } | dict(others or {})
         parallel.check_divisible("config.evaluation.batch_size", config.evaluation.batch_size, mesh)
         self._batch_size = config.evaluation.batch_size
         self._root = parallel.root(config.seed, mesh)

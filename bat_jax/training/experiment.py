@@ -37,7 +37,8 @@ from bat_jax.runtime import distributed
 from bat_jax.training import averaging, recipe, state
 from bat_jax.training.accepted import check_memory
 from bat_jax.training.images import data_seed, some_of
-from bat_jax.training.step import TrainStep
+from bat_jax.training.scores import TRAINED_ON
+from bat_jax.training.step import TrainStep, training_attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +242,20 @@ class Experiment:
                 self.evaluated(), self.config, self.mesh, self.programs, losses=losses
             )
         return self._evaluators[losses]
+
+    @functools.cached_property
+    def validator(self) -> Evaluator:
+        """The evaluation of the validation images: clean, under PGD and, if watched, as trained."""
+        if not self.config.train.collapse.watch:
+            return self.evaluator(("cross_entropy",))
+        return Evaluator(
+            self.evaluated(),
+            self.config,
+            self.mesh,
+            self.programs,
+            losses=("cross_entropy",),
+            others={TRAINED_ON: training_attack(self.config, methods.Attack(), self.programs)},
+        )
 
     @functools.cached_property
     def _evaluators(self) -> dict[tuple[LossName, ...], Evaluator]:

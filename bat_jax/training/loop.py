@@ -176,7 +176,7 @@ def fit(
     train_step = experiment.train_step
     feed, root = experiment.feed(), experiment.root()
     validation = experiment.placed(experiment.validation)
-    evaluator = experiment.evaluator(("cross_entropy",))
+    evaluator = experiment.validator
     tracker = experiment.tracker()
     # The peak of a CPU is measured, so it needs idle cores.
     peak = together(list(experiment.mesh.devices.flat), config.model.dtype)

@@ -2,10 +2,15 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bat_jax import config as configs
+from bat_jax import keys, models
+from bat_jax.attacks import PgdSettings, pgd_trajectory
+from bat_jax.attacks.classifier import correct
+from bat_jax.data.device import to_unit
 from bat_jax.errors import UserError
 from bat_jax.jobs import train
 from bat_jax.training import checkpoints, loop
@@ -18,14 +23,17 @@ from tests.training.test_checkpoints import LIKE, opened, state, steps
 COLLAPSE = configs.default().train.collapse
 
 
+def flagged(watch, robust, *, clean=0.8, trained_on=0.7):
+    """Returns the flags of states with these accuracies under PGD."""
+    scores = [{"clean": clean, "pgd20": value, "training_attack": trained_on} for value in robust]
+    return [watch.flagged(step, found)["collapsed"] for step, found in enumerate(scores)]
+
+
 def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
     watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.0)
 
     def flags(robust):
-        return [
-            watch.flagged(step, {"clean": 0.8, "pgd20": value})["collapsed"]
-            for step, value in enumerate(robust)
-        ]
+        return flagged(watch, robust)
 
     # A state near chance has nothing to lose.
     assert flags([0.15, 0.05, 0.4, 0.25]) == [0, 0, 0, 0]
@@ -39,9 +47,46 @@ def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
 
 def test_a_collapse_is_seen_with_two_classes():
     watch = Watch(COLLAPSE, score="pgd20", num_classes=2, highest=0.0)
-    robust = (0.7, 0.3, 0.9, 0.1)
-    flags = [watch.flagged(0, {"clean": 1.0, "pgd20": value})["collapsed"] for value in robust]
-    assert flags == [0, 0, 0, 1]
+    assert flagged(watch, (0.7, 0.3, 0.9, 0.1)) == [0, 0, 0, 1]
+
+
+def test_a_fall_under_the_attack_of_training_too_is_overfitting(caplog):
+    watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.0)
+    assert flagged(watch, (0.4, 0.15, 0.12), trained_on=0.24) == [0, 0, 0]
+    assert caplog.text.count("robust overfitting: accuracy under pgd20 fell") == 1
+    # Half of the accuracy under the attack of training is the border.
+    assert flagged(watch, (0.12, 0.1199), trained_on=0.24) == [0, 1]
+
+
+def test_a_network_that_guesses_has_collapsed_under_any_attack():
+    watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.4)
+    assert flagged(watch, (0.1,), clean=0.1, trained_on=0.1) == [1]
+    assert flagged(watch, (0.1,), clean=0.3, trained_on=0.1) == [0]
+
+
+def test_a_watched_validation_has_the_attack_of_training(tiny_config):
+    fields = {"attack.num_steps": 1, "attack.start_radius": 2.0, "attack.project": False}
+    experiment = built(tiny_config("pgd_at", **fields, **{"train.collapse.watch": True}))
+    variables, split = experiment.initial_state().variables, experiment.validation
+    found = experiment.validator(variables, experiment.placed(split))
+    assert set(found) == {"clean", experiment.score, "training_attack"}
+
+    settings = experiment.config.attack
+    attack = PgdSettings(
+        epsilon=settings.epsilon,
+        step_size=settings.step_size,
+        num_steps=1,
+        start_radius=2.0,
+        project=False,
+    )
+    logits_of = models.logits_fn(experiment.evaluated(), variables)
+    key = keys.derive(experiment.config.seed, keys.Purpose.EVALUATION)
+    images, labels = to_unit(jnp.asarray(split.images)), jnp.asarray(split.labels)
+    attacked = pgd_trajectory(
+        logits_of, images, labels, keys.per_image(key, jnp.asarray(split.ids)), attack
+    ).images
+    expected = correct(logits_of(attacked), labels) & correct(logits_of(images), labels)
+    np.testing.assert_array_equal(found["training_attack"], expected)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +116,14 @@ def scripted(monkeypatch, robust):
     """Makes validation return these accuracies under PGD, one after another."""
     left = iter(robust)
 
-    def evaluator(self, losses):
+    def validator(self):
         def verdicts(variables, data):
-            return {"clean": np.ones(100), self.score: np.arange(100) < 100 * next(left)}
+            robust = np.arange(100) < 100 * next(left)
+            return {"clean": np.ones(100), self.score: robust, "training_attack": np.ones(100)}
 
         return verdicts
 
-    monkeypatch.setattr(experiments.Experiment, "evaluator", evaluator)
+    monkeypatch.setattr(experiments.Experiment, "validator", property(validator))
 
 
 def records_of(folder, split):
