@@ -14,8 +14,9 @@ The files of OUT, by layout:
   `dattri.metric.calculate_lds_ground_truth` with a target function that returns minus `margins.npy`
   beside the checkpoint it is asked for: dattri flips the sign.
 - `quanda`: `subset_ids.yaml` and `margins.npy` (models, test; float32), for
-  `LinearDatamodelingMetric(subset_ids="subset_ids.yaml", cache_dir=OUT)`, whose `update` takes the
-  rows of `margins.npy` as `subset_logits`.
+  `LinearDatamodelingMetric(subset_ids="subset_ids.yaml", cache_dir=OUT, m=len(margins), ...)`,
+  whose `update` takes `dict(enumerate(margins))` as `subset_logits`. Give any
+  `subset_ckpt_filenames`, which it then does not read; without them it trains.
 """
 
 import json

@@ -98,6 +98,31 @@ def test_quanda(run, tmp_path):
     np.testing.assert_array_equal(np.load(folder / "margins.npy"), MARGINS)
 
 
+def test_quanda_reads_it(run, tmp_path):
+    torch = pytest.importorskip("torch")
+    quanda = pytest.importorskip("quanda.metrics.ground_truth")
+    folder = export(run, tmp_path / "out", layout="quanda")
+    margins = torch.from_numpy(np.load(folder / "margins.npy"))
+    metric = quanda.LinearDatamodelingMetric(
+        model=torch.nn.Identity(),
+        train_dataset=range(TRAIN),
+        subset_ids="subset_ids.yaml",
+        cache_dir=str(folder),
+        m=len(margins),
+        subset_ckpt_filenames=[""] * len(margins),
+    )
+    scores = np.random.default_rng(1).normal(size=(TRAIN, TEST))
+    metric.update(
+        explanations=torch.from_numpy(scores.T),
+        test_targets=torch.zeros(TEST, dtype=torch.int64),
+        test_data=torch.zeros(TEST, 1),
+        subset_logits=dict(enumerate(margins)),
+    )
+    ours = lds(scores, subsets(run)).values
+    np.testing.assert_allclose(torch.cat(metric.results["scores"]).numpy(), ours, atol=1e-6)
+    assert metric.compute()["score"] == pytest.approx(np.mean(ours), abs=1e-6)
+
+
 def test_wrong_runs_are_refused(run, tmp_path, capsys):
     assert main([str(run), str(tmp_path), "--layout=quanda"]) == 2
     assert "exists; expected the name of a folder to create" in capsys.readouterr().err
