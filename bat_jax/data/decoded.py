@@ -71,11 +71,13 @@ def decoded(
         _check_unchanged(folder, names, listing)
         return pixels
     place = folder if cache is None else _named(cache)
+    # Inside the images' own folder, which may be moved, its path does not matter.
+    where = [] if cache is None else [str(folder.resolve())]
     about: dict[str, Any] = {
         "format": _FORMAT,
         "folder": str(folder.resolve()),
         "side": side,
-        "files": _digest(listing, side),
+        "files": _digest(where + listing, side),
     }
     target, is_ours = place / f"{_PREFIX}{about['files'][:16]}", False
     if not os.path.lexists(target):

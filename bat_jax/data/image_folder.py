@@ -11,6 +11,8 @@ from bat_jax.data.mapped import Mapped
 from bat_jax.data.reading import TEXT_LIMIT, is_stray, open_regular, read_at_most
 from bat_jax.errors import UserError
 
+PREFIX = "folder:"
+"""The beginning of the name of such a data set."""
 _LAYOUT = (
     "<folder>/train/<class>/<image> and <folder>/test/<class>/<image> (or val in place of test)"
 )
@@ -63,7 +65,7 @@ def read(folder: Path, *, side: int | None = None, cache: str | None = None) -> 
     pixels = decoded(folder, names, decode, side=side, cache=cache)
     count = len(training_files)
     return Dataset(
-        f"folder:{folder}",
+        f"{PREFIX}{folder}",
         _split(_rows(pixels, 0, count), training_files),
         _split(_rows(pixels, count, len(files)), test_files),
         tuple(classes),

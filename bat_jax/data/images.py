@@ -27,7 +27,8 @@ _CHANNELS = {"1": 1, "L": 1, "P": 3, "RGB": 3}
 _CHANNELS_RESIZED = {**_CHANNELS, "CMYK": 3}
 # The number of images that are decoded between two reads of the list.
 _QUEUED = 4096
-# The maximum bytes of an image, both as a file and as pixels: far more than classifiers use.
+# The maximum bytes of an image, as a file and as pixels of the result: far more than classifiers
+# use.
 LIMIT = 64 << 20
 
 Allocate: TypeAlias = Callable[[int, tuple[int, int, int]], np.ndarray]

@@ -251,9 +251,11 @@ class Ensemble:
         """Returns a member's scores on every image of a set, `clean` or `adversarial`."""
         config = self._experiment.config
         examples = len(data.labels)
-        size = self._programs.scored_at_once(
-            config.evaluation.batch_size, pixels=math.prod(data.images.shape[1:3])
-        )
+        most = config.evaluation.batch_size
+        if self._programs.execution == "vmap":
+            # All members of a device are scored at once, and `fitting` is that of their training.
+            most = max(1, most * self._mesh.shape[_MEMBER] // self.round_size)
+        size = self._programs.scored_at_once(most, pixels=math.prod(data.images.shape[1:3]))
         statistic = recorded(config.memorization)
         logits_of = models.logits_fn(self._experiment.evaluated(), variables)
         # The last batch is padded with the last image.

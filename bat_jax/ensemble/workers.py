@@ -7,6 +7,7 @@ results are the same.
 
 import atexit
 import contextlib
+import dataclasses
 import logging
 import math
 import multiprocessing
@@ -28,6 +29,7 @@ from bat_jax import parallel
 from bat_jax.data import Dataset
 from bat_jax.ensemble.members import Ensemble
 from bat_jax.errors import UserError
+from bat_jax.memorization.estimates import Estimates
 from bat_jax.memorization.store import Scores, joined
 from bat_jax.runtime import backend
 from bat_jax.runtime.distributed import PeerError
@@ -42,6 +44,7 @@ class _Task(NamedTuple):
     Attributes:
       config: the experiment's config.
       dataset: the experiment's data set, after `data.tested` took its test images.
+      estimates: the experiment's memorization estimates, if any, without influences.
       train_ids: the ids of its training images.
       members: how many members the worker trains.
       workers: how many workers share the machine.
@@ -51,6 +54,7 @@ class _Task(NamedTuple):
 
     config: ConfigDict
     dataset: Dataset
+    estimates: Estimates | None
     train_ids: Int64[np.ndarray, " train"]
     members: int
     workers: int
@@ -85,6 +89,9 @@ class Workers:
         options = {**jax.config.values, "jax_num_cpu_devices": 1, "jax_default_device": None}
         config = experiment.config.copy_and_resolve_references()
         config.data.tested = 0  # Else the workers would hold out images again.
+        estimates = experiment.estimates
+        if estimates is not None:
+            estimates = dataclasses.replace(estimates, influence=())
         with contextlib.ExitStack() as stack:
             self._workers = [stack.enter_context(_Worker()) for _ in range(count)]
             for index, worker in enumerate(self._workers):
@@ -92,6 +99,7 @@ class Workers:
                     _Task(
                         config,
                         experiment.dataset,
+                        estimates,
                         experiment.train.ids,
                         members=math.ceil(members / count),
                         workers=count,
@@ -227,7 +235,7 @@ def _work(connection: Connection) -> None:
             if jax.config.values[name] != value:
                 jax.config.update(name, value)
         mesh = parallel.mesh_of(jax.devices())
-        experiment = build(task.config, dataset=task.dataset, mesh=mesh)
+        experiment = build(task.config, dataset=task.dataset, estimates=task.estimates, mesh=mesh)
         if not np.array_equal(experiment.train.ids, task.train_ids):
             raise PeerError("a process that trains members selected other training images")
         ensemble = Ensemble(experiment, members=task.members, sharing=task.workers)

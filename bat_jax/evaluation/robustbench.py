@@ -21,6 +21,8 @@ from bat_jax.evaluation.records import (
 # The norms of RobustBench's threat models.
 _NORMS = ("linf", "l2")
 _WHOLE = kind_of_tested(0)
+# The published number of test images, of which an archive may hold a part.
+_PUBLISHED = {"cifar10": 10_000, "cifar100": 10_000}
 
 
 def files(
@@ -84,8 +86,9 @@ def model_info(
 ) -> dict[str, Any]:
     """Returns the content of a `model_info` file; what an evaluation does not know is None.
 
-    `autoattack_acc` is known if the standard attacks were run on all of the test images, and
-    `corruptions_acc` is there if all 15 published corruptions were.
+    `autoattack_acc` is known if the standard attacks were run without a tolerance, and
+    `corruptions_acc` is there if all 15 published corruptions were evaluated. The footnote says on
+    how many images, unless these are the whole published test set.
 
     Args:
       evaluation: of the model's weights.
@@ -98,6 +101,8 @@ def model_info(
       kind: what these are, if not all test images: `test images of 10 of its classes`.
     """
     clean = evaluation.all[CLEAN]
+    if kind == _WHOLE:
+        images = max(images, _PUBLISHED.get(dataset, 0))
     robust = evaluation.all.get(AUTOATTACK)
     corruptions = {}
     # Their mean is defined over all kinds.

@@ -1,6 +1,6 @@
 """Exports the weights of a run: `python -m bat_jax.interop export --run=DIR --out=FILE`.
 
-Exit status: 0 done, 1 a checkpoint could not be read, 2 a wrong input.
+Exit status: 0 done, 1 a checkpoint could not be read or memory ran out, 2 a wrong input.
 """
 
 import sys
@@ -33,17 +33,19 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file.
     if not options.run or str(options.out) in ("", "."):
         parser.error("--run or --out is empty; expected the run's folder and the file to write")
-    try:
-        with quiet():
-            export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
-    except UserError as error:
-        sys.exit(parser.failed(str(error), 2))
-    except CheckpointError as error:
-        sys.exit(parser.failed(str(error), 1))
-    except OSError as error:
-        reason = f"{error.strerror or error}; expected a file in a writable folder"
-        sys.exit(parser.failed(f"{options.out}: {reason}", 2))
-    print(f"weights: {options.out}")
+
+    def work() -> None:
+        try:
+            with quiet():
+                export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
+        except OSError as error:
+            reason = f"{error.strerror or error}; expected a file in a writable folder"
+            raise UserError(f"{options.out}: {reason}") from None
+        print(f"weights: {options.out}")
+
+    status = parser.outcome(work, options.out, failures=(CheckpointError,))
+    if status:
+        sys.exit(status)
 
 
 def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:

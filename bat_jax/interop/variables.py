@@ -22,14 +22,20 @@ def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -
       variables: `params` and, if any, `batch_stats`: nested mappings of arrays.
 
     Raises:
-      UserError: the path cannot be that of a file.
+      UserError: the path cannot be that of a file, or a leaf is not of one of NumPy's own types.
       OSError: the file cannot be written.
     """
     path = Path(path)
     if not path.name or path.is_dir():
         raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
     leaves = flatten_dict(dict(variables), sep="/")
-    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in leaves.items()}
+    tensors = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
+    for name, leaf in tensors.items():
+        if leaf.dtype.kind not in "biuf":
+            raise UserError(
+                f"{path}: {name} is {leaf.dtype}, which load_variables cannot read; expected one of"
+                " NumPy's own types: convert it to float32"
+            )
     with written_whole(path) as file:
         file.write(save(tensors))
 
@@ -50,6 +56,11 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
     except SafetensorError as error:
         raise UserError(
             f"{path}: {' '.join(str(error).split())}; expected a file written by save_variables"
+        ) from None
+    except KeyError as error:  # A type that NumPy does not have.
+        raise UserError(
+            f"{path}: holds tensors of type {error.args[0]}; expected those of NumPy's types, as"
+            " save_variables writes them"
         ) from None
     if not any(name.startswith("params/") for name in leaves):
         raise UserError(f"{path}: has no params; expected a file written by save_variables")

@@ -311,7 +311,7 @@ def _experiment(config: ConfigDict, devices: list[jax.Device]) -> tuple[Experime
         config.programs.unroll = False
         # The stand-in has no real labels, and no training step depends on these.
         config.evaluation.by = ()
-        config.evaluation.corruptions.path = None
+        config.evaluation.corruptions.update(path=None, names=None)
         for section, field in ((config.train, "train"), (config.evaluation, "evaluation")):
             shares = len(devices) * section.get("accumulation", 1)
             batch = math.ceil(section.batch_size / shares) * shares

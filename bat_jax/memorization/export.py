@@ -4,7 +4,7 @@
 
 RUN is a finished memorization run with `memorization.estimator` margin. Rows and columns are in the
 order of `tr_ids` and `tt_ids` in its memorization.npz. Exit status: 0 done, 1 a file cannot be read
-or written, 2 a wrong input.
+or written or memory runs out, 2 a wrong input.
 
 The files of OUT, by layout:
 
@@ -21,6 +21,7 @@ The files of OUT, by layout:
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -88,33 +89,43 @@ def export(run: str | AnyPath, out: str | Path, *, layout: Layout) -> Path:
       layout: `datamodels`, `dattri` or `quanda`; the module has their files.
 
     Raises:
-      UserError: the run is not finished or recorded no margins, the folder exists, or the layout is
-        unknown.
+      UserError: the run is not finished or recorded no margins, the folder exists or is in a
+        bucket, or the layout is unknown.
     """
     if layout not in _LAYOUTS:
         raise UserError(f"layout is {layout!r}; expected one of {', '.join(_LAYOUTS)}")
+    if "://" in str(out):
+        raise UserError(f"{out}: is in a bucket; expected the name of a folder on a disk")
     out = Path(out)
     if out.exists():
         raise UserError(f"{out}: exists; expected the name of a folder to create")
     scores = read(run)
-    out.mkdir(parents=True)
-    _LAYOUTS[layout](scores, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
+        made = Path(place) / "made"
+        made.mkdir()
+        _LAYOUTS[layout](scores, made, out)
+        made.replace(out)
     return out
 
 
-def _datamodels(scores: Scores, out: Path) -> None:
+def _datamodels(scores: Scores, out: Path, final: Path) -> None:
+    del final
     np.save(out / "masks.npy", scores.masks)
     np.save(out / "margins.npy", scores.test.astype(np.float16))
     np.save(out / "_completed.npy", np.ones(len(scores.members), bool))
 
 
-def _dattri(scores: Scores, out: Path) -> None:
-    folders = {number: str((out / str(number)).resolve()) for number in range(len(scores.members))}
-    for number, folder in folders.items():
-        Path(folder).mkdir()
+def _dattri(scores: Scores, out: Path, final: Path) -> None:
+    folders = {
+        number: str((final / str(number)).resolve()) for number in range(len(scores.members))
+    }
+    for number in folders:
+        folder = out / str(number)
+        folder.mkdir()
         rows = np.flatnonzero(scores.masks[number])
-        (Path(folder) / "indices.txt").write_text("".join(f"{row}\n" for row in rows))
-        np.save(Path(folder) / "margins.npy", scores.test[number].astype(np.float32))
+        (folder / "indices.txt").write_text("".join(f"{row}\n" for row in rows))
+        np.save(folder / "margins.npy", scores.test[number].astype(np.float32))
     lines = ["mode: lds", f"num_subsets: {len(folders)}", "num_runs_per_subset: 1"]
     lines += ["subset_dir_map:"]
     # JSON's strings are YAML's.
@@ -122,13 +133,15 @@ def _dattri(scores: Scores, out: Path) -> None:
     (out / "metadata.yml").write_text("\n".join(lines) + "\n")
 
 
-def _quanda(scores: Scores, out: Path) -> None:
+def _quanda(scores: Scores, out: Path, final: Path) -> None:
+    del final
     rows = [np.flatnonzero(mask).tolist() for mask in scores.masks]
     (out / "subset_ids.yaml").write_text("".join(f"- {json.dumps(one)}\n" for one in rows))
     np.save(out / "margins.npy", scores.test.astype(np.float32))
 
 
-_LAYOUTS: dict[str, Callable[[Scores, Path], None]] = {
+# They take the folder to write into, and the name that it gets in the end.
+_LAYOUTS: dict[str, Callable[[Scores, Path, Path], None]] = {
     "datamodels": _datamodels,
     "dattri": _dattri,
     "quanda": _quanda,
@@ -145,13 +158,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", help="the folder to create")
     parser.add_argument("--layout", choices=tuple(_LAYOUTS), required=True)
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         print(f"exported: {export(options.run, options.out, layout=options.layout)}")
-    except UserError as error:
-        return parser.failed(str(error), 2)
-    except OSError as error:
-        return parser.failed(str(error), 1)
-    return 0
+
+    return parser.outcome(work, options.out)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,11 @@ def matched(estimates: Estimates, dataset: Dataset) -> Estimates:
         check(estimates, dataset)
         return estimates
     chosen = select(estimates, dataset.classes)
+    if not len(chosen.train_ids):
+        raise UserError(
+            f"{estimates.source}: has no training examples of the classes"
+            f" {shown(dataset.classes)}; expected estimates of these"
+        )
     check(chosen, dataset)
     for part, before, after, images in (
         ("train", estimates.train_ids, chosen.train_ids, dataset.train),

@@ -188,7 +188,8 @@ def compare_values(
 ) -> Comparison:
     """Compares any proxy with memorization, over the examples for which neither is NaN.
 
-    Pearson's correlation and the cosine take an infinite proxy as 1 above the largest finite one.
+    Pearson's correlation and the cosine take an infinite proxy as 1 above the largest finite one,
+    and a negative infinite one as 1 below the least.
 
     Args:
       proxy: a value for each example, higher for examples that are more memorized.
@@ -198,8 +199,9 @@ def compare_values(
     is_known = ~np.isnan(memorization) & ~np.isnan(proxy)
     proxy, memorization = proxy[is_known], memorization[is_known]
     is_atypical = memorization > threshold
-    is_finite = np.isfinite(proxy)
-    finite = np.where(is_finite, proxy, np.max(proxy[is_finite], initial=0.0) + 1)
+    known = proxy[np.isfinite(proxy)]
+    low, high = (known.min() - 1, known.max() + 1) if len(known) else (-1.0, 1.0)
+    finite = np.clip(proxy, low, high)
     return Comparison(
         proxy=proxy,
         memorization=memorization,

@@ -72,7 +72,7 @@ class Pretrained:
       model: the classifier.
       variables: its variables at the start.
       fresh: names of parts of `params` that start as the classifier draws them, such as a head for
-        other classes.
+        other classes; their batch statistics do too.
     """
 
     model: Classifier
@@ -110,11 +110,7 @@ class Pretrained:
     def _kept(self, variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
         """Returns the leaves of variables by path, without the fresh parts."""
         leaves = flatten_dict(dict(variables))
-        return {
-            at: leaf
-            for at, leaf in leaves.items()
-            if not (at[0] == "params" and at[1] in self.fresh)
-        }
+        return {at: leaf for at, leaf in leaves.items() if not {*at[1:2]} & {*self.fresh}}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 import errno
 import logging
-import signal
 import sys
 from collections.abc import Callable
 
-from bat_jax.errors import UserError, in_short, is_out_of_memory
+from bat_jax.errors import UserError
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -35,26 +34,16 @@ def finish(
       input, 130 stopped by Ctrl-C.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    try:
+
+    def work() -> None:
         with quiet():
             path = write()
-    except UserError as error:
-        return parser.failed(str(error), 2)
-    except CheckpointError as error:
-        return parser.failed(str(error), 1)
-    except OSError as error:
-        advice = "; name another folder with --output" if error.errno in _OF_WRITING else ""
-        reason = f"{error.filename or output}: {error.strerror or error}"
-        return parser.failed(f"{reason}{advice}", 1)
-    except KeyboardInterrupt:
-        return parser.failed("stopped; run the same command to continue", 128 + signal.SIGINT)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = "end other programs on the device, or use one with more memory"
-        return parser.failed(f"out of memory ({in_short(error)}); {advice}", 1)
-    print(f"{what}: {path}")
-    return 0
+        print(f"{what}: {path}")
+
+    def advice(error: OSError) -> str:
+        return "; name another folder with --output" if error.errno in _OF_WRITING else ""
+
+    return parser.outcome(work, output, failures=(CheckpointError,), advice=advice)
 
 
 def output_folder(output: str | AnyPath) -> AnyPath:

@@ -14,7 +14,7 @@ def sections(run: Run) -> list[Section]:
     }
     if not found:
         return []
-    means = "; ".join(f"{state} {one.mean} %" for state, one in found.items())
+    means = "; ".join(f"{state} {one.mean} %, n = {one.mean.n:,}" for state, one in found.items())
     text = (
         f"Mean accuracy over corruptions and severities: {means}.",
         "All corruptions show the same test images. 95 % intervals of means cover the choice of"
@@ -27,10 +27,11 @@ def sections(run: Run) -> list[Section]:
 def _table(state: str, found: OnCorrupted) -> Table:
     severities = [key for key in next(iter(found.by.values())) if key != "mean"]
     return Table(
-        f"Accuracy ({state}) on corrupted test images in percent, by severity.",
-        ("corruption", "mean, 95 % interval", *severities),
+        f"Accuracy ({state}) on n = {found.mean.n:,} corrupted test images in percent, with 95 %"
+        " intervals, by severity.",
+        ("corruption", "mean", *severities),
         tuple(
-            (name, str(by["mean"]), *(by[severity].percent for severity in severities))
+            (name, str(by["mean"]), *(str(by[severity]) for severity in severities))
             for name, by in found.by.items()
         ),
     )

@@ -32,6 +32,7 @@ def build(
     *,
     model: models.Classifier | None = None,
     dataset: Dataset | None = None,
+    estimates: memorization.Estimates | None = None,
     mesh: Mesh | None = None,
     trains: bool = True,
 ) -> Experiment:
@@ -42,6 +43,7 @@ def build(
         and `data.classes` becomes a tuple of labels.
       model: in place of the one that the config names: any that `bat_jax.models.adapted` takes.
       dataset: in place of the one that the config names.
+      estimates: in place of those that the config names; they are not checked again.
       mesh: in place of the devices of this machine.
       trains: whether it is to train, rather than to be evaluated.
 
@@ -59,7 +61,7 @@ def build(
 
     dataset = images.selected(config, dataset)
     # Estimates know the whole test set, of which an ensemble may score a part.
-    estimates = _estimates(config, dataset)
+    estimates = estimates or _estimates(config, dataset)
     dataset = images.scored(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
     corrupted = _corrupted(config, dataset)

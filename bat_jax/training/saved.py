@@ -36,7 +36,7 @@ def read_run(run: AnyPath, changes: ConfigDict | None = None) -> Experiment:
     # large or on another machine.
     config.data.extra = None
     if changes is None or "corruptions" not in changes.get("evaluation", {}):
-        config.evaluation.corruptions.path = None
+        config.evaluation.corruptions.update(path=None, names=None)
     if changes is not None:
         apply(config, changes)
     experiment = dataclasses.replace(build(config, trains=False), score=score)

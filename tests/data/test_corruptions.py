@@ -101,6 +101,24 @@ def test_files_with_other_numbers_are_read_in_their_order(folders, dataset):
     np.testing.assert_array_equal(before.images, after.images)
 
 
+def test_the_files_of_a_users_folder_are_read_in_the_order_of_names(tmp_path):
+    """Its ids are places in the order of names, which may be numbers of other lengths."""
+    for part in ("train/a", "test/a", "train/b", "test/b", "made/fog"):
+        (tmp_path / part).mkdir(parents=True)
+    for number in range(12):
+        image = Image.fromarray(np.full((SIDE, SIDE, 3), 20 * number, np.uint8))
+        for part in ("train", "test"):
+            for label in "ab":
+                image.save(tmp_path / part / label / f"{number}.png")
+    for severity in SEVERITIES:
+        place = tmp_path / "made" / "fog" / str(severity)
+        shutil.copytree(tmp_path / "test", place)
+        (place / "a" / "._1.png").write_bytes(b"of the system")
+    own = data.load(f"folder:{tmp_path}", cache="none")
+    found = corruptions.read(tmp_path / "made", own, ("fog",)).split("fog", 1, own.test)
+    np.testing.assert_array_equal(found.images, own.test.images)
+
+
 def saved(name, array):
     return lambda path: np.save(path / name, array)
 

@@ -121,6 +121,19 @@ def test_a_folder_that_changes_while_it_is_read_is_named(folder, monkeypatch):
     assert not caches(folder)
 
 
+def test_folders_with_equal_listings_share_a_cache_but_no_images(tmp_path):
+    for name, value in (("one", 10), ("two", 200)):
+        for part in ("train", "test"):
+            place = tmp_path / name / part / "cat" / "1.bmp"
+            place.parent.mkdir(parents=True)
+            Image.fromarray(np.full((6, 5, 3), value, np.uint8)).save(place)
+            os.utime(place, ns=(10**18, 10**18))
+    cache = str(tmp_path / "cache")
+    found = [load(f"folder:{tmp_path / name}", cache=cache) for name in ("one", "two", "one")]
+    assert [int(one.train.images[0, 0, 0, 0]) for one in found] == [10, 200, 10]
+    assert len(caches(tmp_path / "cache")) == 2
+
+
 def test_what_is_damaged_or_of_other_data_is_refused_and_stays(folder, tmp_path):
     load(f"folder:{folder}")
     (name,) = caches(folder)

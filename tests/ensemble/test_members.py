@@ -85,6 +85,23 @@ def test_members_trained_at_once_equal_members_trained_one_by_one(four, conv):
     np.testing.assert_allclose(at_once.test, four.test, atol=2e-4)
 
 
+def test_members_at_once_share_the_batch_of_an_evaluation(monkeypatch):
+    """Their training fills the memory that one member's scoring was not counted in."""
+    sizes, original = [], members.to_unit
+
+    def to_unit(images):
+        sizes.append(len(images))
+        return original(images)
+
+    monkeypatch.setattr(members, "to_unit", to_unit)
+    fields = {"programs.execution": "vmap", "evaluation.batch_size": 12}
+    ensemble = Ensemble(experiment(**{"programs.members_at_once": 2, **fields}), members=4)
+    devices = len(ensemble._mesh.devices)
+    assert ensemble.round_size == 2 * devices
+    ensemble.train(np.arange(2 * devices))
+    assert set(sizes) == {6}
+
+
 def test_correctness_follows_from_the_probabilities(four):
     correct = trained([0, 1])
     assert correct.train.dtype == np.bool_

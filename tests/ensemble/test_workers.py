@@ -10,6 +10,7 @@ from bat_jax.ensemble.workers import Workers
 from bat_jax.errors import UserError
 from bat_jax.runtime.distributed import PeerError
 from tests.ensemble.members import experiment
+from tests.estimates import write_digits_estimates
 
 
 def test_workers_train_the_same_members_and_a_killed_process_is_reported():
@@ -30,6 +31,23 @@ def test_workers_train_the_same_members_and_a_killed_process_is_reported():
         np.testing.assert_array_equal(found, expected)
     assert sum(progress) == pytest.approx(3)
     assert not multiprocessing.active_children()
+
+
+def test_workers_take_estimates_of_all_test_images_and_score_some(tmp_path):
+    fields = {
+        "objective.name": "bat",
+        "objective.bat.gate": "memorized",
+        "attack.num_steps": 1,
+        "train.steps": 2,
+        "memorization.estimates": str(write_digits_estimates(tmp_path / "all.npz")),
+        "memorization.test_images": 9,
+        "programs.members_at_once": 1,
+    }
+    alone = Ensemble(experiment(**fields), members=1).train(np.array([3]))
+    with Workers(experiment(**fields), members=1) as workers:
+        shared = workers.train(np.array([3]))
+    assert shared.test.shape == (1, 9)
+    np.testing.assert_array_equal(shared.train, alone.train)
 
 
 def test_a_wrong_field_is_reported_and_no_process_is_left():

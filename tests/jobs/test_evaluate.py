@@ -124,7 +124,8 @@ def test_a_run_is_evaluated_on_corrupted_images(run, tmp_path):
 
 def test_only_an_evaluation_needs_the_corrupted_images_of_a_run(run, tmp_path):
     stored = json.loads((run[0] / "config.json").read_bytes())
-    stored["config"]["evaluation"]["corruptions"]["path"] = str(tmp_path / "gone")
+    gone = {"path": str(tmp_path / "gone"), "names": ["fog"]}
+    stored["config"]["evaluation"]["corruptions"] = gone
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert read_run(tmp_path).corrupted is None
     with pytest.raises(UserError, match="gone: is not a folder"):

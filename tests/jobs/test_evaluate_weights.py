@@ -152,10 +152,10 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     accuracy = {"accuracy": 0.123456, "n": 3, "interval": [0, 1]}
     found = Evaluation.from_json({"test": {"clean": accuracy, "autoattack": accuracy}})
 
-    def info(attacks, epsilon=0.031, norm="linf", **options):
+    def info(attacks, epsilon=0.031, norm="linf", dataset="", **options):
         return robustbench.model_info(
             found,
-            dataset="",
+            dataset=dataset,
             architecture="",
             norm=norm,
             epsilon=epsilon,
@@ -171,6 +171,9 @@ def test_only_the_standard_attacks_give_robustbench_a_robust_accuracy():
     some = "test images of 10 of its classes"
     assert info((), kind=some)["footnote"] == f"On 3 {some}."
     assert info((), kind=some, images=4)["footnote"] == f"On 3 of 4 {some}."
+    # An archive with a part of the test set is not the published one.
+    assert info((), dataset="cifar10")["footnote"] == "On 3 of 10,000 test images."
+    assert info((), dataset="cifar10", kind=some)["footnote"] == f"On 3 {some}."
     names = [
         robustbench.architecture_text(name, depth=depth, widening=widening)
         for name, depth, widening in (

@@ -85,6 +85,7 @@ def test_a_run_with_estimates_and_tests_by_class_is_built_without_its_data(tmp_p
     config.objective.bat.gate = "memorized"
     config.evaluation.by = ("class",)
     config.evaluation.corruptions.path = str(tmp_path / "not_here")
+    config.evaluation.corruptions.names = ("fog",)
     experiment, _ = topology._experiment(config, jax.devices())
     assert not experiment.dataset.train.images.any()
     assert experiment.estimates is not None

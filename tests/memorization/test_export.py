@@ -128,6 +128,8 @@ def test_wrong_runs_are_refused(run, tmp_path, capsys):
     assert "exists; expected the name of a folder to create" in capsys.readouterr().err
     with pytest.raises(UserError, match="'trak'; expected one of datamodels, dattri, quanda"):
         export(run, tmp_path / "out", layout="trak")
+    with pytest.raises(UserError, match=r"gs://bucket/out: is in a bucket; expected"):
+        export(run, "gs://bucket/out", layout="quanda")
     (run / "members" / "000000-000006.npz").unlink()
     with pytest.raises(UserError, match="lacks 7 of 12 members"):
         export(run, tmp_path / "out", layout="quanda")

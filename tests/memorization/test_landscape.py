@@ -67,4 +67,9 @@ def test_any_proxy_is_compared_by_correlations_and_cosine():
     cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
     assert found.cosine.value == pytest.approx(cosine)
     assert found.rank_correlation.n == found.cosine.n == 48
+    # The place of an infinite proxy follows from the finite ones, whatever their sign.
+    lowered = np.append(proxy[3:] - 9, np.inf), np.append(memorization[3:], 0.9)
+    raised = np.append(proxy[3:], proxy[3:].max() + 1), lowered[1]
+    of_lowered, of_raised = (proxies.compare_values(*pair) for pair in (lowered, raised))
+    assert of_lowered.pearson.value == pytest.approx(of_raised.pearson.value)
     assert found.atypical == (second > 0.5).sum()

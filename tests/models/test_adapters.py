@@ -134,6 +134,30 @@ def test_pretrained_variables_start_the_training_except_for_fresh_parts():
     np.testing.assert_array_equal(model.apply(given, IMAGES), adapted(Bare()).apply(given, IMAGES))
 
 
+def test_a_fresh_part_starts_with_its_own_batch_statistics():
+    class Head(nn.Module):
+        classes: int
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.BatchNorm(use_running_average=True)(nn.Dense(self.classes)(x))
+
+    class Normed(nn.Module):
+        classes: int
+
+        @nn.compact
+        def __call__(self, images):
+            return Head(self.classes, name="head")(images.reshape(len(images), -1))
+
+    given = jax.tree.map(lambda leaf: leaf + 7, adapted(Normed(2)).init(jax.random.key(0), IMAGES))
+    for classes in (2, 3):
+        started = pretrained(Normed(classes), given, fresh=("head",)).init(
+            jax.random.key(1), IMAGES
+        )
+        mean = started["batch_stats"]["head"]["BatchNorm_0"]["mean"]
+        np.testing.assert_array_equal(mean, np.zeros(classes))
+
+
 def test_pretrained_variables_of_another_model_are_refused():
     given = jax.tree.map(np.asarray, adapted(Bare()).init(jax.random.key(0), IMAGES))
     given["params"]["head"]["kernel"] = np.zeros((5, 7), np.float32)

@@ -269,7 +269,7 @@ def test_typicality_names_numbers_of_images_and_checkpoints_that_differ(runs):
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (KeyboardInterrupt(), 130, "x: stopped; run the same command to continue"),
+        (KeyboardInterrupt(), 130, "x: stopped; run the same command again"),
         (MemoryError(), 1, "x: out of memory (MemoryError); end other programs"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"), 1, "(RESOURCE_EXHAUSTED: Out of mem"),
     ],

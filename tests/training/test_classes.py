@@ -74,6 +74,19 @@ def test_estimates_of_some_classes_serve_these_alone(digits, whole, tmp_path):
         matched(read, data.select(data.load("digits"), (2, 7)))
 
 
+def test_estimates_without_examples_of_the_classes_are_refused(digits, whole):
+    others = ~np.isin(whole.train_labels, CLASSES)
+    part = dataclasses.replace(
+        whole,
+        memorization=whole.memorization[others],
+        train_labels=whole.train_labels[others],
+        train_ids=whole.train_ids[others],
+        influence=(),
+    )
+    with pytest.raises(UserError, match="has no training examples of the classes"):
+        matched(part, digits)
+
+
 def test_estimates_that_place_an_example_in_another_class_are_refused(digits, whole):
     labels = whole.train_labels.copy()
     row = np.flatnonzero(labels == 2)[0]

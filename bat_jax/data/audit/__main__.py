@@ -4,7 +4,7 @@
     python -m bat_jax.data.audit --run=RUN
 
 The second writes `audit.json` into the run's folder, which `python -m bat_jax.report RUN` shows.
-Exit status: 0 done, 1 a file could not be read or written, 2 a wrong input.
+Exit status: 0 done, 1 a file could not be read or written or memory ran out, 2 a wrong input.
 """
 
 import json
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    try:
+
+    def work() -> None:
         tolerance = _tolerance(options.tolerance)
         if options.run is not None:
             found = audit_run(as_path(options.run), path=options.path, tolerance=tolerance)
@@ -37,13 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = audit(load(options.name, path=options.path), tolerance=tolerance)
         if options.json not in (None, "-"):
             write_json(as_path(options.json), found)
-    except UserError as error:
-        return parser.failed(str(error), 2)
-    except OSError as error:
-        place = error.filename or options.json or options.run
-        return parser.failed(f"{place}: {error.strerror or error}", 1)
-    print(json.dumps(found, indent=2) if options.json == "-" else text(found))
-    return 0
+        print(json.dumps(found, indent=2) if options.json == "-" else text(found))
+
+    return parser.outcome(work, options.json or options.run or options.name)
 
 
 def audit_run(run: AnyPath, *, path: str | None = None, tolerance: float) -> dict[str, Any]:

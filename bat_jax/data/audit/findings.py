@@ -8,6 +8,7 @@ from jaxtyping import Int64
 
 from bat_jax.data.audit import duplicates
 from bat_jax.data.dataset import Dataset, Split
+from bat_jax.data.images import check_memory
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import ListOf, Number, Object, Text
 from bat_jax.runtime.storage import AnyPath
@@ -71,6 +72,7 @@ def audit(dataset: Dataset, *, tolerance: float = TOLERANCE) -> dict[str, Any]:
       tolerance: the largest difference of near duplicates (`bat_jax.data.audit.duplicates`).
     """
     train, test = dataset.train, dataset.test
+    check_memory(len(train) + len(test), dataset.image_shape, where=dataset.name)
     images = np.concatenate([train.images, test.images])
     ids = np.concatenate([train.ids, test.ids])
     names = np.array(dataset.unique_names)[np.concatenate([train.labels, test.labels])]

@@ -2,10 +2,11 @@
 
     python -m bat_jax.data.corruptions --name=digits --out=digits-c
 
-Exit status: 0 done, 1 a file could not be written, 2 a wrong input.
+Exit status: 0 done, 1 a file could not be written or memory ran out, 2 a wrong input.
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from bat_jax.data.corruptions.formulas import MADE, corrupted
 from bat_jax.data.registry import load
 from bat_jax.errors import UserError
 from bat_jax.fields import Integer, refuse
-from bat_jax.runtime.files import written_whole
 from bat_jax.runtime.parser import Parser
 
 
@@ -28,20 +28,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the draws; default: 0")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         make(options.name, options.path, options.out, seed=options.seed)
-    except UserError as error:
-        return parser.failed(str(error), 2)
-    except OSError as error:
-        return parser.failed(f"{error.filename or options.out}: {error.strerror or error}", 1)
-    names = ", ".join(map(repr, MADE))
-    print(f"{options.out}: evaluate with --config.evaluation.corruptions.path={options.out}")
-    print(f'  --config.evaluation.corruptions.names="({names})"')
-    return 0
+        names = ", ".join(map(repr, MADE))
+        print(f"{options.out}: evaluate with --config.evaluation.corruptions.path={options.out}")
+        print(f'  --config.evaluation.corruptions.names="({names})"')
+
+    return parser.outcome(work, options.out)
 
 
 def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
     """Writes a file for each corruption, `labels.npy`, and the ids of the images in `ids.npy`.
+
+    The folder has its name when all files are written.
 
     Raises:
       UserError: the data set is unknown or cannot be read, or the folder is not empty.
@@ -50,20 +50,19 @@ def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not empty; expected a new folder")
     test = load(name, path=path).test
-    out.mkdir(parents=True, exist_ok=True)
-    for corruption in MADE:
-        versions = [
-            corrupted(np.asarray(test.images), test.ids, corruption, severity, seed=seed)
-            for severity in SEVERITIES
-        ]
-        _save(out / f"{corruption}.npy", np.concatenate(versions))
-    _save(out / LABELS, np.tile(test.labels, len(SEVERITIES)))
-    _save(out / IDS, test.ids)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with written_whole(path) as file:
-        np.save(file, array, allow_pickle=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
+        made = Path(place) / "made"
+        made.mkdir()
+        for corruption in MADE:
+            versions = [
+                corrupted(np.asarray(test.images), test.ids, corruption, severity, seed=seed)
+                for severity in SEVERITIES
+            ]
+            np.save(made / f"{corruption}.npy", np.concatenate(versions))
+        np.save(made / LABELS, np.tile(test.labels, len(SEVERITIES)))
+        np.save(made / IDS, test.ids)
+        made.replace(out)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
-from bat_jax.data import images
+from bat_jax.data import image_folder, images
 from bat_jax.data.dataset import Dataset, Split, positions
-from bat_jax.data.reading import open_regular, read_at_most
+from bat_jax.data.reading import is_stray, open_regular, read_at_most
 from bat_jax.errors import UserError
 
 NAMES = (
@@ -215,16 +215,23 @@ class _Folders(Corrupted):
         return matched
 
     def _of_folder(self, place: Path, folder: str, ids: Sequence[int]) -> dict[int, str]:
-        """Matches files by the numbers in their names, if these are ids, else by their order."""
-        files = _numbered(place / folder)
-        if not set(ids) <= files.keys():
-            if len(files) != len(ids):
-                raise UserError(
-                    f"{place / folder}: has {len(files)} images; expected {len(ids)}, the"
-                    f" number of test images of this class in {self._dataset.name}"
-                )
-            files = dict(zip(ids, (files[number] for number in sorted(files)), strict=True))
-        return {number: f"{folder}/{files[number]}" for number in ids}
+        """Matches files by the numbers in their names, if these are ids, else by their order.
+
+        The ids of a user's own folder are places in the order of names, and no numbers in them.
+        """
+        if self._dataset.name.startswith(image_folder.PREFIX):
+            ordered = _files(place / folder)
+        else:
+            files = _numbered(place / folder)
+            if set(ids) <= files.keys():
+                return {number: f"{folder}/{files[number]}" for number in ids}
+            ordered = [files[number] for number in sorted(files)]
+        if len(ordered) != len(ids):
+            raise UserError(
+                f"{place / folder}: has {len(ordered)} images; expected {len(ids)}, the"
+                f" number of test images of this class in {self._dataset.name}"
+            )
+        return {number: f"{folder}/{name}" for number, name in zip(ids, ordered, strict=True)}
 
     def _of_folders(
         self, place: Path, folders: Sequence[str], ids: Sequence[int], name: str
@@ -268,11 +275,16 @@ class _Folders(Corrupted):
         )
 
 
-def _numbered(folder: Path) -> dict[int, str]:
-    """Returns the image files of a folder by the number at the end of their names."""
+def _files(folder: Path) -> list[str]:
+    """Returns the names of the files of a folder, in order."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one for every class")
-    matches = [_NUMBERED.fullmatch(file.name) for file in sorted(folder.iterdir())]
+    return sorted(file.name for file in folder.iterdir() if not is_stray(file.name))
+
+
+def _numbered(folder: Path) -> dict[int, str]:
+    """Returns the image files of a folder by the number at the end of their names."""
+    matches = [_NUMBERED.fullmatch(name) for name in _files(folder)]
     found = {int(match[1]): match[0] for match in matches if match}
     if len(found) < sum(match is not None for match in matches):
         raise UserError(
@@ -296,11 +308,17 @@ def _check_present(
 
 def _opened(path: Path) -> Any:
     """Returns the array of a file, which stays on the disk."""
+    expected = "expected an array of numbers in NumPy's .npy form"
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        with open_regular(path, remedy=_REMEDY):
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
     # Damaged headers raise errors of several types.
     except Exception as error:
+        if isinstance(error, UserError):
+            raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: cannot be read ({reason}); expected an array of numbers in NumPy's .npy form"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({reason}); {expected}") from None
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise UserError(f"{path}: holds several arrays; {expected}")
+    return found
