@@ -274,6 +274,17 @@ def _check_collapse(config: ConfigDict) -> None:
             f"config.train.collapse.retries is {settings.retries}; expected 0 unless"
             " config.train.collapse.watch is true, which finds collapses"
         )
+    averages = {
+        "train.ema": config.train.ema or None,
+        "train.swa_start_epoch": config.train.swa_start_epoch,
+    }
+    for field, value in averages.items():
+        if settings.retries and value is not None:
+            raise UserError(
+                f"config.train.collapse.retries is {settings.retries} and config.{field} is"
+                f" {value}; expected one of them: the averaged weights, which are validated, show a"
+                " collapse late"
+            )
 
 
 def _check_placement(config: ConfigDict) -> None:

@@ -7,7 +7,7 @@ that a slowdown of the machine affects all of them. A ratio is that of one switc
 plain step of the same turn; the table has the median over turns with the smallest and largest. The
 plain step is PGD-AT on random images; it is there twice, to show what a ratio of 1 looks like. SWA
 adds nothing to a step, and to every averaged epoch one pass that recomputes batch statistics; the
-collapse detector is part of the validation that every run has.
+collapse detector adds three forward passes to every validation.
 """
 
 import argparse

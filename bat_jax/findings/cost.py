@@ -227,7 +227,8 @@ def _training_passes(config: ConfigDict, experiment: Experiment) -> float:
     method = methods.create(config.objective, methods.Setup(num_steps=config.attack.num_steps))
     steps = experiment.total_steps * config.train.batch_size
     settings = config.evaluation
-    scored = len(experiment.validation) * (2 + 2 * settings.num_steps)
+    watched = 3 if config.train.collapse.watch else 0
+    scored = len(experiment.validation) * (2 + 2 * settings.num_steps + watched)
     followed = 4 * settings.track.images * (2 + 2 * settings.track.num_steps)
     checkpoints = steps / len(experiment.train) / config.checkpoint.every_epochs
     return steps * methods.step_passes(method, config) + (scored + followed) * checkpoints

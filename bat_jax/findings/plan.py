@@ -16,6 +16,7 @@ from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.fields import shown
 from bat_jax.findings import design, removal
 from bat_jax.runtime.storage import AnyPath
+from bat_jax.training import recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,8 @@ def plan(
 def ensemble(config: ConfigDict, *, section: str = "ensemble") -> ConfigDict:
     """Returns the config of the ensemble that estimates memorization of the training images.
 
-    It also learns from the held-out images, so that the seed draws the same images.
+    It also learns from the held-out images, so that the seed draws the same images. Options that
+    only single runs have are left out.
 
     Args:
       config: of the findings.
@@ -93,6 +95,8 @@ def ensemble(config: ConfigDict, *, section: str = "ensemble") -> ConfigDict:
     run.data.seed = config.seed if config.data.seed is None else config.data.seed
     run.data.subset = config.data.subset and config.data.subset + config.data.validation
     run.data.validation = 0
+    run.data.extra = run.data.placement = run.train.swa_start_epoch = None
+    run.train.collapse.watch, run.train.collapse.retries = False, 0
     run.evaluation.track.images = 0
     _update(run, config.findings[section], f"findings.{section}")
     _check(run)
@@ -180,6 +184,8 @@ def _check_methods(config: ConfigDict) -> None:
             raise UserError(
                 f"config.findings.methods is {settings.methods}; expected {method} among them"
             )
+    for method in settings.methods:
+        trained(config, "methods", method, settings.seeds[0])
 
 
 def _check_tracking(config: ConfigDict) -> None:
@@ -335,9 +341,10 @@ def _choose(config: ConfigDict, method: str) -> None:
 
 
 def _check(run: ConfigDict) -> None:
-    """Checks the config of a run, with the fields of a method from outside."""
+    """Checks the config of a run, with the fields of a method from outside, and its options."""
     configs.check(run)
     methods.check(run.objective)
+    recipe.check(run, methods.create(run.objective, methods.Setup(run.attack.num_steps)))
 
 
 def _change(
@@ -367,7 +374,8 @@ def _update(config: ConfigDict, changes: Any, field: str) -> None:
         objective = given.get("objective")
         if isinstance(objective, dict) and "name" in objective:
             _choose(config, objective["name"])
-        config.update(given)
+        with config.train.optimizer.options.unlocked():  # Any optimizer's.
+            config.update(given)
     except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -387,6 +395,7 @@ def _section_by_section(config: ConfigDict) -> ConfigDict:
     _choose(run, config.objective.name)
     for name, value in config.items():
         if name in run and isinstance(value, ConfigDict):
-            run[name].update(value.to_dict())
+            with run.train.optimizer.options.unlocked():
+                run[name].update(value.to_dict())
     run.seed = config.seed
     return run

@@ -1,5 +1,6 @@
 """Tests the findings: makes the estimates and the runs, then summarizes their results."""
 
+import dataclasses
 import logging
 from typing import Any, NamedTuple
 
@@ -59,7 +60,9 @@ def findings(
         validate(config)
         # Report errors that affect every run before the estimates, which take hours.
         experiment = build(trained(config, "removal", "pgd_at", config.findings.seeds[0]))
-        check_batch(experiment)
+        for method in config.findings.methods:
+            config_of_arm = trained(config, "methods", method, config.findings.seeds[0])
+            check_batch(dataclasses.replace(experiment, config=config_of_arm))
         check_harmful(config, experiment)
     with workdirs.opened(workdir):
         config = _with_estimates(config, workdir, workers=workers)

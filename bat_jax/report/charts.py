@@ -17,7 +17,7 @@ from bat_jax.evaluation.runs import Run
 from bat_jax.methods import WEIGHT_BINS, has_attack
 from bat_jax.report.drawing import Figure, LogNorm
 from bat_jax.report.style import Chart, fitted, legend, line, point
-from bat_jax.training.scores import TRAINED_ON
+from bat_jax.training.scores import FGSM
 
 
 def accuracy_curves(run: Run) -> Chart | None:
@@ -27,7 +27,7 @@ def accuracy_curves(run: Run) -> Chart | None:
         if Measure.is_key(name):
             measure = Measure.parse(name)
             series[f"validation, {measure.title}"] = run.series("validation", name)
-    series["validation, attack of training"] = run.series("validation", TRAINED_ON)
+    series["validation, FGSM"] = run.series("validation", FGSM)
     series = {name: points for name, points in series.items() if points[0]}
     if not series:
         return None

@@ -1,8 +1,8 @@
 """Catastrophic overfitting: how it is detected, and how training goes back from it.
 
 In a collapse, robustness to attacks of several steps falls to almost 0 within an epoch, while
-accuracy under the one-step attack of training rises (Wong et al., arXiv:2001.03994). Both attacks
-on the validation images show it. In robust overfitting, they fall together.
+accuracy under one step rises (Wong et al., arXiv:2001.03994). PGD and FGSM on the validation images
+show it. In robust overfitting, both fall together.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from bat_jax.runtime.schema import Number, Object
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.checkpoints import Saved
 from bat_jax.training.experiment import Experiment
-from bat_jax.training.scores import COLLAPSED, TRAINED_ON
+from bat_jax.training.scores import COLLAPSED, FGSM
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,9 @@ class Watch:
 
     Its accuracy under PGD has fallen if it is below `below` times the highest, and the highest is
     clearly above the accuracy c of guessing: above 2 c or, with few classes, the middle of c and 1.
-    A state has collapsed if this accuracy has fallen and either is below `below` times that under
-    the attack of training, or clean accuracy is not clearly above c. All other states are good.
+    A state has collapsed if this accuracy has fallen and is below `below` times that under FGSM or
+    at most c, or clean accuracy is not clearly above c. All other states are good. FGSM is the same
+    for every method and retry: a yardstick that changed with the training attack would not do.
     """
 
     def __init__(self, config: ConfigDict, *, score: str, num_classes: int, highest: float) -> None:
@@ -108,28 +109,28 @@ class Watch:
         """
         chance = 1 / num_classes
         self._below, self._score = config.below, score
-        self._least = min(2 * chance, (chance + 1) / 2)
+        self._chance, self._least = chance, min(2 * chance, (chance + 1) / 2)
         self._highest = highest
         self._overfits = False
 
     def flagged(self, step: int, scores: Mapping[str, float]) -> dict[str, float]:
         """Returns the scores with the flag `collapsed`, 1 or 0, and warns of a collapse."""
         robust, highest = scores[self._score], self._highest
-        clean, trained_on = scores["clean"], scores[TRAINED_ON]
+        clean, fgsm = scores["clean"], scores[FGSM]
         has_fallen = highest > self._least and robust < self._below * highest
-        is_lost = clean <= self._least or robust < self._below * trained_on
+        is_lost = clean <= self._least or robust <= self._chance or robust < self._below * fgsm
         if has_fallen and (is_lost or not self._overfits):
             log.warning(
-                "step %d: %s: accuracy under %s fell from %.1f %% to %.1f %%; under the attack of"
-                " training it is %.1f %%, clean %.1f %%; %s",
+                "step %d: %s: accuracy under %s fell from %.1f %% to %.1f %%; under FGSM it is"
+                " %.1f %%, clean %.1f %%; %s",
                 step,
                 "training collapsed" if is_lost else "robust overfitting",
                 self._score,
                 100 * highest,
                 100 * robust,
-                100 * trained_on,
+                100 * fgsm,
                 100 * clean,
-                "the last good state is kept" if is_lost else "no further warnings of it follow",
+                "the last good state is kept" if is_lost else "training goes on",
             )
             self._overfits |= not is_lost
         self._highest = max(highest, robust)

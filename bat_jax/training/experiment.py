@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Int32, Int64, Key
 from ml_collections import ConfigDict
 
 from bat_jax import keys, memorization, methods, models, parallel
+from bat_jax.attacks import PgdSettings
 from bat_jax.attacks.inner_losses import LossName
 from bat_jax.data import Dataset, Split, corruptions
 from bat_jax.data import extra as extra_images
@@ -37,8 +38,8 @@ from bat_jax.runtime import distributed
 from bat_jax.training import averaging, recipe, state
 from bat_jax.training.accepted import check_memory
 from bat_jax.training.images import data_seed, some_of
-from bat_jax.training.scores import TRAINED_ON
-from bat_jax.training.step import TrainStep, training_attack
+from bat_jax.training.scores import FGSM
+from bat_jax.training.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,16 +246,25 @@ class Experiment:
 
     @functools.cached_property
     def validator(self) -> Evaluator:
-        """The evaluation of the validation images: clean, under PGD and, if watched, as trained."""
+        """The evaluation of the validation images: clean, under PGD and, if watched, under FGSM."""
         if not self.config.train.collapse.watch:
             return self.evaluator(("cross_entropy",))
+        attack = self.config.attack
+        fgsm = PgdSettings(
+            epsilon=attack.epsilon,
+            step_size=attack.epsilon,
+            num_steps=1,
+            norm=attack.norm,
+            random_start=False,
+            unroll=self.programs.unroll,
+        )
         return Evaluator(
             self.evaluated(),
             self.config,
             self.mesh,
             self.programs,
             losses=("cross_entropy",),
-            others={TRAINED_ON: training_attack(self.config, methods.Attack(), self.programs)},
+            others={FGSM: fgsm},
         )
 
     @functools.cached_property

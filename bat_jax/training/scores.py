@@ -11,8 +11,8 @@ from bat_jax.training.trouble import MISSING, irregular, persistently
 
 COLLAPSED = "collapsed"
 """The validation metric that marks a state as collapsed (1) or good (0)."""
-TRAINED_ON = "training_attack"
-"""The validation metric of a watched training: accuracy under the attack of training."""
+FGSM = "fgsm"
+"""The validation metric of a watched training: accuracy under one step of length epsilon."""
 
 
 class Scored(NamedTuple):

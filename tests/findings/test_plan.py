@@ -184,6 +184,43 @@ def test_wrong_findings_are_refused_by_field(findings_config, fields, words):
         validate(findings_config(**fields))
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"findings.methods": ("pgd_at", "bat", "mart"), "train.label_smoothing": 0.1},
+            r"train\.label_smoothing is 0\.1; expected 0 for the objective mart",
+        ),
+        ({"data.cutmix": True}, "cutmix is True; expected False for the objective bat"),
+    ],
+)
+def test_an_option_that_a_method_excludes_is_refused_before_anything_starts(
+    findings_config, fields, words
+):
+    with pytest.raises(UserError, match=words):
+        validate(findings_config(**fields))
+
+
+def test_findings_take_options_of_single_runs_and_of_any_optimizer(findings_config, train):
+    fields = {
+        "train.collapse.watch": True,
+        "train.collapse.retries": 1,
+        "train.optimizer.name": "optax:lion",
+        "data.placement": "host",
+    }
+    config = findings_config(**fields)
+    with config.train.optimizer.options.unlocked():
+        config.train.optimizer.options.b1 = 0.95
+    validate(config)
+    members = ensemble(config)
+    assert members.train.optimizer.options.b1 == 0.95
+    assert not members.train.collapse.watch
+    assert members.data.placement is None
+    by_name = {run.name: run.config for run in of(config, train)}
+    assert by_name["pgd_at-seed0"].train.collapse.watch
+    assert by_name["pgd_at-seed0"].data.placement == "host"
+
+
 def test_a_variant_of_an_unknown_field_is_refused(findings_config):
     config = findings_config()
     config.findings.variants = ConfigDict({"hot": {"temprature": 1.0}})

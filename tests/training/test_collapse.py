@@ -2,13 +2,14 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from bat_jax import config as configs
-from bat_jax import keys, models
-from bat_jax.attacks import PgdSettings, pgd_trajectory
+from bat_jax import models
 from bat_jax.attacks.classifier import correct
 from bat_jax.data.device import to_unit
 from bat_jax.errors import UserError
@@ -23,9 +24,9 @@ from tests.training.test_checkpoints import LIKE, opened, state, steps
 COLLAPSE = configs.default().train.collapse
 
 
-def flagged(watch, robust, *, clean=0.8, trained_on=0.7):
+def flagged(watch, robust, *, clean=0.8, fgsm=0.7):
     """Returns the flags of states with these accuracies under PGD."""
-    scores = [{"clean": clean, "pgd20": value, "training_attack": trained_on} for value in robust]
+    scores = [{"clean": clean, "pgd20": value, "fgsm": fgsm} for value in robust]
     return [watch.flagged(step, found)["collapsed"] for step, found in enumerate(scores)]
 
 
@@ -50,43 +51,38 @@ def test_a_collapse_is_seen_with_two_classes():
     assert flagged(watch, (0.7, 0.3, 0.9, 0.1)) == [0, 0, 0, 1]
 
 
-def test_a_fall_under_the_attack_of_training_too_is_overfitting(caplog):
+def test_a_fall_under_fgsm_too_is_overfitting(caplog):
     watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.0)
-    assert flagged(watch, (0.4, 0.15, 0.12), trained_on=0.24) == [0, 0, 0]
+    assert flagged(watch, (0.4, 0.15, 0.12), fgsm=0.24) == [0, 0, 0]
     assert caplog.text.count("robust overfitting: accuracy under pgd20 fell") == 1
-    # Half of the accuracy under the attack of training is the border.
-    assert flagged(watch, (0.12, 0.1199), trained_on=0.24) == [0, 1]
+    # Half of the accuracy under FGSM is the border.
+    assert flagged(watch, (0.12, 0.1199), fgsm=0.24) == [0, 1]
 
 
 def test_a_network_that_guesses_has_collapsed_under_any_attack():
     watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.4)
-    assert flagged(watch, (0.1,), clean=0.1, trained_on=0.1) == [1]
-    assert flagged(watch, (0.1,), clean=0.3, trained_on=0.1) == [0]
+    assert flagged(watch, (0.15,), clean=0.15, fgsm=0.15) == [1]
+    # No better than guessing under PGD, though FGSM breaks the network too.
+    assert flagged(watch, (0.11, 0.1), clean=0.3, fgsm=0.1) == [0, 1]
 
 
-def test_a_watched_validation_has_the_attack_of_training(tiny_config):
-    fields = {"attack.num_steps": 1, "attack.start_radius": 2.0, "attack.project": False}
-    experiment = built(tiny_config("pgd_at", **fields, **{"train.collapse.watch": True}))
+def test_a_watched_validation_has_fgsm(tiny_config):
+    experiment = built(tiny_config("pgd_at", **{"train.collapse.watch": True}))
     variables, split = experiment.initial_state().variables, experiment.validation
     found = experiment.validator(variables, experiment.placed(split))
-    assert set(found) == {"clean", experiment.score, "training_attack"}
+    assert set(found) == {"clean", experiment.score, "fgsm"}
 
-    settings = experiment.config.attack
-    attack = PgdSettings(
-        epsilon=settings.epsilon,
-        step_size=settings.step_size,
-        num_steps=1,
-        start_radius=2.0,
-        project=False,
-    )
+    epsilon = experiment.config.attack.epsilon
     logits_of = models.logits_fn(experiment.evaluated(), variables)
-    key = keys.derive(experiment.config.seed, keys.Purpose.EVALUATION)
     images, labels = to_unit(jnp.asarray(split.images)), jnp.asarray(split.labels)
-    attacked = pgd_trajectory(
-        logits_of, images, labels, keys.per_image(key, jnp.asarray(split.ids)), attack
-    ).images
+
+    def loss(images):
+        logits = logits_of(images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+
+    attacked = jnp.clip(images + epsilon * jnp.sign(jax.grad(loss)(images)), 0, 1)
     expected = correct(logits_of(attacked), labels) & correct(logits_of(images), labels)
-    np.testing.assert_array_equal(found["training_attack"], expected)
+    np.testing.assert_array_equal(found["fgsm"], expected)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +94,10 @@ def test_a_watched_validation_has_the_attack_of_training(tiny_config):
         ),
         ({"train.collapse.retries": 1}, r"collapse\.retries is 1; expected 0 unless"),
         ({"train.collapse.factor": 1.0}, r"collapse\.factor is 1\.0; expected above 0 and below 1"),
+        (
+            {"train.collapse.watch": True, "train.collapse.retries": 1, "train.ema": 0.9},
+            r"retries is 1 and config\.train\.ema is 0\.9; expected one of them: the averaged",
+        ),
     ],
 )
 def test_a_watch_that_cannot_see_or_go_back_is_refused(tiny_config, fields, words):
@@ -119,7 +119,7 @@ def scripted(monkeypatch, robust):
     def validator(self):
         def verdicts(variables, data):
             robust = np.arange(100) < 100 * next(left)
-            return {"clean": np.ones(100), self.score: robust, "training_attack": np.ones(100)}
+            return {"clean": np.ones(100), self.score: robust, "fgsm": np.ones(100)}
 
         return verdicts
 
