@@ -253,7 +253,7 @@ class Ensemble:
         examples = len(data.labels)
         most = config.evaluation.batch_size
         if self._programs.execution == "vmap":
-            # All members of a device are scored at once, and `fitting` is that of their training.
+            # A round fills the memory by its training: the members of a device share the batch.
             most = max(1, most * self._mesh.shape[_MEMBER] // self.round_size)
         size = self._programs.scored_at_once(most, pixels=math.prod(data.images.shape[1:3]))
         statistic = recorded(config.memorization)

@@ -61,7 +61,8 @@ def build(
 
     dataset = images.selected(config, dataset)
     # Estimates know the whole test set, of which an ensemble may score a part.
-    estimates = estimates or _estimates(config, dataset)
+    if estimates is None:
+        estimates = _estimates(config, dataset)
     dataset = images.scored(config, dataset)
     class_groups.check(dataset, tuple(config.evaluation.by))
     corrupted = _corrupted(config, dataset)

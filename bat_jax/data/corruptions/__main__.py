@@ -59,10 +59,14 @@ def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
                 corrupted(np.asarray(test.images), test.ids, corruption, severity, seed=seed)
                 for severity in SEVERITIES
             ]
-            np.save(made / f"{corruption}.npy", np.concatenate(versions))
-        np.save(made / LABELS, np.tile(test.labels, len(SEVERITIES)))
-        np.save(made / IDS, test.ids)
+            _save(made / f"{corruption}.npy", np.concatenate(versions))
+        _save(made / LABELS, np.tile(test.labels, len(SEVERITIES)))
+        _save(made / IDS, test.ids)
         made.replace(out)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    np.save(path, array, allow_pickle=False)
 
 
 if __name__ == "__main__":
