@@ -9,8 +9,8 @@ is the study on digits, and
     python benchmarks/estimators.py train OUT --config=fashion_mnist_memorization
     python benchmarks/estimators.py compare OUT --config=fashion_mnist_memorization
 
-that on 2,000 images of Fashion-MNIST, with fewer members, because each costs 7.5 s of CPU time:
-1,700 in 212 minutes on one core (predicted), or 900 in 112 minutes with the blocks plain, reference
+that on 2,000 images of Fashion-MNIST, with fewer members, because each costs 5.2 s of CPU time:
+1,700 in 150 minutes on one core (predicted), or 900 in 78 minutes with the blocks plain, reference
 and flipped alone. Its figure is docs/results/figures/estimators_fashion_mnist.svg.
 
 `train` writes blocks of members, each with its subsets, margins and probabilities of the label. The
@@ -119,7 +119,7 @@ STUDIES = {
             "half": (6, 200),
             "flipped": (0, 100),
         },
-        seconds=7.5,
+        seconds=5.2,
         figure=FIGURES / "estimators_fashion_mnist.svg",
     ),
 }
