@@ -35,8 +35,9 @@ from bat_jax.data import Dataset
 from bat_jax.data.dataset import positions
 from bat_jax.errors import UserError
 from bat_jax.memorization import proxies, released
-from bat_jax.memorization.ranking import Measured, auroc, rank_correlation
+from bat_jax.memorization.ranking import auroc, rank_correlation
 from bat_jax.models.fast_cnn import FastCNN
+from benchmarks.proxies import text
 from configs import cifar100_classes_memorization
 
 FLIPPED = 0.05
@@ -84,11 +85,6 @@ def within_classes(values: np.ndarray, others: np.ndarray, labels: np.ndarray) -
     ]
     each = [value for value in each if np.isfinite(value)]  # Undefined where all tie.
     return f"{np.mean(each):.3f} ({min(each):.3f} to {max(each):.3f})"
-
-
-def text(measured: Measured) -> str:
-    low, high = measured.interval
-    return f"{measured.value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ The files of OUT, by layout:
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -32,6 +31,7 @@ from bat_jax.errors import UserError
 from bat_jax.memorization import estimates
 from bat_jax.memorization.datamodeling import Subsets
 from bat_jax.memorization.store import Scores, Store, joined
+from bat_jax.runtime.files import folder_written_whole
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
 
@@ -100,12 +100,8 @@ def export(run: str | AnyPath, out: str | Path, *, layout: Layout) -> Path:
     if out.exists():
         raise UserError(f"{out}: exists; expected the name of a folder to create")
     scores = read(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
-        made = Path(place) / "made"
-        made.mkdir()
+    with folder_written_whole(out) as made:
         _LAYOUTS[layout](scores, made, out)
-        made.replace(out)
     return out
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -134,6 +135,21 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yields a folder to fill, which gets its name when the block ends without an error.
+
+    Args:
+      path: the name; it must not exist, or be an empty folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as place:
+        made = Path(place) / "made"
+        made.mkdir()
+        yield made
+        made.replace(path)
 
 
 def remove_partial(folder: AnyPath) -> None:

@@ -6,7 +6,6 @@ Exit status: 0 done, 1 a file could not be written or memory ran out, 2 a wrong 
 """
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bat_jax.data.corruptions.formulas import MADE, corrupted
 from bat_jax.data.registry import load
 from bat_jax.errors import UserError
 from bat_jax.fields import Integer, refuse
+from bat_jax.runtime.files import folder_written_whole
 from bat_jax.runtime.parser import Parser
 
 
@@ -50,10 +50,7 @@ def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not empty; expected a new folder")
     test = load(name, path=path).test
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
-        made = Path(place) / "made"
-        made.mkdir()
+    with folder_written_whole(out) as made:
         for corruption in MADE:
             versions = [
                 corrupted(np.asarray(test.images), test.ids, corruption, severity, seed=seed)
@@ -62,7 +59,6 @@ def make(name: str, path: str | None, out: Path, *, seed: int) -> None:
             _save(made / f"{corruption}.npy", np.concatenate(versions))
         _save(made / LABELS, np.tile(test.labels, len(SEVERITIES)))
         _save(made / IDS, test.ids)
-        made.replace(out)
 
 
 def _save(path: Path, array: np.ndarray) -> None:
