@@ -219,9 +219,9 @@ _TRAIN: Schema = {
         # log and the records, and keep the last good checkpoint.
         "watch": Flag(False),
         # A state has collapsed if its validation accuracy under PGD is below this fraction of the
-        # highest so far and of that under FGSM, or no better than guessing, or clean accuracy is
-        # near guessing. Nothing counts as a collapse before PGD leaves twice the accuracy of
-        # guessing (with two classes, 75 %).
+        # highest so far, and also below this fraction of that under FGSM, or no better than
+        # guessing, or clean accuracy is at most twice that of guessing (with two classes, 75 %).
+        # Nothing counts as a collapse before PGD leaves that much.
         "below": Real(0.5, above=0, below=1),
         # How many times to go back to the last good state, each time with the step size of the
         # attack multiplied by the factor.

@@ -1,4 +1,4 @@
-"""CIFAR-100 in parts small enough to copy to a machine that takes little at a time.
+"""CIFAR-100 as a few files of half the archive's size, for slow or limited transfers.
 
     python benchmarks/parts.py pack cifar-100-binary.tar.gz FOLDER    # two files of 48 MiB
     python benchmarks/parts.py unpack FOLDER OUT                      # OUT/cifar-100-binary

@@ -5,11 +5,16 @@
     python launch.py --config=configs/digits_robust_memorization.py --workdir=FLIPPED \
         --config.data.name=benchmarks.robust_memorization:flipped_digits
     python benchmarks/robust_memorization.py flipped FLIPPED
+    python launch.py --config=configs/digits_robust_memorization.py --workdir=COPIED \
+        --config.data.name=benchmarks.robust_memorization:copied_digits
+    python benchmarks/robust_memorization.py copied COPIED
 
 RUN is a finished run with `memorization.inputs` both and `memorization.influence` full. `compare`
 counts significant influences by class and by memorization of the training image, against the same
 counts after the members' subsets were exchanged at random. `flipped` gives the AUROC of detecting
-training images with flipped labels, by the number of members.
+training images with flipped labels, by the number of members. `copied` counts the copies of test
+images that have the highest influence on them, and gives the memorization of training images that
+have a copy, beside that of the same images without one, in docs/results.
 """
 
 import argparse
@@ -22,9 +27,9 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 import numpy as np
 
 from bat_jax import data
-from bat_jax.data import Dataset
+from bat_jax.data import Dataset, Split
 from bat_jax.ensemble.estimation import opened
-from bat_jax.memorization import estimate
+from bat_jax.memorization import estimate, load
 from bat_jax.memorization.contrast import SIGNIFICANT
 from bat_jax.memorization.ranking import auroc, rank_correlation
 from bat_jax.memorization.store import Scores, joined
@@ -35,6 +40,8 @@ DRAWS = 20
 SIZES = (40, 80, 160, 320)
 FLIPPED = 0.05
 BEYOND, NEAREST = 6.0, 10
+TRAIN_COPIES, TEST_COPIES, FIRST_ID = 67, 45, 10_000
+PUBLISHED = Path(__file__).parents[1] / "docs/results"
 
 
 def flipped_digits(path: str | None = None) -> Dataset:
@@ -51,6 +58,34 @@ def flipped(labels: np.ndarray) -> np.ndarray:
     changed = labels.copy()
     changed[rows] = (changed[rows] + draws.integers(1, 10, len(rows))) % 10
     return changed
+
+
+def copied_digits(path: str | None = None) -> Dataset:
+    """Returns digits with copies of 67 training images and of 45 test images in the training set.
+
+    Copies follow the training images, and their ids begin at 10,000.
+    """
+    del path
+    found = data.load("digits")
+    train, test = found.train, found.test
+    from_train, from_test = copied(len(train), len(test))
+    rows = np.concatenate([np.arange(len(train)), from_train])
+    ids = FIRST_ID + np.arange(TRAIN_COPIES + TEST_COPIES)
+    longer = Split(
+        np.concatenate([train.images[rows], test.images[from_test]]),
+        np.concatenate([train.labels[rows], test.labels[from_test]]),
+        np.concatenate([train.ids, ids]),
+    )
+    return dataclasses.replace(found, name="copied_digits", train=longer)
+
+
+def copied(train: int, test: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows of the training images and of the test images that are copied."""
+    draws = np.random.default_rng(0)
+    return tuple(
+        np.sort(draws.choice(count, copies, replace=False))
+        for count, copies in ((train, TRAIN_COPIES), (test, TEST_COPIES))
+    )
 
 
 def read(run: Path) -> tuple[Experiment, Scores]:
@@ -185,12 +220,58 @@ def detect(run: Path) -> None:
                 print(f"  {what}: {auroc(values[known], is_flipped[known])}")
 
 
+def find_copies(run: Path) -> None:
+    """Prints how copies show in influence on test images and in memorization."""
+    experiment, scores = read(run)
+    original, test = data.load("digits").train, experiment.dataset.test
+    from_train, from_test = copied(len(original), len(test))
+    first = len(original) + TRAIN_COPIES
+    planted = np.zeros((len(experiment.train), len(test)), bool)
+    planted[first + np.arange(TEST_COPIES), from_test] = True
+    print(f"{len(scores.masks)} members; {TEST_COPIES} of {planted.size} pairs are copies")
+    for name, of in (("clean", scores), ("attacked", scores.attacked())):
+        z = influence(of.masks, of.test)
+        copies = z[first + np.arange(TEST_COPIES), from_test]
+        above = (z[:, from_test] >= copies).sum(0) - 1
+        right = np.array(
+            [
+                (of.test[~of.masks[:, first + k], column] > 0).mean()
+                for k, column in enumerate(from_test)
+            ]
+        )
+        hard = right < 1 - experiment.config.memorization.threshold
+        for kind, which in (("all", np.ones_like(hard)), ("atypical", hard)):
+            print(
+                f"{name}, {kind}: {which.sum()} copies, {np.sum(above[which] == 0)} with the"
+                f" highest influence on their test image, {np.sum(copies[which] > SIGNIFICANT)}"
+                f" beyond {SIGNIFICANT:g} standard errors"
+            )
+        print(f"  other pairs beyond {SIGNIFICANT:g}: {np.sum(z[~planted] > SIGNIFICANT)}")
+        now = estimate(of.masks, of.train, estimator="margin").memorization
+        before = load(PUBLISHED / f"digits_robust_memorization_{name}.npz").memorization
+        pairs = np.stack([now[from_train], now[len(original) + np.arange(TRAIN_COPIES)]])
+        alone = np.delete(np.arange(len(original)), from_train)
+        atypical = before > experiment.config.memorization.threshold
+        for kind, rows, estimates in (
+            ("with a copy", from_train, pairs.mean(0)),
+            ("without a copy in either run", alone, now[alone]),
+        ):
+            after, earlier = (values[atypical[rows]] for values in (estimates, before[rows]))
+            change = after - earlier
+            error = change.std(ddof=1) / np.sqrt(len(change))
+            print(
+                f"  {len(change)} atypical images {kind}: mean memorization {after.mean():.4f}, in"
+                f" the published run {earlier.mean():.4f}, change {change.mean():+.4f} +-"
+                f" {error:.4f}"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=("compare", "flipped"))
+    parser.add_argument("command", choices=("compare", "copied", "flipped"))
     parser.add_argument("run", type=Path)
     options = parser.parse_args()
-    {"compare": compare, "flipped": detect}[options.command](options.run)
+    {"compare": compare, "copied": find_copies, "flipped": detect}[options.command](options.run)
 
 
 if __name__ == "__main__":

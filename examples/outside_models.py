@@ -3,8 +3,8 @@
     python examples/outside_models.py
 
 Both classify scikit-learn's handwritten digits of 8x8 pixels, and the same call attacks both,
-because `autoattack` takes any function from [0, 1] images to logits; Equinox and Haiku models work
-too. The plain model is trained on clean images, the NNX model on images attacked by `pgd`. This
+because `autoattack` takes any function from [0, 1] images to logits, such as `jax.vmap(model)` of
+Equinox. The plain model is trained on clean images, the NNX model on images attacked by `pgd`. This
 takes less than a minute on two CPU cores.
 """
 

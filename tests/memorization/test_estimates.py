@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bat_jax import memorization
+from bat_jax import data, memorization
 from bat_jax.errors import UserError
 from bat_jax.memorization import Estimates, Influence
 from bat_jax.memorization.typicality import helped_by_chance
 
+RESULTS = Path(__file__).parents[2] / "docs/results"
 REAL_PAIRS = Path(__file__).parents[3] / "shared/data/cifar100_high_infl_pairs_infl0.15_mem0.25.npz"
 
 
@@ -73,6 +74,25 @@ def test_our_ids_name_the_examples(tmp_path):
     sets = memorization.split(memorization.load(write(tmp_path / "m.npz", arrays)), 0.15)
     assert set(sets.train_atypical) == {100, 103}
     assert set(sets.test_atypical) == {200, 203}
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "atypical"),
+    [
+        ("digits_memorization", "clean", 56),
+        ("digits_robust_memorization_clean", "clean", 34),
+        ("digits_robust_memorization_attacked", "adversarial", 281),
+    ],
+)
+def test_the_published_estimates_are_those_of_digits(name, inputs, atypical):
+    estimates = memorization.load(RESULTS / f"{name}.npz")
+    digits = data.load("digits")
+    assert np.array_equal(estimates.train_ids, digits.train.ids)
+    assert np.array_equal(estimates.train_labels, digits.train.labels)
+    assert np.array_equal(estimates.test_ids, digits.test.ids)
+    assert estimates.inputs == inputs
+    assert len(estimates.influence) == digits.num_classes
+    assert np.sum(estimates.memorization > 0.15) == atypical
 
 
 def test_without_influence_the_test_set_is_not_split():
