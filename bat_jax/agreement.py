@@ -246,6 +246,11 @@ def _check_optimizer(optimizer: ConfigDict) -> None:
                     f" {default}, with {name}, which does not read it: set"
                     " config.train.optimizer.options"
                 )
+    if name == "sgd" and optimizer.second_momentum != 0.999:
+        raise UserError(
+            f"config.train.optimizer.second_momentum is {optimizer.second_momentum}; expected its"
+            " default, 0.999, with sgd, which does not read it"
+        )
     layers = tuple(optimizer.layers)
     if layers and not optimizer.layer_decay < 1:
         raise UserError(

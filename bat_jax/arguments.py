@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import bat_jax
 from bat_jax import config as configs
 from bat_jax import environment, fields, overrides, pages
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.fields import Flag, Integer, Text, shown
 from bat_jax.overrides import Override
 
@@ -192,6 +192,11 @@ def _split(arguments: Sequence[str]) -> tuple[str | None, list[Override], list[s
             rest.append(argument)
             continue
         value = match[match.lastindex or 0] if "=" in argument else None
+        if override and override[1] and value is not None:
+            raise UserError(
+                f"{argument}: has a value; expected --noconfig.{override[2]} alone, which sets the"
+                f" field to False, or --config.{override[2]}={value}"
+            )
         is_alone = not waiting or (waiting[0].startswith("-") and not _NUMBER.match(waiting[0]))
         if value is None and not is_alone and not (override and override[1]):
             value = waiting.pop(0)
@@ -236,5 +241,8 @@ def _page(page: str) -> Path:
     if expected is not None:
         raise UserError(f"--config is {shown(page)}; expected {expected}")
     if "/" in page or "." in page:
-        return Path(page)
+        try:
+            return Path(page).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"--config is {shown(page)}; {in_short(error)}; name a file") from None
     return pages.find(page)

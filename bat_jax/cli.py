@@ -57,12 +57,14 @@ def main(argv: Sequence[str] | None = None, *, program: str = "bat-jax") -> int:
       0 done, 1 the run failed, 2 a wrong input, 128 + n stopped by signal n.
     """
     try:
-        return _main(sys.argv[1:] if argv is None else argv, program)
+        status = _main(sys.argv[1:] if argv is None else argv, program)
+        sys.stdout.flush()
+        return status
     except ModuleNotFoundError as error:
         return _fail(str(environment.missing(error)), 2, program)
     except BrokenPipeError:
-        # The reader of the output, such as `head`, has exited: write nothing more to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not environment.has_lost_reader():
+            raise
         return 1
     except KeyboardInterrupt:
         return _fail("stopped before the run began; run the same command", _STOPPED, program)
@@ -85,13 +87,21 @@ def _main(argv: Sequence[str], program: str) -> int:
             _check_job(arguments)
         except UserError as error:
             return _fail(str(error), 2, program)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}; expected a config page that can be read"
+            return _fail(reason, 2, program)
         return _run(arguments, program)
 
 
 @contextlib.contextmanager
 def _importing_from_here() -> Iterator[None]:
     """Makes modules of the current folder importable, as `python` does."""
-    here = str(Path.cwd())
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:  # The folder has been removed.
+        here = ""
     is_new = here not in sys.path
     if is_new:
         sys.path.append(here)
@@ -146,7 +156,7 @@ def _run(arguments: "Arguments", program: str) -> int:
             return _run_job(arguments, workdir)
         # Unknown errors of any class are raised again below.
         except (Exception, KeyboardInterrupt) as error:
-            found = _failure(error, workdir)
+            found = None if _is_of_output(error) else _failure(error, workdir)
             if found is None:
                 raise
             message, status = found
@@ -352,6 +362,11 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
         return f"{error.filename or workdir}: {error.strerror or in_short(error)}; {remedy}", 1
     lost = distributed.peer_lost(error)
     return None if lost is None else (str(lost), 1)
+
+
+def _is_of_output(error: BaseException) -> bool:
+    """Returns whether the reader of the output has exited."""
+    return isinstance(error, BrokenPipeError) and environment.has_lost_reader()
 
 
 def _fail(message: str, status: int, program: str) -> int:

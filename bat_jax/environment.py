@@ -4,6 +4,8 @@ Nothing here imports JAX before its environment variables are checked.
 """
 
 import os
+import select
+import sys
 
 from bat_jax.errors import UserError
 
@@ -30,6 +32,23 @@ def missing(error: ModuleNotFoundError) -> UserError:
     return UserError(
         f"{package} is not installed; pip install {_DISTRIBUTIONS.get(package, package)}"
     )
+
+
+def has_lost_reader() -> bool:
+    """Returns whether the reader of the output, such as `head`, has exited.
+
+    Then nothing more is written to it: Python's exit would fail to.
+    """
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # It is not a file, as in a notebook.
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def check() -> None:

@@ -40,7 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 class UserError(ValueError):
     """A wrong input, described in one line: what, where, what was expected and what to do.
 
-    `launch.py` prints only the message, without a traceback, and exits with status 2.
+    Commands print only the message, without a traceback, and exit with status 2.
     """
 
     def __init__(self, message: str) -> None:

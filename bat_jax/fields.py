@@ -11,7 +11,7 @@ A schema is a nested mapping from names to fields. `section` makes the `ConfigDi
 import abc
 import dataclasses
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeVar, Union
 
 from ml_collections import ConfigDict, config_dict
@@ -320,8 +320,3 @@ def shown(value: object) -> str:
         return "a number with thousands of digits"
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}..."
-
-
-def one_of(path: str, value: object, choices: Sequence[str]) -> None:
-    """Raises a UserError unless the field's value is one of the choices."""
-    refuse(path, value, Choice(None, tuple(choices)).expected(value))

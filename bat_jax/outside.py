@@ -72,8 +72,8 @@ def call(
 
 
 def raised(error: BaseException) -> str:
-    """Describes an exception of an object from outside and its location, for messages."""
-    words = str(error) or "without a message"
+    """Describes an exception of an object from outside and its location, on one line."""
+    words = " ".join(str(error).split()) or "without a message"
     frames = traceback.extract_tb(error.__traceback__)
     # The innermost line of code outside this package and outside installed packages.
     own = [frame for frame in frames if not _is_installed(frame.filename)]

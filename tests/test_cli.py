@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,12 @@ def _elsewhere(tmp_path, monkeypatch):
         (["--config.attack.epsilon=8"], "config.attack.epsilon is 8.0; expected at most 1"),
         (["--config.attack.epsilon=8/0"], "is '8/0'; expected a number such as 0.1 or 8/255"),
         (["--config.attack.epsilon=1e999"], "config.attack.epsilon is inf; expected a finite numb"),
+        (["--noconfig.data.flip=true"], "--noconfig.data.flip=true: has a value; expected --nocon"),
+        (
+            ["--config=~nobody-by-this-name/page.py"],
+            "--config is '~nobody-by-this-name/page.py'; C",
+        ),
+        (["--config.train.optimizer.second_momentum=0.9"], "with sgd, which does not read it"),
         (["--config.data.flip=maybe"], "config.data.flip is 'maybe'; expected true or false"),
         (["--config.train.epochs"], "--config.train.epochs has no value"),
         (["--config.train.optimizer={}"], "config.train.optimizer.learning_rate is missing"),
@@ -285,6 +292,39 @@ def test_a_failure_gives_one_line_and_a_status(failing, error, status, words):
     assert ended.returncode == status
     assert ended.stderr.count("\n") == 1
     assert words in ended.stderr
+
+
+def test_a_page_that_cannot_be_read_gives_one_line(monkeypatch):
+    def load(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("bat_jax.overrides.load", load)
+    assert refused("--config=page.py") == (
+        "page.py: Permission denied; expected a config page that can be read"
+    )
+
+
+def test_a_page_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    shutil.copy(CONFIGS / "digits_bat.py", tmp_path / "mine.py")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert arguments.parse(["--config=~/mine.py"], program="bat-jax").name == "mine"
+
+
+def test_help_needs_no_folder(monkeypatch):
+    def cwd():
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(Path, "cwd", cwd)
+    assert launch("--help").returncode == 0
+
+
+def test_the_reader_of_the_output_may_leave():
+    program = "import sys, time; time.sleep(0.2); from bat_jax import cli; sys.exit(cli.main())"
+    pipe = f"{sys.executable} -c '{program}' --help | true; echo ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(
+        ["bash", "-c", pipe], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("1\n", "")
 
 
 def test_an_error_of_the_program_itself_is_raised(failing):

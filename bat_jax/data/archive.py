@@ -15,7 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol, TypeVar, runtime_checkable
 
 from bat_jax.data.reading import Readable, is_stray, open_regular, read_at_most
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 
 # Limits of a .tar.gz archive: the bytes unpacked per byte read, because skipping a member unpacks
 # it; the length of the headers before a member; the number of members. The published archives need
@@ -258,9 +258,8 @@ def _reporting_damage(path: Path, remedy: str) -> Iterator[None]:
     except UserError:  # It is a ValueError, but needs no further report.
         raise
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"{path}: damaged or incomplete ({reason}); expected a whole file; {remedy}"
+            f"{path}: damaged or incomplete ({in_short(error)}); expected a whole file; {remedy}"
         ) from error
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from jaxtyping import UInt8
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.runtime import memory
 
 if TYPE_CHECKING:
@@ -197,9 +197,8 @@ def _pixels(
             converted = _resized(converted, height)
         pixels = np.asarray(converted)
     except Exception as error:  # Damaged pixels raise errors of many types.
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{where}: is a damaged image ({reason}); expected a whole one; {remedy}"
+            f"{where}: is a damaged image ({in_short(error)}); expected a whole one; {remedy}"
         ) from error
     return pixels.reshape(shape)
 

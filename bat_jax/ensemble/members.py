@@ -39,6 +39,7 @@ from bat_jax.memorization.store import Scores, recorded
 from bat_jax.parallel import AXIS
 from bat_jax.runtime import distributed
 from bat_jax.training import cautions, state
+from bat_jax.training.accepted import check_memory
 from bat_jax.training.building import planned
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.loop import NonFiniteError
@@ -180,7 +181,7 @@ class Ensemble:
                 experiment.dataset.image_shape,
                 seed=self._key(member),
                 ema=experiment.config.train.ema > 0,
-                memory=experiment.method.memory(len(experiment.train)),
+                memory=check_memory(experiment.method, len(experiment.train)),
             )
 
         return self._over_members(create, members=1)

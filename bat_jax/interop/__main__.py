@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from bat_jax import models
+from bat_jax import models, outside
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import STATES
 from bat_jax.interop.weights import check_architecture, export_weights
@@ -35,15 +35,11 @@ def main(arguments: list[str]) -> None:
         parser.error("--run or --out is empty; expected the run's folder and the file to write")
 
     def work() -> None:
-        try:
-            with quiet():
-                export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
-        except OSError as error:
-            reason = f"{error.strerror or error}; expected a file in a writable folder"
-            raise UserError(f"{options.out}: {reason}") from None
+        with quiet():
+            export_run(as_path(options.run), options.checkpoint, Path(as_path(options.out)))
         print(f"weights: {options.out}")
 
-    status = parser.outcome(work, options.out, failures=(CheckpointError,))
+    status = parser.outcome(work, options.run, failures=(CheckpointError,))
     if status:
         sys.exit(status)
 
@@ -63,6 +59,11 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
     # The weights do not depend on the devices that trained them.
     experiment = read_run(run, ConfigDict({"parallel": {"devices": 1}}))
     model_config = experiment.config.model
+    if outside.is_outside(model_config.name):
+        raise UserError(
+            f"{run}: its model, {model_config.name}, is from outside the package; expected one of"
+            " the package: save its variables by bat_jax.interop.save_variables"
+        )
     check_architecture(model_config.name)
     if model_config.resize is not None:
         raise UserError(
@@ -72,16 +73,20 @@ def export_run(run: AnyPath, checkpoint: str, out: Path) -> None:
         )
     variables = read_states(experiment, run)[checkpoint].state.evaluated
     model: Any = models.module_of(experiment.model)
-    export_weights(
-        out,
-        model_config.name,
-        variables,
-        mean=model.mean,
-        std=model.std,
-        stem=model_config.stem,
-        shortcut=model_config.shortcut,
-        activation=model_config.activation,
-    )
+    try:
+        export_weights(
+            out,
+            model_config.name,
+            variables,
+            mean=model.mean,
+            std=model.std,
+            stem=model_config.stem,
+            shortcut=model_config.shortcut,
+            activation=model_config.activation,
+        )
+    except OSError as error:
+        reason = f"{error.strerror or error}; expected a file in a writable folder"
+        raise UserError(f"{out}: {reason}") from None
 
 
 if __name__ == "__main__":

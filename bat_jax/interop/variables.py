@@ -10,8 +10,20 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.runtime.files import written_whole
+
+
+def new_file(path: str | os.PathLike[str]) -> Path:
+    """Returns the path of a safetensors file to write.
+
+    Raises:
+      UserError: the path cannot be that of a file.
+    """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
+    return path
 
 
 def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
@@ -25,9 +37,7 @@ def save_variables(path: str | os.PathLike[str], variables: Mapping[str, Any]) -
       UserError: the path cannot be that of a file, or a leaf is not of one of NumPy's own types.
       OSError: the file cannot be written.
     """
-    path = Path(path)
-    if not path.name or path.is_dir():
-        raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
+    path = new_file(path)
     leaves = flatten_dict(dict(variables), sep="/")
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
     for name, leaf in tensors.items():
@@ -55,7 +65,7 @@ def load_variables(path: str | os.PathLike[str]) -> dict[str, Any]:
         ) from error
     except SafetensorError as error:
         raise UserError(
-            f"{path}: {' '.join(str(error).split())}; expected a file written by save_variables"
+            f"{path}: {in_short(error)}; expected a file written by save_variables"
         ) from None
     except KeyError as error:  # A type that NumPy does not have.
         raise UserError(

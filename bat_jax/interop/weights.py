@@ -18,10 +18,11 @@ from jaxtyping import Float32, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.fields import Integer
 from bat_jax.interop import layout, normalization
 from bat_jax.interop import sizes as sizes_of
+from bat_jax.interop.variables import new_file
 from bat_jax.models.blocks import Shortcut, Stem
 from bat_jax.runtime.files import written_whole
 
@@ -81,9 +82,7 @@ def export_weights(
         that of a file.
       OSError: the file cannot be written.
     """
-    path = Path(path)
-    if not path.name or path.is_dir():
-        raise UserError(f"'{path}': is not a file; expected the safetensors file to write")
+    path = new_file(path)
     check_architecture(architecture)
     leaves = {at: np.asarray(leaf) for at, leaf in flatten_dict(dict(variables)).items()}
     if not {_FIRST_LEAF, _HEAD_LEAF} <= leaves.keys():
@@ -259,10 +258,9 @@ def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
             names = file.keys()
             return {name: _tensor(path, file, name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, TypeError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: {reason}; expected a whole safetensors file: docs/interop.md shows how to"
-            " make one from a PyTorch checkpoint"
+            f"{path}: {in_short(error)}; expected a whole safetensors file: docs/interop.md shows"
+            " how to make one from a PyTorch checkpoint"
         ) from None
 
 

@@ -105,8 +105,9 @@ def evaluate(
         found["attack_seconds"] = attack_seconds
     with distributed.agreed():
         if distributed.is_main():
-            # A page of earlier results is drawn anew.
-            (workdir / "report.html").unlink(missing_ok=True)
+            # Earlier results do not describe these verdicts, and their page is drawn anew.
+            for name in ("results.json", "report.html"):
+                (workdir / name).unlink(missing_ok=True)
             write_npz(workdir / "examples.npz", examples)
             for name, info in _for_robustbench(experiment, found).items():
                 write_json(workdir / name, info)

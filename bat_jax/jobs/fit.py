@@ -19,6 +19,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import Accuracy
 from bat_jax.interop import save_variables
 from bat_jax.jobs.train import prepared, run
+from bat_jax.runtime.interruption import Interrupted
 from bat_jax.runtime.quiet import quiet
 from bat_jax.runtime.storage import AnyPath, as_path
 from bat_jax.training.callbacks import Callback, check
@@ -151,7 +152,12 @@ def fit(
             config.data.name = dataset.name
     if workdir is None:
         with tempfile.TemporaryDirectory(prefix="bat_jax-") as temporary:
-            return _fit_in(as_path(temporary), config, classifier, dataset, callbacks)
+            try:
+                return _fit_in(as_path(temporary), config, classifier, dataset, callbacks)
+            except Interrupted as error:
+                lost = "without a workdir, nothing is saved"
+                error.args = (f"stopped by {error.signal.name}: {lost}",)
+                raise
     return _fit_in(as_path(workdir), config, classifier, dataset, callbacks)
 
 

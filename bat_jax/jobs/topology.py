@@ -22,7 +22,7 @@ from bat_jax import memorization, methods, parallel
 from bat_jax.data import Dataset, Split
 from bat_jax.ensemble.cost import member_cost
 from bat_jax.ensemble.members import Ensemble, even_rounds
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.training.building import build
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.flops import forward_flops, lowered_step
@@ -81,7 +81,7 @@ class Collective:
     Attributes:
       kind: its kind, such as `all-reduce`.
       size: bytes of its result, per chip.
-      in_loop: whether it is in the body of the attack's loop and runs once per attack step.
+      in_loop: whether it is in the body of a loop: that of the attack, or of a batch's parts.
     """
 
     kind: str
@@ -105,11 +105,14 @@ class Cost:
     memory: int
     collectives: tuple[Collective, ...]
 
-    def seconds(self, chip: Chip, chips: int, num_steps: int) -> tuple[float, float, float]:
-        """Returns the predicted seconds of products, of memory traffic and of collectives."""
+    def seconds(self, chip: Chip, chips: int, repeats: int) -> tuple[float, float, float]:
+        """Returns the predicted seconds of products, of memory traffic and of collectives.
+
+        Collectives in a loop count `repeats` times.
+        """
         talk = 0.0
         for collective in self.collectives if chips > 1 else ():
-            times = num_steps if collective.in_loop else 1
+            times = repeats if collective.in_loop else 1
             # A ring all-reduce sends its operand twice, minus one part.
             passes = 2 if collective.kind == "all-reduce" else 1
             sent = passes * collective.size * (chips - 1) / chips
@@ -138,6 +141,8 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
     experiment, adjusted = _experiment(config, devices)
     config = experiment.config
     chips, batch, steps = len(devices), config.train.batch_size, config.attack.num_steps
+    # A collective in the loop over a batch's parts alone runs less often than this.
+    repeats = steps * config.train.accumulation
     forward = forward_flops(experiment)
     passes = methods.step_passes(experiment.method, config)
     lines = [
@@ -152,10 +157,9 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        reason = " ".join(str(error).split())[:300]
-        return "\n".join([*lines, f"does not fit: {reason}"]), False
+        return "\n".join([*lines, f"does not fit: {in_short(error)}"]), False
     fits = cost.memory <= chip.memory
-    products, traffic, talk = cost.seconds(chip, chips, steps)
+    products, traffic, talk = cost.seconds(chip, chips, repeats)
     # Products and traffic overlap; collectives are assumed not to.
     seconds = max(products, traffic) + talk
     lines += [
@@ -165,7 +169,7 @@ def describe(config: ConfigDict, topology: str) -> tuple[str, bool]:
         f"FLOPs per chip and step: {cost.flops / 1e9:,.4g} G by XLA's count;"
         f" {forward * passes * batch / chips / 1e9:,.4g} G as {passes} forward passes",
         f"memory traffic per chip and step: {cost.traffic / 1e9:,.4g} GB by XLA's count",
-        *_table(cost.collectives, steps),
+        *_table(cost.collectives, repeats),
         f"predicted step: {1e3 * seconds:.3g} ms = max(products {1e3 * products:.3g},"
         f" memory traffic {1e3 * traffic:.3g}) + collectives {1e3 * talk:.3g};"
         f" {batch / seconds:,.0f} images/s",
@@ -207,7 +211,7 @@ def describe_ensemble(config: ConfigDict, topology: str) -> tuple[str, bool]:
     try:
         fitting = Ensemble(experiment, members=settings.members).fitting(usable)
     except (UserError, jax.errors.JaxRuntimeError) as error:
-        return f"does not fit: {' '.join(str(error).split())[:300]}", False
+        return f"does not fit: {in_short(error)}", False
     size = even_rounds(settings.members, fitting=fitting, devices=chips)
     cost = member_cost(experiment)
     flops = settings.members * (cost.training + cost.scoring)
@@ -232,7 +236,8 @@ def measure(experiment: Experiment) -> Cost:
     """Compiles the step with and without its attack, and returns the cost per chip.
 
     XLA counts a loop's body once, so the cost with K attack steps is that of the step without an
-    attack plus K times the cost that the loop adds.
+    attack plus K times the cost that the loop adds. The parts of a batch (`train.accumulation`)
+    count as separate steps.
     """
     compiled = lowered_step(experiment).compile()
     memory: Any = compiled.memory_analysis()
@@ -250,7 +255,9 @@ def measure(experiment: Experiment) -> Cost:
         rest = _counts(lowered_step(_without_attack(experiment)).compile())
         flops = rest[0] + steps * (flops - rest[0])
         traffic = rest[1] + steps * (traffic - rest[1])
-    return Cost(flops, traffic, held, tuple(collectives_of(compiled.as_text() or "")))
+    parts = experiment.config.train.accumulation
+    found = tuple(collectives_of(compiled.as_text() or ""))
+    return Cost(parts * flops, parts * traffic, held, found)
 
 
 def collectives_of(program: str) -> Iterator[Collective]:
@@ -286,10 +293,9 @@ def _slice(topology: str) -> tuple[Chip, list[jax.Device]]:
             topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
         )
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"--aot_topology={topology}: {reason}; expected an existing slice, such as v5e:16x16,"
-            " and the environment of requirements-tpu.txt (make topology)"
+            f"--aot_topology={topology}: {in_short(error)}; expected an existing slice, such as"
+            " v5e:16x16, and the environment of requirements-tpu.txt (make topology)"
         ) from None
 
 
@@ -373,11 +379,11 @@ def _parameters(experiment: Experiment) -> int:
     return number_of_parameters(jax.eval_shape(experiment.initial_state).variables)
 
 
-def _table(found: tuple[Collective, ...], num_steps: int) -> list[str]:
+def _table(found: tuple[Collective, ...], repeats: int) -> list[str]:
     """Returns one line for each kind and size of collectives."""
     groups = collections.Counter(found)
     lines = [f"collectives per step: {len(found)} in the program"]
     for one, times in sorted(groups.items(), key=lambda item: -item[0].size * item[1]):
-        loop = f", in the attack's loop: {num_steps} times each" if one.in_loop else ""
+        loop = f", in a loop: {repeats} times each" if one.in_loop else ""
         lines.append(f"  {times} x {one.kind} of {one.size / 1024:,.3g} KiB{loop}")
     return lines

@@ -13,7 +13,7 @@ from typing import IO, Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.runtime.storage import AnyPath, is_remote
 
 Kind = Literal["integers", "numbers", "booleans", "text", "uint8", "uint16", "int16"]
@@ -248,7 +248,7 @@ def _content(path: AnyPath, what: str) -> IO[bytes]:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
+            raise OSError(in_short(error)) from error
     # Opening a FIFO would block until a writer opens it.
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a file; expected {what}")
@@ -283,7 +283,7 @@ def _reading(path: AnyPath, what: str) -> Iterator[None]:
         ) from None
     # For invalid files, zipfile, zlib and NumPy raise errors without a common class.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ContentError(
-            f"{path}: cannot be read ({reason}); expected {what}, a whole .npz file of plain arrays"
+            f"{path}: cannot be read ({in_short(error)}); expected {what}, a whole .npz file of"
+            " plain arrays"
         ) from None

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.runtime import files
 
 # A process without a heartbeat for this long counts as dead, and the others end.
@@ -136,7 +136,7 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
         missing = [str(i) for i in range(processes) if i != index and not is_there(i)]
         who = ", ".join(missing) or "none, but not all reach the coordinator"
         print(
-            f"launch.py: process {index} of {processes}: waited {seconds} s for all to join;"
+            f"bat_jax: process {index} of {processes}: waited {seconds} s for all to join;"
             f" missing: {who}; start all with the same --coordinator, and a --workdir that they"
             f" share ({folder})",
             file=sys.stderr,
@@ -147,6 +147,7 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
         sign(index).unlink(missing_ok=True)
         os._exit(1)
 
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(files.open_plain(sign(index), os.O_RDWR | os.O_CREAT), "r+")
@@ -164,26 +165,25 @@ def _roll_call(folder: Path, processes: int, index: int, seconds: int) -> Iterat
         finally:
             timer.cancel()
             sign(index).unlink(missing_ok=True)
-            # A rejected run leaves no folder.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            # A rejected run leaves no folder, but one that was there before.
+            if is_new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process after a failure.
+    """Ends this process, one of several, after a failure.
 
     If all processes fail, they end together, each with its own exit status. Otherwise this process
     does not wait for the others, which detect the failure.
     """
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        ending = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-        ending.start()
-        ending.join(_LEAVE_SECONDS)
-        # Skips JAX's wait at a regular exit.
-        os._exit(status)
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ending = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    ending.start()
+    ending.join(_LEAVE_SECONDS)
+    # Skips JAX's wait at a regular exit.
+    os._exit(status)
 
 
 def is_main() -> bool:
@@ -206,7 +206,7 @@ def peer_lost(error: BaseException) -> PeerError | None:
         cause = cause.__cause__ or cause.__context__
     if cause is None or jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(cause):
         return None
-    reason = " ".join(str(cause).split())[:200]
+    reason = in_short(cause)
     return PeerError(
         f"another process is gone, and this one cannot continue without it ({reason}); run the same"
         " command in all of them to resume"

@@ -22,7 +22,6 @@ from bat_jax.runtime.storage import AnyPath
 # Files that `written_whole` and joining processes leave behind when killed.
 _PARTIAL = re.compile(r"\..+\.\d+\.part|\.process_\d+\.part")
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class NoLocksError(OSError):
@@ -31,16 +30,13 @@ class NoLocksError(OSError):
 
 @contextlib.contextmanager
 def naming(path: AnyPath) -> Iterator[None]:
-    """Adds the path to an OSError of the block that lacks one, and advice for a full disk."""
+    """Adds the path to an OSError of the block that lacks one."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL and error.filename is not None:
+        if error.filename is not None:
             raise
-        text = error.strerror or str(error)
-        if error.errno in _FULL:
-            text += "; free space there, and run the same command to resume"
-        raise OSError(error.errno, text, str(error.filename or path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def open_plain(path: Path, flags: int) -> int:

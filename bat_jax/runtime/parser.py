@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from bat_jax import environment
 from bat_jax.errors import UserError, in_short, is_out_of_memory
 
 
@@ -44,11 +45,14 @@ class Parser(argparse.ArgumentParser):
         """
         try:
             work()
+            sys.stdout.flush()
         except UserError as error:
             return self.failed(str(error), 2)
         except failures as error:
             return self.failed(str(error), 1)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and environment.has_lost_reader():
+                return 1
             reason = f"{error.filename or about}: {error.strerror or error}"
             return self.failed(f"{reason}{advice(error)}", 1)
         except KeyboardInterrupt:

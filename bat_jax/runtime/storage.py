@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from etils import epath
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 
 AnyPath: TypeAlias = Path | epath.Path
 
@@ -103,7 +103,7 @@ def check_writable(folder: AnyPath) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket"
-    return " ".join(str(error).split()) or type(error).__name__
+    return in_short(error)
 
 
 def _forget_listings() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.runtime import distributed, files
 from bat_jax.runtime.files import write_json
 from bat_jax.runtime.plain import differences, plain
@@ -49,6 +49,8 @@ _FREE = (
     "programs.members_at_once",
     "checkpoint.keep",
 )
+# Fields that decide which sections a config has.
+_KINDS = ("job: ", "objective.name: ")
 # Fields whose values are mappings with user-defined names.
 _MAPPINGS = (
     *("findings.variants", "findings.arms", "findings.factors"),
@@ -181,26 +183,20 @@ def _claim(
         )
         return
     theirs, digests = read(path)
+    # Another job or method has sections of its own, which are not those of another version.
+    whole = _filled(theirs, plain(defaults))
+    _check_same(workdir, [row for row in differences(whole, ours) if row.startswith(_KINDS)])
     check_known(path, theirs, plain(defaults))
-    theirs = _filled(theirs, plain(defaults))
+    theirs = whole
     if config.job == "memorization":
         # Members can be added to an ensemble, but not to finished findings, which used fewer.
         free = (*free, "memorization.members")
-    # Without synchronised batch norm, results depend on each device's share of the batch.
-    ignored = (
-        *_FREE,
-        *(f"{field}: " for field in free),
-        *(("parallel.",) if config.model.sync_batch_norm else ()),
-    )
+    ignored = (*_FREE, "parallel.", *(f"{field}: " for field in free))
     found = [row for row in differences(theirs, ours) if not row.startswith(ignored)]
+    if not config.model.sync_batch_norm:
+        found += _other_devices(path, theirs, ours)
     changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
-    if found:
-        raise UserError(
-            f"{workdir}: holds a run of another config (field: there, here): "
-            + "; ".join(found)
-            + "; name another folder, or run the same config (configs/evaluation.py evaluates a"
-            " finished run in another way)"
-        )
+    _check_same(workdir, found)
     if changed:
         raise UserError(
             f"{workdir}: holds a run on other data ({', '.join(changed)} differ); name another"
@@ -209,6 +205,27 @@ def _claim(
     if model is not None:
         _check_model(workdir, path, model)
     _update(path, [field.split(".") for field in free], ours)
+
+
+def _check_same(workdir: AnyPath, differing: Sequence[str]) -> None:
+    """Raises a UserError if fields of a config differ from those of the folder's run."""
+    if differing:
+        raise UserError(
+            f"{workdir}: holds a run of another config (field: there, here): "
+            + "; ".join(differing)
+            + "; name another folder, or run the same config (configs/evaluation.py evaluates a"
+            " finished run in another way)"
+        )
+
+
+def _other_devices(path: AnyPath, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Returns in which number of devices two runs differ.
+
+    Without synchronised batch norm, results depend on each device's share of the batch.
+    """
+    there = theirs["parallel"]["devices"] or len(_read(path).get("devices", ()))
+    here = ours["parallel"]["devices"] or jax.device_count()
+    return [] if there == here else [f"parallel.devices: {there}, {here}"]
 
 
 def _check_model(workdir: AnyPath, path: AnyPath, model: Mapping[str, Any]) -> None:
@@ -330,7 +347,7 @@ def _read(path: AnyPath) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: not a run's config ({' '.join(str(error).split())}); expected config.json as"
+            f"{path}: not a run's config ({in_short(error)}); expected config.json as"
             " a run writes it"
         ) from None
     if not isinstance(content, dict):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from bat_jax import outside, parallel
 from bat_jax.data import Dataset
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.methods import Memory, Method, Metrics
 from bat_jax.models import Classifier, name_of
 from bat_jax.training.layout import leaves
@@ -64,6 +64,7 @@ def check_model(model: Classifier, dataset: Dataset, mesh: Mesh, method: Method)
                 f"{name}: returns other batch statistics in training than init returns; expected"
                 " the same names and shapes"
             )
+        _check_statistics(name, updated)
         return jnp.zeros(())
 
     checked = parallel.over_devices(
@@ -81,14 +82,14 @@ def check_model(model: Classifier, dataset: Dataset, mesh: Mesh, method: Method)
         raise
     except flax.errors.ModifyScopeVariableError as error:
         raise UserError(
-            f"{name}: changes a variable in a forward pass ({_one_line(error)}); expected only"
+            f"{name}: changes a variable in a forward pass ({in_short(error)}); expected only"
             " variables of the collection 'batch_stats' to change"
         ) from error
     # The module is the user's, so it may raise anything.
     except Exception as error:
         raise UserError(
             f"{name}: fails for images of shape {dataset.image_shape}"
-            f" ({_one_line(outside.raised(error))}); expected a Flax module from images in [0, 1]"
+            f" ({outside.raised(error)}); expected a Flax module from images in [0, 1]"
             " to logits, whose call may take train and features"
         ) from error
 
@@ -167,8 +168,15 @@ def _check_features(name: str, features: Any, images: int, method: Method) -> No
         )
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+def _check_statistics(name: str, updated: Mapping[str, Any]) -> None:
+    """Checks that batch statistics can be averaged over devices without changing their type."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updated):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            variable = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(
+                f"{name}: has {_shown(leaf)} as {variable}; expected floating-point batch"
+                " statistics, which are averaged over the devices"
+            )
 
 
 def _check_logits(name: str, logits: Any, shape: tuple[int, int]) -> None:

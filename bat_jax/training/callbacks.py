@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """A record of a run, as in metrics.jsonl.
+    """A record of a run; metrics.jsonl has it with a rounded epoch and its finite values.
 
     Attributes:
       step: the number of steps done.
@@ -44,7 +44,11 @@ class Callback:
         """
 
     def on_record(self, record: Record) -> None:
-        """Is called with every record: every `train.log_every` steps, and for each validation."""
+        """Is called with every record.
+
+        There is one every `train.log_every` steps and at the end of every epoch, for each
+        validation and each tracked split, and for a collapse.
+        """
 
     def on_end(self, results: Mapping[str, Any] | None) -> None:
         """Is called once if `on_start` was.
@@ -128,8 +132,7 @@ def _called(callback: Callback, name: str, *values: Any) -> None:
     try:
         getattr(callback, name)(*values)
     except Exception as error:
-        reason = " ".join(outside.raised(error).split())
         raise UserError(
-            f"callback {type(callback).__name__}: {name} fails ({reason}); expected no error: a run"
-            " with a folder resumes from its last checkpoint"
+            f"callback {type(callback).__name__}: {name} fails ({outside.raised(error)}); expected"
+            " no error: a run with a folder resumes from its last checkpoint"
         ) from error

@@ -36,7 +36,7 @@ def warn_of_unused_model_fields(config: ConfigDict) -> None:
     unused = [name for name in _OF_OUR_MODELS if config.model[name] != usual[name]]
     if unused:
         log.warning(
-            "the model makes its own choices: %s have no effect on a model from outside",
+            "a model from outside makes its own choices: it does not read %s",
             ", ".join(f"config.model.{name}" for name in unused),
         )
 
@@ -57,6 +57,7 @@ def warn(config: ConfigDict, method: Method, *, epochs: float, total_steps: int)
       total_steps: the length of the training in steps.
     """
     _warn_of_late_starts(config, method, epochs)
+    _warn_of_long_warmups(config, method, epochs)
     _warn_of_learning_rate(config, epochs, total_steps)
     _warn_of_no_average(config, epochs)
     _warn_of_one_step(config, method)
@@ -82,6 +83,23 @@ def _warn_of_late_starts(config: ConfigDict, method: Method, epochs: float) -> N
             start,
             method.name,
         )
+
+
+def _warn_of_long_warmups(config: ConfigDict, method: Method, epochs: float) -> None:
+    """Warns if epsilon or the learning rate would never reach its value."""
+    for name, what, length in (
+        ("attack", "epsilon", config.attack.warmup_epochs if method.attack else 0.0),
+        ("train.schedule", "the learning rate", config.train.schedule.warmup_epochs),
+    ):
+        if length > epochs:
+            log.warning(
+                "training ends with epoch %g: %s, which warms up over %g, never reaches its value"
+                " (config.%s.warmup_epochs)",
+                epochs,
+                what,
+                length,
+                name,
+            )
 
 
 def _warn_of_learning_rate(config: ConfigDict, epochs: float, total_steps: int) -> None:

@@ -91,9 +91,12 @@ def hold_out(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split]:
     """Returns random validation and training images."""
     examples, held_out, subset = len(dataset.train), config.data.validation, config.data.subset
     if held_out + max(subset, 1) > examples:
+        both = f"config.data.validation is {held_out} and config.data.subset {subset}; expected"
+        those = f"the {examples} training images of {dataset.name}"
         raise UserError(
-            f"config.data.validation is {held_out} and config.data.subset {subset}; expected"
-            f" together at most the {examples} training images of {dataset.name}"
+            f"{both} together at most {those}"
+            if subset
+            else f"{both} fewer held out than {those}, so that some are left to train on"
         )
     key = keys.derive(data_seed(config), keys.Purpose.VALIDATION_SPLIT)
     order = np.asarray(jax.random.permutation(key, examples), np.int64)

@@ -85,8 +85,8 @@ class Meter:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise NonFiniteError(
-                f"step {step}: not finite: {', '.join(bad)}; earlier checkpoints are intact: lower"
-                " config.train.optimizer.learning_rate, or check the data"
+                f"step {step}: not finite: {', '.join(bad)}; earlier checkpoints, if any, are"
+                " intact: lower config.train.optimizer.learning_rate, or check the data"
             )
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value

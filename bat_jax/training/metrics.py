@@ -5,11 +5,14 @@ import logging
 import math
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from bat_jax.evaluation.runs import scan_records
 from bat_jax.runtime.files import naming, open_plain, written_whole
@@ -60,7 +63,7 @@ class MetricsLog:
             file.writelines(kept)
         descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND)
         self._file = os.fdopen(descriptor, "a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1)
+        self._tensorboard = _Events(workdir / "tensorboard", resumed_step=resumed_step)
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Records the finite values under their names."""
@@ -69,17 +72,49 @@ class MetricsLog:
         with naming(self._path):
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
-        for name, value in finite.items():
-            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+        self._tensorboard.write(step, split, finite)
 
     def flush(self) -> None:
-        """Flushes TensorBoard's buffers; lines are written immediately."""
-        self._tensorboard.flush()
+        """Does nothing: records are written immediately."""
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Closes the files."""
         self._file.close()
         self._tensorboard.close()
+
+
+class _Events:
+    """The scalars of a run for TensorBoard.
+
+    tensorboardX's `SummaryWriter` writes in a thread, which a full disk ends; its queue then fills,
+    and the run waits forever. Here the writer raises the error.
+    """
+
+    def __init__(self, folder: Path, *, resumed_step: int):
+        """Begins a file, from whose first step on TensorBoard ignores those of earlier files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        with naming(folder):
+            # Without the step, a run resumed within a second would overwrite its file.
+            self._writer = EventsWriter(str(folder / "events"), f".{resumed_step}")
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(_event(resumed_step + 1, session_log=start))
+            self._writer.flush()
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        with naming(self._folder):
+            for name, value in values.items():
+                summary = scalar(f"{split}/{name}", value)
+                self._writer.write_event(_event(step, summary=summary))
+            self._writer.flush()
+
+    def close(self) -> None:
+        with naming(self._folder):
+            self._writer.close()
+
+
+def _event(step: int, **content: object) -> Event:
+    return Event(step=step, wall_time=time.time(), **content)
 
 
 class UploadedLog:

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 
 _PREFIX = "optax:"
 # Arguments of optax's optimizers that limit weight decay to some parameters.
@@ -100,8 +100,8 @@ def _of_optax(
     for name, value in options.items():
         if not _is_plain(value):
             raise UserError(
-                f"config.train.optimizer.options has {name} {value!r}; expected numbers, texts and"
-                " lists of them, which a run can record, such as 'bfloat16' for a type"
+                f"config.train.optimizer.options has {name} {value!r}; expected finite numbers,"
+                " texts and lists of them, which a run can record, such as 'bfloat16' for a type"
             )
     has_decay = "weight_decay" in taken
     masks = [name for name in _MASKS if name in taken]
@@ -120,7 +120,7 @@ def _of_optax(
     # The optimizer is not part of this package and may raise anything.
     except Exception as error:
         raise UserError(
-            f"{where} with options {options}; it fails ({' '.join(str(error).split())}); expected"
+            f"{where} with options {options}; it fails ({in_short(error)}); expected"
             " an optimizer that needs nothing but gradients and parameters"
         ) from error
     if has_decay:
@@ -131,8 +131,8 @@ def _of_optax(
 def _is_plain(value: Any) -> bool:
     """Returns whether a run's config.json can record a value."""
     try:
-        json.dumps(value)
-    except TypeError:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
         return False
     return True
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from bat_jax import methods
 from bat_jax.config import default
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.plain import plain as as_plain
 from bat_jax.runtime.storage import AnyPath
@@ -79,6 +79,11 @@ def read_states(experiment: Experiment, run: AnyPath) -> dict[str, Saved]:
       CheckpointError: a system error prevented reading one.
     """
     folder = run / "checkpoints"
+    if not folder.is_dir() and experiment.config.job == "memorization":
+        raise UserError(
+            f"{run}: holds an ensemble, which keeps no checkpoints; expected the folder of a single"
+            " run"
+        )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the run's checkpoints: train it first")
     checkpoints = Checkpoints(
@@ -106,6 +111,11 @@ def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
     if not path.exists():
         raise UserError(f"{path}: no such file; expected the folder of a run")
     plain, digests = workdirs.read(path)
+    if plain.get("job") == "findings":
+        raise UserError(
+            f"{path.parent}: holds findings; expected a single run: name a folder in"
+            f" {path.parent / 'runs'}"
+        )
     config = default()
     config.objective.name = _method(path, plain)
     methods.complete(config)
@@ -116,7 +126,7 @@ def _config(path: AnyPath) -> tuple[ConfigDict, dict[str, str]]:
             config.update(_with_tuples(plain))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: not the config of a run of this version ({' '.join(str(error).split())})"
+            f"{path}: not the config of a run of this version ({in_short(error)})"
         ) from None
     return config, digests
 

@@ -390,7 +390,7 @@ def test_a_run_on_other_data_is_not_exported(run, tmp_path, capsys):
         ({"resize": 16}, "config.model.resize is 16, which a file of weights does not hold"),
         (
             {"name": "tests.networks:create", "width": None},
-            "'tests.networks:create' is unknown; expected one of",
+            "its model, tests.networks:create, is from outside the package; expected one of",
         ),
     ],
 )

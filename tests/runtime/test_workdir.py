@@ -129,6 +129,30 @@ def test_a_field_of_a_newer_version_is_refused_by_name(folder):
         claim(folder)
 
 
+def test_a_run_of_another_job_or_method_is_not_called_one_of_another_version(folder, tmp_path):
+    with pytest.raises(UserError, match=r"another config .*: job: 'train', 'findings'; name"):
+        claim(folder, configs.findings(), configs.findings())
+    edit(folder, lambda content: content["config"]["objective"].update(name="my:Focal", focal={}))
+    with pytest.raises(UserError, match=r"another config .*: objective.name: 'my:Focal', 'bat'; n"):
+        claim(folder)
+
+
+def test_without_synchronised_batch_norm_the_number_of_devices_must_stay(tmp_path):
+    config = configs.default()
+    config.model.sync_batch_norm = False
+    claim(tmp_path, config)
+    claim(tmp_path, config)
+    config.parallel.devices = 8  # As many as there are: the same.
+    claim(tmp_path, config)
+    config.parallel.devices = 0
+    edit(tmp_path, lambda content: content.update(devices=["cpu:0", "cpu:1"]))
+    with pytest.raises(UserError, match=r"another config .*: parallel.devices: 2, 8; name"):
+        claim(tmp_path, config)
+    config.model.sync_batch_norm = True
+    edit(tmp_path, lambda content: content["config"]["model"].update(sync_batch_norm=True))
+    claim(tmp_path, config)
+
+
 def test_mappings_that_users_fill_are_compared_as_they_are(tmp_path):
     config = configs.findings().unlock()
     config.findings.variants = {"mine": {"alpha": 2.0}}

@@ -53,12 +53,17 @@ class Plain(nn.Module):
 
     outputs: int = 10
     counted: bool = False
+    batches: bool = False
 
     @nn.compact
     def __call__(self, images):
         if self.counted:
             count = self.variable("counts", "calls", jnp.zeros, ())
             count.value += 1.0
+        if self.batches:
+            count = self.variable("batch_stats", "batches", jnp.zeros, (), jnp.int32)
+            if self.is_mutable_collection("batch_stats"):
+                count.value += 1
         return nn.Dense(self.outputs)(images.reshape(len(images), -1))
 
 
@@ -78,6 +83,7 @@ def test_features_are_needed_by_methods_that_compare_them_alone(tiny_config):
     [
         (Plain(outputs=9), r"logits that are float32 of shape \(2, 9\)"),
         (Plain(counted=True), "changes a variable in a forward pass .*counts.*batch_stats"),
+        (Plain(batches=True), "has int32 of shape .* as batch_stats/batches; expected floating"),
         (nnx.Linear(64, 10, rngs=nnx.Rngs(0)), r"model Linear: .*shape \(2, 8, 8, 10\)|fails for"),
     ],
 )

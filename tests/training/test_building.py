@@ -31,6 +31,7 @@ from tests.estimates import write_digits_estimates
         ("attack.norm", "l1", ["attack.norm", "linf or l2"]),
         ("train.batch_size", 5000, ["batch_size", "5000", "256 training images"]),
         ("data.validation", 5000, ["data.validation", "5000"]),
+        ("data.subset", 1340, ["validation is 32 and", "subset 1340; expected together at most"]),
         ("train.schedule.name", "step", ["schedule.name", "one_cycle"]),
         ("train.ema", 1.0, ["train.ema"]),
         ("train.optimizer.weight_decay", float("nan"), ["weight_decay", "finite"]),
@@ -84,6 +85,8 @@ def test_an_l2_attack_that_reaches_any_image_is_refused(tiny_config):
     [
         ({"train.schedule.boundaries": (2.0, 5.0)}, "the learning rate never decays"),
         ({"train.schedule.name": "one_cycle"}, "takes 8 step(s): the first has a learning rate of"),
+        ({"train.schedule.warmup_epochs": 3.0}, "the learning rate, which warms up over 3, never"),
+        ({"attack.warmup_epochs": 3.0}, "epsilon, which warms up over 3, never reaches its value"),
     ],
 )
 def test_a_schedule_beyond_the_training_gives_a_warning(tiny_config, caplog, fields, words):
@@ -197,7 +200,7 @@ def test_held_out_images_can_stand_in_for_the_test_set(tiny_config):
 def test_fields_that_a_model_from_outside_does_not_read_are_named(tiny_config, caplog):
     build(tiny_config(**{"model.width": 4, "model.dtype": "bfloat16"}))
     (message,) = caplog.messages
-    assert "config.model.width, config.model.dtype have no effect" in message
+    assert "does not read config.model.width, config.model.dtype" in message
 
 
 def test_images_are_normalised_by_their_own_statistics(tiny_config):

@@ -116,6 +116,7 @@ def test_layers_near_the_input_learn_more_slowly():
             {"name": "optax:adam", "options": {"mu_dtype": np.float32}},
             "options has mu_dtype <class",
         ),
+        ({"name": "optax:adam", "options": {"eps": float("inf")}}, "has eps inf; expected finite"),
         ({"name": "optax:polyak_sgd"}, "expected an optimizer of optax"),
         ({"name": "optax:lbfgs"}, "it fails .*expected an optimizer that needs nothing but"),
         ({"name": "optax:novograd", "decay_all": False}, "whose weight decay takes no mask"),

@@ -36,6 +36,12 @@ def test_a_field_that_the_run_lacks_has_its_default(written):
     assert digests == {"train": "0"}
 
 
+def test_a_folder_of_findings_is_no_single_run(written):
+    path = written(lambda config: config.update(job="findings", findings={}))
+    with pytest.raises(UserError, match="holds findings; expected a single run: name a folder in"):
+        saved.read_run(path.parent)
+
+
 def test_a_field_of_a_newer_version_is_named(written):
     path = written(lambda config: config["train"].update(warmup=3))
     with pytest.raises(UserError, match=r"does not know: train\.warmup; the run was begun by an"):

@@ -13,7 +13,7 @@ from jaxtyping import Int64, Shaped, UInt8
 from bat_jax.data import image_folder, images
 from bat_jax.data.dataset import Dataset, Split, positions
 from bat_jax.data.reading import is_stray, open_regular, read_at_most
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 
 NAMES = (
     "gaussian_noise",
@@ -316,8 +316,7 @@ def _opened(path: Path) -> Any:
     except Exception as error:
         if isinstance(error, UserError):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be read ({reason}); {expected}") from None
+        raise UserError(f"{path}: cannot be read ({in_short(error)}); {expected}") from None
     if not isinstance(found, np.ndarray):
         found.close()
         raise UserError(f"{path}: holds several arrays; {expected}")
