@@ -156,7 +156,9 @@ def _run(arguments: "Arguments", program: str) -> int:
             return _run_job(arguments, workdir)
         # Unknown errors of any class are raised again below.
         except (Exception, KeyboardInterrupt) as error:
-            found = None if _is_of_output(error) else _failure(error, workdir)
+            if isinstance(error, BrokenPipeError) and environment.has_lost_reader():
+                return 1
+            found = _failure(error, workdir)
             if found is None:
                 raise
             message, status = found
@@ -362,11 +364,6 @@ def _failure(error: BaseException, workdir: "AnyPath") -> tuple[str, int] | None
         return f"{error.filename or workdir}: {error.strerror or in_short(error)}; {remedy}", 1
     lost = distributed.peer_lost(error)
     return None if lost is None else (str(lost), 1)
-
-
-def _is_of_output(error: BaseException) -> bool:
-    """Returns whether the reader of the output has exited."""
-    return isinstance(error, BrokenPipeError) and environment.has_lost_reader()
 
 
 def _fail(message: str, status: int, program: str) -> int:

@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import bat_jax
-from bat_jax import arguments, cli, overrides
+from bat_jax import arguments, cli, environment, overrides
 from bat_jax import config as configs
 from bat_jax.errors import UserError
 from bat_jax.overrides import Override
@@ -325,6 +325,17 @@ def test_the_reader_of_the_output_may_leave():
         ["bash", "-c", pipe], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert (ended.stdout, ended.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize(("is_of_output", "words"), [(True, ""), (False, "run: Broken pipe; fix")])
+def test_a_broken_pipe_is_an_error_unless_it_is_that_of_the_output(
+    failing, monkeypatch, is_of_output, words
+):
+    monkeypatch.setattr(environment, "has_lost_reader", lambda: is_of_output)
+    ended = failing(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    assert ended.returncode == 1
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == bool(words)
 
 
 def test_an_error_of_the_program_itself_is_raised(failing):
