@@ -277,7 +277,7 @@ def test_attacks_search_in_the_type_of_the_config(weights, tmp_path, monkeypatch
 
 def test_the_page_speaks_of_weights_and_not_of_training(evaluated):
     page = single._page(runs.read(evaluated[1]))
-    assert page.summary.startswith("Weights of a file, test set: clean ")
+    assert page.summary.startswith("Weights of a file, test images: clean ")
     assert set(page.facts) == {"Data", "Model", "Attack", "Run on", "Code"}
 
 

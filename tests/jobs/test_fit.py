@@ -1,12 +1,14 @@
 """Attacks on a finished training use its config, except for what the caller names."""
 
 import json
+import signal
 
 import pytest
 
 from bat_jax.attacks.versions import STANDARD
 from bat_jax.errors import UserError
 from bat_jax.jobs import fit, train
+from bat_jax.runtime.interruption import Interrupted
 from tests.networks import Normalized
 from tests.training.conftest import built, tiny
 
@@ -24,6 +26,19 @@ def test_a_version_replaces_the_attacks_of_the_config(monkeypatch, options, atta
     assert given.get("attacks") == attacks
     assert given.get("version") == options.get("version")
     assert given["epsilon"] == 0.1
+
+
+def test_a_stopped_run_without_a_folder_promises_no_resumption(monkeypatch):
+    def stop(*_):
+        raise Interrupted(signal.SIGTERM, "step 3 is saved")
+
+    monkeypatch.setattr(fit, "_fit_in", stop)
+    with pytest.raises(
+        Interrupted, match=r"^stopped by SIGTERM: without a workdir, nothing is sav"
+    ):
+        fit.fit(tiny("standard"))
+    with pytest.raises(Interrupted, match="step 3 is saved; run the same command to resume"):
+        fit.fit(tiny("standard"), workdir="run")
 
 
 class Claimed(Exception):

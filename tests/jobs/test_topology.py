@@ -14,6 +14,7 @@ from configs import digits_bat
 from tests.command import refused
 from tests.estimates import write_digits_estimates
 from tests.jobs.test_train import ROOT
+from tests.training.conftest import built, tiny
 
 has_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: make topology"
@@ -57,6 +58,14 @@ def test_the_roofline_counts_a_collective_of_the_loop_at_every_attack_step():
     assert talk == pytest.approx(2 * 0.75 * 0.1, rel=1e-3)
     assert looped.seconds(chip, 4, 10)[2] == pytest.approx(10 * talk)
     assert once.seconds(chip, 1, 10)[2] == 0
+
+
+def test_a_batch_in_parts_costs_as_much_as_a_whole_one():
+    whole, parts = (
+        topology.measure(built(tiny("standard", **{"train.accumulation": n}))) for n in (1, 2)
+    )
+    # Each part computes its forward pass once more.
+    assert 1 < parts.flops / whole.flops < 1.5
 
 
 def test_an_unknown_generation_is_refused():
