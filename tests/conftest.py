@@ -91,7 +91,10 @@ def _empty():
 
 # Files whose tests share runs or compiled steps, and are tested by one worker.
 _TOGETHER = {
-    "report": ("test_report.py", "test_transfer.py", "test_curve.py", "test_union.py"),
+    "report": (
+        *("test_report.py", "test_transfer.py", "test_curve.py", "test_union.py"),
+        "test_pictures.py",
+    ),
     "steps": (
         "test_step.py",
         "test_methods.py",

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from scipy import stats
 
+from bat_jax.attacks.versions import STANDARD
 from bat_jax.evaluation.sampled import Sampled, SampleRecord
 
 # The evaluated checkpoints: the best on the validation images, and the last.
@@ -269,13 +270,40 @@ class Evaluation:
         """The strongest attack: AutoAttack, a PGD, or `CLEAN` for none."""
         return strongest(tuple(self.all))
 
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks of AutoAttack that were run, in order; none if the results name none."""
+        return tuple(self.broken_by)
+
     def title(self, measure: Measure) -> str:
-        """Returns a measure's title, which names an estimate."""
+        """Returns a measure's title, which names attacks other than the standard ones."""
         return measure.title + self.note(measure)
 
     def note(self, measure: Measure) -> str:
-        """Returns what to add to a measure's name: that it is an estimate, or nothing."""
-        return " (sampled)" if self.sample and measure == AUTOATTACK else ""
+        """Returns what to add to a measure's title: its attacks, or that it is an estimate."""
+        attacks = self.attacks if measure == AUTOATTACK else ()
+        return noted(attacks, is_sampled=self.is_estimate(measure))
+
+    def is_estimate(self, measure: Measure) -> bool:
+        """Returns whether not every image has a verdict under a measure."""
+        return self.sample is not None and measure == AUTOATTACK
+
+
+def is_standard(attacks: Sequence[str]) -> bool:
+    """Returns whether AutoAttack ran at least its standard attacks; assumed of no names."""
+    return not attacks or set(STANDARD) <= set(attacks)
+
+
+def noted(attacks: Sequence[str], *, is_sampled: bool) -> str:
+    """Returns what to add to AutoAttack's title: ` (apgd-ce; sampled)`, or nothing.
+
+    Args:
+      attacks: that were run; none if they are not known.
+      is_sampled: whether the last of them were run on a sample of the images.
+    """
+    words = [] if is_standard(attacks) else [", ".join(attacks)]
+    words += ["sampled"] if is_sampled else []
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _groups(content: Mapping[str, Any]) -> dict[str, Accuracies]:
@@ -332,7 +360,9 @@ def table(results: Mapping[str, Any]) -> str:
     for state, found in evaluations(results).items():
         for group, accuracies in found.groups.items():
             for measure, value in accuracies.items():
-                title = f"{state} {measure.key}{found.note(measure)}"
+                # A line below names the attacks.
+                note = noted((), is_sampled=found.is_estimate(measure))
+                title = f"{state} {measure.key}{note}"
                 lines.append(_line(title + (f", {group}" if group else ""), value))
         if found.corrupted:
             lines.append(_line(f"{state} corruptions, mean", found.corrupted.mean))

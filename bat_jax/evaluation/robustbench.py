@@ -109,7 +109,7 @@ def model_info(
     if evaluation.corrupted is not None and set(evaluation.corrupted.by) == set(NAMES):
         corruptions = {"corruptions_acc": _percent(evaluation.corrupted.mean.accuracy)}
     # A data set of few classes excludes attacks that were named.
-    ran = tuple(evaluation.broken_by or attacks)
+    ran = evaluation.attacks or tuple(attacks)
     is_standard = ran == STANDARD and evaluation.sample is None
     return {
         "link": None,

@@ -23,15 +23,16 @@ from bat_jax.runtime.storage import AnyPath, as_path
 
 _COUNT = Number(low=0, whole=True)
 _PART = Number(low=0, high=1)
-_ACCURACY = Object(
+ACCURACY = Object(
     {"accuracy": _PART, "n": Number(low=1, whole=True), "interval": ListOf(_PART, length=2)}
 )
+"""The shape of an accuracy with its interval, in results.json and beside it."""
 _MEASURES = "a measure, as clean, pgd20, pgd20_margin or autoattack"
-_GROUP = Object({"clean": _ACCURACY}, {}, _ACCURACY, Measure.is_key, _MEASURES)
+_GROUP = Object({"clean": ACCURACY}, {}, ACCURACY, Measure.is_key, _MEASURES)
 _TEST = Object(
-    {"clean": _ACCURACY},
+    {"clean": ACCURACY},
     dict.fromkeys(GROUPS, _GROUP),
-    _ACCURACY,
+    ACCURACY,
     Measure.is_key,
     f"{_MEASURES}, or {' or '.join(GROUPS)}",
 )
@@ -45,9 +46,9 @@ _SAMPLE = Object(
     }
 )
 _VERSIONS = Object(
-    {"mean": _ACCURACY}, {}, _ACCURACY, ("1", "2", "3", "4", "5").__contains__, "1 to 5"
+    {"mean": ACCURACY}, {}, ACCURACY, ("1", "2", "3", "4", "5").__contains__, "1 to 5"
 )
-_CORRUPTIONS = Object({"mean": _ACCURACY, "by": Object(others=_VERSIONS)})
+_CORRUPTIONS = Object({"mean": ACCURACY, "by": Object(others=_VERSIONS)})
 _STATE = Object(
     {"test": _TEST},
     {

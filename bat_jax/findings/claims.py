@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from bat_jax.evaluation.records import AUTOATTACK, STATES, Measure
 from bat_jax.findings import looks, power
-from bat_jax.findings.contrasts import is_adversarial
+from bat_jax.findings.contrasts import is_adversarial, tested
 from bat_jax.findings.results import measure_title
 
 Verdict = Literal["supported", "refuted", "undecided"]
@@ -42,7 +42,7 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
     methods = summary["methods"]
     return [
         _regime(summary["regime"]),
-        _a(summary["gains"]["pgd_at"], summary["attacks"]["tracked"]),
+        _a(summary),
         *(_b(summary, row) for row in summary["removal"]),
         *(_harmful(summary, row) for row in summary.get("harmful", ())),
         *(
@@ -113,7 +113,9 @@ def _regime(regime: Mapping[str, Any]) -> Claim:
     )
 
 
-def _a(gains: Mapping[str, Any], attack: str) -> Claim:
+def _a(summary: Mapping[str, Any]) -> Claim:
+    gains, attack = summary["gains"]["pgd_at"], summary["attacks"]["tracked"]
+    images = f"atypical {tested(summary)}"
     statement = (
         "(a) Memorizing atypical training samples raises clean accuracy on atypical test samples"
         " but hardly their robust accuracy."
@@ -121,12 +123,12 @@ def _a(gains: Mapping[str, Any], attack: str) -> Claim:
     rule = (
         "Gains of pgd_at from the record where its accuracy on atypical training images is half of"
         " the way from the first to the last value, to the last record. Supported if the interval"
-        " of the clean gain on atypical test images and that of the clean gain minus the robust one"
+        f" of the clean gain on {images} and that of the clean gain minus the robust one"
         " both lie above 0; refuted if one lies below 0; else undecided."
     )
     atypical = gains.get("atypical")
     if atypical is None:
-        return Claim("a", statement, rule, "undecided", "No atypical test images were tracked.")
+        return Claim("a", statement, rule, "undecided", f"No {images} were tracked.")
     title = Measure.parse(attack).title
     clean, beyond = atypical["clean"], atypical["clean_minus_robust"]
     verdict = _verdict([sign(clean), sign(beyond)])
@@ -151,9 +153,9 @@ def _b(summary: Mapping[str, Any], row: Mapping[str, Any]) -> Claim:
         f" removed, {state} checkpoint)."
     )
     rule = (
-        f"Difference of robust accuracy ({title}) on typical test images: without the atypical"
-        " training images minus without equally many random ones. Supported if its interval lies"
-        " above 0, refuted if below, else undecided."
+        f"Difference of robust accuracy ({title}) on typical {tested(summary)}: without the"
+        " atypical training images minus without equally many random ones. Supported if its"
+        " interval lies above 0, refuted if below, else undecided."
     )
     return _of_removal(name, statement, rule, summary, row)
 
@@ -170,10 +172,10 @@ def _harmful(summary: Mapping[str, Any], row: Mapping[str, Any]) -> Claim:
         else f"(b) Harmful images hurt typical ones more than merely atypical images do ({about})."
     )
     rule = (
-        f"Difference of robust accuracy ({title}) on typical test images, none of which chose the"
-        f" harmful ones: without the harmful training images minus without equally many {others}"
-        " ones of the same classes. Supported if its interval lies above 0, refuted if below, else"
-        " undecided."
+        f"Difference of robust accuracy ({title}) on typical {tested(summary)}, none of which"
+        " chose the harmful ones: without the harmful training images minus without equally many"
+        f" {others} ones of the same classes. Supported if its interval lies above 0, refuted if"
+        " below, else undecided."
     )
     return _of_removal(f"b, {part} harmful, {others}, {state}", statement, rule, summary, row)
 
@@ -185,7 +187,7 @@ def _of_removal(
     attack = summary["attacks"]["removal"][row["state"]]
     title = measure_title(summary, attack)
     if "typical" not in row:
-        return Claim(name, statement, rule, "undecided", "No typical test images are known.")
+        return Claim(name, statement, rule, "undecided", f"No typical {tested(summary)} are known.")
     robust = row["typical"][attack]
     verdict = _verdict([sign(robust)])
     return Claim(
@@ -194,7 +196,7 @@ def _of_removal(
         rule,
         verdict,
         f"{row['removed']} images removed: {title} {points(robust)}, clean"
-        f" {points(row['typical']['clean'])} points on typical test images.",
+        f" {points(row['typical']['clean'])} points on typical {tested(summary)}.",
         **_looked(verdict, {title: robust}),
     )
 

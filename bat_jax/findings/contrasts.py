@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bat_jax.evaluation.records import CLEAN, Measure
+from bat_jax.evaluation.records import CLEAN, Measure, kind_of_tested
 from bat_jax.findings.removal import Removal
 from bat_jax.methods import has_attack
 
@@ -51,14 +51,14 @@ def measured(summary: Mapping[str, Any]) -> list[Contrast]:
     return [*_gains(summary), *_removals(summary), *_comparisons(summary)]
 
 
-def gain(measure: str, **fields: Any) -> Contrast:
-    """Returns the contrast of a gain of pgd_at on atypical test images."""
-    return Contrast("a", "gain of pgd_at, atypical test images", measure, **fields)
+def gain(measure: str, *, tested: str, **fields: Any) -> Contrast:
+    """Returns the contrast of a gain of pgd_at on atypical images of those tested."""
+    return Contrast("a", f"gain of pgd_at, atypical {tested}", measure, **fields)
 
 
-def removal(of: Removal, state: str, measure: str, **fields: Any) -> Contrast:
-    """Returns the contrast of a removal and its control on typical test images."""
-    name = f"{100 * of.part:g} % {of.kind} minus {of.control} removed, {state}, typical test images"
+def removal(of: Removal, state: str, measure: str, *, tested: str, **fields: Any) -> Contrast:
+    """Returns the contrast of a removal and its control on typical images of those tested."""
+    name = f"{100 * of.part:g} % {of.kind} minus {of.control} removed, {state}, typical {tested}"
     return Contrast("b", name, measure, arms=of.arms, **fields)
 
 
@@ -77,6 +77,14 @@ def is_adversarial(row: Mapping[str, Any]) -> bool:
     return bool(row.get("adversarial", has_attack(row["against"])))
 
 
+def tested(summary: Mapping[str, Any]) -> str:
+    """Returns what the tested images are: `test images`, or held-out training images.
+
+    Results of older versions do not say so; those that we have are of test images.
+    """
+    return kind_of_tested(summary.get("tested", 0))
+
+
 def beyond(attack: str) -> str:
     """Returns the measure of a clean gain minus a robust one."""
     return f"clean minus {attack}"
@@ -89,7 +97,13 @@ def _gains(summary: Mapping[str, Any]) -> list[Contrast]:
     attack = Measure.parse(summary["attacks"]["tracked"]).title
     images = summary["curves"]["pgd_at"]["test_atypical"]["images"]
     return [
-        gain(measure, images=images, values=_values(gains[key]), arms=("pgd_at",))
+        gain(
+            measure,
+            tested=tested(summary),
+            images=images,
+            values=_values(gains[key]),
+            arms=("pgd_at",),
+        )
         for key, measure in ((CLEAN.key, CLEAN.title), ("clean_minus_robust", beyond(attack)))
     ]
 
@@ -99,13 +113,14 @@ def _removals(summary: Mapping[str, Any]) -> list[Contrast]:
     for row in (*summary["removal"], *summary.get("harmful", ())):
         state, key = row["state"], summary["attacks"]["removal"][row["state"]]
         if "typical" in row:
-            tested = summary["accuracies"]["pgd_at"][state]["typical"][key]
+            typical = summary["accuracies"]["pgd_at"][state]["typical"][key]
             found.append(
                 removal(
                     Removal.of(row),
                     state,
                     Measure.parse(key).title,
-                    images=tested["images"],
+                    tested=tested(summary),
+                    images=typical["images"],
                     values=_values(row["typical"][key]),
                 )
             )

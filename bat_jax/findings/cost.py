@@ -14,7 +14,7 @@ from bat_jax import methods
 from bat_jax.attacks import sampling, versions
 from bat_jax.attacks.sampling import Sample
 from bat_jax.ensemble.cost import describe_ensemble, member_cost
-from bat_jax.evaluation.records import CLEAN, STATES, Measure
+from bat_jax.evaluation.records import CLEAN, STATES, Measure, kind_of_tested
 from bat_jax.findings import contrasts, looks, power
 from bat_jax.findings import plan as plans
 from bat_jax.findings.harmful import check_harmful
@@ -196,6 +196,7 @@ def _contrasts(config: ConfigDict, experiment: Experiment) -> list[contrasts.Con
     """
     attacks = plans.attacks(config)
     tested = _tested(config, experiment)
+    kind = kind_of_tested(config.data.tested)
     typical, atypical = tested, min(tested, config.evaluation.track.images)
     groups = experiment.typicality()
     if groups is not None and groups.test_typical is not None and groups.test_atypical is not None:
@@ -204,13 +205,13 @@ def _contrasts(config: ConfigDict, experiment: Experiment) -> list[contrasts.Con
         typical = int(np.sum(rows >= 0))
     tracked = Measure.parse(attacks["tracked"]).title
     found = [
-        contrasts.gain(measure, images=atypical)
+        contrasts.gain(measure, tested=kind, images=atypical)
         for measure in (CLEAN.title, contrasts.beyond(tracked))
     ]
     for removal in removals(config.findings):
         for state in STATES:
             title = Measure.parse(attacks["removal"][state]).title
-            found.append(contrasts.removal(removal, state, title, images=typical))
+            found.append(contrasts.removal(removal, state, title, tested=kind, images=typical))
     for state in STATES:
         title = Measure.parse(attacks["methods"][state]).title
         for ours, other in plans.comparisons(config):

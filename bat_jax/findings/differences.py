@@ -1,6 +1,5 @@
 """Paired differences of finished runs: without some training images, and between methods."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,7 +99,6 @@ def compared(
 ) -> list[dict[str, Any]]:
     """Returns the tests of one arm against others: over seeds, and image by image within a seed.
 
-    `p_holm` is the p value over seeds adjusted by Holm's method for all others and both measures.
     There is no test image by image where some images were not attacked by every attack.
 
     Args:
@@ -130,18 +128,31 @@ def compared(
                 **_within_seeds(arms[name], arms[other], state, measure),
             }
         rows.append(row)
-    tests = [row[measure] for row, measure in itertools.product(rows, (CLEAN.key, attack))]
-    tests = [test for test in tests if "p_value" in test]
-    for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
-        test["p_holm"] = adjusted
     return rows
+
+
+def adjust(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Gives comparisons `p_holm`, the p value over seeds adjusted by Holm's method.
+
+    All comparisons of a checkpoint are adjusted together: those of every arm, in both measures.
+
+    Args:
+      rows: of one or several calls of `compared`, or read from results.json.
+    """
+    for state in STATES:
+        found = [row for row in rows if row["state"] == state]
+        tests = [one for row in found for one in row.values() if isinstance(one, dict)]
+        tests = [test for test in tests if "p_value" in test]
+        for test, adjusted in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+            test["p_holm"] = adjusted
 
 
 def _within_seeds(
     ours: Sequence[Run], theirs: Sequence[Run], state: str, measure: str
 ) -> dict[str, Any]:
     """Returns the tests image by image, one per seed; nothing if verdicts are sampled."""
-    if any(run.evaluations[state].note(Measure.parse(measure)) for run in (*ours, *theirs)):
+    parsed = Measure.parse(measure)
+    if any(run.evaluations[state].is_estimate(parsed) for run in (*ours, *theirs)):
         return {}
     key = f"{state}_{measure}"
     tests = [_image_by_image(one, two, key) for one, two in zip(ours, theirs, strict=True)]

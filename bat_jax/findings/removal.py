@@ -25,6 +25,8 @@ from bat_jax.memorization import Estimates
 # Ids of images, in ascending order.
 Ids = Int64[np.ndarray, " _"]
 
+_WITHOUT = "pgd_at-without-"
+
 CONTROLS = ("merely-atypical", "balanced")
 """The controls of a removal of harmful images."""
 
@@ -63,7 +65,12 @@ def removals(settings: ConfigDict) -> list[Removal]:
 
 def arm(kind: str, part: float) -> str:
     """Returns the name of the runs that leave out a part of images of a kind."""
-    return f"pgd_at-without-{round(100 * part)}%-{kind}"
+    return f"{_WITHOUT}{round(100 * part)}%-{kind}"
+
+
+def is_removal(name: str) -> bool:
+    """Returns whether an arm leaves out training images."""
+    return name.startswith(_WITHOUT)
 
 
 class Harm(NamedTuple):

@@ -5,8 +5,9 @@ from typing import Any
 
 from bat_jax.config import PARTS
 from bat_jax.errors import UserError
-from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, Measure
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, Measure, noted
 from bat_jax.evaluation.tracking import SETS
+from bat_jax.findings.differences import adjust
 from bat_jax.findings.removal import CONTROLS
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import Flag, ListOf, Number, Object, Place, ShapeError, Text
@@ -123,6 +124,9 @@ _RESULTS = Object(
         "seconds": Number(low=0),
     },
     {
+        # Results of older versions have neither.
+        "tested": _COUNT,
+        "autoattack": ListOf(Text(), shortest=1),
         "sampled": Object(
             {
                 "attacks": ListOf(Text(), shortest=1),
@@ -147,6 +151,9 @@ _RESULTS = Object(
 def read_results(path: AnyPath) -> Mapping[str, Any]:
     """Reads the results.json of finished findings.
 
+    The p values over seeds are adjusted anew, because older versions adjusted those of each arm of
+    BAT alone.
+
     Raises:
       UserError: the file is missing or damaged.
       OSError: a system error prevented reading it.
@@ -154,13 +161,21 @@ def read_results(path: AnyPath) -> Mapping[str, Any]:
     what = "finished findings: run their command to the end"
     if not path.exists():
         raise UserError(f"{path.parent}: has no results.json; expected {what}")
-    return schema.read(path, _RESULTS, what)
+    results: Mapping[str, Any] = schema.read(path, _RESULTS, what)
+    for part in ("methods", "variants"):
+        adjust(results[part])
+    return results
 
 
 def measure_title(results: Mapping[str, Any], key: str) -> str:
-    """Returns the title of a measure, which names estimates from samples of the images."""
-    note = " (sampled)" if key == AUTOATTACK.key and "sampled" in results else ""
-    return Measure.parse(key).title + note
+    """Returns the title of a measure, which names attacks other than AutoAttack's standard ones.
+
+    It also names estimates from samples of the images.
+    """
+    title = Measure.parse(key).title
+    if key != AUTOATTACK.key:
+        return title
+    return title + noted(results.get("autoattack", ()), is_sampled="sampled" in results)
 
 
 def seeds_of(results: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from bat_jax.evaluation.runs import Run
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings import design
-from bat_jax.findings.differences import Arms, compared, removed
+from bat_jax.findings.differences import Arms, adjust, compared, removed
 from bat_jax.findings.looks import over_looks
 from bat_jax.findings.plan import attacks, comparisons, variant_arm
 from bat_jax.findings.removal import removals
@@ -33,7 +33,6 @@ def summarize(config: ConfigDict, arms: Arms, sizes: Mapping[str, int]) -> dict[
     settings = config.findings
     looks = tuple(settings.looks)
     strongest = attacks(config)
-    variants = [variant_arm(name) for name in settings.variants]
     tracked = strongest["tracked"]
     against: dict[str, list[str]] = {}
     for ours, other in comparisons(config):
@@ -43,6 +42,20 @@ def summarize(config: ConfigDict, arms: Arms, sizes: Mapping[str, int]) -> dict[
         searched["design"] = _designed(
             arms, settings.factors.to_dict(), strongest["variants"]["last"]
         )
+    methods = [
+        row
+        for state in STATES
+        for ours, others in against.items()
+        for row in compared(arms, ours, others, state, strongest["methods"][state], looks)
+    ]
+    named = [variant_arm(name) for name in settings.variants]
+    variants = [
+        row
+        for state in STATES
+        for row in compared(arms, "bat", named, state, strongest["variants"][state], looks)
+    ]
+    for rows in (methods, variants):
+        adjust(rows)
     curves = {name: _curves(arms[name]) for name in settings.tracked}
     return {
         "attacks": strongest,
@@ -51,19 +64,12 @@ def summarize(config: ConfigDict, arms: Arms, sizes: Mapping[str, int]) -> dict[
         "curves": curves,
         "gains": {name: _gains(arms[name], tracked, looks) for name in settings.tracked},
         "accuracies": {name: _accuracies(runs) for name, runs in arms.items()},
+        "tested": config.data.tested,
+        **_autoattack(arms),
         **_sampled(arms),
         **removed(arms, sizes, removals(settings), strongest["removal"], looks),
-        "methods": [
-            row
-            for state in STATES
-            for ours, others in against.items()
-            for row in compared(arms, ours, others, state, strongest["methods"][state], looks)
-        ],
-        "variants": [
-            row
-            for state in STATES
-            for row in compared(arms, "bat", variants, state, strongest["variants"][state], looks)
-        ],
+        "methods": methods,
+        "variants": variants,
         **searched,
     }
 
@@ -139,6 +145,13 @@ def _of_group(tests: Sequence[Accuracies]) -> dict[str, Any]:
         }
         for measure, value in tests[0].items()
     }
+
+
+def _autoattack(arms: Arms) -> dict[str, Any]:
+    """Returns the attacks that AutoAttack ran, if any run was evaluated with it."""
+    tests = (test for runs in arms.values() for run in runs for test in run.evaluations.values())
+    attacks = next((test.attacks for test in tests if test.attacks), None)
+    return {} if attacks is None else {"autoattack": list(attacks)}
 
 
 def _sampled(arms: Arms) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings import power
 from bat_jax.findings.claims import points, sign
 from bat_jax.findings.contrasts import Contrast, measured
+from bat_jax.findings.removal import is_removal
 from bat_jax.findings.results import measure_title, read_results
 from bat_jax.report import findings as tables
 from bat_jax.report import findings_charts
@@ -128,7 +129,7 @@ def _in_short(finished: Sequence[Finished]) -> list[str]:
             counted.append(f"({claim}) {', '.join(kinds) or 'not tested'}")
         holds = "holds" if regime["holds"] else "does not hold, so the verdicts are weak evidence"
         lines.append(
-            f"**{one.name}** ({one.seeds}, {one.tested:,} test images): the"
+            f"**{one.name}** ({one.seeds}, {one.tested:,} {one.kind}): the"
             f" regime {holds}; {'; '.join(counted)}."
         )
     return lines
@@ -179,7 +180,7 @@ def _failures(finished: Sequence[Finished]) -> list[str]:
         if one.summary["at_chance"]:
             lines.append(
                 f"- {one.name}: the best state of {', '.join(one.summary['at_chance'])} has less"
-                " than twice chance accuracy on clean test images; verdicts on these methods"
+                f" than twice chance accuracy on clean {one.kind}; verdicts on these methods"
                 " reflect that."
             )
     undecided = 0
@@ -253,7 +254,7 @@ def _of_removal(one: Finished) -> list[str]:
             )
         )
     caption = (
-        f"{one.name}: typical test images without some training images minus without equally many"
+        f"{one.name}: typical {one.kind} without some training images minus without equally many"
         f" others, in points, over {one.seeds}; {_BOLD}."
     )
     names = " or ".join(
@@ -272,7 +273,7 @@ def _of_methods(one: Finished) -> list[str]:
         for (ours, other), by_state in one.pairs().items()
     )
     caption = (
-        f"{one.name}: differences on {one.tested:,} test images in points, over {one.seeds};"
+        f"{one.name}: differences on {one.tested:,} {one.kind} in points, over {one.seeds};"
         f" {_BOLD}."
     )
     header = tuple(f"{state}, {measure_title(one.summary, key)}" for state, key in measures)
@@ -316,7 +317,7 @@ def _long(one: Finished) -> list[str]:
         ("difference", "n", "mean", "detectable"),
         tuple(rows),
     )
-    removals = [arm for arm in summary["accuracies"] if arm.startswith("pgd_at-without")]
+    removals = [arm for arm in summary["accuracies"] if is_removal(arm)]
     variants = list(dict.fromkeys(row["against"] for row in summary["variants"]))
     arms = [*tables.compared_arms(summary), *removals, *variants]
     found = [

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from bat_jax.evaluation.records import (
+    AUTOATTACK,
     CLEAN,
     GROUPS,
+    STATES,
+    WEIGHTS,
     Accuracy,
+    Evaluation,
     Measure,
     kind_of_tested,
     percent,
@@ -97,8 +101,8 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
         for state, test in run.evaluations.items()
         if attack in test.all
     ]
-    titles = {title for _, _, _, title, _, _ in points}
-    shown = titles.pop() if len(titles) == 1 else f"{attack.title} (some sampled)"
+    tests = [test for run in runs for test in run.evaluations.values() if attack in test.all]
+    shown = _common_title(tests, attack)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -111,7 +115,7 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
                 xerr=bars(x),
                 yerr=bars(y),
                 **look,
-                markerfacecolor=look["color"] if state == "best" else "none",
+                markerfacecolor="none" if state == "last" else look["color"],
                 capsize=2,
                 elinewidth=0.8,
                 linestyle="none",
@@ -129,18 +133,38 @@ def trade_off(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
         "trade_off",
         "Clean against robust accuracy",
         f"Scatter plot of clean against robust accuracy in percent. {numbers}.",
-        f"Bars are 95 % Wilson intervals over the {tested(*runs)}. Filled markers: the best"
-        f" checkpoint; open markers: the last. Shown are checkpoints evaluated with {shown}.",
+        f"Bars are 95 % Wilson intervals over the {tested(*runs)}.{of_samples(tests, attack)}"
+        f"{_markers([state for _, _, state, _, _, _ in points])} Shown are checkpoints evaluated"
+        f" with {shown}.",
         draw,
         height=3.3,
     )
+
+
+def _common_title(tests: Sequence[Evaluation], attack: Measure) -> str:
+    """Returns the title of an attack that all tests have, and whether it differs among them."""
+    titles = {test.title(attack) for test in tests}
+    if len(titles) == 1:
+        return titles.pop()
+    is_mixed = len({test.is_estimate(attack) for test in tests}) > 1
+    words = ["some sampled"] if is_mixed else []
+    words += ["of different attacks"] if len({test.attacks for test in tests}) > 1 else []
+    return f"{attack.title} ({'; '.join(words)})"
+
+
+def _markers(states: Sequence[str]) -> str:
+    """Returns what open and filled markers are, if there are both."""
+    if not set(STATES) <= set(states):
+        return ""
+    others = " or the weights of a file" if WEIGHTS in states else ""
+    return f" Filled markers: the best checkpoint{others}; open markers: the last."
 
 
 def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
     """Returns a chart of accuracy on typical and atypical images, if these are known."""
     attack = common_attack(runs)
     states = {run.states[0] for run in runs}
-    rows = []
+    rows, shown = [], []
     for run, name in zip(runs, names, strict=True):
         state = run.states[0]
         title = name if len(states) == 1 else f"{name}, {state}"
@@ -150,6 +174,7 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
             if all(measure in groups.get(group, {}) for group in GROUPS):
                 accuracies = [groups[group][measure] for group in GROUPS]
                 rows.append((f"{title}, {test.title(measure)}", accuracies))
+                shown.append(test)
     if not rows:
         return None
 
@@ -180,7 +205,7 @@ def typicality(runs: Sequence[Run], names: Sequence[str]) -> Chart | None:
         "typicality",
         "Accuracy by typicality",
         f"Dot plot of accuracy in percent on typical and atypical {tested(*runs)}. {numbers}.",
-        f"{checkpoint}Bars are 95 % Wilson intervals.",
+        f"{checkpoint}Bars are 95 % Wilson intervals.{of_samples(shown, attack)}",
         draw,
         height=1.4 + 0.4 * len(rows),
     )
@@ -248,6 +273,18 @@ def tested(*runs: Run) -> str:
     """Returns what the images of an evaluation are: `test images`, or held-out training images."""
     kinds = {kind_of_tested(run.config.get("data", {}).get("tested", 0)) for run in runs}
     return kinds.pop() if len(kinds) == 1 else "test or held-out training images"
+
+
+def of_samples(tests: Sequence[Evaluation], measure: Measure = AUTOATTACK) -> str:
+    """Returns a sentence on the intervals of sampled accuracies, after a space; else nothing."""
+    if not any(test.is_estimate(measure) for test in tests):
+        return ""
+    return " Those of sampled accuracies also cover the images not attacked by all attacks."
+
+
+def file_of(run: Run) -> str:
+    """Returns what was evaluated in place of a trained run: the weights of a file."""
+    return f"the weights of a file (content {run.about['data']['weights']})"
 
 
 def _trained_on(run: Run) -> str:

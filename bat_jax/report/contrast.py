@@ -10,11 +10,17 @@ from bat_jax.memorization.contrast import SIGNIFICANT
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Section, Table
 from bat_jax.report.pictures import grid
-from bat_jax.report.style import Chart
+from bat_jax.report.style import Chart, scatter
 from bat_jax.training.experiment import Experiment
 
 _PAIRS_SHOWN = 8
 _WORDS = {"clean": "clean", "robust": "attacked"}
+
+# By the score of the members on an attacked image.
+_MEANINGS = {
+    "correct": "how much more often models withstand the attack on a training image",
+    "probability": "how much more probable the label of an attacked training image is to models",
+}
 
 
 def contrasted(experiment: Experiment, robust: Estimates, results: Mapping[str, Any]) -> Section:
@@ -29,8 +35,8 @@ def contrasted(experiment: Experiment, robust: Estimates, results: Mapping[str, 
     assert clean is not None
     text = [
         "The members were scored on clean images, which the rest of this page is about, and under"
-        f" PGD-{experiment.config.evaluation.num_steps}. Memorization under attack is how much"
-        " more often models withstand the attack on a training image if they were trained on it."
+        f" PGD-{experiment.config.evaluation.num_steps}. Memorization under attack is"
+        f" {_MEANINGS[experiment.config.memorization.statistic]} if they were trained on it."
     ]
     if "rank_correlation" in compared:
         found = compared["rank_correlation"]
@@ -116,7 +122,7 @@ def _scatter(clean: Estimates, robust: Estimates) -> Chart:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.plot([-0.1, 1], [-0.1, 1], color="C6", linestyle=":", linewidth=1)
-        axes.plot(x, y, "o", color="C0", markersize=2.5, alpha=0.5)
+        scatter(axes, x, y)
         axes.set(
             xlabel="memorization, clean images",
             ylabel="memorization, attacked images",

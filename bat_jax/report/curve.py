@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bat_jax import keys, models
+from bat_jax import interop, keys, models
 from bat_jax.attacks import MinimalNorms, Norm, minimal_norms
 from bat_jax.attacks.versions import Name
 from bat_jax.data import Split
 from bat_jax.errors import UserError
-from bat_jax.evaluation.records import STATES
+from bat_jax.evaluation.records import STATES, kind_of_tested
 from bat_jax.report.command import finish, output_folder
 from bat_jax.report.curves import Curve, section
 from bat_jax.report.page import Page, write
@@ -124,6 +124,8 @@ def curve(
     _check_state(folder / "curve.json", state)
     saved = read_states(experiment, place)[state].state
     variables = jax.device_get(saved.evaluated)
+    weights, brackets = interop.digest(variables), folder / f"minimal_norms_{int(saved.step)}.npz"
+    _check_weights(folder / "curve.json", brackets, weights)
     key = keys.derive(config.seed, keys.Purpose.EVALUATION)
     found = minimal_norms(
         models.logits_fn(experiment.evaluated("autoattack"), variables),
@@ -134,19 +136,20 @@ def curve(
         norm=norm,
         attacks=attacks,
         batch_size=min(config.evaluation.batch_size, len(test)),
-        path=folder / f"minimal_norms_{int(saved.step)}.npz",
+        path=brackets,
         keep_adversarial=False,
         progress=sys.stderr.isatty(),
         devices=experiment.mesh.local_devices,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_npz(folder / "curve.npz", _arrays(test, found))
-    points = Curve.of(found, state=state, norm=norm, attacks=found.attacks)
+    points = Curve.of(found, state=state, weights=weights, norm=norm, attacks=found.attacks)
     write_json(folder / "curve.json", points.to_json())
     facts = {
         "Run": str(place),
         "Checkpoint": state,
-        "Test images": f"{len(test):,} of {experiment.dataset.name}",
+        kind_of_tested(config.data.tested).capitalize(): f"{len(test):,} of"
+        f" {experiment.dataset.name}",
         "Norm": norm.capitalize(),
         "Attacks": ", ".join(found.attacks),
     }
@@ -159,6 +162,23 @@ def _check_state(path: AnyPath, state: str) -> None:
         raise UserError(
             f"{path}: holds the curve of the {other} checkpoint; expected that of the {state}:"
             " name another folder with --output"
+        )
+
+
+def _check_weights(path: AnyPath, brackets: AnyPath, weights: str) -> None:
+    """Raises UserError if a folder holds the curve of other weights, finished or not.
+
+    Args:
+      path: the folder's curve.json.
+      brackets: the file of the brackets of these weights.
+      weights: their content hash.
+    """
+    others = [one for one in path.parent.glob("minimal_norms_*.npz") if one.name != brackets.name]
+    found = Curve.read(path).weights if path.exists() else None
+    if others or found not in (None, weights):
+        raise UserError(
+            f"{path.parent}: holds the curve of another run, or of a checkpoint of another step;"
+            " expected that of the same weights: name another folder with --output"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bat_jax.attacks import MinimalNorms
 from bat_jax.evaluation.records import Accuracy, percent
-from bat_jax.evaluation.runs import Run
+from bat_jax.evaluation.runs import ACCURACY, Run
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Section, Table
 from bat_jax.report.style import Chart, legend, line
@@ -13,21 +13,10 @@ from bat_jax.runtime import schema
 from bat_jax.runtime.schema import ListOf, Number, Object, Text
 from bat_jax.runtime.storage import AnyPath
 
-_PART = Number(low=0, high=1)
-_POINTS = ListOf(
-    Object(
-        {
-            "epsilon": Number(low=0),
-            "accuracy": _PART,
-            "n": Number(low=1, whole=True),
-            "interval": ListOf(_PART, length=2),
-        }
-    ),
-    shortest=2,
-)
+_POINTS = ListOf(Object({"epsilon": Number(low=0), **ACCURACY.names}), shortest=2)
 _CONTENT = Object(
     {"state": Text(), "norm": Text(), "attacks": ListOf(Text(), shortest=1), "robust": _POINTS},
-    {"fab": _POINTS},
+    {"weights": Text(), "fab": _POINTS},
 )
 
 
@@ -36,6 +25,7 @@ class Curve(NamedTuple):
 
     Attributes:
       state: the checkpoint.
+      weights: the content hash of its variables; None if an older version wrote the file.
       norm: of the radii.
       attacks: of AutoAttack, in order.
       robust: the accuracy under all of them.
@@ -43,19 +33,28 @@ class Curve(NamedTuple):
     """
 
     state: str
+    weights: str | None
     norm: str
     attacks: tuple[str, ...]
     robust: Mapping[float, Accuracy]
     fab: Mapping[float, Accuracy] | None
 
     @classmethod
-    def of(cls, found: MinimalNorms, *, state: str, norm: str, attacks: tuple[str, ...]) -> "Curve":
+    def of(
+        cls,
+        found: MinimalNorms,
+        *,
+        state: str,
+        weights: str,
+        norm: str,
+        attacks: tuple[str, ...],
+    ) -> "Curve":
         """Returns the curve of bracketed perturbations."""
         epsilons, fab = (0.0, *found.epsilons), None
         if found.fab is not None:
             fab = {e: Accuracy.of(found.clean & (found.fab > e)) for e in epsilons}
         robust = {e: Accuracy.of(found.robust(e)) for e in epsilons}
-        return cls(state, norm, attacks, robust, fab)
+        return cls(state, weights, norm, attacks, robust, fab)
 
     @classmethod
     def read(cls, path: AnyPath) -> "Curve":
@@ -73,7 +72,8 @@ class Curve(NamedTuple):
             for name in ("robust", "fab")
         )
         assert robust is not None
-        return cls(content["state"], content["norm"], tuple(content["attacks"]), robust, fab)
+        state, norm, attacks = (content[name] for name in ("state", "norm", "attacks"))
+        return cls(state, content.get("weights"), norm, tuple(attacks), robust, fab)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of curve.json."""
@@ -83,6 +83,7 @@ class Curve(NamedTuple):
 
         content = {
             "state": self.state,
+            **({} if self.weights is None else {"weights": self.weights}),
             "norm": self.norm,
             "attacks": [*self.attacks],
             "robust": points(self.robust),

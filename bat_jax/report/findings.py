@@ -6,9 +6,11 @@ from typing import Any
 
 from bat_jax import methods
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, STATES, is_standard
 from bat_jax.findings import power
 from bat_jax.findings.claims import FEWEST_SEEDS, over, points
+from bat_jax.findings.contrasts import tested
+from bat_jax.findings.removal import is_removal
 from bat_jax.findings.results import measure_title, read_results, seeds_of
 from bat_jax.report import findings_charts, pictures
 from bat_jax.report.page import Page, Section, Table, write
@@ -81,7 +83,7 @@ def _page(folder: AnyPath, config: Mapping[str, Any], summary: Summary) -> Page:
             _curves(summary),
             _removal(summary),
             _methods(summary),
-            _variants(summary),
+            *_variants(summary),
             *_design(summary),
             *_memorized(folder, config),
         ),
@@ -119,12 +121,17 @@ def _verdicts(summary: Summary) -> Section:
     if summary["at_chance"]:
         text.append(
             f"Hardly trained: the best state of {', '.join(summary['at_chance'])} has less than"
-            " twice chance accuracy on clean test images. Means and intervals of such a method"
-            " reflect that failure, not how the method does where it trains."
+            f" twice chance accuracy on clean {tested(summary)}. Means and intervals of such a"
+            " method reflect that failure, not how the method does where it trains."
         )
     if AUTOATTACK.key not in summary["attacks"]["methods"].values():
         text.append(
             "No run was evaluated with AutoAttack: these numbers do not establish robustness."
+        )
+    elif not is_standard(summary.get("autoattack", ())):
+        text.append(
+            f"AutoAttack ran {', '.join(summary['autoattack'])} alone: without its other"
+            " standard attacks, these numbers do not establish robustness."
         )
     return Section(
         "In short", tuple(text), (Table("Findings.", ("finding", "verdict", "detectable"), rows),)
@@ -153,7 +160,7 @@ def _curves(summary: Summary) -> Section:
     attack = summary["attacks"]["tracked"]
     for method, curves in summary["curves"].items():
         charts += [
-            findings_charts.by_epoch(method, part, curves, attack)
+            findings_charts.by_epoch(method, part, curves, attack, tested=tested(summary))
             for part in ("train", "test")
             if any(f"{part}_{group}" in curves for group in GROUPS)
         ]
@@ -170,9 +177,9 @@ def _curves(summary: Summary) -> Section:
                     )
                 )
     gained = Table(
-        "Gains on test images while atypical training images are memorized, in points.",
+        f"Gains on {tested(summary)} while atypical training images are memorized, in points.",
         (
-            "method, test images",
+            f"method, {tested(summary)}",
             "epochs",
             "atypical training",
             "clean",
@@ -193,7 +200,7 @@ def _removal(summary: Summary) -> Section:
             if group in row:
                 rows.append(
                     (
-                        f"{100 * row['part']:.0f} %{kinds} removed ({row['removed']}),"
+                        f"{100 * row['part']:g} %{kinds} removed ({row['removed']}),"
                         f" {row['state']}, {group}",
                         points(row[group]["clean"]),
                         points(row[group][attacks[row["state"]]]),
@@ -203,15 +210,15 @@ def _removal(summary: Summary) -> Section:
         "Accuracy without atypical training images minus accuracy without equally many random"
         " ones, in points."
         + (
-            " Harmful images are those of the most negative influence under attack on typical test"
-            " images, which are not among those tested here; percentages are of the atypical ones."
+            " Harmful images are those of the most negative influence under attack on other typical"
+            f" {tested(summary)} than these; percentages are of the atypical ones."
             if summary.get("harmful")
             else ""
         ),
-        ("removal, checkpoint, test images", "clean", _robust(summary)),
+        (f"removal, checkpoint, {tested(summary)}", "clean", _robust(summary)),
         tuple(rows),
     )
-    arms = [name for name in summary["accuracies"] if name.startswith("pgd_at")]
+    arms = [name for name in summary["accuracies"] if name == "pgd_at" or is_removal(name)]
     charts = tuple(
         findings_charts.by_typicality(
             summary, arms, measure, "last", f"removal_{name}", "Removal from PGD-AT"
@@ -228,10 +235,10 @@ def _methods(summary: Summary) -> Section:
     text = (
         *_paragraphs(summary, "c"),
         "Two tests answer two questions. McNemar's test within a seed: do these two trained models"
-        " differ on these images? It uses every test image of a single training run. The paired t"
-        " test over seeds: would the methods differ in another training run too? The verdict rests"
-        " on the second; its p values are those of a single look, adjusted by Holm's method for all"
-        " rows of a checkpoint and both measures.",
+        " differ on these images? It uses all images that a training run was tested on. The paired"
+        " t test over seeds: would the methods differ in another training run too? The verdict"
+        " rests on the second; its p values are those of a single look, adjusted by Holm's method"
+        " for all rows of a checkpoint and both measures.",
         *sampled(summary),
     )
     return Section(
@@ -260,8 +267,8 @@ def sampled(summary: Summary) -> list[str]:
         f"AutoAttack is sampled: {' and '.join(found['attacks'])} were run on {found['drawn']:,} of"
         f" the {found['images']:,} images, of all runs together, that withstood the attacks before,"
         f" and broke {found['broken']:,}. Its accuracies are estimates; the 95 % interval of a run"
-        f" on its test images is at most {100 * found['widest']:.1f} points wide. McNemar's test"
-        " needs verdicts on all images, and is left out."
+        f" on its {tested(summary)} is at most {100 * found['widest']:.1f} points wide. McNemar's"
+        " test needs verdicts on all images, and is left out."
     ]
 
 
@@ -271,19 +278,19 @@ def compared_arms(summary: Summary) -> list[str]:
     return list(dict.fromkeys(("bat", *(arm for pair in pairs for arm in pair))))
 
 
-def _variants(summary: Summary) -> Section:
+def _variants(summary: Summary) -> list[Section]:
+    """Returns the ablation, if there are variants of BAT."""
+    if not summary["variants"]:
+        return []
     attacks = summary["attacks"]["variants"]
     arms = ["bat", *dict.fromkeys(row["against"] for row in summary["variants"])]
     text = (
         "Variants of BAT, all else equal: its weight alone, its discrimination loss alone and other"
         " options.",
     )
-    return Section(
-        "Ablation of BAT",
-        text,
-        (accuracy_table(summary, arms), pair_table(summary, "variants")),
-        (findings_charts.trade_off(summary, arms, attacks["best"], "best", "ablation"),),
-    )
+    tables = accuracy_table(summary, arms), pair_table(summary, "variants")
+    chart = findings_charts.trade_off(summary, arms, attacks["best"], "best", "ablation")
+    return [Section("Ablation of BAT", text, tables, (chart,))]
 
 
 def _design(summary: Summary) -> list[Section]:
@@ -340,8 +347,12 @@ def accuracy_table(summary: Summary, arms: Sequence[str]) -> Table:
                         (f"{arm}, {state}, {group}", f"{measured['clean']['images']:,}", *cells)
                     )
     return Table(
-        "Accuracy in percent, mean and 95 % interval over seeds; n test images per seed.",
-        ("run, checkpoint, test images", "n", *(measure_title(summary, m) for m in measures)),
+        f"Accuracy in percent, mean and 95 % interval over seeds; n {tested(summary)} per seed.",
+        (
+            f"run, checkpoint, {tested(summary)}",
+            "n",
+            *(measure_title(summary, m) for m in measures),
+        ),
         tuple(rows),
     )
 

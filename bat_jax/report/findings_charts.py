@@ -8,13 +8,24 @@ import numpy as np
 from bat_jax.evaluation.records import CLEAN, GROUPS, Measure
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.claims import over
+from bat_jax.findings.power import failed_arms
 from bat_jax.findings.results import measure_title
 from bat_jax.report.drawing import Figure
 from bat_jax.report.style import Chart, fitted, legend, line, point
 
 
-def by_epoch(method: str, part: str, curves: Mapping[str, Any], attack: str) -> Chart:
-    """Returns a chart of clean and robust accuracy by epoch on typical and atypical images."""
+def by_epoch(
+    method: str, part: str, curves: Mapping[str, Any], attack: str, *, tested: str
+) -> Chart:
+    """Returns a chart of clean and robust accuracy by epoch on typical and atypical images.
+
+    Args:
+      method: the arm.
+      part: `train` or `test`.
+      curves: the accuracies by epoch, by set.
+      attack: the key of the attack.
+      tested: what the images of `test` are.
+    """
     sets = [name for name in SETS if name.startswith(part) and name in curves]
     seeds = curves[sets[0]]["clean"][0]["n"]
 
@@ -44,11 +55,11 @@ def by_epoch(method: str, part: str, curves: Mapping[str, Any], attack: str) -> 
         for name in sets
         for measure in (CLEAN.key, attack)
     )
-    where = {"train": "training", "test": "test"}[part]
+    where = {"train": "training images", "test": tested}[part]
     return Chart(
         f"{method}_{part}_by_epoch",
-        f"{method}: {where} images by epoch",
-        f"Line chart of accuracy in percent by epoch on {where} images. At the end: {ends}.",
+        f"{method}: {where} by epoch",
+        f"Line chart of accuracy in percent by epoch on {where}. At the end: {ends}.",
         f"Mean over {seeds} seed(s); bands are 95 % intervals over seeds.",
         draw,
         height=3.1,
@@ -110,7 +121,7 @@ def trade_off(
     """Returns a chart of clean against robust accuracy of some arms on all test images."""
     title = measure_title(summary, attack)
     # Arms with a run at chance have intervals of 0 to 100 %, which would hide the others.
-    failed = {name.rpartition("-seed")[0] for name in summary["at_chance"]}
+    failed = failed_arms(summary)
     arms, left_out = [a for a in arms if a not in failed], [a for a in arms if a in failed]
     accuracies = [summary["accuracies"][arm][state]["all"] for arm in arms]
 

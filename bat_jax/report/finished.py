@@ -10,7 +10,7 @@ from bat_jax.evaluation.records import CLEAN, Measure
 from bat_jax.evaluation.statistics import over_seeds
 from bat_jax.findings import power
 from bat_jax.findings.claims import Claim, claims, counted
-from bat_jax.findings.contrasts import is_adversarial, measured
+from bat_jax.findings.contrasts import is_adversarial, measured, tested
 from bat_jax.findings.results import seeds_of
 
 # A row of results.json: the differences of two arms in one state, by measure.
@@ -36,8 +36,13 @@ class Finished:
 
     @property
     def tested(self) -> int:
-        """The number of test images of each run."""
+        """The number of images that each run was tested on."""
         return int(self.summary["accuracies"]["bat"]["best"]["all"]["clean"]["images"])
+
+    @property
+    def kind(self) -> str:
+        """What the tested images are: `test images`, or held-out training images."""
+        return tested(self.summary)
 
     @property
     def seeds(self) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 
 from bat_jax.evaluation.records import CLEAN, Evaluation
 from bat_jax.evaluation.runs import Run
-from bat_jax.report.charts import bars, tested
+from bat_jax.report.charts import bars, of_samples, tested
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Section, Table
 from bat_jax.report.style import Chart, fitted, legend, point
@@ -40,7 +40,8 @@ def _table(state: str, kind: str, evaluation: Evaluation) -> Table:
     found = evaluation.by[kind]
     measures = list(next(iter(found.values())))
     return Table(
-        f"Accuracy of the {state} checkpoint in percent; 95 % Wilson intervals.",
+        f"Accuracy of the {state} checkpoint in percent; 95 % Wilson intervals."
+        f"{of_samples([evaluation])}",
         (kind, "n", *map(evaluation.title, measures)),
         tuple(
             (name, f"{accuracies[CLEAN].n:,}", *(str(accuracies[m]) for m in measures))
@@ -85,8 +86,8 @@ def _chart(run: Run, kind: str) -> Chart:
         f"by_{kind}",
         f"Accuracy by {kind}",
         f"Dot plot of accuracy in percent by {kind}, sorted by {titles[attack]}. {listed}.",
-        f"Checkpoint: {run.states[0]}. Bars are 95 % Wilson intervals; the order is that of"
-        f" {titles[attack]}.",
+        f"Checkpoint: {run.states[0]}. Bars are 95 % Wilson intervals."
+        f"{of_samples([evaluation], attack)} The order is that of {titles[attack]}.",
         draw,
         height=1.4 + 0.3 * len(names),
     )

@@ -1,13 +1,6 @@
 """Results of other commands that a run's folder holds."""
 
-from bat_jax.runtime.schema import ListOf, Number, Object
 from bat_jax.runtime.storage import AnyPath
-
-_PART = Number(low=0, high=1)
-ACCURACY = Object(
-    {"accuracy": _PART, "n": Number(low=1, whole=True), "interval": ListOf(_PART, length=2)}
-)
-"""The shape of an accuracy in these files."""
 
 
 def paths(folder: AnyPath, name: str) -> list[AnyPath]:

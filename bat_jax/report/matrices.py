@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from bat_jax.evaluation.records import Accuracy, Measure
-from bat_jax.evaluation.runs import Run
+from bat_jax.evaluation.runs import ACCURACY, Run
 from bat_jax.report import held
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Section, Table
@@ -16,7 +16,7 @@ from bat_jax.runtime import schema
 from bat_jax.runtime.schema import Object, Place, Text
 from bat_jax.runtime.storage import AnyPath
 
-_BY_TARGET = Object(others=held.ACCURACY)
+_BY_TARGET = Object(others=ACCURACY)
 _CONTENT = Object({"clean": _BY_TARGET, "attack": Text(), "sources": Object(others=_BY_TARGET)})
 
 

@@ -16,12 +16,17 @@ from bat_jax.report.contrast import contrasted
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Page, Section, Table, write
 from bat_jax.report.pictures import grid, most_memorized
-from bat_jax.report.style import Chart, logarithmic
+from bat_jax.report.style import Chart, logarithmic, scatter
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run
 
 _PAIRS_SHOWN = 8
+# By the score of the members on an image.
+_MEANINGS = {
+    "correct": "how much more often models classify it correctly",
+    "probability": "how much more probable its label is to models, on average,",
+}
 _INPUTS = {"clean": "clean", "adversarial": "adversarial", "both": "clean and on adversarial"}
 
 
@@ -73,12 +78,7 @@ def _page(
     sections = [
         Section(
             "How much is memorized",
-            (
-                "The memorization of a training image is how much more often models classify it"
-                " correctly if it was in their training subset than if it was not. A training image"
-                " is atypical if its memorization exceeds the threshold; a test image is atypical"
-                " if the influence of an atypical training image on it does.",
-            ),
+            (_definition(config.memorization.statistic),),
             (_classes(results), _sweep(results)),
             _histogram(estimates, results["threshold"]),
         ),
@@ -106,6 +106,16 @@ def _page(
         },
         sections=tuple(section for section in sections if section.charts or section.tables),
         details={},
+    )
+
+
+def _definition(statistic: str) -> str:
+    """Returns what memorization is, by the score of the members on an image."""
+    return (
+        f"The memorization of a training image is {_MEANINGS[statistic]} if it was in their"
+        " training subset than if it was not. A training image is atypical if its memorization"
+        " exceeds the threshold; a test image is atypical if the influence of an atypical training"
+        " image on it does."
     )
 
 
@@ -144,7 +154,7 @@ def _split_half(halves: Halves, results: Mapping[str, Any]) -> Chart:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.plot([-0.1, 1], [-0.1, 1], color="C6", linestyle=":", linewidth=1)
-        axes.plot(first[known], second[known], "o", color="C0", markersize=2.5, alpha=0.5)
+        scatter(axes, first[known], second[known])
         axes.set(
             xlabel="memorization, even members", ylabel="memorization, odd members", aspect="equal"
         )

@@ -1,5 +1,6 @@
 """Pictures of a finished run, from its checkpoints and its data."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from bat_jax.methods import Attack, Batch
 from bat_jax.parallel import AXIS
 from bat_jax.report.drawing import Axes, Figure
 from bat_jax.report.style import Chart, fitted_lines
+from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.storage import AnyPath
 from bat_jax.training.experiment import Experiment
 from bat_jax.training.saved import read_run, read_states
@@ -60,7 +62,7 @@ class _Attacked(NamedTuple):
 def of_run(folder: AnyPath) -> list[Chart]:
     """Returns the pictures of a run; warns and returns none if its data or states are missing."""
     try:
-        experiment = read_run(folder)
+        experiment = _with_same_estimates(read_run(folder), folder)
         states = read_states(experiment, folder)
     except (UserError, CheckpointError) as error:
         log.warning("no pictures: %s", error)
@@ -69,10 +71,25 @@ def of_run(folder: AnyPath) -> list[Chart]:
     charts = [
         _triplets(experiment, attack(states["best"].state.evaluated, experiment.test_images()))
     ]
-    if experiment.method.is_weighted:
+    is_whole = experiment.estimates is not None or experiment.method.estimates_for is None
+    if experiment.method.is_weighted and is_whole:
         attacked = attack(states["last"].state.evaluated, experiment.train)
         charts += _weighted_down(experiment, attacked)
     return charts + most_memorized(experiment)
+
+
+def _with_same_estimates(experiment: Experiment, folder: AnyPath) -> Experiment:
+    """Returns the experiment, without its estimates if they are no longer those of the run."""
+    _, digests = workdirs.read(folder / "config.json")
+    estimates = experiment.estimates
+    if estimates is None or estimates.digest() == digests.get("estimates", estimates.digest()):
+        return experiment
+    log.warning(
+        "no pictures by memorization: %s holds other estimates than %s was made with",
+        experiment.config.memorization.estimates,
+        folder,
+    )
+    return dataclasses.replace(experiment, estimates=None)
 
 
 def most_memorized(experiment: Experiment) -> list[Chart]:
@@ -102,9 +119,15 @@ def most_memorized(experiment: Experiment) -> list[Chart]:
 
 
 def _attack(experiment: Experiment) -> Callable[[Variables, Split], _Attacked]:
-    """Returns the function that attacks images as adversarial training does."""
+    """Returns the function that attacks images by PGD on cross-entropy, within epsilon.
+
+    Steps and norm are those of the training attack, which may have another loss or start, as that
+    of TRADES does, or leave the ball, as that of N-FGSM does.
+    """
     config, model = experiment.config, experiment.evaluated()
-    settings = training_attack(config, Attack(), experiment.programs)
+    settings = dataclasses.replace(
+        training_attack(config, Attack(), experiment.programs), project=True, start_radius=1.0
+    )
 
     @jax.jit
     def attack(

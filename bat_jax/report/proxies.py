@@ -12,7 +12,7 @@ from bat_jax.memorization.proxies import Comparison
 from bat_jax.memorization.ranking import Measured
 from bat_jax.report.drawing import Figure
 from bat_jax.report.page import Section, Table
-from bat_jax.report.style import Chart
+from bat_jax.report.style import Chart, scatter
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +25,11 @@ def section(run: Run) -> Section | None:
     If a file cannot be read, warns and returns None.
     """
     settings, path = run.config["memorization"], run.folder / proxies.FILE
-    classes = run.config["data"].get("classes")
     if settings["estimates"] is None or not path.exists():
         return None
     try:
-        estimates = memorization.load(settings["estimates"])
         compared = proxies.compare(
-            proxies.load(path),
-            estimates if classes is None else memorization.select(estimates, classes),
-            threshold=settings["threshold"],
+            proxies.load(path), _estimates(run), threshold=settings["threshold"]
         )
     except UserError as error:
         log.warning("no proxies: %s", error)
@@ -50,6 +46,24 @@ def section(run: Run) -> Section | None:
         (_table(compared, settings["threshold"]),),
         (_scatter(compared),),
     )
+
+
+def _estimates(run: Run) -> memorization.Estimates:
+    """Returns the estimates that a run was made with.
+
+    Raises:
+      UserError: their file cannot be read, or holds other estimates now.
+    """
+    path, classes = run.config["memorization"]["estimates"], run.config["data"].get("classes")
+    estimates = memorization.load(path)
+    if classes is not None:
+        estimates = memorization.select(estimates, classes)
+    digest = estimates.digest()
+    if run.about["data"].get("estimates", digest) != digest:
+        raise UserError(
+            f"{path}: holds other estimates than {run.folder} was made with; expected the same"
+        )
+    return estimates
 
 
 def _table(compared: dict[str, Comparison], threshold: float) -> Table:
@@ -81,16 +95,8 @@ def _scatter(compared: dict[str, Comparison]) -> Chart:
             is_finite = np.isfinite(comparison.proxy)
             most = np.max(comparison.proxy[is_finite], initial=0)
             never = most + max(1, 0.1 * most)
-            axes.plot(
-                np.where(is_finite, comparison.proxy, never),
-                comparison.memorization,
-                "o",
-                color=f"C{number}",
-                markersize=2.5,
-                alpha=0.4,
-                # Large sets have too many points for vector graphics.
-                rasterized=True,
-            )
+            drawn = np.where(is_finite, comparison.proxy, never)
+            scatter(axes, drawn, comparison.memorization, color=f"C{number}")
             axes.set(xlabel=_NAMES[name])
             if not is_finite.all():
                 axes.axvline((most + never) / 2, color="C6", linestyle=":", linewidth=1)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bat_jax.methods import has_attack
+
 # By field: the words for a value, unless it is absent, false or 0.
 _SWITCHES = {
     "train.schedule.warmup_epochs": "learning rate warmed up over {:g} epochs",
@@ -29,8 +31,13 @@ def recipe(config: Mapping[str, Any]) -> str:
     Args:
       config: the plain config of a run, possibly from a version without some of the options.
     """
+    method = _value(config, "objective.name")
+    # The attack of a method without one has default settings, which mean nothing.
+    ignored = ("attack.",) if method is not None and not has_attack(method) else ()
     words = [
-        text.format(value) for field, text in _SWITCHES.items() if (value := _value(config, field))
+        text.format(value)
+        for field, text in _SWITCHES.items()
+        if (value := _value(config, field)) and not field.startswith(ignored)
     ]
     words += [text for (field, value), text in _CHOICES.items() if _value(config, field) == value]
     optimizer = _value(config, "train.optimizer.name")

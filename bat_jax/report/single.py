@@ -4,8 +4,9 @@ import json
 import statistics
 
 from bat_jax import methods
+from bat_jax.attacks.versions import STANDARD
 from bat_jax.evaluation import runs
-from bat_jax.evaluation.records import CLEAN, WEIGHTS
+from bat_jax.evaluation.records import AUTOATTACK, CLEAN, WEIGHTS, is_standard
 from bat_jax.evaluation.runs import Run
 from bat_jax.report import (
     audit,
@@ -35,7 +36,7 @@ def report(folder: AnyPath, output: AnyPath) -> AnyPath:
 def facts(run: Run) -> dict[str, str]:
     """Returns the facts of a run: data, model, attack, training, hardware and time."""
     config, results = run.config, run.results
-    data, attack, train = config["data"], config["attack"], config["train"]
+    data, train = config["data"], config["train"]
     steps = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']} epochs"
     versions = run.about["versions"]
     devices = run.about["devices"]
@@ -49,8 +50,8 @@ def facts(run: Run) -> dict[str, str]:
     if WEIGHTS in run.states:
         return {
             "Data": data["name"],
-            "Model": f"{model}, the weights of a file (content {run.about['data']['weights']})",
-            "Attack": f"{attack['norm'].capitalize()}, epsilon {attack['epsilon']:.4g}",
+            "Model": f"{model}, {charts.file_of(run)}",
+            "Attack": _threat(run),
             **hardware,
         }
     return {
@@ -59,14 +60,30 @@ def facts(run: Run) -> dict[str, str]:
         "Data": f"{data['name']}, {_classes(run)}{data['subset'] or 'all'} training images"
         f"{_left_out(run)}, {data['validation']} held out for validation{_tested(run)}",
         "Model": model,
-        "Attack": f"{attack['norm'].capitalize()}, epsilon {attack['epsilon']:.4g}; in training"
-        f" {attack['num_steps']} steps of {attack['step_size']:.4g}",
+        "Attack": _threat(run) + _training_attack(run),
         "Training": f"{steps}, batch {train['batch_size']}, seed {config['seed']},"
         f" {results['seconds']:,.0f} s",
         **({"Recipe": words} if (words := recipe(config)) else {}),
         **_speed(run),
         **hardware,
     }
+
+
+def _threat(run: Run) -> str:
+    """Returns the norm and the radius of the attacks that a run was evaluated with."""
+    attack = run.config["attack"]
+    return f"{attack['norm'].capitalize()}, epsilon {attack['epsilon']:.4g}"
+
+
+def _training_attack(run: Run) -> str:
+    """Returns the attack in training, if there was one within the same threat.
+
+    An evaluation, which has no records, may have another norm or radius than the training had.
+    """
+    if not run.records or not methods.has_attack(run.config["objective"]["name"]):
+        return ""
+    attack = run.config["attack"]
+    return f"; in training {attack['num_steps']} steps of {attack['step_size']:.4g}"
 
 
 def _classes(run: Run) -> str:
@@ -101,9 +118,18 @@ def _speed(run: Run) -> dict[str, str]:
 
 def robustness_note(run: Run) -> str:
     """Returns what the attacks that were run do and do not show."""
-    if run.attack.kind == "autoattack":
+    if run.attack == AUTOATTACK:
+        attacks = run.evaluations[run.states[0]].attacks
+        if is_standard(attacks):
+            return (
+                "Robust accuracy is accuracy under AutoAttack, per image the worst case of its"
+                " attacks."
+            )
+        missing = [name for name in STANDARD if name not in attacks]
         return (
-            "Robust accuracy is accuracy under AutoAttack, per image the worst case of its attacks."
+            "Robust accuracy is accuracy under these attacks of AutoAttack alone, per image the"
+            f" worst case: {', '.join(attacks)}. Without the other standard ones,"
+            f" {', '.join(missing)}, it does not establish robustness."
         )
     if not run.attack.is_attack:
         return "No attack was run: these numbers do not measure robustness."
@@ -121,18 +147,12 @@ def results_table(run: Run) -> Table:
             for measure, found in accuracies.items():
                 what = f"{state}, {test.title(measure)}" + (f", {group}" if group else "")
                 rows.append((what, f"{found.n:,}", found.percent, found.interval_in_percent))
-    caption = f"Accuracy on the {charts.tested(run)}; 95 % Wilson intervals."
-    if any(test.sample for test in run.evaluations.values()):
-        caption += " Those of sampled accuracies also cover the images not attacked by all attacks."
     return Table(
-        caption,
+        f"Accuracy on the {charts.tested(run)}; 95 % Wilson intervals."
+        f"{charts.of_samples(list(run.evaluations.values()))}",
         ("checkpoint, attack", "n", "%", "95 % interval"),
         tuple(rows),
     )
-
-
-def _set(run: Run) -> str:
-    return "held-out training images" if run.config["data"].get("tested") else "test set"
 
 
 def _title(state: str) -> str:
@@ -180,7 +200,7 @@ def _page(run: Run) -> Page:
     ]
     return Page(
         title=run.name,
-        summary=f"{_title(state)}, {_set(run)}: {summary}.",
+        summary=f"{_title(state)}, {charts.tested(run)}: {summary}.",
         facts=facts(run),
         sections=tuple(section for section in sections if section.charts or section.tables),
         details={"The whole config": json.dumps(run.config, indent=2)},

@@ -129,6 +129,11 @@ class Drawn:
     boxes: frozenset[str]
 
 
+def scatter(axes: Axes, x: Any, y: Any, *, color: str = "C0") -> None:
+    """Draws a point per image, as a picture: large sets have too many for vector graphics."""
+    axes.plot(x, y, "o", color=color, markersize=2.5, alpha=0.5, rasterized=True)
+
+
 def render(chart: Chart) -> Drawn:
     """Draws a chart once and returns its files."""
     defaults = matplotlib.rcParamsDefault

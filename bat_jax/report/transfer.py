@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from bat_jax.errors import UserError
 from bat_jax.evaluation.classify import evaluation_attack
-from bat_jax.evaluation.records import Measure
+from bat_jax.evaluation.records import Measure, kind_of_tested
 from bat_jax.evaluation.transfer import Trained, transfer
 from bat_jax.report import matrices
 from bat_jax.report.command import finish, output_folder
 from bat_jax.report.comparison import different, names_of
 from bat_jax.report.page import Page, write
+from bat_jax.runtime import workdir as workdirs
 from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.parser import Parser
 from bat_jax.runtime.storage import AnyPath, as_path
@@ -82,14 +83,15 @@ def transfers(
     different(places)
     names = names_of(places)
     subset = ConfigDict({"evaluation": {"subset": images}})
-    runs = [read_run(place, subset) for place in places]
-    _check_alike(places, runs)
-    config, test = runs[0].config, runs[0].test_images()
-    classifiers = [
-        Trained(run.evaluated(), read_states(run, place)["best"].state.evaluated)
-        for run, place in zip(runs, places, strict=True)
-    ]
-    settings = evaluation_attack(config, runs[0].programs, "cross_entropy")
+    first = read_run(places[0], subset)
+    config, test = first.config, first.test_images()
+    classifiers = [_classifier(first, places[0])]
+    for place in places[1:]:
+        # A run's data are dropped before the next is read.
+        run = read_run(place, subset)
+        _check_alike(places[0], first, place, run)
+        classifiers.append(_classifier(run, place))
+    settings = evaluation_attack(config, first.programs, "cross_entropy")
     with tqdm(total=len(test), unit="image", disable=None) as bar:
         clean, robust = transfer(
             classifiers,
@@ -105,27 +107,32 @@ def transfers(
     write_npz(folder / "transfer.npz", arrays)
     matrix = matrices.Matrix.of(names, measure, clean, robust)
     write_json(folder / "transfer.json", matrix.to_json())
-    about = f"{len(test):,} test images of {runs[0].dataset.name}"
+    about = f"{len(test):,} {kind_of_tested(config.data.tested)} of {first.dataset.name}"
     attack = f"{measure.title}, {settings.norm.capitalize()} {settings.epsilon:.4g}"
     return write(_page(matrix, places, f"{about}; {attack}."), folder)
 
 
-def _check_alike(places: Sequence[AnyPath], runs: Sequence[Experiment]) -> None:
+def _classifier(run: Experiment, place: AnyPath) -> Trained:
+    """Returns the best state of a run."""
+    return Trained(run.evaluated(), read_states(run, place)["best"].state.evaluated)
+
+
+def _check_alike(first_place: AnyPath, first: Experiment, place: AnyPath, run: Experiment) -> None:
     """Raises a UserError if the test images or the attack of a run differ from the first run's."""
-    first = runs[0]
-    for place, run in zip(places[1:], runs[1:], strict=True):
-        if run.digests()["test"] != first.digests()["test"]:
+    # `read_run` has compared the data with these hashes.
+    ours, theirs = (workdirs.read(one / "config.json")[1] for one in (place, first_place))
+    if ours["test"] != theirs["test"]:
+        raise UserError(
+            f"{place}: was tested on other images ({run.dataset.name}) than {first_place}"
+            f" ({first.dataset.name}); expected runs with one test set"
+        )
+    for section, field in _ATTACK:
+        here, there = run.config[section][field], first.config[section][field]
+        if here != there:
             raise UserError(
-                f"{place}: was tested on other images ({run.dataset.name}) than {places[0]}"
-                f" ({first.dataset.name}); expected runs with one test set"
+                f"{place}: config.{section}.{field} is {here!r}, and {there!r} in"
+                f" {first_place}; expected runs with one attack"
             )
-        for section, field in _ATTACK:
-            ours, theirs = run.config[section][field], first.config[section][field]
-            if ours != theirs:
-                raise UserError(
-                    f"{place}: config.{section}.{field} is {ours!r}, and {theirs!r} in"
-                    f" {places[0]}; expected runs with one attack"
-                )
 
 
 def _page(matrix: matrices.Matrix, places: Sequence[AnyPath], about: str) -> Page:

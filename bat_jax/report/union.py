@@ -19,9 +19,11 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, EVALUATED, Accuracy
 from bat_jax.evaluation.runs import Run
+from bat_jax.report.charts import tested
 from bat_jax.report.command import finish, output_folder
 from bat_jax.report.comparison import different
 from bat_jax.report.page import Page, write
+from bat_jax.report.settings import whole
 from bat_jax.report.unions import Union, section
 from bat_jax.runtime.files import write_json, write_npz
 from bat_jax.runtime.parser import Parser
@@ -123,8 +125,9 @@ def _common(found: Sequence[Run]) -> list[str]:
 
 def _check_same(first: Run, other: Run, states: Sequence[str]) -> None:
     """Raises UserError if two evaluations are not of the same weights on the same images."""
+    ours, theirs = whole(other), whole(first)
     for part in _SHARED:
-        if other.config.get(part) != first.config.get(part):
+        if ours.get(part) != theirs.get(part):
             raise UserError(
                 f"{other.folder}: its config.{part} differs from that of {first.folder};"
                 " expected evaluations of one run"
@@ -160,7 +163,8 @@ def _threat(run: Run, state: str) -> str:
             " evaluation without a tolerance, which continues it"
         )
     attack = run.config["attack"]
-    return f"{attack['norm'].capitalize()} {attack['epsilon']:.4g}, {measure.title}"
+    title = run.evaluations[state].title(measure)
+    return f"{attack['norm'].capitalize()} {attack['epsilon']:.4g}, {title}"
 
 
 def _of(found: Sequence[Run], state: str) -> _Verdicts:
@@ -196,7 +200,7 @@ def _page(found: Sequence[Run], unions: Mapping[str, Union]) -> Page:
     return Page(
         title=f"Union over norms: {found[0].name}",
         summary=f"The {state} checkpoint withstands all of {'; '.join(first.by)} on"
-        f" {first.union.percent} % of the test images (n = {first.union.n:,}, 95 % interval"
+        f" {first.union.percent} % of the {tested(*found)} (n = {first.union.n:,}, 95 % interval"
         f" {first.union.interval_in_percent}).",
         facts={title: str(one.folder) for title, one in zip(first.by, found, strict=True)},
         sections=(

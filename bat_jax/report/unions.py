@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bat_jax.evaluation.records import AUTOATTACK, EVALUATED, Accuracy
-from bat_jax.evaluation.runs import Run
+from bat_jax.evaluation.runs import ACCURACY, Run
 from bat_jax.report import held
 from bat_jax.report.charts import bars
 from bat_jax.report.drawing import Figure
@@ -16,9 +16,9 @@ from bat_jax.runtime.storage import AnyPath
 
 _STATE = Object(
     {
-        "clean": held.ACCURACY,
-        "union": held.ACCURACY,
-        "by": Object(others=held.ACCURACY),
+        "clean": ACCURACY,
+        "union": ACCURACY,
+        "by": Object(others=ACCURACY),
         "broken_by_one_alone": Object(others=Number(low=0, whole=True)),
     }
 )
@@ -111,8 +111,8 @@ def section(
     titles = [name for one in unions.values() for name in one.by]
     if not all(name.endswith(f", {AUTOATTACK.title}") for name in titles):
         paragraphs.append(
-            "Not every threat is AutoAttack: robust accuracy under other attacks does not establish"
-            " robustness."
+            "Not every threat is AutoAttack with all its standard attacks: robust accuracy under"
+            " other attacks does not establish robustness."
         )
     rows = [
         (f"{state}, {name}", found.percent, found.interval_in_percent, str(one.alone.get(name, "")))

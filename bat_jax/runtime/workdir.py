@@ -184,7 +184,7 @@ def _claim(
         return
     theirs, digests = read(path)
     # Another job or method has sections of its own, which are not those of another version.
-    whole = _filled(theirs, plain(defaults))
+    whole = filled(theirs, plain(defaults))
     _check_same(workdir, [row for row in differences(whole, ours) if row.startswith(_KINDS)])
     check_known(path, theirs, plain(defaults))
     theirs = whole
@@ -301,14 +301,14 @@ def check_known(path: AnyPath, config: Mapping[str, Any], known: Mapping[str, An
         )
 
 
-def _filled(
+def filled(
     config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, Any]:
     """Returns a plain config with the defaults for the fields that it lacks."""
     whole = {**defaults, **config}
     for name, default in defaults.items():
         if _are_sections(f"{prefix}{name}", whole[name], default):
-            whole[name] = _filled(whole[name], default, f"{prefix}{name}.")
+            whole[name] = filled(whole[name], default, f"{prefix}{name}.")
     return whole
 
 

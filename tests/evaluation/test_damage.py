@@ -12,6 +12,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import runs
 from bat_jax.evaluation.records import Accuracy
 from bat_jax.findings import results as findings_results
+from bat_jax.findings.differences import adjust
 from bat_jax.jobs.finished import finished_results
 from bat_jax.memorization import results as memorization_results
 from bat_jax.report.__main__ import main
@@ -74,6 +75,7 @@ MEMORIZATION = {
 
 def findings():
     found = summary()
+    adjust(found["methods"])
     value = found["methods"][0]["clean"]
     parts = {"best": "pgd20", "last": "pgd20"}
     return {

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from bat_jax.attacks.versions import STANDARD
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, Accuracy, Evaluation, Measure, strongest
+from bat_jax.evaluation.sampled import SampleRecord
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,15 @@ def test_the_interval_of_a_mean_over_versions_covers_the_true_mean():
         low, high = Accuracy.of_shares(hits).interval
         covered += low <= 2 / 3 <= high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_autoattack_without_its_standard_attacks_is_not_called_by_its_name_alone():
+    def title(*attacks, **fields):
+        return Evaluation({"": {}}, dict.fromkeys(attacks, 1), **fields).title(AUTOATTACK)
+
+    sample = SampleRecord(("square",), 9, 5, 0, (0.1, 0.2))
+    assert title() == title(*STANDARD) == title(*STANDARD, "fab") == "AutoAttack"
+    assert title("apgd-ce", "square") == "AutoAttack (apgd-ce, square)"
+    assert title("apgd-ce", sample=sample) == "AutoAttack (apgd-ce; sampled)"
+    assert title(*STANDARD, sample=sample) == "AutoAttack (sampled)"
+    assert Evaluation({"": {}}, {"apgd-ce": 1}).title(CLEAN) == "clean"

@@ -176,3 +176,11 @@ def test_a_state_that_is_best_and_last_was_attacked_once(last, expected):
     results = {"best": {**state, "step": 60}, "last": {**state, "step": last}}
     run = Run(Path("run"), {}, {}, results, (), {})
     assert _sampled({"bat": [run]})["sampled"]["images"] == expected
+
+
+def test_claims_name_held_out_training_images():
+    found = claims({**summary(), "tested": 500})
+    texts = " ".join(f"{claim.rule} {claim.numbers}" for claim in found)
+    assert "on atypical held-out training images" in texts
+    assert "on typical held-out training images" in texts
+    assert "test images" not in texts

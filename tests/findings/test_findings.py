@@ -12,10 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from bat_jax.attacks.sampling import Sample
 from bat_jax.errors import UserError
 from bat_jax.evaluation.runs import read
+from bat_jax.evaluation.statistics import holm
 from bat_jax.evaluation.tracking import SETS
 from bat_jax.findings.cost import describe_findings
 from bat_jax.findings.summary import summarize
@@ -67,6 +69,23 @@ def test_differences_are_those_of_the_runs(finished):
     assert row["pgd2"]["mcnemar"][0]["only_first"] == (ours & ~theirs).sum()
 
 
+def test_the_p_values_of_all_arms_of_bat_are_adjusted_together(finished, findings_config):
+    folder, summary, _ = finished
+    # Twice the same seed, so that differences have small p values.
+    arms = {name: [read(folder / "runs" / f"{name}-seed0")] * 2 for name in summary["accuracies"]}
+    fields = {"findings.methods": ("pgd_at", "bat", "again"), "findings.seeds": (0, 1)}
+    config = findings_config(**fields)
+    config.findings.arms = ConfigDict({"again": {"objective": {"name": "bat"}}})
+    sizes = {name: 1 for name in arms if "without" in name}
+    rows = summarize(config, {**arms, "again": arms["bat"]}, sizes)["methods"]
+    best = [row for row in rows if row["state"] == "best"]
+    tests = [row[measure] for row in best for measure in ("clean", "pgd2")]
+    assert len(tests) == 6
+    expected = holm([test["p_value"] for test in tests])
+    assert [test["p_holm"] for test in tests] == expected
+    assert min(expected) < 1
+
+
 @pytest.fixture
 def sampled(finished, findings_config, tmp_path):
     """Returns a summary of the same runs, as if AutoAttack had drawn 10 of 40 images in each."""
@@ -81,6 +100,7 @@ def sampled(finished, findings_config, tmp_path):
         for group in (best["test"], best["test"]["typical"], best["test"]["atypical"]):
             group["autoattack"] = group["pgd2"]
         best["sample"] = {**sample, "interval": [0.5, 0.52]}
+        best["broken_by"] = {"apgd-ce": 5, "square": 1}
         write_json(run / "results.json", results)
         with np.load(run / "examples.npz") as file:
             examples = {**file, "best_autoattack": file["best_pgd2"]}
@@ -109,8 +129,10 @@ def test_the_page_says_that_verdicts_are_sampled(sampled):
     assert "square were run on 40 of the 160 images" in text
     assert "and broke 4." in text
     assert "at most 2.0 points wide" in text
+    verdicts = findings_page._verdicts({**sampled, "claims": []})
+    assert verdicts.text[-1].startswith("AutoAttack ran apgd-ce, square alone: without its")
     rows = findings_page.pair_table(sampled, "methods").rows
-    sampled_row = "pgd_at, best, AutoAttack (sampled)"
+    sampled_row = "pgd_at, best, AutoAttack (apgd-ce, square; sampled)"
     assert [row[3] for row in rows if row[0] == sampled_row] == ["not tested"]
 
 
@@ -238,6 +260,35 @@ def test_the_page_states_every_claim_with_its_numbers_and_the_failed_regime(fini
         assert f'id="{chart}"' in text
         assert (page.parent / "figures" / f"{chart}.png").exists()
     assert set(re.findall(r'(?:src|srcset|href)="([^"]{0,5})', text)) == {"data:"}
+
+
+def test_findings_without_variants_have_no_ablation():
+    summary = json.loads(PILOT.read_text())
+    assert findings_page._variants(summary)
+    assert findings_page._variants({**summary, "variants": []}) == []
+
+
+def test_removals_are_those_arms_that_leave_images_out_by_their_exact_part():
+    summary = json.loads(PILOT.read_text())
+    accuracies = {**summary["accuracies"], "pgd_at_awp": summary["accuracies"]["pgd_at"]}
+    removal = [{**row, "part": 0.125} for row in summary["removal"]]
+    section = findings_page._removal({**summary, "accuracies": accuracies, "removal": removal})
+    assert all("pgd_at: " in chart.alt for chart in section.charts)
+    assert all("pgd_at-without-" in chart.alt for chart in section.charts)
+    assert not any("pgd_at_awp" in chart.alt for chart in section.charts)
+    assert all(row[0].startswith("12.5 % removed") for row in section.tables[0].rows)
+
+
+def test_the_page_says_that_held_out_training_images_were_tested():
+    summary = {**json.loads(PILOT.read_text()), "tested": 1000}
+    charts = findings_page._curves(summary).charts
+    tables = findings_page._curves(summary).tables + findings_page._removal(summary).tables
+    tables += (findings_page.accuracy_table(summary, ["bat"]),)
+    assert all("held-out training images" in one.header[0] for one in tables)
+    assert any("held-out training images by epoch" in chart.title for chart in charts)
+    texts = findings_page._verdicts(summary).text + tuple(one.caption for one in tables)
+    assert any("clean held-out training images" in text for text in texts)
+    assert not any("test images" in text for text in texts)
 
 
 def test_the_page_counts_the_seeds_of_its_numbers(monkeypatch):

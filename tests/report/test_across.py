@@ -141,3 +141,11 @@ def test_names_that_share_a_file_are_refused(tmp_path):
 def test_wrong_arguments_end_in_one_line(arguments, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_page_names_held_out_training_images(tmp_path):
+    results = {**json.loads(PILOT.read_text()), "tested": 1000}
+    text = write([Finished("Gray", results)], tmp_path).read_text()
+    assert "1,000 held-out training images" in text
+    assert "typical held-out training images without some" in text
+    assert "test images" not in text

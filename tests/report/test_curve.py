@@ -11,6 +11,7 @@ from bat_jax.errors import UserError
 from bat_jax.evaluation import read
 from bat_jax.report import curves
 from bat_jax.report.curve import main
+from bat_jax.runtime.files import write_json
 
 # Of the command in the fixture.
 ARGUMENTS = ["--attacks", "apgd-ce", "--images=24"]
@@ -133,6 +134,25 @@ def test_the_curve_of_another_checkpoint_is_kept(runs, curve, capsys):
     words = "holds the curve of the best checkpoint; expected that of the last: name another folder"
     assert f"{folder / 'curve.json'}: {words}" in line
     assert (folder / "curve.json").read_bytes() == before
+
+
+def test_the_curve_of_another_run_is_kept(runs, curve, tmp_path, capsys):
+    content = json.loads((curve[0] / "curve.json").read_bytes())
+    (saved,) = curve[0].glob("minimal_norms_*.npz")
+    for name, files in (
+        ("finished", {"curve.json": {**content, "weights": "other"}}),
+        ("stopped", {"minimal_norms_1.npz": {}}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, held in files.items():
+            write_json(folder / file, held)
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        assert main([str(runs[1]), f"--output={folder}", *ARGUMENTS, *RADII]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{folder}: holds the curve of another run" in line
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert saved.name != "minimal_norms_1.npz"
 
 
 def test_wrong_input_ends_in_one_line(runs, tmp_path, capsys):

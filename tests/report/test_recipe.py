@@ -9,6 +9,12 @@ def test_a_run_without_options_or_of_an_older_version_has_no_recipe():
     assert recipe({"data": {}, "train": {"ema": 0.0}}) == ""
 
 
+def test_the_attack_of_a_method_without_one_is_no_option():
+    config = default()
+    config.update_from_flattened_dict({"objective.name": "standard", "attack.warmup_epochs": 5.0})
+    assert recipe(config.to_dict()) == ""
+
+
 def test_every_option_is_named():
     config = default()
     config.update_from_flattened_dict(

@@ -9,11 +9,12 @@ import shutil
 import numpy as np
 import pytest
 
+from bat_jax.attacks.versions import STANDARD
 from bat_jax.errors import UserError
 from bat_jax.evaluation.records import AUTOATTACK, CLEAN, GROUPS, Measure, percent
 from bat_jax.evaluation.runs import read
 from bat_jax.methods import WEIGHT_BINS
-from bat_jax.report import charts, compare, comparison, report, single
+from bat_jax.report import charts, compare, comparison, groups, report, single
 from bat_jax.report.__main__ import main
 from bat_jax.report.command import finish
 from bat_jax.report.drawing import Figure
@@ -135,6 +136,16 @@ def test_runs_are_compared_side_by_side_and_image_by_image(runs, tmp_path):
     # Only the differences of their configs are shown.
     settings = text[text.index("<h2>Settings</h2>") :]
     assert re.findall(r'<th scope="row">(.*?)</th>', settings) == ["objective.name"]
+
+
+def test_fields_that_an_older_version_lacks_have_their_defaults(runs, tmp_path):
+    content = json.loads((runs[1] / "config.json").read_bytes())
+    del content["config"]["train"]["ema"], content["config"]["data"]["cutmix"]
+    folder = tmp_path / "older"
+    shutil.copytree(runs[1], folder, ignore=shutil.ignore_patterns("checkpoints", "figures"))
+    (folder / "config.json").write_text(json.dumps(content))
+    (section,) = comparison._settings([read(runs[0]), read(folder)], ["one", "two"])
+    assert [row[0] for row in section.tables[0].rows] == ["objective.name"]
 
 
 def test_a_sampled_accuracy_is_named_and_not_compared_image_by_image(runs):
@@ -264,6 +275,143 @@ def test_typicality_names_numbers_of_images_and_checkpoints_that_differ(runs):
     assert "one, best, clean: typical" in chart.alt
     assert "two, last, clean: typical" in chart.alt
     assert "Checkpoint" not in chart.caption
+
+
+def _of_file(run):
+    """Returns a run as if its best weights were those of a file, whose training is unknown."""
+    config = {**run.config, "objective": {"name": "standard"}}
+    about = {**run.about, "data": {**run.about["data"], "weights": "abc"}}
+    results = {"seconds": 0.0, "weights": run.results["best"]}
+    examples = {
+        name.replace("best_", "weights_"): value
+        for name, value in run.examples.items()
+        if not name.startswith("last_")
+    }
+    return dataclasses.replace(
+        run, config=config, about=about, results=results, records=(), examples=examples
+    )
+
+
+def test_the_weights_of_a_file_are_compared_without_a_training(runs):
+    run, weights = read(runs[0]), _of_file(read(runs[1]))
+    page = comparison._page([run, weights], ["one", "two"])
+    assert page.facts["two"].startswith("the weights of a file (content abc) on digits, Linf 0.1")
+    assert [section.title for section in page.sections] == ["Results", "Image by image"]
+    rows = page.sections[1].tables[0].rows
+    assert [row[0] for row in rows] == [
+        f"two, weights against best, {n}" for n in ("clean", "PGD-2")
+    ]
+    tests = run.examples["best_clean"], weights.examples["weights_clean"]
+    assert rows[0][2] == str((tests[0] & ~tests[1]).sum())
+    # What differs between trained runs beside it is shown, without the weights' placeholder.
+    (settings,) = comparison._settings([run, weights, read(runs[1])], ["one", "two", "three"])
+    (row,) = settings.tables[0].rows
+    assert row == ("objective.name", "bat", "", "pgd_at")
+
+
+def test_markers_are_explained_where_both_checkpoints_are_plotted(runs):
+    run = read(runs[0])
+
+    def caption(one):
+        return charts.trade_off([one], ["one"]).caption
+
+    assert "Filled markers: the best checkpoint; open markers: the last." in caption(run)
+    assert "markers" not in caption(_changed(run, without=("last",)))
+    assert "markers" not in caption(_of_file(run))
+    both = charts.trade_off([run, _of_file(run)], ["one", "two"])
+    assert "the best checkpoint or the weights of a file; open markers: the last" in both.caption
+    figure = Figure()
+    charts.trade_off([_of_file(run)], ["one"]).draw(figure)
+    assert figure.axes[0].containers[0].lines[0].get_markerfacecolor() != "none"
+
+
+def test_a_training_attack_is_named_only_if_it_took_place(runs):
+    run = read(runs[0])
+    assert single.facts(run)["Attack"] == "Linf, epsilon 0.1; in training 2 steps of 0.05"
+    evaluation = dataclasses.replace(run, records=())
+    standard = dataclasses.replace(
+        run, config={**run.config, "objective": {**run.config["objective"], "name": "standard"}}
+    )
+    for one in (evaluation, standard):
+        assert single.facts(one)["Attack"] == "Linf, epsilon 0.1"
+
+
+def _by(run, *attacks):
+    """Returns a run with some attacks of AutoAttack on its best checkpoint."""
+    attacked = _changed(run, ("best",))
+    attacked.results["best"]["broken_by"] = dict.fromkeys(attacks, 1)
+    return attacked
+
+
+def test_fewer_attacks_than_the_standard_ones_are_named_wherever_autoattack_is(runs):
+    run = read(runs[0])
+    whole, one = _by(run, *STANDARD), _by(run, "apgd-ce")
+    assert "does not establish" not in single.robustness_note(whole)
+    assert single.robustness_note(one) == (
+        "Robust accuracy is accuracy under these attacks of AutoAttack alone, per image the worst"
+        " case: apgd-ce. Without the other standard ones, apgd-t, fab-t, square, it does not"
+        " establish robustness."
+    )
+    assert "best, AutoAttack (apgd-ce)" in [row[0] for row in single.results_table(one).rows]
+
+    def words(*found):
+        return comparison._cautions(found, ["one", "two"], AUTOATTACK)
+
+    assert words(whole, whole) == []
+    (text,) = words(whole, one)
+    assert "different attacks: one: apgd-ce, apgd-t, fab-t, square; two: apgd-ce." in text
+    assert words(one, one) == [
+        "AutoAttack did not run all its standard attacks (one: apgd-ce; two: apgd-ce), so it does"
+        " not establish robustness."
+    ]
+    chart = charts.trade_off([whole, one], ["one", "two"])
+    assert chart.caption.endswith("evaluated with AutoAttack (of different attacks).")
+
+
+def test_other_groups_of_images_are_not_compared_without_a_word(runs):
+    one, two = map(read, runs)
+
+    def words(changed):
+        return comparison._cautions([one, changed], ["one", "two"], AUTOATTACK)
+
+    assert words(two) == []
+    settings = {**two.config["memorization"], "threshold": 0.5}
+    higher = dataclasses.replace(two, config={**two.config, "memorization": settings})
+    data = {**two.about["data"], "estimates": "other"}
+    for changed in (higher, dataclasses.replace(two, about={**two.about, "data": data})):
+        assert words(changed)[0].startswith("These runs split typical and atypical images differ")
+    table = comparison._results([one, two], ["one", "two"], Measure.pgd(2))
+    number = table.header.index("clean, typical")
+    n = one.evaluations["best"].groups["typical"][CLEAN].n
+    assert table.rows[0][number].endswith(f", n = {n}")
+
+
+def test_intervals_of_samples_are_explained_wherever_they_are_shown(runs):
+    run = _by(read(runs[0]), *STANDARD)
+    best = run.results["best"]
+    best["by"] = {"class": {"0": best["test"], "1": best["test"]}}
+    best["by"]["class"] = {
+        name: {key: value for key, value in found.items() if key not in GROUPS}
+        for name, found in best["by"]["class"].items()
+    }
+    sample = {"attacks": ["square"], "images": 9, "drawn": 5, "broken": 0, "interval": [0.1, 0.2]}
+    sampled = dataclasses.replace(run, results={**run.results, "best": {**best, "sample": sample}})
+
+    def captions(one):
+        (section,) = groups.sections(one)
+        return [
+            single.results_table(one).caption,
+            comparison._results([one, one], ["one", "two"], AUTOATTACK).caption,
+            charts.trade_off([one], ["one"]).caption,
+            charts.typicality([one], ["one"]).caption,
+            section.tables[0].caption,
+            section.charts[0].caption,
+        ]
+
+    words = "Wilson intervals. Those of sampled accuracies also cover the images not attacked by"
+    assert not any("sampled" in caption for caption in captions(run))
+    for caption in captions(sampled):
+        assert words in caption.replace(" over the test images", "")
 
 
 @pytest.mark.parametrize(

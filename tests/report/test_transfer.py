@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from bat_jax.data import Split
 from bat_jax.errors import UserError
 from bat_jax.evaluation import read
 from bat_jax.evaluation.records import Accuracy
@@ -91,6 +92,19 @@ def test_fewer_images_are_drawn_on_request(runs, tmp_path):
     assert main([*map(str, runs), f"--output={tmp_path}", "--images=50"]) == 0
     with np.load(tmp_path / "transfer.npz") as arrays:
         assert arrays["robust"].shape == (2, 2, 50)
+
+
+def test_the_data_of_a_run_are_hashed_once(runs, tmp_path, monkeypatch):
+    hashed = []
+    digest = Split.digest
+    monkeypatch.setattr(Split, "digest", lambda split: hashed.append(split) or digest(split))
+
+    def stop(*_, **__):
+        raise UserError("stopped")
+
+    monkeypatch.setattr("bat_jax.report.transfer.transfer", stop)
+    assert main([*map(str, runs), f"--output={tmp_path}"]) == 2
+    assert len(hashed) == 2 * len(runs)
 
 
 def test_wrong_input_ends_in_one_line(runs, tmp_path, capsys):

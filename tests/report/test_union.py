@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,6 +228,40 @@ def test_a_checkpoint_that_not_every_evaluation_attacked_is_left_out(attacked, t
     assert "Not every threat is AutoAttack" not in page
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_union_of_fewer_attacks_keeps_its_warning(attacked, tmp_path):
+    folders = attacked("best", bare="last")
+    path = Path(folders[0]) / "results.json"
+    results = json.loads(path.read_bytes())
+    results["best"]["broken_by"] = {"apgd-ce": 3}
+    write_json(path, results)
+    assert main([*folders, f"--output={tmp_path / 'page'}"]) == 0
+    (found,) = json.loads((tmp_path / "page" / "union.json").read_bytes()).values()
+    assert list(found["by"]) == ["Linf 0.1, AutoAttack (apgd-ce)", "L2 0.5, AutoAttack"]
+    assert "Not every threat is AutoAttack" in (tmp_path / "page" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_evaluation_of_another_version_is_united_with_its_run(evaluations, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(evaluations[1], other)
+    content = json.loads((other / "config.json").read_bytes())
+    config = content["config"]
+    content["format"] = 1
+    config["model"]["lowering"] = "automatic"
+    del config["train"]["ema"], config["objective"]["awp"], config["programs"]
+    config["data"]["tested"] = 449
+    write_json(other / "config.json", content)
+    run = tmp_path / "run"
+    shutil.copytree(evaluations[0], run, ignore=shutil.ignore_patterns("checkpoints", "figures"))
+    content = json.loads((run / "config.json").read_bytes())
+    content["config"]["data"]["tested"] = 449
+    write_json(run / "config.json", content)
+    assert main([str(run), str(other), f"--output={tmp_path / 'page'}"]) == 0
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "of the held-out training images (n = 449" in page
+
+
 def test_a_sample_on_the_last_checkpoint_and_no_common_attack_are_refused(
     attacked, tmp_path, capsys
 ):
@@ -264,5 +299,8 @@ def test_evaluations_of_a_run_are_united(runs, tmp_path):
     assert main([*folders, f"--output={tmp_path / 'union'}"]) == 0
     content = json.loads((tmp_path / "union" / "union.json").read_bytes())
     (found,) = content.values()
-    assert list(found["by"]) == ["Linf 0.1, AutoAttack", "L2 0.5, AutoAttack"]
+    assert list(found["by"]) == [
+        "Linf 0.1, AutoAttack (apgd-ce)",
+        "L2 0.5, AutoAttack (apgd-ce)",
+    ]
     assert found["union"]["accuracy"] <= min(one["accuracy"] for one in found["by"].values())
