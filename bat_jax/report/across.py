@@ -80,7 +80,7 @@ def _page(
         "# The findings across data sets",
         "Written from the numbers by `python -m bat_jax.report.across`. The rules of the verdicts"
         " were fixed before the runs; [docs/findings.md](../findings.md) has them, with the"
-        " commands, the hardware and the dates. Undecided means that the numbers show neither;"
+        " commands, the runs, the hardware and the dates. Undecided means that the numbers show neither;"
         " beside it stand the true differences, in points, that this spread lets the seeds that"
         " were run, or those of the last declared look, detect with a probability of 80 %."
         " Intervals are 95 % t intervals over seeds.",
@@ -163,7 +163,7 @@ def _cell(one: Finished, name: str) -> str:
         return claim.verdict
     low, high = min(sizes), max(sizes)
     ends = f"{low:.1f}" if low == high else f"{low:.1f} to {high:.1f}"
-    return f"undecided (detects {ends})"
+    return f"undecided (would detect {ends} points)"
 
 
 def _failures(finished: Sequence[Finished]) -> list[str]:

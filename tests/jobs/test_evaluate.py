@@ -210,8 +210,9 @@ def test_a_tolerance_gives_an_interval_and_later_the_exact_verdict(run):
         assert not_run.sum() == sample["images"] - sample["drawn"]
         assert examples["last_autoattack"][not_run].all()
     page = single._page(runs.read(workdir))
-    assert "AutoAttack (sampled) 1" in page.summary
-    assert "last, AutoAttack (sampled)" in [row[0] for row in page.sections[0].tables[0].rows]
+    assert "AutoAttack (apgd-ce, fab-t; sampled) 1" in page.summary
+    rows = page.sections[0].tables[0].rows
+    assert "last, AutoAttack (apgd-ce, fab-t; sampled)" in [row[0] for row in rows]
     sentence = f"fab-t on {sample['drawn']} of {sample['images']} images, of which they broke"
     assert sentence in page.sections[0].text[-1]
 

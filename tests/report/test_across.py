@@ -47,7 +47,7 @@ def test_the_table_has_every_verdict_and_what_undecided_ones_detect(page):
     row = next(line for line in text.splitlines() if line.startswith("| (a) "))
     assert row.endswith("| supported | refuted |")
     rows = [line for line in text.splitlines() if line.startswith("| (b) ")]
-    assert rows[0].endswith("| undecided (detects 3.7) | refuted |")
+    assert rows[0].endswith("| undecided (would detect 3.7 points) | refuted |")
     assert rows[2].endswith("| supported | not tested |")
     assert "**Gray** (3 seeds, 1,000 test images): the regime holds; (a) supported;" in text
     assert "**Colour 100** (3 seeds, 1,000 test images): the regime does not hold" in text
@@ -92,7 +92,7 @@ def test_numbers_in_names_of_arms_are_not_read_as_differences():
         detectable="trades_awp0.005 clean 2.3, trades_awp0.005 PGD-20 3.1 points",
     )
     one.claims["c, last"] = claim
-    assert _cell(one, "c, last") == "undecided (detects 2.3 to 3.1)"
+    assert _cell(one, "c, last") == "undecided (would detect 2.3 to 3.1 points)"
 
 
 def test_estimates_from_samples_are_named(page):
