@@ -4,7 +4,7 @@ Per-example functions return one value per example. The functions of a whole bat
 `axis_name`: inside `jax.shard_map` or `jax.pmap` they then compute over the global batch and return
 its value on every device, so that a result does not depend on how many devices share the batch.
 Under `jax.pmap` or `jax.shard_map(check_vma=False)`, average the gradients of such a value over the
-axis (`jax.lax.pmean`). Cross-entropy itself is optax's.
+axis (`jax.lax.pmean`). `cross_entropy` calls optax.
 
 Sections refer to docs/method.md, which distinguishes published from reconstructed forms.
 """
@@ -73,14 +73,14 @@ def cross_entropy(
     logits: Float[Array, "batch classes"],
     labels: Int[Array, " batch"] | Float[Array, "batch classes"],
 ) -> Float[Array, " batch"]:
-    """Returns -sum_k t_k log p_k, per example.
+    """Returns -sum_k t_k log p_k, per example; 0 log 0 counts as 0.
 
     Args:
       logits: shape `[batch, classes]`.
       labels: class indices, shape `[batch]`, or class probabilities t, shape `[batch, classes]`.
     """
     if labels.ndim == logits.ndim:
-        return optax.softmax_cross_entropy(logits, labels)
+        return optax.safe_softmax_cross_entropy(logits, labels)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
@@ -93,7 +93,7 @@ def wrong_class_confidence(
       logits: shape `[batch, classes]`.
       labels: class indices, shape `[batch]`.
     """
-    return jnp.max(jnp.where(_is_label(logits, labels), 0.0, jax.nn.softmax(logits)), axis=-1)
+    return jnp.max(jnp.where(is_class(logits, labels), 0.0, jax.nn.softmax(logits)), axis=-1)
 
 
 def kl_divergence(
@@ -101,13 +101,17 @@ def kl_divergence(
 ) -> Float[Array, " batch"]:
     """Returns KL(p || p'), in nats, of the softmax p of `logits` and p' of `other_logits`.
 
+    0 log 0 counts as 0, so that a class whose logits are -inf has no effect.
+
     Args:
       logits: the logits of p, shape `[batch, classes]`.
       other_logits: the logits of p', shape `[batch, classes]`.
     """
-    return optax.losses.kl_divergence_with_log_targets(
-        jax.nn.log_softmax(other_logits), jax.nn.log_softmax(logits)
-    )
+    log_p, log_other = jax.nn.log_softmax(logits), jax.nn.log_softmax(other_logits)
+    # Replaced before the product, whose gradient would be NaN at -inf.
+    is_zero = jnp.exp(log_p) == 0
+    log_p, log_other = (jnp.where(is_zero, 0.0, logs) for logs in (log_p, log_other))
+    return optax.losses.kl_divergence_with_log_targets(log_other, log_p)
 
 
 def label_smoothing(
@@ -174,8 +178,8 @@ def mart(
       ICLR 2020
     """
     fit = cross_entropy(adversarial_logits, labels)
-    wrong = jnp.where(_is_label(adversarial_logits, labels), -jnp.inf, adversarial_logits)
-    is_strongest_wrong = _is_label(adversarial_logits, jnp.argmax(wrong, axis=-1))
+    wrong = jnp.where(is_class(adversarial_logits, labels), -jnp.inf, adversarial_logits)
+    is_strongest_wrong = is_class(adversarial_logits, jnp.argmax(wrong, axis=-1))
     # 1 - p_k is the sum of the other probabilities: their log stays finite where p_k rounds to 1.
     log_not_wrong = jax.nn.logsumexp(
         adversarial_logits, axis=-1, where=~is_strongest_wrong
@@ -497,10 +501,12 @@ def bat(
     )
 
 
-def _is_label(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+def is_class(
+    logits: Float[Array, "batch classes"], classes: Int[Array, " batch"]
 ) -> Bool[Array, "batch classes"]:
-    return jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    """Returns which logit is that of the class, per example."""
+    # A comparison rather than an index, which avoids a gather and, in the gradient, a scatter.
+    return jnp.arange(logits.shape[-1])[None, :] == classes[:, None]
 
 
 def _at_label(

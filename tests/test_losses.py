@@ -273,6 +273,32 @@ def test_losses_and_gradients_are_finite_at_extreme_logits(extreme):
         assert np.all(np.isfinite(gradient)), name
 
 
+@pytest.mark.parametrize("name", ["trades", "mart", "kl_divergence", "cross_entropy"])
+def test_a_class_whose_logits_are_minus_infinity_has_no_effect(name):
+    batch = example()
+    labels, targets = device(batch["labels"]), jax.nn.softmax(device(example(1)["clean"]))
+
+    def loss(clean, adversarial, *, targets):
+        values = {
+            "trades": lambda: losses.trades(clean, adversarial, labels, beta=6.0, targets=targets),
+            "mart": lambda: losses.mart(clean, adversarial, labels, beta=5.0),
+            "kl_divergence": lambda: losses.kl_divergence(clean, adversarial),
+            "cross_entropy": lambda: losses.cross_entropy(adversarial, targets),
+        }
+        return jnp.sum(values[name]())
+
+    def pulled_back(*logits, targets):
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*logits, targets=targets)
+
+    logits = [device(batch["clean"]), device(batch["adversarial"])]
+    expected, expected_gradients = pulled_back(*logits, targets=targets)
+    with_class = [jnp.pad(z, ((0, 0), (0, 1)), constant_values=-jnp.inf) for z in logits]
+    found, gradients = pulled_back(*with_class, targets=jnp.pad(targets, ((0, 0), (0, 1))))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for with_it, without in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(with_it, np.pad(without, ((0, 0), (0, 1))), atol=1e-5)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0.1, 30.0))
 def test_weights_lie_between_zero_and_one_and_alpha_zero_makes_them_one(seed, scale):

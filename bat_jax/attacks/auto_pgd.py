@@ -6,7 +6,7 @@ Parameter-free Attacks, arXiv:2003.01690, section 4.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -192,6 +192,10 @@ def create(
     return Apgd(epsilon, norm, loss, num_iterations, rho)
 
 
+def _share(rho: Any) -> float:
+    return checks.number("rho", rho, "a number of 0 to 1, such as 0.75", lambda one: 0 <= one <= 1)
+
+
 def apgd(
     logits_fn: LogitsFn,
     images: GivenImages,
@@ -222,13 +226,14 @@ def apgd(
       loop: see `bat_jax.attacks.engine.Engine`.
 
     Raises:
-      UserError: images, labels or logits that are not as described.
+      UserError: images, labels or logits that are not as described, or a number out of range.
     """
     if loss not in ("cross_entropy", "dlr"):
         raise UserError(f"apgd: loss is {loss!r}; expected cross_entropy or dlr")
     checks.whole("num_iterations", num_iterations, 0)
+    share = _share(rho)
     return single.run(
-        lambda radius: create(radius, norm, loss, num_iterations, rho),
+        lambda radius: create(radius, norm, loss, num_iterations, share),
         logits_fn,
         images,
         labels,
@@ -274,12 +279,13 @@ def apgd_targeted(
       loop: see `bat_jax.attacks.engine.Engine`.
 
     Raises:
-      UserError: images, labels or logits that are not as described.
+      UserError: images, labels or logits that are not as described, or a number out of range.
     """
     checks.whole("num_iterations", num_iterations, 0)
     checks.whole("num_targets", num_targets, 1)
+    share = _share(rho)
     return single.run(
-        lambda radius: create(radius, norm, "targeted_dlr", num_iterations, rho),
+        lambda radius: create(radius, norm, "targeted_dlr", num_iterations, share),
         logits_fn,
         images,
         labels,

@@ -67,12 +67,10 @@ class MinimalNorms:
         Raises:
           UserError: a radius below 0, or larger than all that images were attacked at.
         """
-        if not 0 <= epsilon <= self.epsilons[-1]:
-            raise UserError(
-                f"epsilon: {epsilon}; expected 0 to {self.epsilons[-1]:g}, the largest radius that"
-                " images were attacked at"
-            )
-        return self.clean & (self.upper > epsilon)
+        most = self.epsilons[-1]
+        expected = f"0 to {most:g}, the largest radius that images were attacked at"
+        radius = checks.number("epsilon", epsilon, expected, lambda radius: 0 <= radius <= most)
+        return self.clean & (self.upper > radius)
 
 
 def minimal_norms(
@@ -179,13 +177,17 @@ def _radii(
     """Returns the radii in float64.
 
     Raises:
-      UserError: none, or radii that are not above 0 and ascending.
+      UserError: a single one, none, or radii that are not above 0 and ascending.
     """
-    radii = np.asarray(list(epsilons), np.float64)
-    if not len(radii):
+    try:
+        given = list(epsilons)
+    except TypeError:
+        raise UserError(
+            f"epsilons: {epsilons!r}; expected several radii, such as (4 / 255, 8 / 255)"
+        ) from None
+    if not given:
         raise UserError("epsilons: none; expected at least one radius, such as 8 / 255")
-    for epsilon in radii.tolist():
-        checks.radius(epsilon, norm)
+    radii = np.array([checks.radius(epsilon, norm) for epsilon in given])
     if (np.diff(radii) <= 0).any():
         place = int(np.argmax(np.diff(radii) <= 0))
         raise UserError(

@@ -7,7 +7,9 @@ evaluation that AutoAttack contradicts, and a search in another function than th
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +49,8 @@ def inputs(
     if not len(images):
         raise UserError("images: none; expected at least one")
     label_values(labels, len(images))
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"batch_size: {batch_size}; expected 1 or more")
+    if batch_size is not None:
+        whole("batch_size", batch_size, 1)
     return images, labels.astype(np.int32)
 
 
@@ -56,6 +58,23 @@ def whole(name: str, value: int, least: int) -> None:
     """Raises a UserError unless a number is whole and at least some other."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise UserError(f"{name}: {value!r}; expected a whole number, {least} or more")
+
+
+def number(
+    name: str, value: Any, expected: str, is_allowed: Callable[[float], bool] = lambda _: True
+) -> float:
+    """Returns a number as a float; raises a UserError unless it is one, and allowed."""
+    is_scalar = isinstance(value, np.ndarray | jax.Array) and not value.ndim
+    is_real = isinstance(value, Real) or (is_scalar and _is_real(value.dtype))
+    if not is_real or isinstance(value, bool):
+        raise UserError(f"{name}: {value!r}; expected {expected}")
+    if not is_allowed(float(value)):
+        raise UserError(f"{name}: {value}; expected {expected}")
+    return float(value)
+
+
+def _is_real(dtype: np.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def if_concrete(array: Shaped[Array | np.ndarray, "..."]) -> np.ndarray | None:
@@ -130,39 +149,51 @@ def labels_in_range(labels: Integer[np.ndarray, " images"], num_classes: int) ->
 
 
 def radius(
-    epsilon: float,
+    epsilon: Any,
     norm: str,
     *,
     norms: Sequence[str] = NORMS,
     allow_zero: bool = False,
-) -> None:
-    """Rejects an invalid ball, and warns if it contains the whole box."""
+) -> float:
+    """Returns a ball's radius; rejects an invalid one, and warns if it contains the whole box."""
     if norm not in norms:
         raise UserError(f"norm: {norm!r}; expected {', '.join(norms[:-1])} or {norms[-1]}")
-    if not (0 < epsilon < np.inf or (allow_zero and epsilon == 0)):
-        expected = "0 or a number above 0" if allow_zero else "a number above 0"
-        raise UserError(f"epsilon: {epsilon}; expected {expected}, such as 8 / 255")
-    if norm == "linf" and epsilon > 1:
+    found = number(
+        "epsilon",
+        epsilon,
+        _radius_in_words(allow_zero=allow_zero),
+        lambda found: 0 < found < np.inf or (allow_zero and found == 0),
+    )
+    if norm == "linf" and found > 1:
         _warn(
-            f"epsilon: {epsilon:g} exceeds the pixel scale [0, 1], where any image can become any"
+            f"epsilon: {found:g} exceeds the pixel scale [0, 1], where any image can become any"
             " other; write grey levels as a fraction, such as 8 / 255"
         )
+    return found
+
+
+def _radius_in_words(*, allow_zero: bool) -> str:
+    return f"{'0 or ' if allow_zero else ''}a number above 0, such as 8 / 255"
 
 
 def radii(
-    epsilon: GivenRadius, norm: str, num_images: int, *, norms: Sequence[str] = NORMS
+    epsilon: GivenRadius,
+    norm: str,
+    num_images: int,
+    *,
+    norms: Sequence[str] = NORMS,
+    allow_zero: bool = False,
 ) -> tuple[float, Float[np.ndarray, " images"] | None]:
     """Returns an attack's epsilon and its factor for every image.
 
     The factor is None if all images have one radius; else epsilon is 1.
 
     Raises:
-      UserError: an unknown norm; or a radius that is not a number above 0, or not one per image.
+      UserError: an unknown norm; or a radius that is not a number above 0 (or 0, if allowed), or
+        not one per image.
     """
     if np.ndim(epsilon) == 0:
-        one = float(epsilon)
-        radius(one, norm, norms=norms)
-        return one, None
+        return radius(epsilon, norm, norms=norms, allow_zero=allow_zero), None
     given = np.asarray(epsilon)
     if given.shape != (num_images,) or given.dtype.kind not in "fiu":
         raise UserError(
@@ -171,11 +202,13 @@ def radii(
         )
     with np.errstate(over="ignore"):
         scale = given.astype(np.float32)
-    for row in np.flatnonzero(~((scale > 0) & np.isfinite(scale)))[:1]:
+    is_allowed = (scale > 0) | (allow_zero & (scale == 0))
+    for row in np.flatnonzero(~(is_allowed & np.isfinite(scale)))[:1]:
         raise UserError(
-            f"epsilon: {given[row]} of image {row}; expected a number above 0, such as 8 / 255"
+            f"epsilon: {given[row]} of image {row}; expected"
+            f" {_radius_in_words(allow_zero=allow_zero)}"
         )
-    radius(float(scale.max()), norm, norms=norms)
+    radius(float(scale.max()), norm, norms=norms, allow_zero=allow_zero)
     return 1.0, scale
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from bat_jax import losses
 from bat_jax.attacks.classifier import Labels, Logits
 from bat_jax.attacks.protocol import Attack, Problem
 from bat_jax.attacks.wrapped import Wrapped
@@ -30,7 +31,7 @@ def grouped(logits: Logits, labels: Labels, classes: tuple[int, ...]) -> Logits:
       labels: y.
       classes: the chosen classes.
     """
-    own = jnp.arange(logits.shape[1])[None, :] == labels[:, None]
+    own = losses.is_class(logits, labels)
     is_goal = _is_chosen(classes, logits.shape[1])[None, :] & ~own
     strongest_other = jnp.max(jnp.where(is_goal, -jnp.inf, logits), axis=1, keepdims=True)
     # Nothing is gained by changing the others.
@@ -74,11 +75,15 @@ def given(target_classes: Sequence[int]) -> tuple[int, ...]:
       UserError: they are no sequence.
     """
     try:
-        return tuple(target_classes)
+        return tuple(_of_array(one) for one in target_classes)
     except TypeError:
         raise UserError(
             f"target_classes: {target_classes!r}; expected several classes, such as (3, 5)"
         ) from None
+
+
+def _of_array(one: Any) -> Any:
+    return np.asarray(one).tolist() if isinstance(one, np.generic | np.ndarray | Array) else one
 
 
 def check(
@@ -96,7 +101,7 @@ def check(
     is_known = all(isinstance(one, int | np.integer) and 0 <= one < num_classes for one in classes)
     if not classes or not is_known or len(set(classes)) < len(classes):
         raise UserError(
-            f"target_classes: {', '.join(map(str, classes)) or 'none'}; expected some of 0 to"
+            f"target_classes: {', '.join(map(repr, classes)) or 'none'}; expected some of 0 to"
             f" {num_classes - 1}, each once"
         )
     is_only = labels == classes[0]

@@ -7,7 +7,7 @@ draws and iterates of the other images.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from bat_jax.attacks.classifier import HostImages, Images, LogitsFn, RandomLogit
 from bat_jax.attacks.draws import folded
 from bat_jax.attacks.protocol import Attack, Outcome, Problem
 from bat_jax.attacks.traced_model import TracedModel
+from bat_jax.errors import UserError
 from bat_jax.kernels import programs
 
 Loop = Literal["host", "device"]
@@ -53,6 +54,9 @@ class Engine:
       key_impl: the implementation of keys, if `logits_fn` takes images and a key; see
         `TracedModel`.
       precision: of matrix products, as in `jax.default_matmul_precision`.
+
+    Raises:
+      UserError: an unknown loop.
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class Engine:
         self._model = TracedModel(
             logits_fn, lambda array: jax.device_put(array, replicated), key_impl, precision
         )
+        if loop not in (None, *get_args(Loop)):
+            raise UserError(f"loop: {loop!r}; expected {' or '.join(get_args(Loop))}, or None")
         self._loop = _loop() if loop is None else loop
         self._fine, self._coarse = (
             sorted(

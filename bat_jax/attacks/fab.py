@@ -296,7 +296,7 @@ def fab_targeted(
       loop: see `bat_jax.attacks.engine.Engine`.
 
     Raises:
-      UserError: images, labels or logits that are not as described.
+      UserError: images, labels or logits that are not as described, or a number out of range.
     """
     checks.whole("num_iterations", num_iterations, 0)
     checks.whole("num_targets", num_targets, 1)

@@ -99,13 +99,8 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
 
 def logit_of(logits: Logits, classes: Labels) -> PerImage:
     """Returns one logit per image."""
-    return jnp.sum(jnp.where(_is_class(logits, classes), logits, 0.0), axis=-1)
+    return jnp.sum(jnp.where(losses.is_class(logits, classes), logits, 0.0), axis=-1)
 
 
 def _strongest_other(logits: Logits, labels: Labels) -> PerImage:
-    return jnp.max(jnp.where(_is_class(logits, labels), -jnp.inf, logits), axis=-1)
-
-
-def _is_class(logits: Logits, classes: Labels) -> Array:
-    # A comparison rather than an index, which avoids a gather and, in the gradient, a scatter.
-    return jnp.arange(logits.shape[-1])[None, :] == classes[:, None]
+    return jnp.max(jnp.where(losses.is_class(logits, labels), -jnp.inf, logits), axis=-1)

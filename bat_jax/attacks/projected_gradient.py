@@ -70,13 +70,11 @@ class PgdSettings:
                 f"loss: {self.loss!r}; expected {', '.join(inner_losses.NAMES)}, or a function"
             )
         for name in ("step_size", "start_radius", "gaussian_start"):
-            number = getattr(self, name)
-            if not 0 <= number < math.inf:
-                raise UserError(f"{name}: {number}; expected 0 or a number above 0")
+            checks.number(
+                name, getattr(self, name), "0 or a number above 0", lambda one: 0 <= one < math.inf
+            )
         for name, least in (("num_steps", 0), ("restarts", 1)):
-            number = getattr(self, name)
-            if not isinstance(number, int | np.integer) or number < least:
-                raise UserError(f"{name}: {number}; expected a whole number, {least} or more")
+            checks.whole(name, getattr(self, name), least)
 
 
 class Trajectory(NamedTuple):
@@ -185,7 +183,7 @@ def pgd_trajectory(
     *,
     reference_logits: Logits | None = None,
     targets: SoftLabels | None = None,
-    scale: Float[Array, ""] | Float[Array, " batch"] | None = None,
+    scale: GivenRadius | None = None,
 ) -> Trajectory:
     """Like `pgd`; also counts the steps each image withstood, for GAIRAT.
 
@@ -212,7 +210,7 @@ def pgd_trajectory(
     )
     if settings.loss == "kl" and reference_logits is None:
         problem = problem._replace(reference_logits=logits_fn(problem.images))
-    bounds = _bounds(settings, scale)
+    bounds = _bounds(settings, None if scale is None else jnp.asarray(scale, jnp.float32))
     trajectory = _attack(problem, image_keys, settings, bounds)
     if settings.restarts > 1:
         trajectory = _best_of_restarts(problem, trajectory, image_keys, settings, bounds)
@@ -251,8 +249,9 @@ def _radii(
     if isinstance(epsilon, jax.core.Tracer):
         return 1.0, jnp.asarray(epsilon, jnp.float32)
     if np.ndim(epsilon) == 0:
-        return float(epsilon), None
-    one, scale = checks.radii(epsilon, norm, num_images, norms=_NORMS)
+        # `PgdSettings` checks its range.
+        return checks.number("epsilon", epsilon, "0 or a number above 0, such as 8 / 255"), None
+    one, scale = checks.radii(epsilon, norm, num_images, norms=_NORMS, allow_zero=True)
     return one, jnp.asarray(scale)
 
 

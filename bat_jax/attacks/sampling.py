@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, UInt64
 
-from bat_jax.attacks import anytime
+from bat_jax.attacks import anytime, checks
 from bat_jax.attacks.anytime import Limits
 from bat_jax.attacks.draws import Purpose
 from bat_jax.errors import UserError
@@ -133,17 +133,12 @@ def check(tolerance: float | None, confidence: float, attacks: Sequence[str]) ->
       UserError: the tolerance or the confidence is not between 0 and 1, or the slow attacks are not
         the last.
     """
-    if not 0 < confidence < 1:
-        raise UserError(
-            f"confidence: {confidence}; expected a number above 0 and below 1, such as 0.95"
-        )
+    expected = "a number above 0 and below 1, such as"
+    checks.number("confidence", confidence, f"{expected} 0.95", lambda one: 0 < one < 1)
     if tolerance is None:
         return
-    if not 0 < tolerance < 1:
-        raise UserError(
-            f"tolerance: {tolerance}; expected a number above 0 and below 1, such as 0.003 for 0.3"
-            " points of robust accuracy, or None for the exact verdict"
-        )
+    expected += " 0.003 for 0.3 points of robust accuracy, or None for the exact verdict"
+    checks.number("tolerance", tolerance, expected, lambda one: 0 < one < 1)
     if not slow_ones_last(attacks):
         raise UserError(
             f"attacks: {', '.join(attacks)}; expected {' and '.join(sorted(_SLOW))} after the"

@@ -77,7 +77,8 @@ class Schedule:
             while found.drawn < len(order):
                 if tolerance is not None and found.is_within(width):
                     return found
-                rest = order[found.drawn :][: found.needed(width)]
+                count = len(order) if tolerance is None else found.needed(width)
+                rest = order[found.drawn :][:count]
                 part = single.batches(rest, self.exact.batch_size)[0]
                 for number in range(first, len(self.names)):
                     left = part[verdicts.broken_by[part] == STANDING]

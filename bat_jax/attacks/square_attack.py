@@ -25,8 +25,8 @@ from bat_jax.keys import GivenKey
 
 # After how many queries the fraction p of pixels that a square covers is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-# How many queries to search for one that changes the image. In L1, nearly every query does.
-_LOOK_AHEAD = {"linf": 3, "l2": 3, "l1": 1}
+# How many queries to search for one that changes the image. In L2 and L1, nearly every query does.
+_LOOK_AHEAD = {"linf": 3, "l2": 1, "l1": 1}
 # The L2 attack starts from a grid with this many tiles per side.
 _TILES = 5
 
@@ -311,17 +311,20 @@ def square(
       key: a single key, or one key per image to make draws independent of the position in `images`.
       epsilon: radius of the ball, in units of the [0, 1] pixel scale, or one per image.
       norm: `linf`, `l2` or `l1`.
-      num_queries: forward passes per image.
+      num_queries: forward passes per image, after that of the start.
       p: fraction of the pixels that the first windows cover.
       batch_size: how many images to attack at a time.
       loop: see `bat_jax.attacks.engine.Engine`.
 
     Raises:
-      UserError: images, labels or logits that are not as described.
+      UserError: images, labels or logits that are not as described, or a number out of range.
     """
     checks.whole("num_queries", num_queries, 0)
+    share = checks.number(
+        "p", p, "a number above 0 and at most 1, such as 0.8", lambda one: 0 < one <= 1
+    )
     return single.run(
-        lambda radius: Square(radius, norm, num_queries, p),
+        lambda radius: Square(radius, norm, num_queries, share),
         logits_fn,
         images,
         labels,

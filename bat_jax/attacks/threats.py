@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -155,6 +155,8 @@ def _threats(given: Sequence[Any]) -> list[Threat]:
     Raises:
       UserError: none, one twice, or one that is not a pair of a norm and a radius.
     """
+    if not isinstance(given, Iterable):
+        raise UserError(f'threats: {given!r}; expected several, such as [("linf", 8 / 255)]')
     found: list[Threat] = []
     for one in given:
         if not isinstance(one, tuple | list) or len(one) != 2 or not isinstance(one[1], Real):

@@ -1,6 +1,6 @@
 """The versions of AutoAttack: which attacks run, and with what settings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -54,12 +54,17 @@ def names(version: str, attacks: Sequence[str] | None) -> tuple[str, ...]:
     """
     if version not in _ATTACKS:
         raise UserError(f"version: {version!r}; expected {', '.join(_ATTACKS)}")
-    chosen: tuple[str, ...] = _ATTACKS[version] if attacks is None else tuple(attacks)
     known = get_args(Name)
-    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(known):
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable | None):
         raise UserError(
-            f"attacks: {', '.join(chosen) or 'none'}; expected some of {', '.join(known)}, each"
-            " once"
+            f"attacks: {attacks!r}; expected several of {', '.join(known)}, such as ('apgd-ce',)"
+        )
+    chosen: tuple[str, ...] = _ATTACKS[version] if attacks is None else tuple(attacks)
+    is_known = all(name in known for name in chosen)
+    if not chosen or not is_known or len(set(chosen)) < len(chosen):
+        raise UserError(
+            f"attacks: {', '.join(map(str, chosen)) or 'none'}; expected some of"
+            f" {', '.join(known)}, each once"
         )
     return chosen
 
@@ -72,13 +77,12 @@ def draws_per_iterate(
     Raises:
       UserError: no draws, or attacks that do not average over draws.
     """
+    checks.whole("draws", draws, 1)
     if eot is None:
         eot = _EOT if version == "rand" else None
     if eot is None:
         return None
-    for name, value in (("eot", eot), ("draws", draws)):
-        if value < 1:
-            raise UserError(f"{name}: {value}; expected 1 or more")
+    checks.whole("eot", eot, 1)
     if not set(attacks) <= set(_ATTACKS["rand"]):
         raise UserError(
             f"attacks: {', '.join(attacks)}; expected some of {', '.join(_ATTACKS['rand'])}, which"
@@ -93,16 +97,19 @@ def starts(
     """Returns how often each attack starts, as given, else as the version has it.
 
     Raises:
-      UserError: numbers below 1, or for attacks that are not run.
+      UserError: no whole numbers of 1 or more, or numbers of attacks that are not run.
     """
     of_version = _STARTS.get((version, norm), {})
-    chosen = given or {}
+    chosen = {} if given is None else given
+    if not isinstance(chosen, Mapping):
+        raise UserError(f"restarts: {given!r}; expected a number by attack, such as {{'fab': 5}}")
     for name, count in chosen.items():
-        if name not in attacks or count < 1:
+        if name not in attacks:
             raise UserError(
-                f"restarts: {count} of {name}; expected 1 or more, of the attacks to run:"
+                f"restarts: {count} of {name}; expected restarts of the attacks to run:"
                 f" {', '.join(attacks)}"
             )
+        checks.whole(f"restarts of {name}", count, 1)
     if "fab-t" in chosen:
         raise UserError(
             "restarts: fab-t has no random start; expected other attacks, such as fab, whose"

@@ -8,7 +8,8 @@ The faster forms have gradients of their own, and differentiate in reverse mode 
 compute a model's convolutions by `bat_jax.models.with_conv(model, xla)`.
 
 Each function has the signature of `jax.lax.conv_general_dilated` for NHWC images and an HWIO
-kernel, neither dilated nor grouped; `flax.linen.Conv` accepts it as `conv_general_dilated`.
+kernel; `flax.linen.Conv` accepts it as `conv_general_dilated`. XLA computes what the faster forms
+cannot: dilated or grouped convolutions, padding given by name, other layouts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,12 +32,14 @@ __all__ = [
 ]
 
 Images = Float[Array, "batch height width channels"]
-Kernel = Float[Array, "rows columns channels out_channels"]
-Map = Float[Array, "batch out_height out_width out_channels"]
+Kernel = Float[Array, "rows columns group_channels out_channels"]
+Map = Float[Array, "out_batch out_height out_width out_channels"]
+Padding = str | Sequence[tuple[int, int]]
 Convolution = Callable[..., Map]
 """A function with the arguments of `jax.lax.conv_general_dilated`."""
 
 _WINOGRAD_CHANNELS = 32  # The smallest width measured.
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 xla: Convolution = jax.lax.conv_general_dilated
 """XLA's own convolution."""
@@ -46,7 +49,7 @@ def cpu(
     images: Images,
     kernel: Kernel,
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: Padding,
     **options: Any,
 ) -> Map:
     """Returns XLA's convolution, or a faster form for CPU if one applies.
@@ -54,34 +57,37 @@ def cpu(
     The faster forms are shifts and sums for single-channel images, and Winograd's products for wide
     3x3 kernels.
     """
+    if isinstance(padding, str) or not _is_plain(images, kernel, options):
+        return _by_xla(images, kernel, window_strides, padding, options)
     if _is_gray(images, window_strides):
         return _shifts(images, kernel, padding)
-    is_3x3 = kernel.shape[:2] == (3, 3) and set(window_strides) == {1} and set(padding) == {(1, 1)}
+    is_padded_by_1 = set(map(tuple, padding)) == {(1, 1)}
+    is_3x3 = kernel.shape[:2] == (3, 3) and set(window_strides) == {1} and is_padded_by_1
     # With fewer channels the products are too small to repay their preparation; in bfloat16 the
     # preceding sums would lose precision: XLA accumulates in float32.
     is_wide = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and images.dtype == jnp.float32
     if is_3x3 and is_wide and images.shape[1] % winograd.OUTPUTS == 0:
         return winograd.convolution(images, kernel)
-    return xla(images, kernel, window_strides, padding, **options)
+    return _by_xla(images, kernel, window_strides, padding, options)
 
 
 def patches(
     images: Images,
     kernel: Kernel,
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    *,
-    precision: Any = None,
-    **layout: Any,
+    padding: Padding,
+    **options: Any,
 ) -> Map:
     """Returns the convolution by patches and matrix products; by shifts and sums for one channel.
 
     One product per kernel row, rather than one in total, writes and reads a third of the patches
     at a time; the partial sums stay in the cache.
     """
-    del layout  # Flax always passes NHWC, the layout used here.
+    if isinstance(padding, str) or not _is_plain(images, kernel, options):
+        return _by_xla(images, kernel, window_strides, padding, options)
     if _is_gray(images, window_strides):
         return _shifts(images, kernel, padding)
+    precision = options.get("precision")
     rows, columns, _, out_channels = kernel.shape
     down, right = window_strides
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
@@ -104,7 +110,7 @@ def batch_last(
     images: Images,
     kernel: Kernel,
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: Padding,
     **options: Any,
 ) -> Map:
     """Returns the convolution by patches.
@@ -119,6 +125,32 @@ CONVOLUTIONS: Mapping[str, Convolution] = MappingProxyType(
     {"xla": xla, "cpu": cpu, "patches": patches, "batch_last": batch_last}
 )
 """The convolutions by their names in configs."""
+
+
+def _is_plain(images: Images, kernel: Kernel, options: Mapping[str, Any]) -> bool:
+    """Returns whether a convolution has no option that the faster forms lack."""
+    dilations = [options.get(name) or (1,) for name in ("lhs_dilation", "rhs_dilation")]
+    groups = [options.get(name, 1) for name in ("feature_group_count", "batch_group_count")]
+    others = [options.get(name) for name in ("preferred_element_type", "out_sharding")]
+    shapes = images.shape, kernel.shape
+    layout = jax.lax.conv_dimension_numbers(*shapes, options.get("dimension_numbers", _LAYOUT))
+    return (
+        all(set(dilation) == {1} for dilation in dilations)
+        and groups == [1, 1]
+        and others == [None, None]
+        and layout == jax.lax.conv_dimension_numbers(*shapes, _LAYOUT)
+    )
+
+
+def _by_xla(
+    images: Images,
+    kernel: Kernel,
+    window_strides: Sequence[int],
+    padding: Padding,
+    options: Mapping[str, Any],
+) -> Map:
+    """Returns XLA's convolution, of NHWC images unless the options have another layout."""
+    return xla(images, kernel, window_strides, padding, **{"dimension_numbers": _LAYOUT, **options})
 
 
 def _is_gray(images: Images, window_strides: Sequence[int]) -> bool:

@@ -13,16 +13,14 @@ from jaxtyping import Array, Float
 
 from bat_jax.methods.base import Gradient, Method, Variables
 
-# Makes the direction of a tensor 0 if its gradient is 0.
-_TINY = 1e-20
-
 
 def perturbation(params: Any, gradients: Any) -> Any:
     """Returns v, the direction that raises the loss, scaled to the norm of each tensor.
 
-        v_W = ||W||_F g_W / (||g_W||_F + 1e-20)   for each W of 2 or more dimensions,  0 elsewhere
+        v_W = ||W||_F g_W / ||g_W||_F   for each W of 2 or more dimensions,  0 elsewhere
 
-    So kernels of convolutions and dense layers are perturbed; biases and batch norm are not.
+    So kernels of convolutions and dense layers are perturbed; biases, batch norm, and tensors whose
+    gradient is 0, are not.
 
     Args:
       params: w, a tree of arrays.
@@ -35,7 +33,10 @@ def perturbation(params: Any, gradients: Any) -> Any:
     def of_tensor(weight: Float[Array, "..."], gradient: Float[Array, "..."]) -> Array:
         if weight.ndim < 2:
             return jnp.zeros_like(weight)
-        return gradient * (optax.tree.norm(weight) / (optax.tree.norm(gradient) + _TINY))
+        # Squares of small gradients underflow in float32: first scale the largest entry to 1.
+        largest = jnp.max(jnp.abs(gradient), initial=0.0)
+        scaled = gradient / jnp.where(largest > 0, largest, 1.0)
+        return scaled * (optax.tree.norm(weight) / jnp.maximum(optax.tree.norm(scaled), 1.0))
 
     return jax.tree.map(of_tensor, params, gradients)
 

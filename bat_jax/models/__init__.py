@@ -47,6 +47,11 @@ Images = Float[Array, "batch height width channels"]
 _SIDES = {"small_cnn": (8, 32)}
 _RESIDUAL_SIDES = (16, 128)
 _IMAGENET_SIDES = (32, 512)
+_STEMS = {
+    "small_cnn": ("cifar",),
+    "resnet18": get_args(Stem),
+    "resnet50": get_args(Stem),
+}
 SMALL = ("small_cnn",)
 """Models with few channels."""
 
@@ -153,7 +158,7 @@ def create(
         raise UserError(
             f"model: activation is {activation!r}; expected {' or '.join(_ACTIVATIONS)}"
         )
-    stems = get_args(Stem) if name in ("resnet18", "resnet50") else ("cifar", "tiny_imagenet")
+    stems = _STEMS.get(name, ("cifar", "tiny_imagenet"))
     if stem not in stems:
         raise UserError(
             f"model: stem is {stem!r}; expected {' or '.join(stems)}, which {name} can have"

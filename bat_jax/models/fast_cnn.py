@@ -54,7 +54,7 @@ class FastCNN(nn.Module):
             x = x if multiple == 4 else _pooled(x)
             norm = batch_norm(train=train, axis=0 if is_batch_last else -1, dtype=self.dtype)
             x = nn.relu(norm(x))
-        x = jnp.mean(x, axis=(1, 2))
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return head(x.T if is_batch_last else x, self.num_classes, features_too=features)
 
 

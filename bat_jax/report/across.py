@@ -80,9 +80,9 @@ def _page(
         "# The findings across data sets",
         "Written from the numbers by `python -m bat_jax.report.across`. The rules of the verdicts"
         " were fixed before the runs; [docs/findings.md](../findings.md) has them, with the"
-        " commands, the runs, the hardware and the dates. Undecided means that the numbers show neither;"
-        " beside it stand the true differences, in points, that this spread lets the seeds that"
-        " were run, or those of the last declared look, detect with a probability of 80 %."
+        " commands, the runs, the hardware and the dates. Undecided means that the numbers show"
+        " neither; beside it stand the true differences, in points, that this spread lets the seeds"
+        " that were run, or those of the last declared look, detect with a probability of 80 %."
         " Intervals are 95 % t intervals over seeds.",
         *_of_looks(finished),
         "\n".join(f"- {line}" for line in _in_short(finished)),

@@ -250,6 +250,23 @@ def test_an_exact_evaluation_can_end_with_a_sample(
     assert all(times.most_common(1)[0][1] == 1 for times in attacked.values())
 
 
+def test_a_sample_goes_on_to_the_exact_verdict_in_whole_batches(problem, tmp_path, monkeypatch):
+    # No image is broken: the limits become certain before the last image.
+    arguments = {**problem[0], "epsilon": 1e-6}
+    path = tmp_path / "verdicts.npz"
+    population = len(run(arguments, tolerance=0.9, path=path).sample.order)
+    drawn, extended = [], sampling.Sample.extended
+    monkeypatch.setattr(
+        sampling.Sample,
+        "extended",
+        lambda sample, is_broken: drawn.append(len(is_broken)) or extended(sample, is_broken),
+    )
+    run(arguments, path=path)
+    already, *batches = drawn
+    assert sum(drawn) == population
+    assert len(batches) == -(-(population - already) // BATCH)
+
+
 def test_the_order_belongs_to_the_images(problem, sampled):
     arguments, _ = problem
     keys = jax.vmap(lambda n: jax.random.fold_in(arguments["key"], n))(jnp.arange(COUNT))

@@ -1,6 +1,9 @@
 """Attacks on chosen classes: only those classes count, and linear programs agree."""
 
+import inspect
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
@@ -164,6 +167,14 @@ def test_bad_choices_are_reported(problem, changed, words):
     arguments = {"epsilon": 0.1, "target_classes": CHOSEN, **changed}
     with pytest.raises(UserError, match=words):
         autoattack(logits_fn, images, labels, KEY, **arguments)
+
+
+@pytest.mark.parametrize("make", [jnp.array, np.array, lambda it: [jnp.array(one) for one in it]])
+def test_classes_may_be_an_array(make):
+    # Without the tests' type checker, which refuses arrays.
+    classes = inspect.unwrap(chosen.given)(make([0, 1, 2]))
+    assert classes == (0, 1, 2)
+    chosen.check(classes, np.zeros(3, np.int32), linear.CLASSES)
 
 
 def test_an_image_of_the_only_chosen_class_is_refused(problem):

@@ -92,10 +92,16 @@ def test_what_replaces_an_attack_starts_as_often():
     assert both["apgd-dlr"] == 1
 
 
-@pytest.mark.parametrize("restarts", [{"fab": 2}, {"apgd-ce": 0}])
-def test_restarts_are_of_attacks_that_run(problem, restarts):
+@pytest.mark.parametrize(
+    ("restarts", "words"),
+    [
+        ({"fab": 2}, "restarts: 2 of fab; expected restarts of the attacks to run: apgd-ce"),
+        ({"apgd-ce": 0}, "restarts of apgd-ce: 0; expected a whole number, 1 or more"),
+    ],
+)
+def test_restarts_are_of_attacks_that_run(problem, restarts, words):
     logits_fn, _, images, labels = problem
-    with pytest.raises(UserError, match=r"restarts: . of .*; expected 1 or more, of the attacks"):
+    with pytest.raises(UserError, match=words):
         autoattack(
             logits_fn,
             images,

@@ -246,8 +246,8 @@ def test_an_unknown_version_is_refused():
 
 
 BAD = {
-    "no draws": ({"eot": 0}, "eot: 0; expected 1 or more"),
-    "no votes": ({"draws": 0}, "draws: 0; expected 1 or more"),
+    "no draws": ({"eot": 0}, "eot: 0; expected a whole number, 1 or more"),
+    "no votes": ({"draws": 0}, "draws: 0; expected a whole number, 1 or more"),
     "an attack that does not average": ({"attacks": ("apgd-ce", "square")}, "give version='rand'"),
     "the standard attacks": ({"version": "standard", "eot": 5}, "give version='rand'"),
     "no key": ({"logits_fn": lambda x: x}, r"takes \(x\); expected \(images, key\)"),

@@ -46,6 +46,13 @@ def test_the_direction_has_the_norm_of_its_tensor():
         np.testing.assert_array_equal(found[name], np.zeros_like(params[name]))
 
 
+def test_the_direction_of_a_tiny_gradient_has_the_norm_of_its_tensor():
+    weights = np.random.default_rng(0).normal(size=(100, 100)).astype(np.float32)
+    # The squares underflow in float32.
+    found = awp.perturbation(jnp.asarray(weights), jnp.full((100, 100), 3e-20))
+    np.testing.assert_allclose(found, np.linalg.norm(weights) / 100, rtol=1e-5)
+
+
 def attacked(experiment, state):
     """Returns the first batch of a training: its images, the attacked ones, its labels."""
     config = experiment.config

@@ -40,3 +40,12 @@ def test_the_network_of_a_config_has_features_that_its_logits_are_linear_in():
         lambda v, x: model.apply(v, x, features=True), variables, images
     )
     assert (logits.shape, features.shape) == ((2, 5), (2, 4 * model.width))
+
+
+def test_the_mean_over_the_map_is_not_rounded_to_bfloat16():
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    model = FastCNN(3, width=2, dtype=jnp.bfloat16)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    _, features = jax.jit(lambda v, x: model.apply(v, x, features=True))(variables, images)
+    assert features.dtype == jnp.float32
+    assert np.any(features != features.astype(jnp.bfloat16).astype(jnp.float32))

@@ -103,6 +103,14 @@ def test_the_stem_of_imagenet_is_the_published_one():
         models.create("preact_resnet18", 10, stem="imagenet")
 
 
+def test_a_stem_that_a_model_does_not_have_is_refused():
+    with pytest.raises(UserError, match="stem is 'tiny_imagenet'; expected cifar, which small_cnn"):
+        models.create("small_cnn", 10, stem="tiny_imagenet")
+    for name in ("small_cnn", "dm_preact_resnet18", "wide_resnet28_10"):
+        with pytest.raises(UserError, match=f"stem is 'imagenet'; expected .* which {name} can"):
+            models.create(name, 10, stem="imagenet")
+
+
 def test_the_stem_of_tiny_imagenet_halves_the_image():
     for stem, image_shape in (("cifar", RGB), ("tiny_imagenet", (64, 64, 3))):
         model = models.create("preact_resnet18", 10, width=4, stem=stem, image_shape=image_shape)
