@@ -25,6 +25,14 @@ VENV := $(if $(and $(ASKED),$(filter newest,$(PINS))),.venv-newest,.venv)
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements$(if $(filter newest,$(PINS)),-newest).txt
 
+ifdef PYTHON
+ifneq ($(wildcard $(VENV)/bin/python),)
+ifneq ($(shell $(VENV)/bin/python -V),$(shell $(INTERPRETER) -V))
+$(error $(VENV) has $(shell $(VENV)/bin/python -V), and PYTHON is $(shell $(INTERPRETER) -V): remove   $(VENV), or name another environment with VENV=)
+endif
+endif
+endif
+
 # The programs of fast tests run for milliseconds and spend most of their time compiling. With one
 # thread, they round identically for any number of devices. Newer compilers have only one emitter of
 # fusions.
@@ -64,6 +72,9 @@ test-slow: $(VENV)/installed-notebook
 
 # The compiler for TPUs needs its own environment; requirements-tpu.txt explains why.
 topology:
+ifeq ($(PINS),newest)
+	@echo "make topology needs the Python of requirements.txt: make topology PYTHON=python3.11"; exit 2
+endif
 	@$(MAKE) --no-print-directory VENV=.venv-tpu .venv-tpu/installed-tpu
 	@echo "== topology: compiling training steps for TPU slices without a TPU"
 	.venv-tpu/bin/python -m pytest -m "slow or not slow" tests/jobs/test_topology.py

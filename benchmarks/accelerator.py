@@ -129,7 +129,7 @@ def main(argv: list[str]) -> int:
 
     from stages import machine
     from stages.clock import Clock
-    from stages.records import Records
+    from stages.records import FAILED, Records
     from stages.stage import Run, Stage
 
     from bat_jax.errors import UserError
@@ -162,7 +162,12 @@ def main(argv: list[str]) -> int:
             if name in options.stages:
                 box = BOXES[name]
                 stage = Stage(name, run, box=clock.left if box is None or options.smoke else box)
-                importlib.import_module(f"stages.{name}").run(stage)
+                try:
+                    module = importlib.import_module(f"stages.{name}")
+                except ModuleNotFoundError as error:
+                    records.missing(name, FAILED, str(error), precision="", seeds=())
+                    continue
+                module.run(stage)
     except UserError as error:
         print(f"accelerator.py: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 """The PyTorch side of train_step.py and accelerator.py: PGD adversarial training in idiomatic form.
 
 Tuned: channels_last memory, only input gradients and batch norm in evaluation mode in the attack,
-`set_to_none` gradients, fused loops of torch.optim.SGD, one thread per core; on CUDA, images that
+`set_to_none` gradients, one thread per core; on CUDA, fused loops of torch.optim.SGD, images that
 stay on the device, cuDNN's choice of algorithms, TF32 and bfloat16 autocast, and torch.compile on
 request.
 """

@@ -92,19 +92,19 @@ def _empty():
 # Files whose tests share runs or compiled steps, and are tested by one worker.
 _TOGETHER = {
     "report": (
-        *("test_report.py", "test_transfer.py", "test_curve.py", "test_union.py"),
-        "test_pictures.py",
+        *("report/test_report.py", "report/test_transfer.py", "report/test_curve.py"),
+        *("report/test_union.py", "report/test_pictures.py"),
     ),
     "steps": (
-        "test_step.py",
-        "test_methods.py",
-        "test_history.py",
-        "test_recipe.py",
-        "test_accumulation.py",
-        "test_awp.py",
-        "test_grad_align.py",
-        "test_temporal_ensembling.py",
-        "test_augment.py",
+        "training/test_step.py",
+        "methods/test_methods.py",
+        "training/test_history.py",
+        "training/test_recipe.py",
+        "training/test_accumulation.py",
+        "methods/test_awp.py",
+        "methods/test_grad_align.py",
+        "methods/test_temporal_ensembling.py",
+        "data/test_augment.py",
     ),
 }
 
@@ -159,7 +159,7 @@ def pytest_xdist_make_scheduler(config, log):
     class Together(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            groups = [name for name, files in _TOGETHER.items() if Path(file).name in files]
+            groups = [name for name, files in _TOGETHER.items() if file.endswith(files)]
             return groups[0] if groups else file
 
     return Together(config, log) if config.getvalue("dist") == "loadfile" else None

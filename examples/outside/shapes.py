@@ -21,7 +21,7 @@ def _draw(generator: np.random.Generator, count: int) -> tuple[np.ndarray, np.nd
             image[places, places] += 160
         if label == 3:
             image[4] += 160
-            image[:, 4] += 15
+            image[:, 4] += 160
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 

@@ -211,6 +211,19 @@ def test_without_an_accelerator_there_is_nothing_to_measure(program, capsys, tmp
     assert not (tmp_path / "out" / "records.jsonl").exists()
 
 
+def test_a_stage_whose_packages_are_missing_fails_and_the_rest_goes_on(
+    program, capsys, tmp_path, monkeypatch
+):
+    ran = []
+    monkeypatch.setitem(sys.modules, "stages.autoattack", None)
+    monkeypatch.setitem(sys.modules, "stages.ensemble", types.SimpleNamespace(run=ran.append))
+    assert program(["--smoke", "--stages=autoattack,ensemble", f"--out={tmp_path}"]) == 1
+    assert len(ran) == 1
+    (line,) = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert json.loads(line)["state"] == "failed"
+    assert "stages.autoattack" in capsys.readouterr().out
+
+
 def test_data_that_are_missing_or_damaged_end_before_the_first_stage(program, capsys, tmp_path):
     given = ("--smoke", f"--out={tmp_path / 'out'}", f"--data={tmp_path / 'data'}")
     assert "no such folder" in refused(program, capsys, *given)
