@@ -170,6 +170,9 @@ def from_arrays(
         parts.append(_arrays(f"{name} test", test_images, test_labels))
     if class_names is None:
         class_names = _numbers(name, np.concatenate([labels for _, labels in parts]))
+    for part, (_, labels) in zip(("train", "test"), parts, strict=False):
+        # Before they become int32, which would wrap others.
+        _check_labels(f"{name} {part}", labels, np.arange(len(labels)), len(class_names))
     splits = [
         Split(images, labels.astype(np.int32), np.arange(len(labels), dtype=np.int64))
         for images, labels in parts
@@ -222,6 +225,21 @@ def _divided(name: str, split: Split, fraction: float, seed: int) -> list[Split]
     return [split.take(np.sort(order[size:])), split.take(np.sort(order[:size]))]
 
 
+def _check_labels(
+    what: str,
+    labels: Integer[np.ndarray, " examples"],
+    ids: Integer[np.ndarray, " examples"],
+    num_classes: int,
+) -> None:
+    """Raises a UserError if a label is not that of a class."""
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        row = outside[0]
+        raise UserError(
+            f"{what}: example {ids[row]} has label {labels[row]}; expected 0 to {num_classes - 1}"
+        )
+
+
 def _check(what: str, split: Split, num_classes: int) -> None:
     images, labels, ids = split.images, split.labels, split.ids
     if images.dtype != np.uint8:
@@ -248,12 +266,7 @@ def _check(what: str, split: Split, num_classes: int) -> None:
         raise UserError(f"{what}: no images; expected at least one")
     if labels.dtype != np.int32:
         raise UserError(f"{what}: labels are {labels.dtype}; expected int32")
-    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(outside):
-        row = outside[0]
-        raise UserError(
-            f"{what}: example {ids[row]} has label {labels[row]}; expected 0 to {num_classes - 1}"
-        )
+    _check_labels(what, labels, ids, num_classes)
     check_ids(what, ids)
     if len(np.unique(ids)) != len(ids):
         raise UserError(f"{what}: some ids occur twice; expected each example once")

@@ -13,6 +13,7 @@ from bat_jax.errors import UserError
 
 PREFIX = "folder:"
 """The beginning of the name of such a data set."""
+_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 _LAYOUT = (
     "<folder>/train/<class>/<image> and <folder>/test/<class>/<image> (or val in place of test)"
 )
@@ -45,6 +46,7 @@ def read(folder: Path, *, side: int | None = None, cache: str | None = None) -> 
     classes = _visible_folders(train)
     if not classes:
         raise UserError(f"{train}: has no class folders; expected {_LAYOUT}")
+    _check_no_images_beside(train)
     training_files = _files(train, classes, may_be_empty=False)
     is_flat = not _visible_folders(test) and any(not is_stray(f.name) for f in test.iterdir())
     test_files = _listed(test, classes) if is_flat else _files_of_test(test, train, classes)
@@ -84,6 +86,7 @@ def _files_of_test(test: Path, train: Path, classes: list[str]) -> list[tuple[Pa
             f"{test}: has a class {min(unknown)!r} that {train} lacks; expected the same classes;"
             " rename or remove it"
         )
+    _check_no_images_beside(test)
     files = _files(test, classes, may_be_empty=True)
     if not files:
         raise UserError(f"{test}: has no images; expected {_LAYOUT}")
@@ -133,6 +136,17 @@ def _listed(test: Path, classes: list[str]) -> list[tuple[Path, int]]:
     if missing is not None:
         raise UserError(f"{path}: has no line for {missing}; {wanted}")
     return [(test / name, known[name]) for name in names]
+
+
+def _check_no_images_beside(part: Path) -> None:
+    """Raises a UserError if some images are in class folders and others are beside them."""
+    names = sorted(file.name for file in part.iterdir() if file.suffix.lower() in _SUFFIXES)
+    loose = [name for name in names if not is_stray(name) and (part / name).is_file()]
+    if loose:
+        raise UserError(
+            f"{part}: has {len(loose)} images beside its class folders, as {loose[0]}; expected"
+            " each in the folder of its class: sort or remove them"
+        )
 
 
 def _files(part: Path, classes: list[str], *, may_be_empty: bool) -> list[tuple[Path, int]]:

@@ -3,7 +3,8 @@
 Members use the trainer's step with their own key in place of the seed: the subset, initialisation,
 order, augmentation and attacks follow from (seed, member). Members are divided among the devices;
 those of one device train sequentially in one program (`map`, for CPU) or all at once (`vmap`, for
-GPU and TPU). A member's result does not depend on the other members.
+GPU and TPU). A member's result does not depend on the other members, but for float rounding, which
+may differ with the number that train at once.
 """
 
 import functools

@@ -62,7 +62,10 @@ def memorize(
         path = workdir / "results.json"
         missing = store.missing(settings.members)
         results = finished_results(path, read_results)
-        if not len(missing) and results and results["members"] == settings.members:
+        files = ["memorization.npz", *([ROBUST_FILE] if settings.inputs == "both" else [])]
+        has_files = all((workdir / name).exists() for name in files)
+        is_finished = results is not None and results["members"] == settings.members
+        if not len(missing) and is_finished and has_files:
             log.info("%s: this run is finished; nothing to train", workdir)
         else:
             _train_members(experiment, store, missing, workers=workers)

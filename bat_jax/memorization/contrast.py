@@ -19,6 +19,7 @@ from bat_jax.memorization.ranking import across_halves
 
 SIGNIFICANT = 4.0
 """Standard errors beyond which the influence of a pair is counted."""
+_AT_ONCE = 128  # Members whose scores are added at a time.
 DRAWS = 5
 """Random exchanges of the members' subsets."""
 
@@ -98,8 +99,10 @@ def by_chance(
             binary=tested.scores.dtype == np.bool_,
             estimator=estimator,
         )
-        masks = tested.masks[order]
-        statistics.update(masks, np.zeros_like(masks), tested.scores)
+        for start in range(0, len(order), _AT_ONCE):
+            members = slice(start, start + _AT_ONCE)
+            masks = tested.masks[order[members]]
+            statistics.update(masks, np.zeros_like(masks), tested.scores[members])
         found.append(signed(statistics.estimated().influence))
     return found
 

@@ -88,7 +88,7 @@ class Estimates:
     classes: tuple[int, ...] | None = None
 
     def digest(self) -> str:
-        """Returns a hash of every number: equal if and only if the estimates are the same."""
+        """Returns a hash of memorization, influence and the ids that they belong to."""
         digest = hashlib.sha256()
         for array in (
             self.memorization,

@@ -25,6 +25,8 @@ from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 from bat_jax.errors import UserError
 from bat_jax.memorization import margins
 
+_PAIRS = 1 << 20  # Of influence, estimated at a time.
+
 InfluenceKind = Literal["class", "full", "none"]
 Estimator = Literal["difference", "margin"]
 
@@ -159,17 +161,21 @@ class Statistics:
         for block in self._blocks:
             total, square_total = self._test[:, None, block.test]
             squares = block.sums if block.squares is None else block.squares
-            values, se = contrast(
-                n_in[block.train, None],
-                n_out[block.train, None],
-                total,
-                block.sums,
-                square_total,
-                squares,
-            )
-            blocks.append(
-                Influence(block.train, block.test, values.astype(np.float32), se.astype(np.float32))
-            )
+            values, se = (np.empty(block.sums.shape, np.float32) for _ in range(2))
+            # Some rows at a time: all pairs would take several float64 copies.
+            step = max(1, _PAIRS // max(1, len(block.test)))
+            for start in range(0, len(block.train), step):
+                rows = slice(start, start + step)
+                examples = block.train[rows]
+                values[rows], se[rows] = contrast(
+                    n_in[examples, None],
+                    n_out[examples, None],
+                    total,
+                    block.sums[rows],
+                    square_total,
+                    squares[rows],
+                )
+            blocks.append(Influence(block.train, block.test, values, se))
         return EstimatorOutput(memorization, error, n_in.copy(), n_out, tuple(blocks))
 
     def _memorization(

@@ -193,7 +193,8 @@ def _claim(
         free = (*free, "memorization.members")
     ignored = (*_FREE, "parallel.", *(f"{field}: " for field in free))
     found = [row for row in differences(theirs, ours) if not row.startswith(ignored)]
-    if not config.model.sync_batch_norm:
+    # A member of an ensemble trains on one device, however many there are.
+    if not config.model.sync_batch_norm and config.job != "memorization":
         found += _other_devices(path, theirs, ours)
     changed = [part for part in sorted({*data, *digests}) if digests.get(part) != data.get(part)]
     _check_same(workdir, found)

@@ -60,6 +60,8 @@ def build(
         models.check_name(config.model.name)
 
     dataset = images.selected(config, dataset)
+    if dataset.num_classes < 2:
+        raise UserError(f"{dataset.name}: has one class; expected two or more to tell apart")
     # Estimates know the whole test set, of which an ensemble may score a part.
     if estimates is None:
         estimates = _estimates(config, dataset)

@@ -101,6 +101,8 @@ def hold_out(config: ConfigDict, dataset: Dataset) -> tuple[Split, Split]:
     key = keys.derive(data_seed(config), keys.Purpose.VALIDATION_SPLIT)
     order = np.asarray(jax.random.permutation(key, examples), np.int64)
     end = held_out + subset if subset else examples
+    if end - held_out == examples:
+        return dataset.train.take(order[:0]), dataset.train  # Without a copy.
     # Sorted back into the source's order: the draw selects rows, not their order.
     return (
         dataset.train.take(np.sort(order[:held_out])),

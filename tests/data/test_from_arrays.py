@@ -42,6 +42,11 @@ def test_labels_may_have_gaps_if_classes_are_named():
         ((IMAGES, np.eye(3, dtype=int)[LABELS]), {}, r"labels are int64 of shape \(20, 3\)"),
         ((IMAGES, LABELS * 2), {}, "no label is 1, but some are 4; expected every number from 0"),
         ((IMAGES, LABELS - 1), {}, r"train: example 0 has label -1; expected 0 to 1"),
+        (
+            (IMAGES, LABELS.astype(np.int64) + 2**32),
+            {"class_names": "abc"},
+            "train: example 0 has label 4294967296; expected 0 to 2",
+        ),
         ((IMAGES, LABELS[:9]), {}, "20 images, 9 labels"),
         ((IMAGES, LABELS, IMAGES), {}, "arrays test: no labels; expected both images and labels"),
         ((IMAGES, LABELS), {"test_fraction": 0.01}, r"test_fraction is 0\.01 of 20 images"),

@@ -85,6 +85,15 @@ def test_a_test_split_without_images_or_with_unknown_classes_is_reported(tmp_pat
     assert "test: has no images" in error(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_images_beside_class_folders_are_refused(part, tmp_path):
+    make(tmp_path)
+    Image.fromarray(pixels(5)).save(tmp_path / part / "loose.PNG")
+    (tmp_path / part / "notes.txt").write_text("where the images come from")
+    line = error(tmp_path)
+    assert f"{part}: has 1 images beside its class folders, as loose.PNG; expected" in line
+
+
 def test_mixed_sizes_are_reported_with_the_file(tmp_path):
     make(tmp_path)
     Image.fromarray(pixels(0, size=(6, 7))).save(tmp_path / "train" / "dog" / "1.png")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,6 +212,16 @@ def test_a_finished_run_is_reported_and_left_unchanged(finished):
     result = commands.launch("--config=digits_memorization", f"--workdir={workdir}", *TINY)
     assert "this run is finished" in result.stderr
     assert (workdir / "memorization.npz").stat().st_mtime_ns == before
+
+
+def test_lost_estimates_are_written_again_from_the_members(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "memorization.npz").unlink()
+    ended = commands.launch("--config=digits_memorization", f"--workdir={workdir}", *TINY)
+    assert ended.returncode == 0, ended.stderr
+    ours, theirs = (folder / "memorization.npz" for folder in (workdir, finished[0]))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_stored_file_that_cannot_be_read_is_named(finished):

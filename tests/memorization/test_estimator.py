@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bat_jax.errors import UserError
-from bat_jax.memorization import Statistics, estimate
+from bat_jax.memorization import Statistics, estimate, estimator
 
 
 def ensemble(models=40, train=7, test=5, seed=0):
@@ -87,6 +87,19 @@ def test_influence_within_classes_is_part_of_the_full_influence():
     for label, block in enumerate(blocks):
         assert set(block.train) == set(np.flatnonzero(train_labels == label))
         np.testing.assert_array_equal(block.values, full.values[np.ix_(block.train, block.test)])
+
+
+@pytest.mark.parametrize("kind", ["difference", "margin"])
+def test_the_number_of_pairs_at_a_time_changes_no_bit(monkeypatch, kind):
+    masks, train, test = ensemble()
+    if kind == "margin":
+        draws = np.random.default_rng(2)
+        train, test = draws.normal(size=train.shape), draws.normal(size=test.shape)
+    whole = estimate(masks, train, test, estimator=kind).influence[0]
+    monkeypatch.setattr(estimator, "_PAIRS", 11)  # Two rows of five.
+    parts = estimate(masks, train, test, estimator=kind).influence[0]
+    for ours, theirs in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("binary", [True, False])

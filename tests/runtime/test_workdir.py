@@ -148,6 +148,9 @@ def test_without_synchronised_batch_norm_the_number_of_devices_must_stay(tmp_pat
     edit(tmp_path, lambda content: content.update(devices=["cpu:0", "cpu:1"]))
     with pytest.raises(UserError, match=r"another config .*: parallel.devices: 2, 8; name"):
         claim(tmp_path, config)
+    config.job = "memorization"  # A member trains on one device.
+    edit(tmp_path, lambda content: content["config"].update(job="memorization"))
+    claim(tmp_path, config)
     config.model.sync_batch_norm = True
     edit(tmp_path, lambda content: content["config"]["model"].update(sync_batch_norm=True))
     claim(tmp_path, config)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.data import Split, device
+from bat_jax.data import Split, device, from_arrays, load
 from bat_jax.errors import UserError
 from bat_jax.jobs import train_and_evaluate
 from bat_jax.runtime.files import write_npz
@@ -172,6 +172,20 @@ def test_estimates_reach_the_gate_by_id(tiny_config, tmp_path):
     by_id = dict(zip(arrays["tr_ids"], arrays["tr_mem"], strict=True))
     expected = [by_id[i] for i in experiment.train.ids]
     np.testing.assert_allclose(data.memorization, expected, rtol=1e-6)
+
+
+def test_a_set_of_one_class_is_refused(tiny_config):
+    one = from_arrays(np.zeros((20, 8, 8, 1), np.uint8), np.zeros(20, int), name="one")
+    with pytest.raises(UserError, match="one: has one class; expected two or more"):
+        build(tiny_config("pgd_at"), dataset=one)
+
+
+def test_all_training_images_are_trained_on_without_a_copy(tiny_config):
+    config = tiny_config("pgd_at", **{"data.validation": 0, "data.subset": 0})
+    dataset = load("digits")
+    validation, train = images.hold_out(config, dataset)
+    assert train is dataset.train
+    assert len(validation) == 0
 
 
 def test_validation_and_training_images_are_disjoint_and_drawn_by_the_seed(tiny_config):

@@ -128,6 +128,7 @@ def test_proxies_of_some_classes_are_compared_with_estimates_of_all(tiny_config,
         presented=seen + 1, loss_sum=seen / 7, forgotten=seen % 3, is_correct=seen % 2 == 0
     )
     proxies.save(tmp_path / proxies.FILE, experiment.train, history)
-    run = Run(tmp_path, experiment.config.to_dict(), {}, {}, (), {})
+    about = {"data": experiment.digests()}
+    run = Run(tmp_path, experiment.config.to_dict(), about, {}, (), {})
     (table,) = section(run).tables
     assert [row[1] for row in table.rows] == [str(images)] * 2

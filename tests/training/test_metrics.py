@@ -62,3 +62,5 @@ def test_a_full_disk_under_tensorboard_is_an_error_and_no_endless_wait(tmp_path,
     with pytest.raises(OSError, match="No space left") as raised:
         log.write(1, 0.1, "train", {"loss": 0.5})
     assert raised.value.filename == str(tmp_path / "tensorboard")
+    monkeypatch.undo()
+    log.close()

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from bat_jax.data.audit import duplicates
 from bat_jax.data.dataset import Dataset, Split
 from bat_jax.data.images import check_memory
+from bat_jax.data.mapped import AT_ONCE
 from bat_jax.runtime import schema
 from bat_jax.runtime.schema import ListOf, Number, Object, Text
 from bat_jax.runtime.storage import AnyPath
@@ -73,7 +74,7 @@ def audit(dataset: Dataset, *, tolerance: float = TOLERANCE) -> dict[str, Any]:
     """
     train, test = dataset.train, dataset.test
     check_memory(len(train) + len(test), dataset.image_shape, where=dataset.name)
-    images = np.concatenate([train.images, test.images])
+    images = _together(train, test)
     ids = np.concatenate([train.ids, test.ids])
     names = np.array(dataset.unique_names)[np.concatenate([train.labels, test.labels])]
     groups = duplicates.equal(images)
@@ -104,8 +105,12 @@ def audit(dataset: Dataset, *, tolerance: float = TOLERANCE) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "tolerance": tolerance,
-        "train": _part(dataset, train, [one["train"] for one in found], pairs(0)),
-        "test": _part(dataset, test, [one["test"] for one in found], pairs(2)),
+        "train": _part(
+            dataset, train, images[: len(train)], [one["train"] for one in found], pairs(0)
+        ),
+        "test": _part(
+            dataset, test, images[len(train) :], [one["test"] for one in found], pairs(2)
+        ),
         "test_images_in_train": sum(len(one["test"]) for one in across),
         "copies_across": across,
         "near_duplicate_pairs": int(np.sum(in_test == 1)),
@@ -115,11 +120,27 @@ def audit(dataset: Dataset, *, tolerance: float = TOLERANCE) -> dict[str, Any]:
     }
 
 
+def _together(*splits: Split) -> UInt8[np.ndarray, "images height width channels"]:
+    """Returns the images of all splits, of which at most one array is read from a file."""
+    count, shape = sum(map(len, splits)), splits[0].images.shape[1:]
+    images, end = np.empty((count, *shape), np.uint8), 0
+    for split in splits:
+        for start in range(0, len(split), AT_ONCE):
+            some = np.asarray(split.images[start : start + AT_ONCE])
+            images[end : end + len(some)] = some
+            end += len(some)
+    return images
+
+
 def _part(
-    dataset: Dataset, split: Split, groups: Sequence[list[int]], near: list[dict[str, Any]]
+    dataset: Dataset,
+    split: Split,
+    images: UInt8[np.ndarray, "images height width channels"],
+    groups: Sequence[list[int]],
+    near: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Returns the findings within a split."""
-    constant = split.ids[duplicates.contrast(np.asarray(split.images)) == 0].tolist()
+    constant = split.ids[duplicates.contrast(images) == 0].tolist()
     groups = [ids for ids in groups if len(ids) > 1]
     sizes = np.bincount(split.labels, minlength=dataset.num_classes).tolist()
     return {
