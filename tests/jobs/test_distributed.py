@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -259,23 +260,34 @@ def test_a_checkpoint_folder_that_cannot_be_written_ends_all_with_one_line_each(
     assert main.stderr.splitlines()[-1].startswith("launch.py: process 0 of 2: ")
 
 
+def last_step(workdir):
+    """Returns the step of the last whole record of a run, 0 if there is none."""
+    path = workdir / "metrics.jsonl"
+    found = re.findall(rb'"step": (\d+).*}\n', path.read_bytes()) if path.exists() else []
+    return int(found[-1]) if found else 0
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_leave_the_bits_of_an_undisturbed_run(tmp_path):
     flags = ("--config.train.epochs=300", "--join_timeout=20")
     run(tmp_path / "whole", 2, *flags)
-    workdir, draw = tmp_path / "run", random.Random(0)
+    workdir, draw, resumed = tmp_path / "run", random.Random(0), 0
     for kill in range(20):
         processes = start(workdir, 2, *flags)
-        time.sleep(draw.uniform(0, 12))
+        # By the records rather than the clock, so that each start gets further: 1,200 steps in all.
+        goal = last_step(workdir) + draw.randrange(40)
+        wait_for(lambda goal=goal: last_step(workdir) >= goal, processes)
+        time.sleep(draw.uniform(0, 0.5))
         victim = draw.randrange(2)
-        assert processes[victim].poll() is None, "the run ended before it was killed 20 times"
         processes[victim].kill()
         killed = time.monotonic()
         ended = finish(processes, timeout=60)
         other = ended[1 - victim]
+        resumed += "resuming from step" in ended[0].stderr
         seconds = time.monotonic() - killed
         print(f"kill {kill + 1}: process {victim}; the other: {other.status}, {seconds:.1f} s")
         assert other.status in (1, -signal.SIGABRT)
+    assert resumed >= 10
     run(workdir, 2, *flags)
     assert_equal(workdir, tmp_path / "whole")
     assert not leftovers(workdir)
