@@ -20,7 +20,7 @@ MODELS, TRAIN, TEST = 12, 60, 20
 
 @pytest.fixture
 def attribution():
-    return importlib.import_module("examples.attribution")
+    return importlib.import_module("attribution")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import outside_models
 import pytest
 
 import bat_jax
@@ -18,7 +19,6 @@ from bat_jax.errors import UserError
 from bat_jax.methods import Batch, Setup
 from bat_jax.training.building import build
 from bat_jax.training.flops import lowered_step
-from examples import outside_models
 from tests.command import launch
 
 OUTSIDE = Path(__file__).parents[1] / "examples" / "outside"

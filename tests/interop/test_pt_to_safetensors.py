@@ -4,10 +4,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pt_to_safetensors
 import pytest
-
-from examples import pt_to_safetensors
-from examples.pt_to_safetensors import CheckpointError, state_of, without_prefixes
+from pt_to_safetensors import CheckpointError, state_of, without_prefixes
 
 TENSORS = {"conv1.weight": np.ones(1), "fc.bias": np.zeros(2)}
 
