@@ -101,12 +101,14 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> None:
 
 def _raised(error: BaseException, path: Path) -> str:
     """Describes the error of a page and its location in one line."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
+    # Python names the file of a module by its absolute path.
+    names = (str(path), str(path.absolute()))
+    if isinstance(error, SyntaxError) and error.filename in names:
         line: int | None = error.lineno
         words = error.msg
     else:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        lines = [frame.lineno for frame in frames if frame.filename in names]
         line = lines[-1] if lines else None
         words = f"{type(error).__name__}: {error}"
     words = " ".join(words.split())[:_LONGEST_REASON]

@@ -294,6 +294,11 @@ def test_a_failure_gives_one_line_and_a_status(failing, error, status, words):
     assert words in ended.stderr
 
 
+def test_the_line_of_a_page_is_named_for_a_relative_path_too(tmp_path):
+    (tmp_path / "mine.py").write_text("def get_config():\n    return 1 / 0\n")
+    assert "mine.py: line 2: ZeroDivisionError" in refused("--config=mine.py")
+
+
 def test_a_page_that_cannot_be_read_gives_one_line(monkeypatch):
     def load(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))

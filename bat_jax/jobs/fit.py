@@ -56,8 +56,12 @@ class Fitted(NamedTuple):
         Args:
           split: the images, such as `dataset.test`.
           state: `best` or `last`.
+
+        Raises:
+          UserError: the images or labels are not those that the model can classify.
         """
         experiment = self.experiment
+        self._check(split)
         evaluator = experiment.evaluator(tuple(experiment.config.evaluation.losses))
         verdicts = evaluator(self._variables(state), experiment.placed(split))
         return {name: Accuracy.of(is_correct) for name, is_correct in verdicts.items()}
@@ -70,7 +74,11 @@ class Fitted(NamedTuple):
           state: `best` or `last`.
           **options: options of `bat_jax.attacks.autoattack` that replace the config's; a `version`
             replaces the config's attacks with its own.
+
+        Raises:
+          UserError: the images, labels or options are wrong.
         """
+        self._check(split)
         config = self.experiment.config
         settings = {
             "epsilon": config.attack.epsilon,
@@ -101,6 +109,25 @@ class Fitted(NamedTuple):
           state: `best` or `last`.
         """
         save_variables(path, self._variables(state))
+
+    def _check(self, split: Split) -> None:
+        """Raises a UserError unless the model can classify these images."""
+        if not isinstance(split, Split):
+            raise UserError(
+                f"split is a value of type {type(split).__name__}; expected a Split, such as"
+                " dataset.test"
+            )
+        dataset = self.experiment.dataset
+        if split.images.shape[1:] != dataset.image_shape:
+            raise UserError(
+                f"split: images are {split.images.shape[1:]}; expected {dataset.image_shape}"
+            )
+        outside = np.flatnonzero((split.labels < 0) | (split.labels >= dataset.num_classes))
+        if len(outside):
+            raise UserError(
+                f"split: image {outside[0]} has label {split.labels[outside[0]]}; expected 0 to"
+                f" {dataset.num_classes - 1}"
+            )
 
     def _variables(self, state: State) -> Mapping[str, Any]:
         if state not in ("best", "last"):

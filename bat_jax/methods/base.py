@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Int32, Key
 from bat_jax import losses
 from bat_jax.attacks.classifier import Images, LogitsFn
 from bat_jax.attacks.inner_losses import Loss
+from bat_jax.errors import UserError
 from bat_jax.fields import Schema
 from bat_jax.parallel import AXIS
 
@@ -307,8 +308,18 @@ class Method:
         return attack + self.looks_before
 
     def applied(self, batch: Batch) -> Float[Array, " batch"]:
-        """Returns the weights from their start epoch on, and 1 before it."""
+        """Returns the weights from their start epoch on, and 1 before it.
+
+        Raises:
+          UserError: `weights` does not return a weight for each image.
+        """
         weights, start = self.weights(batch), self.begins
+        if getattr(weights, "shape", None) != batch.labels.shape:
+            found = getattr(weights, "shape", type(weights).__name__)
+            raise UserError(
+                f"method {self.name}: weights() returns {found}; expected an array of shape"
+                f" {batch.labels.shape}, a weight for each image"
+            )
         return weights if start is None else jnp.where(batch.epoch >= start, weights, 1.0)
 
 

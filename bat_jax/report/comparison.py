@@ -45,13 +45,16 @@ def compare(folders: Sequence[str | AnyPath], output: str | AnyPath) -> AnyPath:
       output: the folder to write to.
 
     Raises:
-      UserError: a folder holds no finished run or is named twice, or fewer than two are given.
+      UserError: a folder holds no finished run or is named twice, fewer than two are given, or the
+        output is one of them.
     """
     if len(folders) < 2:
         raise UserError(f"compare: got {len(folders)} run(s); expected two or more")
     found = [runs.read(folder) for folder in folders]
     places = [run.folder for run in found]
     different(places)
+    if as_path(output).resolve() in [place.resolve() for place in places]:
+        raise UserError(f"{output}: is a run itself; expected another folder for the comparison")
     return write(_page(found, names_of(places)), as_path(output))
 
 

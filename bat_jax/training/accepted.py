@@ -17,6 +17,10 @@ from bat_jax.models import Classifier, name_of
 from bat_jax.training.layout import leaves
 
 # The parts of a train state, beside which checkpoints hold the memories by name.
+_OWN_METRICS = {
+    *("step", "epoch", "split", "loss", "accuracy", "gradient_norm", "lost_gradient"),
+    *("learning_rate", "steps_per_second", "images_per_second", "utilisation"),
+}
 _TAKEN = ("step", "variables", "opt_state", "ema", "history")
 
 
@@ -142,6 +146,12 @@ def check_loss(method: Method, found: Any) -> tuple[Float[Array, ""], Metrics]:
         raise UserError(
             f"method {method.name}: loss() returns {_shown(found)}; expected a number, the mean"
             " over the global batch, and a dict of metrics"
+        )
+    taken = sorted(_OWN_METRICS & found[1].keys())
+    if taken:
+        raise UserError(
+            f"method {method.name}: loss() has a metric {taken[0]}, which the trainer records"
+            " itself; expected another name"
         )
     for name, value in found[1].items():
         if jnp.shape(value) != ():

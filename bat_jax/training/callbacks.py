@@ -60,6 +60,11 @@ class Callback:
 
 def check(callbacks: Sequence[Callback]) -> None:
     """Raises a UserError unless all are callbacks."""
+    if not isinstance(callbacks, Sequence):
+        raise UserError(
+            f"fit: callbacks is a value of type {type(callbacks).__name__}; expected a list of"
+            " callbacks"
+        )
     for number, callback in enumerate(callbacks):
         if not isinstance(callback, Callback):
             raise UserError(

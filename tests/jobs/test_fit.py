@@ -1,5 +1,6 @@
 """Attacks on a finished training use its config, except for what the caller names."""
 
+import dataclasses
 import json
 import signal
 
@@ -26,6 +27,19 @@ def test_a_version_replaces_the_attacks_of_the_config(monkeypatch, options, atta
     assert given.get("attacks") == attacks
     assert given.get("version") == options.get("version")
     assert given["epsilon"] == 0.1
+
+
+@pytest.mark.parametrize("call", ["evaluate", "attack"])
+def test_only_images_of_the_models_classes_and_size_are_tested(call):
+    experiment = built(tiny())
+    use = getattr(fit.Fitted(experiment.evaluated(), {}, {}, {}, experiment), call)
+    test = experiment.dataset.test
+    with pytest.raises(UserError, match="type Dataset; expected a Split, such as"):
+        use(experiment.dataset)
+    with pytest.raises(UserError, match="image 0 has label 10; expected 0 to 9"):
+        use(dataclasses.replace(test, labels=test.labels * 0 + 10))
+    with pytest.raises(UserError, match=r"images are \(7, 8, 1\); expected \(8, 8, 1\)"):
+        use(dataclasses.replace(test, images=test.images[:, 1:]))
 
 
 def test_a_stopped_run_without_a_folder_promises_no_resumption(monkeypatch):

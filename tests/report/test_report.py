@@ -456,6 +456,8 @@ def test_the_command_names_the_page_and_refuses_unfinished_runs(runs, tmp_path, 
 def test_a_run_is_not_compared_with_itself_and_equal_names_gain_their_parents(runs, tmp_path):
     with pytest.raises(UserError, match="is named twice"):
         compare([runs[0], runs[0].parent / "." / "bat"], tmp_path / "both")
+    with pytest.raises(UserError, match="is a run itself; expected another folder"):
+        compare(runs[:2], runs[0])
     ignore = shutil.ignore_patterns("checkpoints", "figures")
     for parent in ("a", "b"):
         shutil.copytree(runs[0], tmp_path / parent / "one" / "run", ignore=ignore)

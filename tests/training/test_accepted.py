@@ -13,7 +13,7 @@ from bat_jax import methods, models, parallel
 from bat_jax.data import load
 from bat_jax.errors import UserError
 from bat_jax.parallel import AXIS
-from bat_jax.training.accepted import check_before, check_model
+from bat_jax.training.accepted import check_before, check_loss, check_model
 from bat_jax.training.building import build
 from bat_jax.training.flops import lowered_step
 
@@ -120,3 +120,25 @@ def test_what_is_computed_before_the_attack_has_a_row_for_each_image(found, word
     assert check_before(method, (jnp.zeros(4), None), 4) is not None
     with pytest.raises(UserError, match=words):
         check_before(method, found, 4)
+
+
+@pytest.mark.parametrize("name", ["loss", "accuracy", "step", "learning_rate"])
+def test_a_metric_of_a_method_replaces_none_of_the_trainer(tiny_config, name):
+    method = build(tiny_config("pgd_at")).method
+    with pytest.raises(UserError, match=f"has a metric {name}, which the trainer records itself"):
+        check_loss(method, (jnp.float32(0.5), {"mine": 1.0, name: 1.0}))
+    assert check_loss(method, (jnp.float32(0.5), {"mine": 1.0}))[1] == {"mine": 1.0}
+
+
+@pytest.mark.parametrize("found", [jnp.ones((4, 1)), jnp.ones(3), 1.0, None])
+def test_a_method_gives_each_image_one_weight(tiny_config, monkeypatch, found):
+    method = build(tiny_config("pgd_at")).method
+    of_images = jnp.zeros(4)
+    rows = of_images.astype(jnp.int32)
+    batch = methods.Batch(
+        rows, jnp.zeros((4, 10)), None, None, rows, of_images, epoch=jnp.float32(0)
+    )
+    assert method.applied(batch).shape == (4,)
+    monkeypatch.setattr(type(method), "weights", lambda self, batch: found)
+    with pytest.raises(UserError, match=r"weights\(\) returns .* of shape \(4,\), a wei"):
+        method.applied(batch)

@@ -82,3 +82,5 @@ def test_an_error_at_the_end_does_not_hide_what_ended_the_run(caplog):
 def test_what_is_no_callback_is_named():
     with pytest.raises(UserError, match=r"fit: callbacks\[1\] is a value of type function; expec"):
         callbacks.check([Callback(), lambda record: None])
+    with pytest.raises(UserError, match="callbacks is a value of type Seeing; expected a list of"):
+        callbacks.check(Seeing())
