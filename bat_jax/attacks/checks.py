@@ -106,6 +106,18 @@ def image_values(images: Shaped[np.ndarray, "..."]) -> None:
         )
 
 
+def a_batch(images: GivenImages, labels: GivenLabels) -> None:
+    """Rejects a single image, a single label and an empty batch, of traced arrays too."""
+    if np.ndim(images) != 4 or np.ndim(labels) != 1:
+        raise UserError(
+            f"images: shape {np.shape(images)}, and labels: {np.shape(labels)}; expected (images,"
+            " height, width, 1 or 3 channels) and one label per image: images[None] and"
+            " labels[None] for one"
+        )
+    if not len(labels):
+        raise UserError("images: none; expected at least one")
+
+
 def label_values(labels: Shaped[np.ndarray, "..."], num_images: int) -> None:
     """Rejects everything but one integer per image."""
     if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):

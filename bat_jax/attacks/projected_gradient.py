@@ -149,6 +149,7 @@ def pgd(
       UserError: an unknown norm or loss, a number out of range, or, outside `jax.jit`, images,
         labels or logits that are not as described.
     """
+    checks.a_batch(images, labels)
     radius, scale = _radii(epsilon, norm, len(labels))
     settings = PgdSettings(
         epsilon=radius,

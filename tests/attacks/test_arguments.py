@@ -38,6 +38,9 @@ CASES = {
     "apgd_targeted(rho='1')": "rho: '1'; expected a number of 0 to 1, such as 0.75",
     "pgd(epsilon='8/255')": "epsilon: '8/255'; expected 0 or a number above 0, such as 8 / 255",
     "pgd(step_size='0.1')": "step_size: '0.1'; expected 0 or a number above 0",
+    "pgd(images[0], labels[0])": "images: shape (4, 4, 1), and labels: (); expected (im",
+    "pgd(images, 3)": "images: shape (2, 4, 4, 1), and labels: (); expected (images",
+    "pgd(images[:0], labels[:0])": "images: none; expected at least one",
     "pgd(num_steps=2.5)": "num_steps: 2.5; expected a whole number, 0 or more",
     "PgdSettings(epsilon=[0.1])": "epsilon: [0.1]; expected 0 or a number above 0",
 }
@@ -52,7 +55,7 @@ from bat_jax.errors import UserError
 images, labels = np.full((2, 4, 4, 1), 0.5, np.float32), np.zeros(2, np.int32)
 
 def of(name, **defaults):
-    def call(**options):
+    def call(images=images, labels=labels, **options):
         arguments = {"epsilon": 0.1, **defaults, **options}
         if name in ("minimal_norms", "union"):
             del arguments["epsilon"]
@@ -67,7 +70,7 @@ scope["PgdSettings"] = lambda **options: attacks.PgdSettings(
     **{"epsilon": 0.1, "step_size": 0.1, "num_steps": 1, **options}
 )
 scope["found"] = MinimalNorms((0.1,), *[np.zeros(2)] * 3, np.ones(2, bool), (), None)
-scope["math"] = math
+scope |= {"math": math, "images": images, "labels": labels}
 
 def message(call):
     try:
