@@ -1,6 +1,7 @@
 """Runs the command in this process and returns what it prints."""
 
 import contextlib
+import gc
 import io
 import logging
 from pathlib import Path
@@ -21,6 +22,9 @@ def launch(*arguments):
     """Returns the status and the output of a command line."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
+        # Garbage of earlier tests, such as asyncio's tasks, would report errors to this stderr.
+        stack.callback(gc.enable)
+        gc.disable()
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         # A new process has no handlers; those here may write to streams that earlier tests closed.
