@@ -61,7 +61,7 @@ def build(
 
     dataset = images.selected(config, dataset)
     if dataset.num_classes < 2:
-        raise UserError(f"{dataset.name}: has one class; expected two or more to tell apart")
+        raise UserError(f"{dataset.name}: has one class; expected two or more")
     # Estimates know the whole test set, of which an ensemble may score a part.
     if estimates is None:
         estimates = _estimates(config, dataset)
