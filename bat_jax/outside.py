@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bat_jax.errors import UserError
+from bat_jax.errors import UserError, in_short
 
 
 def is_outside(name: str) -> bool:
@@ -73,7 +73,7 @@ def call(
 
 def raised(error: BaseException) -> str:
     """Describes an exception of an object from outside and its location, on one line."""
-    words = " ".join(str(error).split()) or "without a message"
+    words = in_short(error) if str(error).strip() else "without a message"
     frames = traceback.extract_tb(error.__traceback__)
     # The innermost line of code outside this package and outside installed packages.
     own = [frame for frame in frames if not _is_installed(frame.filename)]

@@ -7,11 +7,13 @@ a field: the field's type alone determines how the text is parsed.
 import ast
 import difflib
 import importlib.util
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_collections
 from ml_collections import ConfigDict
 
 from bat_jax.errors import UserError
@@ -19,6 +21,15 @@ from bat_jax.fields import refuse, shown
 
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 _LONGEST_REASON = 200
+
+# Parts of ml_collections' messages: a field that does not exist, the names of others, and a value
+# of another type than the field's.
+_UNKNOWN = re.compile(r"^(?:['\"]?Key )?['\"]+(\w+)")
+_NAMES = re.compile(r"['\"](\w+)['\"](?:: | instead)")
+_CAST = re.compile(
+    r"override field '(\w+)'.*?\. (.+) is of original type <class '(\w+)'> and cannot be casted to"
+    r" type <class '(?:\w+\.)*(\w+)'>"
+)
 
 
 class Override(NamedTuple):
@@ -111,8 +122,22 @@ def _raised(error: BaseException, path: Path) -> str:
         lines = [frame.lineno for frame in frames if frame.filename in names]
         line = lines[-1] if lines else None
         words = f"{type(error).__name__}: {error}"
+        if frames and Path(ml_collections.__file__).parent in Path(frames[-1].filename).parents:
+            words = _of_config(str(error).replace("\\", "")) or words
     words = " ".join(words.split())[:_LONGEST_REASON]
     return f"line {line}: {words}" if line else words
+
+
+def _of_config(message: str) -> str | None:
+    """Returns the meaning of a message of ml_collections about a field, if it is known."""
+    if found := _CAST.search(message):
+        field, value, kind, expected = found.groups()
+        return f"the field {field} is {value}, of type {kind}; expected one of type {expected}"
+    if found := _UNKNOWN.search(message):
+        near = difflib.get_close_matches(found[1], _NAMES.findall(message), n=1)
+        meant = f"did you mean {near[0]}?" if near else "docs/config_fields.md lists all"
+        return f"there is no field {found[1]}; {meant}"
+    return None
 
 
 def _place(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:

@@ -100,8 +100,19 @@ def test_a_wrong_flag_or_field_gives_one_line_and_status_2(tmp_path, flags, word
             "def get_config():\n"
             "    config = default()\n"
             "    config.train.epocs = 3\n",
-            "line 4: AttributeError: ",
+            "line 4: there is no field epocs; did you mean epochs?",
         ),
+        (
+            "from bat_jax.config import default\ndef get_config():\n    return default().rain\n",
+            "line 3: there is no field rain; did you mean train?",
+        ),
+        (
+            "from bat_jax.config import default\n"
+            "def get_config():\n"
+            "    default().attack.epsilon = '8/255'\n",
+            "line 3: the field epsilon is 8/255, of type str; expected one of type float",
+        ),
+        ("def get_config(): return {}['x']", "line 1: KeyError: 'x'"),
         ("from ml_collections import ConfigDict as C\nget_config = C", "config.job is missing"),
         (
             "from bat_jax.config import default\n"

@@ -125,7 +125,16 @@ def create(objective: ConfigDict, setup: Setup) -> Method:
         method, objective.name, "objective.name", expected, settings.to_dict(), setup
     )
     check_parts(made, objective.name)
+    expected = "parts as bat_jax.methods.Method describes them"
+    outside.call(_read, objective.name, "objective.name", expected, made)
     return made
+
+
+def _read(method: Method) -> None:
+    """Reads what a method declares before a step, any of which a class may override."""
+    for part in ("begins", "estimates_for", "needs_features", "takes_targets"):
+        getattr(method, part)
+    method.forward_passes(method.setup.num_steps)
 
 
 def title(name: str) -> str:

@@ -84,7 +84,7 @@ def build(
     recipe.check(config, method)
     if config.job != "memorization":  # The plan of its members is another.
         cautions.warn(config, method, epochs=epochs, total_steps=total_steps)
-    return Experiment(
+    experiment = Experiment(
         config=config,
         dataset=dataset,
         train=train,
@@ -109,6 +109,9 @@ def build(
         total_steps=total_steps,
         score=score_name(config),
     )
+    if trains and outside.is_outside(config.objective.name):
+        _check_step(experiment)
+    return experiment
 
 
 def planned(experiment: Experiment, *, examples: int) -> Experiment:
@@ -199,6 +202,25 @@ def _method(config: ConfigDict, dataset: Dataset, epochs: float) -> methods.Meth
             epsilon=config.attack.epsilon,
         ),
     )
+
+
+def _check_step(experiment: Experiment) -> None:
+    """Traces a training step, which calls every part of a method, on one device."""
+    config = experiment.config.copy_and_resolve_references()
+    config.data.placement = "device"
+    mesh = parallel.mesh_of(jax.local_devices()[:1])
+    alone = dataclasses.replace(experiment, config=config, mesh=mesh)
+    check_batch(alone)
+    try:
+        jax.eval_shape(alone.train_step, *alone.step_shapes())
+    except (UserError, MemoryError):
+        raise
+    # The method is the user's, so it may raise anything.
+    except Exception as error:
+        raise UserError(
+            f"config.objective.name is {config.objective.name!r}; a training step fails"
+            f" ({outside.raised(error)}); expected parts as bat_jax.methods.Method describes them"
+        ) from error
 
 
 def _check_estimates(

@@ -197,8 +197,18 @@ class Experiment:
         rest = to_devices(without_images(split), self.mesh, memorization)
         return Streamed(split.images, rest, self.mesh)
 
-    def data_shapes(self) -> Any:
-        """Returns the shapes of the data of a step, for compilation."""
+    def step_shapes(self) -> tuple[Any, Any, Any, Any]:
+        """Returns the shapes of the arguments of `train_step`, for compilation."""
+        steps = (self.steps_per_epoch, self.config.train.batch_size)
+        order = jax.ShapeDtypeStruct(steps, jnp.int32)
+        return (
+            jax.eval_shape(self.initial_state),
+            self._data_shapes(),
+            order,
+            jax.eval_shape(self.root),
+        )
+
+    def _data_shapes(self) -> Any:
         if not self.is_streamed:
             return shapes(self.presented)
         images = self.presented.images

@@ -38,10 +38,7 @@ def step_flops(experiment: Experiment) -> float:
 
 def lowered_step(experiment: Experiment) -> jax.stages.Lowered:
     """Returns the config's training step, lowered but not compiled."""
-    batch_size = experiment.config.train.batch_size
-    order = jax.ShapeDtypeStruct((experiment.steps_per_epoch, batch_size), jnp.int32)
-    state, root = jax.eval_shape(experiment.initial_state), jax.eval_shape(experiment.root)
-    return experiment.train_step.lower(state, experiment.data_shapes(), order, root)
+    return experiment.train_step.lower(*experiment.step_shapes())
 
 
 def program_flops(experiment: Experiment) -> float:

@@ -147,6 +147,37 @@ def test_a_loss_that_is_not_a_number_is_refused(monkeypatch, found, words):
         run(from_outside("Doubting"), steps=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "hook", "words"),
+    [
+        ("Doubting", "loss", "a training step fails"),
+        ("Doubting", "weights", "a training step fails"),
+        ("Doubting", "targets", "a training step fails"),
+        ("Doubting", "before", "a training step fails"),
+        ("Doubting", "extras", "a training step fails"),
+        ("Perturbed", "gradient", "a training step fails"),
+        ("Remembering", "memory", "a training step fails"),
+        ("Doubting", "forward_passes", "calling it fails"),
+    ],
+)
+def test_a_part_that_raises_is_named_by_its_line_before_training(monkeypatch, name, hook, words):
+    def failing(self, *args, **named):
+        raise KeyError("gamma")
+
+    monkeypatch.setattr(getattr(outside, name), hook, failing)
+    with pytest.raises(UserError, match=rf"{words} \(KeyError at test_methods\.py, line \d+: 'ga"):
+        build(from_outside(name))
+
+
+def test_a_part_that_branches_on_traced_values_is_refused_in_short(monkeypatch):
+    monkeypatch.setattr(
+        outside.Doubting, "weights", lambda self, batch: 1.0 if batch.logits.max() > 1 else 2.0
+    )
+    with pytest.raises(UserError, match="a training step fails") as found:
+        build(from_outside("Doubting"))
+    assert len(str(found.value)) < 600
+
+
 def test_a_method_from_outside_brings_its_section_and_its_ranges():
     config = from_outside("Perturbed")
     assert config.objective.perturbed.gamma == 0.01
