@@ -124,6 +124,7 @@ def autoattack(
       UserError: inputs that are not as described, or a file of another evaluation.
     """
     host_images, host_labels = checks.inputs(images, labels, batch_size)
+    checks.each_device(devices)
     radius, scale = checks.radii(epsilon, norm, len(host_labels))
     chosen = versions.names(version, attacks)
     starts = versions.starts(version, norm, restarts, chosen)

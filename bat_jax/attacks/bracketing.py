@@ -124,6 +124,7 @@ def minimal_norms(
       UserError: inputs that are not as described, or a file of another evaluation.
     """
     x, y = checks.inputs(images, labels, batch_size)
+    checks.each_device(devices)
     radii = _radii(epsilons, norm)
     chosen = versions.names("standard", attacks)
     checks.takes_key(logits_fn, is_random=False)

@@ -60,6 +60,18 @@ def whole(name: str, value: int, least: int) -> None:
         raise UserError(f"{name}: {value!r}; expected a whole number, {least} or more")
 
 
+def each_device(devices: Sequence[jax.Device] | None) -> None:
+    """Raises a UserError unless the devices that share a batch are given as such."""
+    if devices is None:
+        return
+    is_list = isinstance(devices, Sequence) and len(devices) > 0
+    if not (is_list and all(isinstance(device, jax.Device) for device in devices)):
+        raise UserError(
+            f"devices: {devices!r}; expected one or more of jax.devices(), or None for all local"
+            " ones"
+        )
+
+
 def number(
     name: str, value: Any, expected: str, is_allowed: Callable[[float], bool] = lambda _: True
 ) -> float:
@@ -94,9 +106,18 @@ def image_values(images: Shaped[np.ndarray, "..."]) -> None:
             " 255"
         )
     if images.ndim != 4 or images.shape[3] not in (1, 3):
+        advice = ""
+        if images.ndim == 4 and images.shape[1] in (1, 3):
+            advice = ": transpose(0, 2, 3, 1) puts the channels last"
+        elif images.ndim == 3:
+            advice = ": images[..., None] are gray images, image[None] is one image"
         raise UserError(
-            f"images: shape {images.shape}; expected (images, height, width, 1 or 3 channels)"
+            f"images: shape {images.shape}; expected (images, height, width, 1 or 3"
+            f" channels){advice}"
         )
+    if np.any(np.isnan(images)):
+        row = np.flatnonzero(np.any(np.isnan(images), axis=(1, 2, 3)))[0]
+        raise UserError(f"images: image {row} holds NaN; expected values in [0, 1]")
     outside = np.flatnonzero(~np.all((images >= 0) & (images <= 1), axis=(1, 2, 3)))
     if len(outside):
         row = outside[0]

@@ -170,6 +170,12 @@ def import_weights(
         raise UserError(f"num_classes is {num_classes}; expected {legal}")
     check_architecture(architecture)  # Before anything is read.
     tensors, metadata = _read(path)
+    if any(name.startswith("params/") for name in tensors):
+        raise UserError(
+            f"{path}: holds variables of a Flax model, as save_variables or Fitted.export writes"
+            " them; expected the tensors of a PyTorch network: read it with"
+            " bat_jax.interop.load_variables, or export the run with python -m bat_jax.interop"
+        )
     network, others, buffers = _take_apart(path, tensors, architecture)
     first = layout.family(architecture).stem
     _refuse(path, architecture, "lacks", {first} - network.keys())

@@ -159,6 +159,11 @@ def adapted(model: Any) -> Classifier:
         return NnxClassifier.of(model)
     if isinstance(model, Classifier) and not isinstance(model, type):
         return model
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise UserError(
+            f"model is the class {model.__name__}; expected a module of it:"
+            f" {model.__name__}(...), with its number of classes"
+        )
     reason = ""
     if callable(model):
         try:

@@ -110,7 +110,7 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
 
     Raises:
       UserError: `path` is a folder, a FIFO or a device, such as /dev/null, which must not be
-        replaced.
+        replaced; or its folder does not exist.
     """
     if storage.is_remote(path):
         content = io.BytesIO()
@@ -119,6 +119,8 @@ def written_whole(path: AnyPath) -> Iterator[IO[bytes]]:
         return
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: is not a regular file; expected one to write: name another")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: {path.parent} is not a folder; expected one: create it first")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with naming(path):

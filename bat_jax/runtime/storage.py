@@ -28,6 +28,8 @@ def as_path(path: str | os.PathLike[str]) -> AnyPath:
       UserError: the user does not exist, the scheme is unknown, the bucket has no name, or gcsfs is
         not installed.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{path!r}: is not a path; expected text or a pathlib.Path")
     text = os.fspath(path)
     if "\0" in text:
         raise UserError(f"{text!r}: has a NUL character; expected a path without one")

@@ -82,7 +82,9 @@ def build(
     method = _method(config, dataset, epochs)
     _check_estimates(config, method, estimates)
     recipe.check(config, method)
-    if config.job != "memorization":  # The plan of its members is another.
+    if trains and (model is not None or outside.is_outside(config.model.name)):
+        cautions.warn_of_unused_model_fields(config)
+    if trains and config.job != "memorization":  # The plan of its members is another.
         cautions.warn(config, method, epochs=epochs, total_steps=total_steps)
     experiment = Experiment(
         config=config,
@@ -264,7 +266,6 @@ def _model(
     is_outside = given is not None or outside.is_outside(config.model.name)
     model = given or _named(config, dataset, train)
     if is_outside:
-        cautions.warn_of_unused_model_fields(config)
         model = models.adapted(model)
     if config.model.remat:
         model = models.rematerialized(model)

@@ -228,10 +228,11 @@ def good():
 
 BAD = {
     "above 1": ({"images": good()["images"] * 2}, r"in image 0 are not all in \[0, 1\]"),
-    "NaN": ({"images": good()["images"] * np.float32(np.nan)}, r"are not all in \[0, 1\]"),
+    "NaN": ({"images": good()["images"] * np.float32(np.nan)}, "image 0 holds NaN"),
     "integers": ({"images": np.zeros((4, 8, 8, 1), np.uint8)}, "uint8; expected float32"),
     "float64": ({"images": np.zeros((4, 8, 8, 1))}, "float64; expected float32"),
-    "NCHW": ({"images": np.zeros((4, 1, 8, 8), np.float32)}, r"expected \(images, height"),
+    "NCHW": ({"images": np.zeros((4, 1, 8, 8), np.float32)}, r"\): transpose\(0, 2, 3, 1\) puts"),
+    "no channels": ({"images": np.zeros((4, 8, 8), np.float32)}, r"\): images\[\.\.\., None\] are"),
     "flat": ({"images": np.zeros((4, 64), np.float32)}, r"expected \(images, height"),
     "no images": ({"images": np.zeros((0, 8, 8, 1), np.float32)}, "images: none"),
     "too few labels": ({"labels": np.zeros(3, np.int32)}, r"expected one integer per image"),

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 from bat_jax import models
 from bat_jax.errors import UserError
-from bat_jax.interop import export_weights, import_weights
+from bat_jax.interop import export_weights, import_weights, save_variables
 
 NORMALIZATION = {"mean": (0.5,), "std": (0.5,)}
 
@@ -171,6 +171,13 @@ def test_a_negative_running_variance_is_refused(tmp_path):
 def test_extra_tensors_are_named_on_one_line(further, words, exported, tmp_path):
     further = {name: np.ones(shape, np.float32) for name, shape in further.items()}
     assert words in refused(tmp_path, save(load(exported[1]) | further))
+
+
+def test_variables_of_a_flax_model_are_named_as_such(tmp_path):
+    path = tmp_path / "variables.safetensors"
+    save_variables(path, {"params": {"Conv_0": {"kernel": np.ones((3, 3, 1, 2), np.float32)}}})
+    with pytest.raises(UserError, match=r"holds variables of a Flax model, .*: read it with bat_j"):
+        import_weights(path, "small_cnn", 10)
 
 
 def test_two_names_of_one_tensor_are_refused(tmp_path):

@@ -186,7 +186,8 @@ def test_fields_of_a_wrapped_module_are_replaced():
     ("model", "words"),
     [
         (5, "model is a value of type int; expected a Flax module"),
-        (Bare, r"type type \(calling it with nnx.Rngs fails: .*\); expected"),
+        (Bare, r"model is the class Bare; expected a module of it: Bare\(\.\.\.\), with"),
+        (dict, r"type type \(calling it with nnx.Rngs fails: .*\); expected"),
         (lambda rngs: 3, "model is a value of type function; expected a Flax module"),
         (lambda rngs: 1 / 0, "fails: ZeroDivisionError at test_adapters.py, line"),
     ],

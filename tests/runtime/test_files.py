@@ -124,3 +124,12 @@ def test_special_files_are_never_replaced(tmp_path):
     assert pipe.is_fifo()
     assert link.is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+
+
+def test_a_file_in_a_folder_that_does_not_exist_is_refused_by_name(tmp_path):
+    path = tmp_path / "no" / "file"
+    with (
+        pytest.raises(UserError, match=r"no/file: .*no is not a folder; expected one: create it"),
+        files.written_whole(path),
+    ):
+        pass

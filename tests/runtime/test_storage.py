@@ -53,5 +53,7 @@ def test_impossible_paths_give_one_line():
         UserError, match="~nosuchuser/x: the home folder of ~nosuchuser is not known"
     ):
         storage.as_path("~nosuchuser/x")
+    with pytest.raises(UserError, match="3: is not a path; expected text or a pathlib"):
+        storage.as_path(3)
     with pytest.raises(UserError, match="has a NUL character"):
         storage.as_path("runs/\0")

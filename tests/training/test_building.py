@@ -93,6 +93,9 @@ def test_a_schedule_beyond_the_training_gives_a_warning(tiny_config, caplog, fie
     build(tiny_config("pgd_at", **fields))
     (message,) = caplog.messages
     assert words in message
+    # A run that is only read has been trained already.
+    build(tiny_config("pgd_at", **fields), trains=False)
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
