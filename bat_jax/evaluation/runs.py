@@ -160,6 +160,9 @@ def read(folder: str | AnyPath) -> Run:
     """
     folder = as_path(folder)
     about = dict(read_about(folder))
+    job = about["config"]["job"]
+    if job in ("memorization", "findings"):
+        raise UserError(f"{folder}: is a run of the job {job}; expected training or evaluation")
     results = read_results(folder / "results.json")
     config = _CONFIG.check(about.pop("config"), Place(str(folder / "config.json"), "config"))
     metrics = folder / "metrics.jsonl"

@@ -453,11 +453,18 @@ def test_the_command_names_the_page_and_refuses_unfinished_runs(runs, tmp_path, 
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_is_not_compared_with_itself_and_equal_names_gain_their_parents(runs, tmp_path):
+def test_only_different_finished_trainings_are_compared(runs, tmp_path):
     with pytest.raises(UserError, match="is named twice"):
         compare([runs[0], runs[0].parent / "." / "bat"], tmp_path / "both")
     with pytest.raises(UserError, match="is a run itself; expected another folder"):
         compare(runs[:2], runs[0])
+    ensemble = tmp_path / "ensemble"
+    ensemble.mkdir()
+    config = json.loads((runs[0] / "config.json").read_text())
+    config["config"]["job"] = "memorization"
+    (ensemble / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="is a run of the job memorization; expected training or"):
+        compare([runs[0], ensemble], tmp_path / "both")
     ignore = shutil.ignore_patterns("checkpoints", "figures")
     for parent in ("a", "b"):
         shutil.copytree(runs[0], tmp_path / parent / "one" / "run", ignore=ignore)
