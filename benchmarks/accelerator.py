@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 # The seconds of each stage; None is the rest.
@@ -82,6 +83,9 @@ def prepare(options: argparse.Namespace) -> None:
         # The programs that an accelerator would get.
         os.environ["BAT_JAX_PROGRAMS"] = "accelerator"
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    elif os.environ.get("JAX_PLATFORMS", "cpu").find("cpu") < 0:
+        # Sanity compares with CPU, and its back end counts FLOPs.
+        os.environ["JAX_PLATFORMS"] += ",cpu"
     # PyTorch takes turns on the same device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -127,8 +131,11 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     prepare(options)
 
-    from stages import machine
     from stages.clock import Clock
+
+    clock = Clock(options.budget)  # The imports count.
+
+    from stages import machine
     from stages.records import FAILED, Records
     from stages.stage import Run, Stage
 
@@ -136,7 +143,6 @@ def main(argv: list[str]) -> int:
     from bat_jax.runtime import backend
     from bat_jax.runtime.interruption import Interrupted
 
-    clock = Clock(options.budget)
     try:
         backend.prepare(compilation_cache=str(options.work / "programs"))
         if not options.smoke:
@@ -163,11 +169,13 @@ def main(argv: list[str]) -> int:
                 box = BOXES[name]
                 stage = Stage(name, run, box=clock.left if box is None or options.smoke else box)
                 try:
-                    module = importlib.import_module(f"stages.{name}")
-                except ModuleNotFoundError as error:
-                    records.missing(name, FAILED, str(error), precision="", seeds=())
-                    continue
-                module.run(stage)
+                    importlib.import_module(f"stages.{name}").run(stage)
+                except Interrupted:
+                    raise
+                except Exception as error:  # The other stages go on.
+                    traceback.print_exc()
+                    why = f"{type(error).__name__}: {error}"
+                    records.missing(name, FAILED, why, precision="", seeds=())
     except UserError as error:
         print(f"accelerator.py: {error}", file=sys.stderr)
         return 2

@@ -3,8 +3,8 @@
     python launch.py --config=configs/cifar100_fgsm_rs.py
 
 One attack step instead of ten, 30 epochs. PreActResNet-18, Linf 8/255; docs/method.md, section 10.
-A collapse is reported, and the last good state is kept. Hardware: one GPU or TPU. Expected: not
-measured.
+A collapse is reported, and the last good state is kept. At another epsilon, set attack.step_size
+too: it is 1.25 epsilon. Hardware: one GPU or TPU. Expected: not measured.
 """
 
 from ml_collections import ConfigDict

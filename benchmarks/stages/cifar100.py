@@ -3,6 +3,7 @@
 import itertools
 import logging
 import statistics
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from bat_jax import config as configs
 from bat_jax import jobs
 from bat_jax.attacks.auto_attack import STANDARD
 from bat_jax.evaluation import runs
+from bat_jax.runtime.files import written_whole
 from stages import recipes, typicality
 from stages.machine import HIGHEST, precision
 from stages.stage import Stage, Values, is_out_of_memory
@@ -27,7 +29,9 @@ ANCHORS: dict[str, dict[str, float]] = {
     "trades": {"clean": 0.5477, "pgd20": 0.2790, "autoattack": 0.2170},
 }
 # Seconds: less than these is not worth the compilation. A cut training goes on later.
-NEEDS = {"training": 60.0, "autoattack": 60.0, "all": 600.0}
+NEEDS = {"training": 60.0, "autoattack": 60.0, "all": 120.0}
+# The small files of a run, which comparisons of runs read.
+KEPT = ("config.json", "results.json", "metrics.jsonl", "examples.npz", "train_examples.npz")
 _PARTS = 8
 
 
@@ -59,6 +63,7 @@ def _trained(stage: Stage, method: str, seed: int) -> None:
         began = time.monotonic()
         with _noting(stage, key, about):
             results, folder, parts = train(stage, config, _folder(method, seed))
+        _keep(stage, folder, folder.name)
         rates = runs.read(folder).series("train", "images_per_second")[1]
         found: Values = {
             f"{state}_{name}": results[state]["test"][name]["accuracy"]
@@ -136,12 +141,14 @@ def _attacked(stage: Stage, method: str, seed: int, size: int) -> None:
         config.checkpoints = ("best",)
         config.evaluation.attacks = ("apgd-ce",) if stage.run.smoke else STANDARD
         config.evaluation.attacked = ("best",)
+        config.evaluation.losses = ()  # The training's own test has PGD.
         # Faster on an accelerator; float32 confirms every image that it finds.
         config.evaluation.search_dtype = "bfloat16"
         config.evaluation.subset = size
         config.evaluation.batch_size = min(size, 1_000)
         began = time.monotonic()
-        results, _ = jobs.evaluate_run(config, run / f"autoattack-{size}")
+        results, folder = jobs.evaluate_run(config, run / f"autoattack-{size}")
+        _keep(stage, folder, f"{run.name}-{folder.name}")
         best = results["best"]
         found = best["test"]["autoattack"]
         return {
@@ -163,6 +170,17 @@ def _run(stage: Stage, method: str, seed: int) -> Path:
     """Returns the folder of a training run; one with its batch in parts has a folder of its own."""
     trained = stage.find(f"{method}/seed {seed}", by_card=False)
     return stage.run.work / "cifar100" / (trained or {}).get("folder", _folder(method, seed))
+
+
+def _keep(stage: Stage, run: Any, name: str) -> None:
+    """Writes `<name>.tar` beside the records: the small files of a run, without its states."""
+    files = [run / part for part in KEPT if (run / part).exists()]
+    with (
+        written_whole(stage.run.records.folder / f"{name}.tar") as target,
+        tarfile.open(fileobj=target, mode="w") as archive,
+    ):
+        for path in files:
+            archive.add(path, f"{name}/{path.name}")
 
 
 def _folder(method: str, seed: int) -> str:

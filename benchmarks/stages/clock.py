@@ -6,6 +6,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+# Seconds to the next alarm: Python drops an exception that a destructor raises.
+_AGAIN = 5.0
+
 
 class OutOfTime(BaseException):
     """The time of a stage or of the program is over.
@@ -38,18 +41,28 @@ class Clock:
         Raises:
           OutOfTime: the time is over.
         """
+        is_asked = is_over = False
 
         def end(number: int, frame: FrameType | None) -> None:
+            nonlocal is_asked
             del number, frame
+            if is_over:
+                return
             if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):
                 raise OutOfTime
-            signal.raise_signal(signal.SIGTERM)
+            if not is_asked:  # A second signal would end a training while it saves.
+                is_asked = True
+                signal.raise_signal(signal.SIGTERM)
 
         before = signal.signal(signal.SIGALRM, end)
         # 0 would switch the alarm off.
-        signal.setitimer(signal.ITIMER_REAL, max(self.left, 1e-3))
+        signal.setitimer(signal.ITIMER_REAL, max(self.left, 1e-3), _AGAIN)
         try:
-            yield
-        finally:
+            try:
+                yield
+            finally:
+                is_over = True
+        finally:  # Also after an alarm in the line above.
+            is_over = True
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before or signal.SIG_DFL)

@@ -22,7 +22,8 @@ from stages.stage import Stage, Values, with_smaller_batches
 from stages.typicality import CSCORES, PAIRS
 
 EPOCHS = 15
-NEEDS = 60.0
+# Seconds for the programs of a round, and for a round whose speed is not known.
+COMPILATION, NEEDS = 45.0, 100.0
 # Members at once where the stage `ensemble` has not measured what is fastest.
 _AT_ONCE = 4
 _MOST = 4_000
@@ -35,15 +36,19 @@ def run(stage: Stage) -> None:
         stage.skip("data", "there is no --data", precision="-", seeds=stage.run.seeds)
         return
     config = recipes.members(stage.run, epochs=2 if smoke else EPOCHS)
-    execution, at_once = forms.fastest(stage) or ("vmap", _AT_ONCE)
+    fastest = forms.fastest(stage)
+    execution, at_once = ("vmap", _AT_ONCE) if fastest is None else fastest.form
     config.programs.update(execution=execution, members_at_once=at_once)
     about: dict[str, Any] = {
         "precision": f"training {precision(config.model.dtype)}, scores {HIGHEST}",
         "seeds": (config.seed,),
     }
-    if stage.clock.left < (2 if smoke else NEEDS):
+    # An unfinished round keeps nothing.
+    needs = NEEDS if fastest is None else COMPILATION + at_once * fastest.seconds(EPOCHS)
+    needs = 2 if smoke else needs
+    if stage.clock.left < needs:
         left = max(stage.clock.left, 0)
-        stage.skip("members", f"needs {NEEDS:.0f} s, and {left:.0f} s are left", **about)
+        stage.skip("members", f"needs {needs:.0f} s, and {left:.0f} s are left", **about)
         return
     experiment = build(config)
     settings = config.memorization
@@ -54,6 +59,7 @@ def run(stage: Stage) -> None:
         train=len(experiment.train),
         test=len(experiment.dataset.test),
         statistic=settings.statistic,
+        writes=True,
     )
     rounds = _Rounds(experiment, store, at_once=at_once, most=4 if smoke else _MOST)
     seconds = 0.0

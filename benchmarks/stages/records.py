@@ -53,6 +53,11 @@ class Records:
             if line.strip():
                 self._read(number, line)
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the file."""
+        return self._path.parent
+
     def _read(self, number: int, line: bytes) -> None:
         try:
             record = json.loads(line)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
+from scipy.stats import binom
 
 from bat_jax import models, parallel
 from bat_jax.attacks import pgd
@@ -32,6 +33,9 @@ STEPS = 20
 # 2e-2 (BAT) within 20, at four times this learning rate.
 FIRST_TOLERANCE, TOLERANCE = 1e-4, 5e-2
 EQUAL_VERDICTS = 0.995
+# Two implementations draw different numbers, and few images cannot show 99.5 %: the check fails if
+# as many differ as one such comparison in a hundred has.
+_CONFIDENCE = 0.99
 # The reference's verdicts, the attacks they are of, and the number of images.
 _WHOLE: tuple[str, Sequence[Name], int] = ("adversarial/linf/whole", STANDARD, 100)
 
@@ -177,13 +181,14 @@ def verdicts(reference: str, attacks: Sequence[Name], count: int) -> dict[str, A
         batch_size=count,
         keep_adversarial=False,
     )
-    equal = float(np.mean(found.robust == theirs))
+    differing = int(np.sum(found.robust != theirs))
+    most = int(binom.ppf(_CONFIDENCE, count, 1 - EQUAL_VERDICTS))
     return {
-        "equal_verdicts": equal,
+        "equal_verdicts": 1 - differing / count,
         "robust": float(np.mean(found.robust)),
         "n": count,
-        "tolerance": EQUAL_VERDICTS,
-        "passed": equal >= EQUAL_VERDICTS,
+        "most_differing": most,
+        "passed": differing <= most,
     }
 
 

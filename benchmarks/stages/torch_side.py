@@ -7,6 +7,7 @@ It imports no JAX, which would take the device's memory.
 """
 
 import contextlib
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +32,9 @@ def step(question: dict[str, Any]) -> dict[str, Any]:
         # One case at a time: others would hold memory.
         for old in [old for old in _steps if str(sorted(question["case"].items())) not in old]:
             del _steps[old]
+        gc.collect()
         if DEVICE == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
         take = train_step_torch.prepare(

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import types
 from collections import Counter
@@ -15,7 +16,7 @@ import feeding
 import numpy as np
 import parts
 import pytest
-from stages import cifar100, recipes, typicality
+from stages import cifar100, clock, memorization, recipes, typicality
 from stages.clock import Clock, OutOfTime
 from stages.memorization import influence_of
 from stages.records import MEASURED, NOTE, Records
@@ -24,6 +25,7 @@ from stages.stage import Run, Stage, with_smaller_batches
 from bat_jax.config import default
 from bat_jax.errors import UserError
 from bat_jax.memorization import EstimatorOutput, Influence
+from bat_jax.memorization.store import Scores
 from bat_jax.runtime import backend
 from tests.data.archives import make_cifar100
 
@@ -131,6 +133,39 @@ def test_a_run_that_listens_gets_the_signal_of_the_end():
     assert heard == [signal.SIGTERM]
 
 
+def test_an_end_that_python_drops_comes_again(monkeypatch):
+    monkeypatch.setattr(clock, "_AGAIN", 0.5)
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    dropped = []
+
+    class Dropping:
+        def __del__(self):
+            try:
+                time.sleep(20)
+            finally:  # Python prints and drops an exception in a destructor.
+                dropped.append(True)
+
+    def work():
+        Dropping()
+        time.sleep(20)
+
+    with pytest.raises(OutOfTime), Clock(0.1).limiting():
+        work()
+    assert dropped
+
+
+def test_a_training_that_saves_gets_the_signal_once(monkeypatch):
+    monkeypatch.setattr(clock, "_AGAIN", 0.05)
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with Clock(0.02).limiting():
+            time.sleep(0.2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
 def test_a_clock_ends_with_the_one_it_is_in():
     assert Clock(100.0, within=Clock(1.0)).left <= 1.0
     with pytest.raises(OutOfTime), Clock(0.0).limiting():
@@ -222,6 +257,59 @@ def test_a_stage_whose_packages_are_missing_fails_and_the_rest_goes_on(
     (line,) = (tmp_path / "records.jsonl").read_text().splitlines()
     assert json.loads(line)["state"] == "failed"
     assert "stages.autoattack" in capsys.readouterr().out
+
+
+def test_a_stage_that_raises_fails_and_the_rest_goes_on(program, capsys, tmp_path, monkeypatch):
+    ran = []
+
+    def failing(stage):
+        raise UserError("no such thing; expected another")
+
+    monkeypatch.setitem(sys.modules, "stages.autoattack", types.SimpleNamespace(run=failing))
+    monkeypatch.setitem(sys.modules, "stages.ensemble", types.SimpleNamespace(run=ran.append))
+    assert program(["--smoke", "--stages=autoattack,ensemble", f"--out={tmp_path}"]) == 1
+    assert len(ran) == 1
+    (line,) = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert json.loads(line)["why"] == "UserError: no such thing; expected another"
+
+
+def test_rounds_of_members_are_stored_and_go_on_where_they_stopped(tmp_path, monkeypatch):
+    make_cifar100(tmp_path / "cifar-100-binary.tar.gz", train=2000, test=100, classes=100)
+    trained = []
+
+    class Made:
+        round_size = 2
+
+        def __init__(self, experiment, members):
+            del members
+            self._sizes = len(experiment.train), len(experiment.dataset.test)
+
+        def train(self, members):
+            trained.extend(members.tolist())
+            if len(trained) == 4:
+                raise OutOfTime  # The second round is not finished.
+            train, test = self._sizes
+            masks = np.arange(2)[:, None] == np.arange(train) % 2
+            return Scores(members, masks, np.ones((2, train), bool), np.ones((2, test), bool))
+
+    monkeypatch.setattr(memorization, "Ensemble", Made)
+    run = Run(records(tmp_path, smoke=True), Clock(100.0), True, tmp_path, None, tmp_path, (0,), ())
+    memorization.run(Stage("memorization", run, box=100.0))
+    memorization.run(Stage("memorization", run, box=100.0))
+    assert trained == [0, 1, 2, 3, 2, 3]
+    measured = [line for line in lines(tmp_path) if line["state"] == MEASURED]
+    assert [line["values"]["members"] for line in measured] == [2, 4]
+
+
+def test_the_small_files_of_a_run_stand_beside_the_records(tmp_path):
+    run = tmp_path / "runs" / "bat-0"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("results.json", "examples.npz"):
+        (run / name).write_text(name)
+    cifar100._keep(stage(tmp_path), run, "bat-0")
+    with tarfile.open(tmp_path / "bat-0.tar") as archive:
+        assert archive.getnames() == ["bat-0/results.json", "bat-0/examples.npz"]
+        assert archive.extractfile("bat-0/examples.npz").read() == b"examples.npz"
 
 
 def test_data_that_are_missing_or_damaged_end_before_the_first_stage(program, capsys, tmp_path):
