@@ -221,7 +221,7 @@ _TRAIN: Schema = {
         # A state has collapsed if its validation accuracy under PGD is below this fraction of the
         # highest so far, and also below this fraction of that under FGSM, or no better than
         # guessing, or clean accuracy is at most twice that of guessing (with two classes, 75 %).
-        # Nothing counts as a collapse before PGD leaves that much.
+        # Nothing counts as a collapse before PGD leaves clearly more than guessing.
         "below": Real(0.5, above=0, below=1),
         # How many times to go back to the last good state, each time with the step size of the
         # attack multiplied by the factor.

@@ -7,9 +7,12 @@ show it. In robust overfitting, both fall together.
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from bat_jax.runtime import distributed, schema
@@ -92,24 +95,33 @@ class Watch:
     """Compares the robust accuracy of each scored state with the highest among the good states.
 
     Its accuracy under PGD has fallen if it is below `below` times the highest, and the highest is
-    clearly above the accuracy c of guessing: above 2 c or, with few classes, the middle of c and 1.
-    A state has collapsed if this accuracy has fallen and is below `below` times that under FGSM or
-    at most c, or clean accuracy is not clearly above c. All other states are good. FGSM is the same
-    for every method and retry: a yardstick that changed with the training attack would not do.
+    clearly above the accuracy c of guessing, the share of the most common class of the n images:
+    above c + 3 sqrt(c (1 - c) / n). A state has collapsed if this accuracy has fallen and is below
+    `below` times that under FGSM or at most c, or clean accuracy is at most 2 c or, with few
+    classes, the middle of c and 1. All other states are good. FGSM is the same for every method and
+    retry: a yardstick that changed with the training attack would not do.
     """
 
-    def __init__(self, config: ConfigDict, *, score: str, num_classes: int, highest: float) -> None:
+    def __init__(
+        self,
+        config: ConfigDict,
+        *,
+        score: str,
+        labels: Int[np.ndarray, " images"],
+        highest: float,
+    ) -> None:
         """Starts to watch.
 
         Args:
           config: `config.train.collapse`.
           score: the name of the accuracy under PGD.
-          num_classes: the number of classes, which sets the accuracy of guessing.
+          labels: of the validation images, which set the accuracy of guessing.
           highest: the highest accuracy of a good state so far, 0 without any.
         """
-        chance = 1 / num_classes
+        chance = float(np.bincount(labels).max()) / len(labels)
         self._below, self._score = config.below, score
-        self._chance, self._least = chance, min(2 * chance, (chance + 1) / 2)
+        self._chance, self._lost = chance, min(2 * chance, (chance + 1) / 2)
+        self._least = chance + 3 * math.sqrt(chance * (1 - chance) / len(labels))
         self._highest = highest
         self._overfits = False
 
@@ -118,7 +130,7 @@ class Watch:
         robust, highest = scores[self._score], self._highest
         clean, fgsm = scores["clean"], scores[FGSM]
         has_fallen = highest > self._least and robust < self._below * highest
-        is_lost = clean <= self._least or robust <= self._chance or robust < self._below * fgsm
+        is_lost = clean <= self._lost or robust <= self._chance or robust < self._below * fgsm
         if has_fallen and (is_lost or not self._overfits):
             log.warning(
                 "step %d: %s: accuracy under %s fell from %.1f %% to %.1f %%; under FGSM it is"

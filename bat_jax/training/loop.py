@@ -189,7 +189,7 @@ def fit(
         watch = Watch(
             config.train.collapse,
             score=experiment.score,
-            num_classes=experiment.dataset.num_classes,
+            labels=experiment.validation.labels,
             highest=max(checkpoints.good.values(), default=0.0),
         )
     swa_start = config.train.swa_start_epoch

@@ -22,6 +22,8 @@ from tests.training.conftest import built
 from tests.training.test_checkpoints import LIKE, opened, state, steps
 
 COLLAPSE = configs.default().train.collapse
+# Guessing is right for 10 %, and clearly better than guessing is more than 12.8 %.
+TEN = np.arange(1000) % 10
 
 
 def flagged(watch, robust, *, clean=0.8, fgsm=0.7):
@@ -31,13 +33,13 @@ def flagged(watch, robust, *, clean=0.8, fgsm=0.7):
 
 
 def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
-    watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.0)
+    watch = Watch(COLLAPSE, score="pgd20", labels=TEN, highest=0.0)
 
     def flags(robust):
         return flagged(watch, robust)
 
     # A state near chance has nothing to lose.
-    assert flags([0.15, 0.05, 0.4, 0.25]) == [0, 0, 0, 0]
+    assert flags([0.128, 0.05, 0.4, 0.25]) == [0, 0, 0, 0]
     assert not caplog.messages
     # The highest accuracy is 0.4: below 0.2, a state has collapsed.
     assert flags([0.19, 0.1, 0.21, 0.5]) == [1, 1, 0, 0]
@@ -47,12 +49,20 @@ def test_a_fall_below_half_of_the_highest_accuracy_is_a_collapse(caplog):
 
 
 def test_a_collapse_is_seen_with_two_classes():
-    watch = Watch(COLLAPSE, score="pgd20", num_classes=2, highest=0.0)
-    assert flagged(watch, (0.7, 0.3, 0.9, 0.1)) == [0, 0, 0, 1]
+    watch = Watch(COLLAPSE, score="pgd20", labels=TEN % 2, highest=0.0)
+    assert flagged(watch, (0.54, 0.2, 0.9, 0.1)) == [0, 0, 0, 1]
+
+
+def test_the_accuracy_to_lose_is_clearly_above_that_of_the_most_common_class():
+    # 20 % of one class; with 1,000 images, 3 standard errors are 3.8 points.
+    labels = np.where(np.arange(1000) < 200, 0, np.arange(1000))
+    for highest, is_flagged in ((0.237, 0), (0.239, 1)):
+        watch = Watch(COLLAPSE, score="pgd20", labels=labels, highest=highest)
+        assert flagged(watch, (0.02,)) == [is_flagged]
 
 
 def test_a_fall_under_fgsm_too_is_overfitting(caplog):
-    watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.0)
+    watch = Watch(COLLAPSE, score="pgd20", labels=TEN, highest=0.0)
     assert flagged(watch, (0.4, 0.15, 0.12), fgsm=0.24) == [0, 0, 0]
     assert caplog.text.count("robust overfitting: accuracy under pgd20 fell") == 1
     # Half of the accuracy under FGSM is the border.
@@ -60,7 +70,7 @@ def test_a_fall_under_fgsm_too_is_overfitting(caplog):
 
 
 def test_a_network_that_guesses_has_collapsed_under_any_attack():
-    watch = Watch(COLLAPSE, score="pgd20", num_classes=10, highest=0.4)
+    watch = Watch(COLLAPSE, score="pgd20", labels=TEN, highest=0.4)
     assert flagged(watch, (0.15,), clean=0.15, fgsm=0.15) == [1]
     # No better than guessing under PGD, though FGSM breaks the network too.
     assert flagged(watch, (0.11, 0.1), clean=0.3, fgsm=0.1) == [0, 1]
