@@ -119,8 +119,8 @@ def train(arm: str, seed: int, folder: Path, settings: argparse.Namespace) -> No
     print(folder.name, json.dumps(results["best"]["test"]), line, flush=True)
 
 
-def attack(folder: Path, tolerance: float | None) -> None:
-    """Attacks the best state of a run with AutoAttack, unless that is done."""
+def attack(folder: Path, tolerance: float | None, *, state: str = "best") -> None:
+    """Attacks a state of a run with AutoAttack, unless that is done."""
     from bat_jax.jobs.evaluate import evaluate_run
     from configs import evaluation
 
@@ -128,10 +128,10 @@ def attack(folder: Path, tolerance: float | None) -> None:
         return
     config = evaluation.get_config()
     config.run = str(folder)
-    config.checkpoints = ("best",)
+    config.checkpoints = (state,)
     config.evaluation.tolerance = tolerance
     results, _ = evaluate_run(config, folder / "autoattack")
-    print(folder.name, json.dumps(results["best"]["test"]), flush=True)
+    print(folder.name, json.dumps(results[state]["test"]), flush=True)
 
 
 def main() -> None:
