@@ -1,5 +1,6 @@
 """A member is a function of the seed and its number, and does not depend on the others."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -73,6 +74,27 @@ def test_a_member_does_not_depend_on_the_others(ensemble, four):
     alone = ensemble.train(np.array([7, 2, 5]))
     for name in ("masks", "train", "test"):
         np.testing.assert_array_equal(getattr(alone, name)[1], getattr(four, name)[2])
+
+
+def relabelled(ensemble, member, rows):
+    """Returns the scores of a member that trained with other labels in some rows."""
+    labels = np.array(ensemble._train.labels)
+    labels[rows] = (labels[rows] + 1) % 10
+    placed = jax.device_put(labels, ensemble._train.labels.sharding)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(ensemble), "_train", ensemble._train._replace(labels=placed))
+        return ensemble.train(np.array([member]))
+
+
+@pytest.mark.parametrize("member", [0, 2])
+def test_a_member_trains_on_the_images_of_its_mask_alone(ensemble, four, member):
+    mask = four.masks[member]
+    outside = relabelled(ensemble, member, ~mask)
+    np.testing.assert_array_equal(outside.masks[0], mask)
+    np.testing.assert_array_equal(outside.test[0], four.test[member])
+    np.testing.assert_array_equal(outside.train[0, mask], four.train[member, mask])
+    inside = relabelled(ensemble, member, np.flatnonzero(mask)[:1])
+    assert np.any(inside.test[0] != four.test[member])
 
 
 @pytest.mark.parametrize("conv", ["batch_last", pytest.param("xla", marks=pytest.mark.slow)])

@@ -11,7 +11,9 @@ from bat_jax.data import load
 from bat_jax.data.device import to_devices
 from bat_jax.evaluation.classify import Evaluator
 from bat_jax.evaluation.records import summarize, table
+from bat_jax.evaluation.tracking import SETS, Tracker
 from bat_jax.kernels import programs
+from bat_jax.memorization import Typicality
 from tests import compilations
 
 LOSSES = ("cross_entropy", "margin")
@@ -38,7 +40,8 @@ def model(digits):
     return model, {"params": {**variables["params"], "head": head}}
 
 
-def evaluate(model, digits, *, devices=1, batch_size=128, epsilon=0.1):
+def configured(*, batch_size=128, epsilon=0.1):
+    """Returns a config and the forms of its programs."""
     config = default()
     config.attack.epsilon = epsilon
     chosen = programs.resolve(
@@ -50,6 +53,11 @@ def evaluate(model, digits, *, devices=1, batch_size=128, epsilon=0.1):
     config.evaluation.num_steps = 5
     config.evaluation.step_size = epsilon / 2
     config.evaluation.batch_size = batch_size
+    return config, chosen
+
+
+def evaluate(model, digits, *, devices=1, **fields):
+    config, chosen = configured(**fields)
     mesh = parallel.make_mesh(devices)
     counted, compiled = [], []
     evaluator = Evaluator(model[0], config, mesh, chosen, losses=LOSSES)
@@ -96,6 +104,53 @@ def test_verdicts_do_not_depend_on_the_batch_size_or_the_devices(model, digits):
     alone, other = evaluate(model, digits), evaluate(model, digits, batch_size=200, devices=8)
     for name, correct in alone.items():
         assert np.mean(correct == other[name]) >= 0.998
+
+
+def test_each_tracked_set_has_the_accuracy_of_its_own_images(model, digits):
+    everything = np.concatenate([digits.train.images, digits.test.images])
+    logits = jax.jit(model[0].apply)(model[1], jnp.asarray(everything / np.float32(255)))
+    verdicts = np.split(np.argmax(logits, axis=-1), [len(digits.train)])
+
+    # By set, how many images are classified correctly, and how many are not.
+    counts = {
+        "train_typical": (24, 6),
+        "train_atypical": (5, 15),
+        "test_typical": (100, 0),
+        "test_atypical": (2, 8),
+    }
+    draws, groups = np.random.default_rng(0), {}
+    for split, predicted, kinds in (
+        (digits.train, verdicts[0], SETS[:2]),
+        (digits.test, verdicts[1], SETS[2:]),
+    ):
+        is_correct = predicted == split.labels
+        right, wrong = (draws.permutation(split.ids[of]) for of in (is_correct, ~is_correct))
+        for kind in kinds:
+            some, others = counts[kind]
+            groups[kind] = np.concatenate([right[:some], wrong[:others]])
+            right, wrong = right[some:], wrong[others:]
+            assert len(groups[kind]) == some + others
+    # Estimates may be of images that are not here.
+    groups["train_typical"] = np.append(groups["train_typical"], 10**6)
+
+    config, chosen = configured()
+    config.evaluation.track.images, config.evaluation.track.num_steps = 40, 1
+    found = Tracker(
+        model[0],
+        config,
+        parallel.make_mesh(1),
+        chosen,
+        sets=(digits.train, digits.test),
+        groups=Typicality(**groups),
+        seed=0,
+    )(model[1])
+    assert tuple(found) == SETS
+    for kind, (some, others) in counts.items():
+        size = some + others
+        assert (found[kind]["n"], found[kind]["of"]) == (min(size, 40), size)
+        assert found[kind]["clean"] == pytest.approx(some / size)
+        assert found[kind]["pgd1"] <= found[kind]["clean"]
+    assert found["test_typical"]["pgd1"] < 1
 
 
 def test_groups_are_reported_besides_all_images_and_empty_ones_omitted():

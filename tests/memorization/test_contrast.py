@@ -81,6 +81,42 @@ def test_the_atypical_examples_of_one_half_are_those_of_the_other(tested):
     assert contrast.exchange(tested, (nothing, nothing), threshold=0.15) is None
 
 
+def test_a_summary_has_the_exchange_of_either_kind_of_atypical_examples(tested, monkeypatch):
+    monkeypatch.setattr(ranking, "_RESAMPLES", 5)
+    draws = np.random.default_rng(2)
+    # Accuracy under attack falls with other examples, and twice as much.
+    noise = draws.normal(0, 0.01, MEMBERS)
+    attacked = tested._replace(accuracy=0.5 - 0.02 * tested.masks[:, 5:20].sum(1) + noise)
+    place = np.arange(TRAIN)
+    halves = {
+        "clean": tuple(np.where(place < end, 0.9, draws.random(TRAIN) / 10) for end in (10, 12)),
+        "robust": tuple(np.where(place > end, 0.8, draws.random(TRAIN) / 10) for end in (17, 15)),
+    }
+    accuracies = {"clean": tested, "robust": attacked}
+    sides = {name: contrast.Side(accuracies[name], halves[name], ()) for name in halves}
+    labels = np.zeros(TRAIN, np.int32), np.zeros(TEST, np.int32)
+    found = contrast.summarize(
+        sides, labels, threshold=0.15, influence="none", estimator="difference"
+    )["exchange"]
+    expected = {
+        f"{kind}_atypical_on_{name}_accuracy": contrast.exchange(
+            accuracies[name], halves[kind], threshold=0.15
+        )
+        for kind in ("clean", "robust")
+        for name in ("clean", "robust")
+    }
+    assert len({effect.value for effect in expected.values()}) == 4
+    assert found == {key: effect._asdict() for key, effect in expected.items()}
+    # The first half counts the examples that are atypical in the second, and the other way round.
+    crossed = zip((0, 1), (place < 12, place < 10), strict=True)
+    slopes = [
+        stats.linregress(tested.masks[half::2, of].sum(1), attacked.accuracy[half::2]).slope
+        for half, of in crossed
+    ]
+    value = found["clean_atypical_on_robust_accuracy"]["value"]
+    assert value == pytest.approx(0.28 * np.mean(slopes), rel=1e-9)
+
+
 def test_the_correlation_across_halves_has_the_ceiling_of_equal_quantities(monkeypatch):
     monkeypatch.setattr(ranking, "_RESAMPLES", 50)
     draws = np.random.default_rng(1)
