@@ -11,7 +11,7 @@ from bat_jax.attacks import autoattack, geometry
 from bat_jax.attacks.draws import Purpose
 from bat_jax.attacks.engine import Engine
 from bat_jax.errors import UserError
-from tests.attacks import linear
+from tests.attacks import claims, linear
 
 WHITE_BOX = ("apgd-ce", "apgd-t", "fab-t")
 
@@ -113,6 +113,28 @@ def test_no_batch_recompiles(problem):
     assert run(16) == run(40)
 
 
+@pytest.mark.parametrize("is_per_image", [False, True])
+def test_only_legal_images_that_the_model_misclassifies_count_as_broken(monkeypatch, is_per_image):
+    epsilon = claims.EPSILON
+    if is_per_image:  # The first image is not claimed: its radius must not be another one's.
+        epsilon = np.where(np.arange(len(claims.IMAGES)) > 0, epsilon, 2 * epsilon)
+    monkeypatch.setattr(Engine, "run", claims.run)
+    found = autoattack(
+        claims.logits_fn,
+        claims.IMAGES,
+        claims.LABELS,
+        jax.random.key(0),
+        epsilon=epsilon,
+        attacks=("apgd-ce",),
+        batch_size=8,
+    )
+    assert found.clean.all()
+    np.testing.assert_array_equal(found.by_attack["apgd-ce"], claims.IS_BROKEN)
+    np.testing.assert_array_equal(found.robust, ~claims.IS_BROKEN)
+    expected = np.where(claims.IS_BROKEN[:, None, None, None], claims.ADVERSARIAL, claims.IMAGES)
+    np.testing.assert_array_equal(found.adversarial, expected)
+
+
 class Counter(NamedTuple):
     """The state of an attack that begins with weak types, as `jnp.full` gives them."""
 
@@ -149,6 +171,37 @@ def test_the_first_step_is_not_compiled_separately():
     keys = jax.random.split(jax.random.key(0), 8)
     engine.run(attack, images, labels, labels[:, None], keys)
     assert attack.traces == 1
+
+
+class Drawing(Counting):
+    """Returns draws of every image's key, and claims to break those whose target is 1."""
+
+    num_steps = 1
+
+    def __init__(self, purpose):
+        super().__init__()
+        self.purpose = purpose
+
+    def begin(self, problem):
+        draws = geometry.uniform(problem.keys, problem.images)
+        return super().begin(problem)._replace(adversarial=draws)
+
+    def step(self, logits_fn, problem, number, state):
+        return state._replace(found=problem.targets == 1)
+
+
+@pytest.mark.parametrize("purpose", [Purpose.SQUARE, Purpose.FAB])
+def test_every_start_draws_anew_until_one_breaks_the_image(purpose):
+    engine = Engine(lambda x: x[:, 0, :, 0], batch_size=8, devices=jax.devices()[:1])
+    images, labels = np.zeros((4, 1, 6, 1), np.float32), np.zeros(4, np.int32)
+    keys = jax.random.split(jax.random.key(0), 4)
+    targets = np.array([[1, 0], [0, 1], [0, 0], [1, 1]], np.int32)
+    outcome = engine.run(Drawing(purpose), images, labels, targets, keys)
+    np.testing.assert_array_equal(outcome.found, [True, True, False, True])
+    for key, number, found in zip(keys, (0, 1, 1, 0), outcome.adversarial, strict=True):
+        own = jax.random.fold_in(jax.random.fold_in(key, int(purpose)), number)
+        expected = jax.random.uniform(own, (1, 6, 1), jnp.float32, -1, 1)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_batches_of_an_attack_have_few_sizes():

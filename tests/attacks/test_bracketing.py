@@ -18,7 +18,7 @@ from bat_jax.attacks import (
 from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.protocol import Outcome
 from bat_jax.errors import UserError
-from tests.attacks import linear
+from tests.attacks import claims, linear
 
 KEY = jax.random.key(0)
 
@@ -205,6 +205,27 @@ def test_images_are_verified_at_their_distances(tiny, found):
         atol=1e-6,
     )
     np.testing.assert_array_equal(found.adversarial[~broken], images[~broken])
+
+
+def test_only_legal_images_that_the_model_misclassifies_count(monkeypatch):
+    monkeypatch.setattr(Engine, "run", claims.run)
+    found = minimal_norms(
+        claims.logits_fn,
+        claims.IMAGES,
+        claims.LABELS,
+        KEY,
+        epsilons=(claims.EPSILON,),
+        attacks=("apgd-ce",),
+        batch_size=8,
+    )
+    # The image that counts is beyond epsilon by rounding.
+    distance = geometry.distances(claims.ADVERSARIAL, claims.IMAGES, "linf")[claims.IS_BROKEN]
+    assert (distance > claims.EPSILON).all()
+    upper = np.where(claims.IS_BROKEN, claims.EPSILON, np.inf)
+    np.testing.assert_array_equal(found.upper, upper)
+    np.testing.assert_array_equal(found.lower, np.where(claims.IS_BROKEN, 0, claims.EPSILON))
+    expected = np.where(claims.IS_BROKEN[:, None, None, None], claims.ADVERSARIAL, claims.IMAGES)
+    np.testing.assert_array_equal(found.adversarial, expected)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import pytest
 from scipy import optimize
 
 from bat_jax.attacks import fab_targeted, geometry
-from bat_jax.attacks.fab import shortest_steps
+from bat_jax.attacks.fab import FabTargeted, shortest_steps
+from bat_jax.attacks.protocol import Problem
 from tests.attacks import linear
 
 NORMS = ("linf", "l2")
@@ -72,6 +73,39 @@ def test_no_gradient_means_no_step(norm):
     x = jnp.full((1, 2, 2, 1), 0.5)
     d = shortest_steps(x, jnp.zeros_like(x), jnp.array([1.0]), norm)
     np.testing.assert_array_equal(d, 0.0)
+
+
+def test_a_step_mixes_those_from_the_iterate_and_the_image_and_goes_back():
+    logits_fn, weights, images, labels = linear.problem(count=6, classes=2)
+    normals = np.float64(weights.T[1 - labels] - weights.T[labels])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    x0 = np.float64(images.reshape(6, 64))
+    away = linear.distances(weights, images, labels, "l2")[:, None]
+    # Iterates at some share of the way to the boundary, and beside the way.
+    share = np.array([0.0, 0.5, 0.85, 0.95, 0.97, 1.2])[:, None]
+    beside = np.random.default_rng(0).normal(scale=0.01, size=(6, 64))
+    beside -= (beside * normals).sum(axis=1, keepdims=True) * normals
+    x = x0 + share * away * normals + beside
+
+    attack = FabTargeted(epsilon=9.0, norm="l2")
+    problem = Problem(
+        jnp.asarray(images),
+        jnp.asarray(labels),
+        jnp.asarray(1 - labels),
+        jax.random.split(jax.random.key(0), 6),
+    )
+    state = attack.begin(problem)._replace(x=jnp.asarray(x.reshape(images.shape), jnp.float32))
+    step = jax.jit(lambda state: attack.step(logits_fn, problem, jnp.int32(1), state))
+
+    d, d0 = (1 - share) * away * normals, away * normals
+    size = np.abs(1 - share) * away
+    alpha = np.minimum(size / (size + away), 0.1)
+    assert 0 < (alpha < 0.1).sum() < 6
+    moved = (1 - alpha) * (x + 1.05 * d) + alpha * (x0 + 1.05 * d0)
+    is_wrong = np.asarray(logits_fn(moved.astype(np.float32))).argmax(axis=1) != labels
+    assert 0 < is_wrong.sum() < 6
+    expected = np.where(is_wrong[:, None], x0 + 0.9 * (moved - x0), moved)
+    np.testing.assert_allclose(step(state).x.reshape(6, 64), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from bat_jax import attacks
 from bat_jax.attacks import PgdSettings, RobustnessWarning, pgd_trajectory
@@ -116,15 +117,60 @@ def test_a_linear_model_is_attacked_to_its_analytic_optimum(norm, loss):
 
 def test_kl_moves_away_from_the_reference_whatever_the_label(problem):
     logits_fn, images, labels = problem
-    attack = {"epsilon": 0.3, "step_size": 0.1, "num_steps": 5, "loss": "kl"}
+    attack = {"epsilon": 0.3, "step_size": 0.03, "num_steps": 5, "loss": "kl"}
     key = jax.random.key(0)
     adversarial = pgd(logits_fn, images, labels, key, **attack, random_start=False)
     other = pgd(logits_fn, images, (labels + 1) % 4, key, **attack, random_start=False)
     # The clean image is a stationary point of the divergence: TRADES starts beside it.
     np.testing.assert_array_equal(adversarial, other)
-    beside = pgd(logits_fn, images, labels, key, **attack, gaussian_start=0.001)
-    p, q = jax.nn.softmax(logits_fn(images)), jax.nn.softmax(logits_fn(beside))
-    assert np.all(np.sum(p * (np.log(p) - np.log(q)), -1) > 0)
+    start, end = (
+        pgd(logits_fn, images, labels, key, **{**attack, "num_steps": steps}, gaussian_start=0.1)
+        for steps in (0, 5)
+    )
+    p = np.asarray(jax.nn.softmax(logits_fn(images)))
+    before, after = (
+        np.sum(p * (np.log(p) - jax.nn.log_softmax(logits_fn(x))), axis=-1) for x in (start, end)
+    )
+    assert np.all(before > 0)
+    assert np.all(after > 2 * before)
+
+
+def offsets_of_starts(**options):
+    """Returns the offsets of 2,000 starts, far from the faces of the box, in three pixels."""
+    starts = attacks.pgd(
+        lambda x: x[:, 0, :2, 0],
+        jnp.full((2000, 1, 3, 1), 0.5),
+        jnp.zeros(2000, jnp.int32),
+        jax.random.key(0),
+        epsilon=0.4,
+        step_size=0.1,
+        num_steps=0,
+        **options,
+    )
+    return np.asarray(starts, np.float64).reshape(2000, 3) - 0.5
+
+
+def assert_independent(columns, *distributions):
+    """Tests every column against a distribution, and that no two are correlated."""
+    for column, distribution in zip(columns.T, distributions, strict=True):
+        assert stats.kstest(column, distribution.cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef(columns.T) - np.eye(len(distributions))).max() < 0.1
+
+
+def test_random_starts_are_uniform_in_the_cube():
+    assert_independent(offsets_of_starts(norm="linf") / 0.4, *[stats.uniform(-1, 2)] * 3)
+
+
+def test_random_starts_are_uniform_in_the_l2_ball():
+    offsets = offsets_of_starts(norm="l2")
+    length = np.linalg.norm(offsets, axis=1, keepdims=True)
+    # On a sphere in three dimensions, every coordinate is uniform (Archimedes).
+    columns = np.concatenate([offsets / length, (length / 0.4) ** 3], axis=1)
+    assert_independent(columns, *[stats.uniform(-1, 2)] * 3, stats.uniform)
+
+
+def test_gaussian_starts_have_the_given_deviation():
+    assert_independent(offsets_of_starts(gaussian_start=0.05), *[stats.norm(0, 0.05)] * 3)
 
 
 def test_draws_belong_to_the_image_not_to_its_batch(problem):
@@ -165,17 +211,79 @@ def test_a_misclassified_restart_is_kept_before_one_of_larger_loss():
 
     images = jnp.full((64, 1, 1, 1), 0.5)
     labels = jnp.zeros(64, jnp.int32)
-    adversarial = pgd(
-        logits_fn,
-        images,
-        labels,
-        jax.random.key(0),
-        epsilon=0.5,
-        step_size=0.0,
-        num_steps=1,
-        restarts=12,
+    first, found = (
+        pgd_trajectory(
+            logits_fn,
+            images,
+            labels,
+            jax.random.key(0),
+            PgdSettings(epsilon=0.5, step_size=0.0, num_steps=3, restarts=restarts, unroll=False),
+        )
+        for restarts in (1, 12)
     )
-    assert np.mean(np.asarray(adversarial)[:, 0, 0, 0] > 0.5) == 1.0
+    # Of the three steps two are counted: of the first restart alone, and of the one that is kept.
+    is_broken = np.asarray(first.images)[:, 0, 0, 0] > 0.5
+    assert 0 < np.mean(is_broken) < 1
+    np.testing.assert_array_equal(first.robust_steps, np.where(is_broken, 0, 2))
+    assert np.all(np.asarray(found.images) > 0.5)
+    np.testing.assert_array_equal(found.robust_steps, 0)
+
+
+def starts_at_any_point(restarts, key, **changed):
+    """Attacks images of one pixel that class 0 always wins, the less the larger the pixel."""
+
+    def logits_fn(images):
+        x = images[:, 0, 0, 0]
+        return jnp.stack([2 - x, jnp.zeros_like(x)], axis=-1)
+
+    fixed = {"epsilon": 0.5, "step_size": 0.0, "num_steps": 0, "unroll": False}
+    settings = PgdSettings(**{**fixed, "restarts": restarts, **changed})
+    images, labels = jnp.full((64, 1, 1, 1), 0.5), jnp.zeros(64, jnp.int32)
+    return pgd_trajectory(logits_fn, images, labels, key, settings)
+
+
+@pytest.fixture(scope="module")
+def three_starts():
+    """Returns keys, and the starts with them and with those of two restarts."""
+    keys = jax.random.split(jax.random.key(0), 64)
+    folded = [jax.vmap(lambda key, n=n: jax.random.fold_in(key, n))(keys) for n in (1, 2)]
+    starts = [starts_at_any_point(1, some).images for some in (keys, *folded)]
+    return keys, np.asarray(starts)
+
+
+def test_of_restarts_that_break_nothing_that_of_the_largest_loss_is_kept(three_starts):
+    keys, starts = three_starts
+    np.testing.assert_array_equal(starts_at_any_point(3, keys).images, starts.max(axis=0))
+
+
+def test_a_loss_that_is_nan_counts_as_the_largest(three_starts):
+    keys, starts = three_starts
+
+    def loss(logits, labels):
+        return jnp.where(logits[:, 0] > 1.7, jnp.nan, -logits[:, 0])
+
+    # It is NaN where x < 0.3; the first of several such starts is kept.
+    is_nan = starts < 0.3
+    expected = np.where(
+        is_nan.any(axis=0),
+        np.take_along_axis(starts, is_nan.argmax(axis=0)[None], axis=0)[0],
+        starts.max(axis=0),
+    )
+    np.testing.assert_array_equal(starts_at_any_point(3, keys, loss=loss).images, expected)
+
+
+def test_a_gradient_lost_in_any_restart_is_reported(three_starts):
+    keys, starts = three_starts
+
+    def loss(logits, labels):
+        # The root of x - 0.3, whose gradient is NaN where it is cut off.
+        return jnp.sqrt(jnp.maximum(1.7 - logits[:, 0], 0.0))
+
+    with pytest.warns(RobustnessWarning, match="not finite"):
+        found = starts_at_any_point(3, keys, loss=loss, num_steps=1)
+    is_lost = (starts < 0.3).any(axis=(0, 2, 3, 4))
+    assert 0 < is_lost.sum() < 64
+    np.testing.assert_array_equal(found.lost_gradient, is_lost)
 
 
 def test_unrolled_and_looped_steps_give_the_same_images(problem):
@@ -320,7 +428,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_gives_a_warning(norm):
     [
         ({"images": lambda x: 2 * x - 1}, r"values from -.* are not all in \[0, 1\]; normalise"),
         ({"images": lambda x: 255 * x}, "not all in"),
-        ({"images": lambda x: x + jnp.nan}, "not all in"),
+        ({"images": lambda x: x + jnp.nan}, "image 0 holds NaN"),
         ({"images": lambda x: (255 * x).astype(jnp.uint8)}, "images: uint8; expected floating"),
         ({"images": lambda x: x[0]}, "images: shape"),
         ({"images": lambda x: x.transpose(0, 3, 1, 2)}, "1 or 3 channels"),

@@ -10,6 +10,7 @@ from bat_jax.attacks.auto_pgd import Apgd
 from bat_jax.attacks.draws import Purpose
 from bat_jax.attacks.engine import Engine
 from bat_jax.attacks.expectation import Expectation
+from bat_jax.attacks.judge import Judge
 from bat_jax.attacks.protocol import Outcome, Problem
 from bat_jax.errors import UserError
 from tests.attacks import linear
@@ -109,6 +110,56 @@ def test_a_deterministic_model_gets_the_verdicts_of_the_standard_attacks():
     assert 0 < plain.robust.sum() < 14
 
 
+class Voting(Engine):
+    """Returns given logits for one draw after the other, and records the words of the keys."""
+
+    def __init__(self, logits=None):
+        self.votes, self.words = logits, []
+
+    def logits(self, images, key_data=None):
+        self.words.append(key_data)
+        if self.votes is None:
+            return np.zeros((len(images), 2), np.float32)
+        return self.votes[len(self.words) - 1]
+
+
+def test_every_draw_of_every_sitting_has_an_own_key():
+    engine, keys = Voting(), jax.random.split(jax.random.key(3), 5)
+    judge = Judge(engine, np.zeros(5, np.int32), keys, 3)
+    rows = np.array([4, 1])
+    for sitting in (0, 1, 2):
+        judge(np.zeros((2, 1, 2, 1), np.float32), rows, sitting)
+    words = np.array(engine.words)
+    assert words.shape == (9, 2, 2)
+    for place, (sitting, draw) in enumerate((i, j) for i in range(3) for j in range(3)):
+        for row, image in enumerate(rows):
+            key = keys[image]
+            for number in (int(Purpose.JUDGEMENT), sitting, draw):
+                key = jax.random.fold_in(key, number)
+            np.testing.assert_array_equal(words[place, row], jax.random.key_data(key))
+    assert len(np.unique(words.reshape(18, 2), axis=0)) == 18
+
+
+@pytest.mark.parametrize(
+    ("votes", "is_right"),
+    [
+        ([1, 1], True),
+        ([1, 0], False),
+        ([1, 1, 0], True),
+        ([1, 0, 0], False),
+        ([1, 1, np.nan], False),
+    ],
+)
+def test_more_than_half_of_the_draws_must_be_right(votes, is_right):
+    # The first image of two gets the votes; the second is always right.
+    drawn = [np.array([[0, vote - 0.5], [0, 3]], np.float32) for vote in votes]
+    keys = jax.random.split(jax.random.key(3), 5)
+    judge = Judge(Voting(drawn), np.ones(5, np.int32), keys, len(votes))
+    mean, found = judge(np.zeros((2, 1, 2, 1), np.float32), np.arange(2), 1)
+    np.testing.assert_array_equal(found, [is_right, True])
+    np.testing.assert_allclose(mean, np.mean(drawn, axis=0))
+
+
 def test_the_gradient_and_the_loss_are_means_over_the_draws():
     _, weights, images, labels = linear.problem(count=3, classes=3)
     attack = Expectation(Apgd(epsilon=0.1, norm="linf", loss="cross_entropy"), draws=4)
@@ -169,6 +220,9 @@ def test_all_starts_run_and_the_iterate_that_most_draws_misclassify_is_kept(two_
     assert not np.array_equal(restarted, begun.inner.x)
     wrong = np.array([state.wrong for state in states])
     assert (np.diff(wrong, axis=0) >= 0).all()
+    # Half of the four draws are enough to claim it.
+    assert (wrong == 2).any()
+    np.testing.assert_array_equal([state.found for state in states], wrong >= 2)
     # More draws misclassify some images that the first start has claimed to break.
     assert (np.asarray(last.wrong) > np.asarray(first.wrong))[np.asarray(first.found)].any()
 

@@ -1,12 +1,13 @@
-"""Single attacks refuse numbers with which they would do nothing."""
+"""Single attacks aim at the strongest classes, and refuse numbers that would do nothing."""
 
 import inspect
 
 import jax
+import numpy as np
 import pytest
 
 from bat_jax import attacks
-from bat_jax.attacks import checks, chosen
+from bat_jax.attacks import checks, chosen, single
 from bat_jax.errors import UserError
 from tests.attacks import linear
 
@@ -37,3 +38,9 @@ def test_what_is_no_whole_number_is_refused(value):
 def test_one_class_in_place_of_several_is_refused():
     with pytest.raises(UserError, match=r"target_classes: 3; expected several classes"):
         inspect.unwrap(chosen.given)(3)
+
+
+def test_targets_are_the_strongest_wrong_classes():
+    logits = np.array([[1, 5, 4, 2, 3], [9, 0, np.nan, 1, -1]], np.float32)
+    np.testing.assert_array_equal(single.strongest(logits, 3), [[2, 4, 3], [3, 1, 4]])
+    np.testing.assert_array_equal(single.strongest(logits, 9), [[2, 4, 3, 0], [3, 1, 4, 2]])

@@ -32,6 +32,9 @@ def test_window_sides_follow_the_schedule():
     assert sides[4002] == sides[5000] == 2
     longer = Square(epsilon=0.1, norm="linf", num_queries=10000)._sides(224, 224)
     assert [longer[step] for step in (6001, 6002, 8002)] == [18, 13, 9]
+    for place, query in enumerate((10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)):
+        before, after = (round((0.8 / 2**halvings) ** 0.5 * 224) for halvings in (place, place + 1))
+        assert (longer[query + 1], longer[query + 2]) == (before, after)
     assert (Square(epsilon=0.1, norm="l2")._sides(28, 28)[1:] % 2 == 1).all()
 
 
@@ -46,7 +49,7 @@ def test_the_linf_start_is_vertical_stripes():
 def test_a_linf_window_is_a_square_of_one_sign_per_channel():
     x = jnp.full((8, 8, 3), 0.5)
     query = jax.jit(functools.partial(_linf_query, epsilon=0.1, side=jnp.int32(3)))
-    places = set()
+    places, drawn = set(), set()
     for seed in range(60):
         changed = np.asarray(query(x, x, jax.random.key(seed)) - x)
         inside = changed[:, :, 0] != 0
@@ -56,7 +59,9 @@ def test_a_linf_window_is_a_square_of_one_sign_per_channel():
         places.add((rows[0], columns[0]))
         signs = np.sign(changed[rows[0] : rows[0] + 3, columns[0] : columns[0] + 3])
         assert (signs == signs[0, 0]).all()
+        drawn.add(tuple(signs[0, 0]))
     assert {row for row, _ in places} == {column for _, column in places} == set(range(6))
+    assert len(drawn) == 2**3
 
 
 @pytest.mark.parametrize(("side", "turned"), [(3, False), (5, True), (6, False)])
@@ -84,6 +89,37 @@ def test_an_l2_query_uses_all_of_epsilon():
         assert bool(jnp.any(moved != best))
     # The start is a grid of 5 x 5 tiles, so it fills the image.
     assert float(jnp.mean(best != x)) > 0.9
+
+
+def test_an_l2_query_follows_its_formula():
+    x, epsilon, side = np.full((9, 9, 2), 0.5), 0.4, 3
+    offset = np.random.default_rng(0).normal(size=x.shape)
+    offset *= 0.7 * epsilon / np.linalg.norm(offset)  # Some of epsilon is unused.
+    images = [jnp.asarray(one, jnp.float32) for one in (x, x + offset)]
+    query = jax.jit(functools.partial(_l2_query, epsilon=epsilon, side=jnp.int32(side)))
+    turns = set()
+    for seed in range(6):
+        key = jax.random.key(seed)
+        draws = np.asarray(jax.random.uniform(key, (7,)))
+        corners = np.floor(draws[:4] * (9 - side + 1)).astype(int).reshape(2, 2)
+        first, second = (np.s_[row : row + side, column : column + side] for row, column in corners)
+        # The upper row of a window, and the two lower ones, whose middle is in the last.
+        pyramid = np.array([[0.25, 1.25, 0.25], [-0.25, -0.25, -0.25], [-0.25, -1.25, -0.25]])
+        eta = pyramid if draws[4] < 0.5 else pyramid.T
+        turns.add(draws[4] < 0.5)
+        either = np.zeros(x.shape, bool)
+        either[first] = either[second] = True
+        moved = np.where(either, 0, offset)
+        for channel in range(2):
+            v = offset[(*first, channel)]
+            u = np.where(draws[5 + channel] < 0.5, -1, 1) * eta / np.linalg.norm(eta)
+            u = u + v / np.linalg.norm(v)
+            inside = np.sum(offset[either[..., channel], channel] ** 2)
+            unused = (epsilon**2 - np.sum(offset**2)) / 2
+            moved[(*first, channel)] = u / np.linalg.norm(u) * np.sqrt(inside + unused)
+        expected = x + moved * epsilon / np.linalg.norm(moved)
+        np.testing.assert_allclose(query(*images, key), expected, atol=1e-5)
+    assert len(turns) == 2
 
 
 @pytest.mark.parametrize("norm", NORMS)
