@@ -25,7 +25,7 @@ for _row, (_first, _last, _) in enumerate(_CHANGES.values()):
 
 
 def logits_fn(images):
-    """Returns logits by which the second class wins where the first pixel is above 0.5."""
+    """Returns logits of two classes; the second is larger where the first pixel exceeds 0.5."""
     score = images[:, 0, 0, 0] - 0.5
     return jnp.stack([-score, score], axis=1)
 

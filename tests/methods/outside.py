@@ -73,14 +73,14 @@ class Smoothed(Method):
 
 
 def confidence(logits, labels):
-    """Returns minus the probability of the label."""
-    return -jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
+    """Returns the probability of the label."""
+    return jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=-1)[:, 0]
 
 
-class Doubting(Method):
-    """Trains on images that lower the probability of the label, by its own inner loss."""
+class Trusting(Method):
+    """Trains on images that raise the probability of the label, by its own inner loss."""
 
-    name, title, reference = "doubting", "Lowered confidence", "tests"
+    name, title, reference = "trusting", "Raised confidence", "tests"
     attack = Attack(confidence)
 
 

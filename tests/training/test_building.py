@@ -162,19 +162,38 @@ def test_estimates_of_other_examples_are_refused(tiny_config, tmp_path):
 
 
 def test_estimates_reach_the_gate_by_id(tiny_config, tmp_path):
-    dataset = build(tiny_config()).dataset
-    path = tmp_path / "memorization.npz"
-    # In another order than the data set's: they are joined by id.
+    plain = build(tiny_config())
+    dataset, path = plain.dataset, tmp_path / "memorization.npz"
+    first_rows = np.asarray(plain.order(plain.config.seed, 0))[0]
+    # Of the first batch, and of no other images.
+    is_memorized = np.isin(dataset.train.ids, plain.train.ids[first_rows[:40]])
+    tr_mem = np.where(is_memorized, 0.9, 0.3) + np.linspace(0, 0.1, len(dataset.train))
+    arrays = estimates_of(dataset, tr_mem=tr_mem)
+    # In another order than the data set's, and not of every example: they are joined by id.
     shuffled = np.random.default_rng(0).permutation(len(dataset.train))
-    arrays = estimates_of(dataset)
+    some = shuffled[: len(shuffled) * 3 // 4]
     for name in ("tr_labels", "tr_ids", "tr_mem"):
-        arrays[name] = arrays[name][shuffled]
+        arrays[name] = arrays[name][some]
     write_npz(path, arrays)
-    experiment = build(tiny_config("bat", **{"memorization.estimates": str(path)}))
-    data = experiment.train_data()
+    fields = {
+        "memorization.estimates": str(path),
+        "memorization.threshold": 0.5,
+        "objective.bat.gate": "memorized",
+        # So large a factor makes a weight of 0 of any confidence in a wrong class.
+        "objective.bat.alpha": 1e6,
+        "objective.bat.beta_dl": 0.0,
+        "objective.bat.start_epoch": 0.0,
+    }
+    experiment = build(tiny_config("bat", **fields))
+    data, root = experiment.train_data(), experiment.root()
     by_id = dict(zip(arrays["tr_ids"], arrays["tr_mem"], strict=True))
-    expected = [by_id[i] for i in experiment.train.ids]
+    expected = np.array([by_id.get(i, np.nan) for i in experiment.train.ids])
     np.testing.assert_allclose(data.memorization, expected, rtol=1e-6)
+    order = experiment.order(experiment.config.seed, 0)
+    is_down = expected[first_rows] > 0.5
+    _, metrics = experiment.train_step(experiment.initial_state(), data, order, root)
+    np.testing.assert_allclose(metrics["weighted_down"], np.mean(is_down), rtol=1e-6)
+    np.testing.assert_allclose(metrics["weight"], 1 - np.mean(is_down), rtol=1e-6)
 
 
 def test_a_set_of_one_class_is_refused(tiny_config):

@@ -14,6 +14,7 @@ from bat_jax.data import mixing
 from bat_jax.errors import UserError
 from bat_jax.training import averaging, optimizers
 from bat_jax.training.building import build
+from bat_jax.training.step import training_attack
 from tests.methods.test_methods import from_outside
 from tests.networks import Normalized
 from tests.training.conftest import built
@@ -268,6 +269,13 @@ def test_mixed_images_and_targets_reach_a_step_on_any_number_of_devices(tiny_con
     )
     expected = -(target * log_softmax(np.float64(logits))).sum(1).mean()
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("is_mixed", "loss"), [(False, "kl"), (True, "cross_entropy")])
+def test_trades_attacks_the_cross_entropy_of_mixed_images(tiny_config, is_mixed, loss):
+    experiment = built(tiny_config("trades", **{"data.cutmix": is_mixed}))
+    attack = training_attack(experiment.config, experiment.method.attack, experiment.programs)
+    assert attack.loss == loss
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from bat_jax import losses, methods, models, parallel
-from bat_jax.attacks import pgd
+from bat_jax import keys, losses, methods, models, parallel
+from bat_jax.attacks import PgdSettings, pgd, pgd_trajectory
 from bat_jax.data.device import epoch_order
 from bat_jax.training.building import build
 from bat_jax.training.state import fingerprint
@@ -68,6 +68,32 @@ def smooth_attack(objective):
 
 def order_of(experiment, epoch=0):
     return experiment.order(experiment.config.seed, epoch)
+
+
+def first_labels(experiment):
+    """Returns the labels of the first batch."""
+    return jnp.asarray(experiment.train.labels[np.asarray(order_of(experiment))[0]])
+
+
+def attacked(experiment, state, logits_fn=None, *, loss="cross_entropy", targets=None):
+    """Returns the adversarial images of the first batch, from the keys of its positions."""
+    rows, attack = np.asarray(order_of(experiment))[0], experiment.config.attack
+    key = keys.derive(experiment.config.seed, keys.Purpose.ATTACK, 0)
+    labels = first_labels(experiment)
+    found = pgd_trajectory(
+        logits_fn or (lambda images: experiment.model.apply(state.variables, images)),
+        jnp.asarray(experiment.train.images[rows] / np.float32(255)),
+        labels,
+        keys.per_image(key, jnp.arange(len(rows))),
+        PgdSettings(
+            epsilon=attack.epsilon,
+            step_size=attack.step_size,
+            num_steps=attack.num_steps,
+            loss=loss,
+        ),
+        targets=targets,
+    )
+    return found.images, labels
 
 
 def assert_close(tree, other, **tolerance):
@@ -203,6 +229,26 @@ def test_an_attack_follows_the_mode_of_batch_norm():
     assert not np.array_equal(running, batch)
 
 
+@pytest.mark.parametrize(("batch_norm", "other"), [("running", "batch"), ("batch", "running")])
+def test_the_config_chooses_the_batch_norm_of_a_steps_attack(tiny_config, batch_norm, other):
+    config = tiny_config("pgd_at", **{"attack.batch_norm": batch_norm})
+    _, metrics = run(config, steps=1, model=Normalized(sync=True))
+    model = Normalized(sync=False)
+    experiment = dataclasses.replace(built(config), model=model)
+    state = experiment.initial_state()
+
+    def logits_fn(mode):
+        return jax.jit(models.logits_fn(model, state.variables, batch_norm=mode))
+
+    def loss(mode):
+        images, labels = attacked(experiment, state, logits_fn(mode))
+        logits = logits_fn("batch")(images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    np.testing.assert_allclose(metrics["loss"], loss(batch_norm), rtol=1e-5)
+    assert abs(metrics["loss"] - loss(other)) > 1e-3
+
+
 @pytest.mark.parametrize("batch_norm", ["running", "batch"])
 def test_batch_statistics_after_a_step_do_not_depend_on_the_attack(tiny_config, batch_norm):
     """With epsilon 0 the images stay the same, for any number of attack steps."""
@@ -219,9 +265,10 @@ def test_batch_statistics_after_a_step_do_not_depend_on_the_attack(tiny_config, 
 def test_the_trainers_bat_equals_the_librarys(tiny_config):
     config = tiny_config("bat", **{"objective.bat.start_epoch": 1.0, "objective.bat.alpha": 2.0})
     method = methods.create(config.objective, methods.Setup(num_steps=2, first_decay=9.0))
-    keys = jax.random.split(jax.random.key(0), 3)
-    logits, features = jax.random.normal(keys[0], (16, 4)), jax.random.normal(keys[1], (16, 5))
-    labels = jax.random.randint(keys[2], (16,), 0, 4)
+    of_logits, of_features, of_labels = jax.random.split(jax.random.key(0), 3)
+    logits = jax.random.normal(of_logits, (16, 4))
+    features = jax.random.normal(of_features, (16, 5))
+    labels = jax.random.randint(of_labels, (16,), 0, 4)
 
     def trained(epoch):
         batch = methods.Batch(
