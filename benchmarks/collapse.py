@@ -96,6 +96,8 @@ def main() -> None:
         runs = {arm: [settings.workdir / f"{arm}-{seed}" for seed in seeds] for arm in arms}
         runs = {arm: [one for one in ran if finished(one)] for arm, ran in runs.items()}
         runs = {arm: ran for arm, ran in runs.items() if ran}
+        if not runs:
+            parser.error(f"{settings.workdir} has no finished run; run this without --table first")
         print("\n".join(table(runs)))
         draw(runs, settings.out)
         return
