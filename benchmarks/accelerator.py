@@ -83,7 +83,7 @@ def prepare(options: argparse.Namespace) -> None:
         # The programs that an accelerator would get.
         os.environ["BAT_JAX_PROGRAMS"] = "accelerator"
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    elif os.environ.get("JAX_PLATFORMS", "cpu").find("cpu") < 0:
+    elif "cpu" not in (os.environ.get("JAX_PLATFORMS") or "cpu"):
         # Sanity compares with CPU, and its back end counts FLOPs.
         os.environ["JAX_PLATFORMS"] += ",cpu"
     # PyTorch takes turns on the same device.

@@ -75,9 +75,10 @@ def config_of(arm: str, seed: int, path: Path | None) -> Any:
 
 def collapses(folder: Path) -> list[int]:
     """Returns the epochs of a run's collapsed states."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return [round(record["epoch"]) for record in records if record.get("collapsed")]
+    from bat_jax.evaluation.runs import read
+
+    states = zip(*read(folder).series("validation", "collapsed"), strict=True)
+    return [round(epoch) for epoch, collapsed in states if collapsed]
 
 
 def main() -> None:
@@ -154,6 +155,8 @@ def draw(runs: dict[str, list[Path]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from bat_jax.evaluation.runs import read
+
     plt.rcParams.update({"svg.hashsalt": "bat_jax", "font.size": 9})
     figure = plt.figure(figsize=(3.2 * len(runs), 3), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
@@ -165,12 +168,12 @@ def draw(runs: dict[str, list[Path]], path: Path) -> None:
     )
     for panel, (arm, folders) in zip(panels, runs.items(), strict=True):
         for folder in folders:
-            lines = (folder / "metrics.jsonl").read_text().splitlines()
-            records = [json.loads(line) for line in lines]
+            run = read(folder)
             for color, (split, name, label) in zip(colors, curves, strict=False):
-                rows = [(r["epoch"], 100 * r[name]) for r in records if r["split"] == split]
+                epochs, accuracies = run.series(split, name)
                 panel.plot(
-                    *zip(*rows, strict=True),
+                    epochs,
+                    [100 * accuracy for accuracy in accuracies],
                     color=color,
                     linewidth=1,
                     label=label if folder == folders[0] else None,
